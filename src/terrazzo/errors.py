@@ -1,0 +1,88 @@
+"""Every failure a user can cause, as one tree.
+
+    TerrazzoError              code "terrazzo"
+    ├── ImageError             "image"       a photo that cannot or must not be decoded
+    ├── LabelError             "labels"      class names, palettes, label maps
+    ├── DatasetError           "dataset"     folders, pairs, masks and their values
+    ├── CheckpointError        "checkpoint"  weights that are broken, hostile or do not fit
+    ├── ConfigError            "config"      options, recipes, model names
+    ├── TrainingError          "training"    a run that cannot start, go on or resume
+    ├── OutputError            "output"      a place that cannot be written
+    └── MissingExtraError      "extra"       an optional package that is not installed
+
+A raise may refine the class's code, as in ``ImageError(..., code="image-truncated")``. Codes are stable: scripts may
+match on them. The command line prints the message and the fix in two lines and exits with status 2.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DatasetError",
+    "ImageError",
+    "LabelError",
+    "MissingExtraError",
+    "OutputError",
+    "TerrazzoError",
+    "TrainingError",
+]
+
+
+class TerrazzoError(Exception):
+    """A failure with a stable code, what went wrong and where, and how to fix it.
+
+    Args:
+        message: what is wrong, naming the file, key or option at fault.
+        fix: what the user can do about it, as one sentence.
+        code: a stable identifier, by default the class's own.
+    """
+
+    code = "terrazzo"
+
+    def __init__(self, message: str, *, fix: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+        if code is not None:
+            self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.fix})"
+
+
+class ImageError(TerrazzoError):
+    code = "image"
+
+
+class LabelError(TerrazzoError):
+    code = "labels"
+
+
+class DatasetError(TerrazzoError):
+    code = "dataset"
+
+
+class CheckpointError(TerrazzoError):
+    code = "checkpoint"
+
+
+class ConfigError(TerrazzoError):
+    code = "config"
+
+
+class TrainingError(TerrazzoError):
+    code = "training"
+
+
+class OutputError(TerrazzoError):
+    code = "output"
+
+
+class MissingExtraError(TerrazzoError):
+    """An optional dependency is missing; the fix names the extra to install."""
+
+    code = "extra"
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed", fix=f"install it with: pip install 'terrazzo[{extra}]'")

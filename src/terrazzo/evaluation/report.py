@@ -1,0 +1,197 @@
+"""Report: what an evaluation found, as a table to read, JSON and CSV to compute with, and pictures to show."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from terrazzo.evaluation.boundary import BoundaryMetrics
+from terrazzo.evaluation.confusion import IntArray, Metrics
+from terrazzo.files import make_folder, write_atomic
+from terrazzo.labels import LabelSpec
+
+__all__ = ["Report"]
+
+_LONGEST_NAME = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The result of evaluating one model on one split.
+
+    Attributes:
+        labels: names and colours of the K classes.
+        confusion: (K, K) int64 pixel counts over the whole split; row = label, column = prediction.
+        boundary: boundary IoU, or None where it was not measured.
+        model: the model's name or file.
+        dataset: the data set's name.
+        split: the split's name.
+        images: how many images were evaluated.
+        protocol: the evaluation protocol's name.
+        protocol_hash: identifies all settings of the protocol; equal hashes mean comparable numbers.
+        seconds: wall-clock time of the evaluation.
+    """
+
+    labels: LabelSpec
+    confusion: IntArray
+    boundary: BoundaryMetrics | None
+    model: str
+    dataset: str
+    split: str
+    images: int
+    protocol: str
+    protocol_hash: str
+    seconds: float
+
+    def __post_init__(self) -> None:
+        K = self.labels.num_classes
+        if self.confusion.shape != (K, K) or (self.boundary is not None and self.boundary.iou.shape != (K,)):
+            raise ValueError(f"the counts do not belong to the {K} classes of the labels")
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        return Metrics.from_counts(self.confusion)
+
+    @property
+    def subject(self) -> str:
+        """What was evaluated on what."""
+        text = f"{self.model} on {self.dataset}/{self.split}"
+        # Names of files and folders may hold bytes that are no text, or that a terminal would obey.
+        return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+    @property
+    def summary(self) -> str:
+        """The means in one line."""
+        means = {"mIoU": self.metrics.mIoU, "mAcc": self.metrics.mAcc, "aAcc": self.metrics.aAcc}
+        if self.boundary is not None:
+            means["boundary mIoU"] = self.boundary.mIoU
+        return "   ".join(f"{name} {_shown(value)}" for name, value in means.items())
+
+    def table(self) -> str:
+        """Lay out the metrics of every class, and the means, as aligned plain text. All numbers are percentages."""
+        metrics, labels = self.metrics, self.labels
+        columns = [["class", *(_shortened(name) for name in labels.names)]]
+        columns.append(["IoU", *map(_shown, metrics.iou)])
+        columns.append(["Acc", *map(_shown, metrics.accuracy)])
+        if self.boundary is not None:
+            columns.append(["boundary IoU", *map(_shown, self.boundary.iou)])
+        total = max(1, int(metrics.label_pixels.sum()))
+        columns.append(["% of pixels", *(f"{100 * int(pixels) / total:.2f}" for pixels in metrics.label_pixels)])
+
+        widths = [max(map(len, column)) for column in columns]
+        rows = [
+            "  ".join([cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))])
+            for cells in zip(*columns, strict=True)
+        ]
+        rule = "-" * len(rows[0])
+        subject = (
+            f"{self.subject}: {self.images} images, {labels.num_classes} classes, "
+            f"protocol {self.protocol} ({self.protocol_hash}), {self.seconds:.1f} s"
+        )
+        return "\n".join([subject, "", rows[0], rule, *rows[1:], rule, self.summary, *self._notes()])
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the report in JSON's types: percentages rounded to 2 decimals, None where there is no number."""
+        boundary = self.boundary
+        document: dict[str, Any] = {
+            "model": self.model,
+            "dataset": self.dataset,
+            "split": self.split,
+            "images": self.images,
+            "protocol": {"name": self.protocol, "hash": self.protocol_hash},
+            "seconds": round(self.seconds, 2),
+            "mIoU": _rounded(self.metrics.mIoU),
+            "mAcc": _rounded(self.metrics.mAcc),
+            "aAcc": _rounded(self.metrics.aAcc),
+        }
+        if boundary is not None:
+            document["boundary_mIoU"] = _rounded(boundary.mIoU)
+            document["boundary_dilation_ratio"] = boundary.dilation_ratio
+        document["classes"] = self._class_rows()
+        document["confusion"] = self.confusion.tolist()
+        return document
+
+    def to_json(self) -> str:
+        """`to_dict` as text: indented, with one line to each row of the confusion matrix."""
+        document = self.to_dict()
+        rows = ",\n".join(f"    {json.dumps(row)}" for row in document.pop("confusion"))
+        head = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
+        return f'{head},\n  "confusion": [\n{rows}\n  ]\n}}\n'
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write report.json, report.txt, per_class.csv, per_class.png and confusion.png into `folder`.
+
+        Raises:
+            OutputError: the folder cannot be created or written to.
+        """
+        from terrazzo.evaluation.figures import confusion_png, per_class_png
+
+        place = make_folder(folder)
+        write_atomic(place / "report.json", self.to_json().encode("utf-8", "backslashreplace"))
+        write_atomic(place / "report.txt", f"{self.table()}\n".encode())
+        write_atomic(place / "per_class.csv", self._csv().encode())
+        write_atomic(place / "per_class.png", per_class_png(self))
+        write_atomic(place / "confusion.png", confusion_png(self))
+
+    def _class_rows(self) -> list[dict[str, Any]]:
+        metrics = self.metrics
+        rows = []
+        for k, name in enumerate(self.labels.names):
+            row: dict[str, Any] = {
+                "index": k,
+                "name": name,
+                "iou": _rounded(metrics.iou[k]),
+                "accuracy": _rounded(metrics.accuracy[k]),
+                "precision": _rounded(metrics.precision[k]),
+                "dice": _rounded(metrics.dice[k]),
+            }
+            if self.boundary is not None:
+                row["boundary_iou"] = _rounded(self.boundary.iou[k])
+            row["label_pixels"] = int(metrics.label_pixels[k])
+            row["predicted_pixels"] = int(metrics.predicted_pixels[k])
+            rows.append(row)
+        return rows
+
+    def _csv(self) -> str:
+        rows = self._class_rows()
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def _notes(self) -> list[str]:
+        """Say which classes the means leave out, and which they count although no label has them."""
+        absent = self.metrics.label_pixels == 0
+        predicted = self.metrics.predicted_pixels > 0
+        notes = []
+        if left_out := self._names(absent & ~predicted):
+            notes.append(f"n/a, left out of the means: in neither labels nor predictions: {left_out}")
+        if wrong := self._names(absent & predicted):
+            notes.append(f"IoU 0, counted in mIoU but not in mAcc: predicted, but absent from the labels: {wrong}")
+        return notes
+
+    def _names(self, chosen_K: np.ndarray[Any, np.dtype[np.bool_]]) -> str:
+        return ", ".join(_shortened(self.labels.names[k]) for k in np.flatnonzero(chosen_K))
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+
+
+def _shown(value: float) -> str:
+    return "n/a" if np.isnan(value) else f"{value:.2f}"
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(float(value), 2)

@@ -1,0 +1,42 @@
+"""The networks: `create_model` builds one by name with random weights; `terrazzo.load` is what reads files."""
+
+from __future__ import annotations
+
+import difflib
+
+from terrazzo.errors import ConfigError
+from terrazzo.models import segformer
+from terrazzo.models.segmenter import Segmenter
+
+__all__ = ["MODELS", "Segmenter", "create_model", "list_models"]
+
+MODELS = segformer.VARIANTS
+
+
+def list_models() -> list[str]:
+    """Return the names that `create_model` knows."""
+    return list(MODELS)
+
+
+def create_model(name: str, num_classes: int, drop_path_rate: float = 0.1) -> Segmenter:
+    """Build a model with random weights.
+
+    Args:
+        name: a model name such as ``segformer_b0``.
+        num_classes: K, at least 2 (background counts as a class).
+        drop_path_rate: stochastic depth of the last encoder block, used in training only.
+
+    Raises:
+        ConfigError: the name is unknown or K is below 2.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(f"unknown model {name!r}", fix=f"{hint}choose one of {', '.join(MODELS)}", code="model-name")
+    if num_classes < 2:
+        raise ConfigError(
+            f"{name} cannot be built for {num_classes} class(es)",
+            fix="count the background as a class of its own: one kind of object makes two classes",
+            code="model-classes",
+        )
+    return segformer.build(MODELS[name], num_classes, drop_path_rate)

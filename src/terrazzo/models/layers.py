@@ -1,0 +1,54 @@
+"""Layers and initialisers that SegFormer and SETR share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["DropPath", "init_conv_fan_out", "init_transformer_linear"]
+
+
+class DropPath(nn.Module):
+    """Stochastic depth per sample (Huang et al. 2016): drop a residual branch, scale the kept ones by 1 / keep.
+
+    Args:
+        drop_prob: probability of dropping a sample's branch, in [0, 1).
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        if not 0.0 <= drop_prob < 1.0:
+            raise ValueError(f"drop_prob must be in [0, 1), not {drop_prob}")
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        keep_prob = 1.0 - self.drop_prob
+        keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep_prob)
+        return x * keep.div_(keep_prob)
+
+    def extra_repr(self) -> str:
+        return f"drop_prob={self.drop_prob:g}"
+
+
+def init_transformer_linear(linear: nn.Linear) -> None:
+    """Truncated normal of std 0.02 cut at +-2 (so in effect untruncated), bias 0: both papers' code."""
+    nn.init.trunc_normal_(linear.weight, std=0.02, a=-2.0, b=2.0)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def init_conv_fan_out(conv: nn.Conv2d) -> None:
+    """Normal of std sqrt(2 / fan_out), fan_out = kernel area x output channels / groups, bias 0 (SegFormer's code)."""
+    fan_out = conv.kernel_size[0] * conv.kernel_size[1] * conv.out_channels // conv.groups
+    nn.init.normal_(conv.weight, std=math.sqrt(2.0 / fan_out))
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
+def linear_ramp(end: float, steps: int) -> list[float]:
+    """The drop-path rates of `steps` blocks, from 0 to `end`."""
+    return torch.linspace(0, end, steps).tolist()

@@ -1,0 +1,62 @@
+"""The state of a run on disk: two generations, so that the newest complete one always loads."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from terrazzo.errors import TrainingError
+from terrazzo.files import make_folder, replacing
+
+__all__ = ["has_checkpoint", "load_checkpoint", "save_checkpoint"]
+
+NEWEST, PREVIOUS = "newest.pt", "previous.pt"
+
+
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write `state` as the newest checkpoint; the one before stays as the previous.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written; the checkpoints already there are intact.
+    """
+    make_folder(folder)
+    newest = folder / NEWEST
+    with replacing(newest) as partial:
+        torch.save(state, partial)
+        if newest.exists():
+            # A hard link, so that there is no moment without a newest checkpoint.
+            spare = folder / f"{PREVIOUS}.new"
+            spare.unlink(missing_ok=True)
+            os.link(newest, spare)
+            os.replace(spare, folder / PREVIOUS)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Tell whether there is anything to resume from."""
+    return (folder / NEWEST).exists() or (folder / PREVIOUS).exists()
+
+
+def load_checkpoint(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the newest state that can be read, and a warning for each one that cannot.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    warnings = []
+    for path in (folder / NEWEST, folder / PREVIOUS):
+        if path.exists():
+            try:
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+                warnings.append(f"{path} is damaged ({str(error).splitlines()[0]}) and was passed over")
+            else:
+                return state, warnings
+    raise TrainingError(
+        f"{folder} holds no checkpoint that can be read{': ' if warnings else ''}{'; '.join(warnings)}",
+        fix="start the run again without --resume, in a new output folder",
+        code="training-no-checkpoint",
+    )

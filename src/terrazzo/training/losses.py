@@ -1,0 +1,108 @@
+"""The training loss: cross-entropy at label resolution, computed in strips.
+
+The papers upsample the logits to the label size and take the cross-entropy there. Done literally, the upsampled logits,
+their log-softmax and two gradients of (B, K, H, W) exist at once. Here the loss and its gradient are taken strip by strip
+of label rows, and only the low-resolution gradient is kept: the same value to rounding, at a small part of the memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["class_weights_from_counts", "upsampled_cross_entropy"]
+
+STRIP_ELEMENTS = 4_000_000
+"""Upsampled logits in one strip: large enough to keep the cores busy, 16 MB in float32."""
+
+
+def upsampled_cross_entropy(
+    logits_BKhw: Tensor,
+    labels_BHW: Tensor,
+    ignore_index: int,
+    class_weights: Tensor | None = None,
+    normalize_by: Literal["valid", "all"] = "valid",
+) -> Tensor:
+    """Return the mean cross-entropy of bilinearly upsampled logits (align_corners=False).
+
+    Args:
+        logits_BKhw: the network's output.
+        labels_BHW: int64 class indices.
+        ignore_index: the label that does not count.
+        class_weights: (K,) factor of each class's pixels; with ``valid`` the mean is the weighted mean.
+        normalize_by: divide by the labelled pixels' weight, or, as both papers' code does, by all pixels.
+
+    Returns:
+        A scalar; 0 with zero gradients where every label is ignored.
+    """
+    loss: Tensor = _StripLoss.apply(logits_BKhw, labels_BHW, ignore_index, class_weights, normalize_by)
+    return loss
+
+
+class _StripLoss(torch.autograd.Function):
+    """Value and low-resolution gradient in one pass; backward only scales the gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits_BKhw: Tensor,
+        labels_BHW: Tensor,
+        ignore_index: int,
+        class_weights: Tensor | None,
+        normalize_by: str,
+    ) -> Tensor:
+        B, K, h, w = logits_BKhw.shape
+        H, W = labels_BHW.shape[1:]
+        with torch.enable_grad(), torch.autocast(logits_BKhw.device.type, enabled=False):
+            leaf = logits_BKhw.detach().float().contiguous().requires_grad_()
+            total = leaf.new_zeros(())
+            to_rows, to_columns = interpolation_matrix(h, H, leaf), interpolation_matrix(w, W, leaf)
+            rows = max(STRIP_ELEMENTS // (B * K * W), 1)
+            for top in range(0, H, rows):
+                strip_BKrW = to_rows[top : top + rows] @ leaf @ to_columns.T
+                labels = labels_BHW[:, top : top + rows]
+                loss = F.cross_entropy(strip_BKrW, labels, class_weights, ignore_index=ignore_index, reduction="sum")
+                loss.backward()
+                total += loss.detach()
+        divisor = _divisor(labels_BHW, ignore_index, class_weights, normalize_by).to(total)
+        assert leaf.grad is not None
+        ctx.save_for_backward((leaf.grad / divisor).to(logits_BKhw.dtype))
+        return total / divisor
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_outputs[0], None, None, None, None
+
+
+def interpolation_matrix(source: int, target: int, like: Tensor) -> Tensor:
+    """Return the (target, source) matrix of bilinear resizing along one axis; as a product it is the fastest way here."""
+    eye = torch.eye(source, device=like.device, dtype=like.dtype)[None]
+    return F.interpolate(eye, target, mode="linear", align_corners=False)[0].T.contiguous()
+
+
+def _divisor(labels: Tensor, ignore_index: int, class_weights: Tensor | None, normalize_by: str) -> Tensor:
+    if normalize_by == "all":
+        return torch.tensor(float(labels.numel()))
+    valid = labels[labels != ignore_index]
+    weight = valid.numel() if class_weights is None else class_weights[valid].sum()
+    return torch.as_tensor(weight, dtype=torch.float32).clamp(min=1e-6)
+
+
+def class_weights_from_counts(counts: Tensor, power: float, largest: float = 10.0) -> Tensor:
+    """Return (K,) weights ~ frequency ** -power, whose mean over the counted pixels is 1.
+
+    Args:
+        counts: (K,) pixels of each class; classes that never occur get weight 1.
+        power: 0 weighs all pixels alike, 0.5 by the inverse square root, 1 all classes alike.
+        largest: cap of the weights before they are scaled, against classes of a few pixels.
+    """
+    share = counts.double() / counts.sum()
+    present = share > 0
+    weights = torch.ones_like(share)
+    weights[present] = (share[present] / share.max()).pow(-power).clamp(max=largest)
+    weights[present] /= (weights * share).sum()
+    return weights.float()

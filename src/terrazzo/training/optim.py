@@ -1,0 +1,55 @@
+"""Parameter groups, and the poly schedule with linear warm-up (SegFormer section 4.1 and its code)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from terrazzo.models import Segmenter
+
+__all__ = ["learning_rate_factor", "parameter_groups", "set_learning_rate"]
+
+
+def parameter_groups(
+    model: Segmenter, lr: float, weight_decay: float, decoder_lr_factor: float
+) -> list[dict[str, Any]]:
+    """Split the parameters as SegFormer's code does.
+
+    The decoder, its BatchNorm and biases included, gets `decoder_lr_factor` times the rate, with decay. The encoder's
+    norms get no decay. Everything else, biases included, gets both as given.
+    """
+    norms = {
+        id(parameter)
+        for module in model.encoder.modules()
+        if isinstance(module, nn.LayerNorm)
+        for parameter in module.parameters()
+    }
+    encoder = list(model.encoder.parameters())
+    groups = [
+        ([p for p in encoder if id(p) not in norms], lr, weight_decay),
+        ([p for p in encoder if id(p) in norms], lr, 0.0),
+        (list(model.decoder.parameters()), lr * decoder_lr_factor, weight_decay),
+    ]
+    return [{"params": p, "lr": rate, "base_lr": rate, "weight_decay": decay} for p, rate, decay in groups]
+
+
+def learning_rate_factor(
+    step: int, total_steps: int, *, power: float, warmup_steps: int, warmup_ratio: float
+) -> float:
+    """Return the factor on the base rate at 0-based `step`.
+
+    (1 - t / T) ** power; during warm-up also times 1 - (1 - t / warmup_steps)(1 - warmup_ratio), so the warm-up rides on
+    the decayed value.
+    """
+    factor = (1.0 - step / total_steps) ** power
+    if step < warmup_steps:
+        factor *= 1.0 - (1.0 - step / warmup_steps) * (1.0 - warmup_ratio)
+    return factor
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float, min_lr: float) -> None:
+    """Set every group's rate to (base - min_lr) * factor + min_lr."""
+    for group in optimizer.param_groups:
+        group["lr"] = (group["base_lr"] - min_lr) * factor + min_lr

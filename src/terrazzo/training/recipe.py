@@ -1,0 +1,221 @@
+"""Recipe: everything that decides what a training run learns, in one flat record.
+
+A recipe file holds every field, so that it reads on its own; nothing is inherited. Where a run takes place (data folder,
+output folder, loader processes, device) is not part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from terrazzo.config import read_yaml_mapping, refuse_unknown_keys
+from terrazzo.errors import ConfigError
+from terrazzo.models import create_model
+from terrazzo.preprocess import Preprocess
+
+__all__ = ["Recipe", "automatic_recipe"]
+
+Precision = Literal["auto", "fp32", "bf16"]
+Normalization = Literal["valid", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One complete training recipe.
+
+    Attributes:
+        model: architecture name.
+        labels: name of a bundled class list, or None for the data set's own classes.
+        weights: model to start from, or None for random weights.
+        train_split: split to learn from.
+        val_split: split that chooses the best epoch.
+        holdout: photos of the training split whose name matches one of these patterns (such as ``0001TP*``) are not
+            learnt from, and take the place of the validation split.
+        epochs: passes over the training photos.
+        batch_size: photos per step, over all ranks.
+        crop: (height, width) of the training windows.
+        resize: (long, short) side of the box that photos are scaled into before cropping; None is each photo's own size.
+        ratio_range: bounds of the random factor on that box.
+        cat_max_ratio: most of a window that one class may fill (papers: 0.75; 1 switches it off).
+        flip: probability of mirroring.
+        brightness: largest shift, 0-255 scale (papers: 32).
+        contrast: bounds of the factor (papers: 0.5, 1.5).
+        saturation: bounds of the factor (papers: 0.5, 1.5).
+        hue: largest turn in half degrees (papers: 18).
+        gamma: probability of a random tone curve.
+        gray: probability of dropping the colour.
+        blur: probability of a Gaussian blur.
+        rotate: largest turn in degrees, tried on half of the photos; 0 switches it off.
+        preprocess: resize rule and normalisation of validation and of everything after training.
+        lr: AdamW's base learning rate.
+        weight_decay: AdamW's decay; none on the encoder's norms.
+        decoder_lr_factor: the decoder's rate over the encoder's.
+        warmup_steps: linear warm-up.
+        warmup_ratio: factor at the first step.
+        power: of the poly decay.
+        min_lr: where the decay ends.
+        clip_norm: largest gradient norm, or None.
+        drop_path: stochastic depth of the last encoder block.
+        class_weight_power: classes weigh frequency ** -power; 0 weighs pixels alike.
+        normalize_by: divide the loss by the labelled pixels (``valid``) or by all of them (``all``, the papers' code).
+        ema_decay: of the weight average that is validated and kept; None keeps the weights themselves.
+        precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware multiplies it natively.
+        seed: of weights, order and augmentation.
+        validate_every: epochs from one validation to the next.
+        patience: validations without a better mIoU before the run stops early, or None.
+    """
+
+    model: str
+    labels: str | None
+    weights: str | None
+    train_split: str
+    val_split: str
+    holdout: tuple[str, ...]
+    epochs: int
+    batch_size: int
+    crop: tuple[int, int]
+    resize: tuple[int, int] | None
+    ratio_range: tuple[float, float]
+    cat_max_ratio: float
+    flip: float
+    brightness: float
+    contrast: tuple[float, float]
+    saturation: tuple[float, float]
+    hue: int
+    gamma: float
+    gray: float
+    blur: float
+    rotate: float
+    preprocess: Preprocess
+    lr: float
+    weight_decay: float
+    decoder_lr_factor: float
+    warmup_steps: int
+    warmup_ratio: float
+    power: float
+    min_lr: float
+    clip_norm: float | None
+    drop_path: float
+    class_weight_power: float
+    normalize_by: Normalization
+    ema_decay: float | None
+    precision: Precision
+    seed: int
+    validate_every: int
+    patience: int | None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "validate_every"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("lr", "weight_decay", "decoder_lr_factor", "power", "min_lr", "class_weight_power", "rotate"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("flip", "gamma", "gray", "blur", "cat_max_ratio", "warmup_ratio"):
+            self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        for name in ("crop", "ratio_range", "contrast", "saturation"):
+            pair = getattr(self, name)
+            self._require(name, len(pair) == 2 and min(pair) > 0, "two positive numbers")
+        self._require("precision", self.precision in get_args(Precision), " or ".join(get_args(Precision)))
+        self._require("normalize_by", self.normalize_by in get_args(Normalization), " or ".join(get_args(Normalization)))
+        self._require("drop_path", 0 <= self.drop_path < 1, "at least 0 and below 1")
+        self._require("ema_decay", self.ema_decay is None or 0 <= self.ema_decay < 1, "at least 0 and below 1, or null")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ConfigError(f"{name} is {getattr(self, name)!r}", fix=f"it must be {expected}", code="recipe-value")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain YAML and JSON values."""
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {**values, "preprocess": self.preprocess.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str) -> Recipe:
+        """Read a complete mapping.
+
+        Raises:
+            ConfigError: a key is unknown or missing, or a value has the wrong type or range.
+        """
+        known = [field.name for field in fields(cls)]
+        refuse_unknown_keys(values, known, where)
+        if missing := [key for key in known if key not in values]:
+            raise ConfigError(f"{where} lacks {', '.join(missing)}", fix="a recipe is complete: copy the line from another")
+        try:
+            converted = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+            return cls(**{**converted, "preprocess": Preprocess.from_dict(values["preprocess"])})
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{where} has a value of the wrong kind: {error}", fix="compare with recipes/") from error
+
+    @classmethod
+    def from_file(cls, path: Path) -> Recipe:
+        """Read a recipe file.
+
+        Raises:
+            ConfigError: as `from_dict`, or the file cannot be read.
+        """
+        return cls.from_dict(read_yaml_mapping(path), str(path))
+
+
+def automatic_recipe(
+    model: str, image_sizes: list[tuple[int, int]], *, epochs: int = 100, batch_size: int = 8, weights: str | None = None
+) -> Recipe:
+    """Return the recipe for someone who gives only a folder.
+
+    Photos that all have one size are later brought to its shorter side, whatever their size; mixed sizes are taken to be
+    meant as they are. The crop is the usual shorter side, between 128 and 512 pixels, as a multiple of 32.
+
+    Args:
+        model: architecture name.
+        image_sizes: (height, width) of the training photos.
+        epochs: passes over the training photos.
+        batch_size: photos per step.
+        weights: model to start from, or None for random weights.
+    """
+    create_model(model, 2)  # refuses an unknown name before anything else happens
+    short_sides = sorted(min(size) for size in image_sizes)
+    usual = short_sides[len(short_sides) // 2]
+    side = min(max(usual // 32 * 32, 128), 512)
+    one_size = len(set(image_sizes)) == 1
+    steps = max(len(image_sizes) // batch_size, 1) * epochs
+    return Recipe(
+        model=model,
+        labels=None,
+        weights=weights,
+        train_split="train",
+        val_split="val",
+        holdout=(),
+        epochs=epochs,
+        batch_size=batch_size,
+        crop=(side, side),
+        resize=None,
+        ratio_range=(0.5, 2.0),
+        cat_max_ratio=0.75,
+        flip=0.5,
+        brightness=32.0,
+        contrast=(0.5, 1.5),
+        saturation=(0.5, 1.5),
+        hue=18,
+        gamma=0.0,
+        gray=0.0,
+        blur=0.0,
+        rotate=0.0,
+        preprocess=Preprocess(short_side=usual, long_side=usual * 4) if one_size else Preprocess(),
+        lr=1e-3 if weights is None else 1e-4,
+        weight_decay=0.05,
+        decoder_lr_factor=1.0,
+        warmup_steps=min(300, steps // 10),
+        warmup_ratio=1e-3,
+        power=1.0,
+        min_lr=0.0,
+        clip_norm=1.0,
+        drop_path=0.1,
+        class_weight_power=0.25,
+        normalize_by="valid",
+        ema_decay=0.999,
+        precision="auto",
+        seed=0,
+        validate_every=1,
+        patience=30,
+    )

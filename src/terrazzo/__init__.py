@@ -1,0 +1,81 @@
+"""Terrazzo: transformer semantic segmentation for people who have to ship it.
+
+    import terrazzo
+
+    result = terrazzo.predict("street.jpg")                  # a Segmentation: .mask, .labels, .overlay(), .save(...)
+    report = terrazzo.evaluate("segformer_b0.camvid", "data/camvid", split="val")
+    run = terrazzo.train(data="data/camvid", model="segformer_b0", output="runs/camvid")
+
+Names are imported when they are first used, so importing the package costs nothing and does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from terrazzo.data import open_dataset
+    from terrazzo.data.check import check_dataset
+    from terrazzo.errors import TerrazzoError
+    from terrazzo.evaluation.evaluator import evaluate
+    from terrazzo.evaluation.report import Report
+    from terrazzo.inference.predict import predict
+    from terrazzo.inference.result import Segmentation
+    from terrazzo.labels import LabelSpec
+    from terrazzo.models import create_model, list_models
+    from terrazzo.preprocess import Preprocess
+    from terrazzo.training.recipe import Recipe
+    from terrazzo.training.train import Run, train
+    from terrazzo.weights.files import TrainedModel
+    from terrazzo.weights.load import load
+
+__all__ = [
+    "LabelSpec",
+    "Preprocess",
+    "Recipe",
+    "Report",
+    "Run",
+    "Segmentation",
+    "TerrazzoError",
+    "TrainedModel",
+    "check_dataset",
+    "create_model",
+    "evaluate",
+    "list_models",
+    "load",
+    "open_dataset",
+    "predict",
+    "train",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "LabelSpec": "terrazzo.labels",
+    "Preprocess": "terrazzo.preprocess",
+    "Recipe": "terrazzo.training.recipe",
+    "Report": "terrazzo.evaluation.report",
+    "Run": "terrazzo.training.train",
+    "Segmentation": "terrazzo.inference.result",
+    "TerrazzoError": "terrazzo.errors",
+    "TrainedModel": "terrazzo.weights.files",
+    "check_dataset": "terrazzo.data.check",
+    "create_model": "terrazzo.models",
+    "evaluate": "terrazzo.evaluation.evaluator",
+    "list_models": "terrazzo.models",
+    "load": "terrazzo.weights.load",
+    "open_dataset": "terrazzo.data",
+    "predict": "terrazzo.inference.predict",
+    "train": "terrazzo.training.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'terrazzo' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -38,4 +38,6 @@ def refuse_unknown_keys(keys: Iterable[str], known: Iterable[str], where: str) -
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ConfigError(f"{where} has an unknown key {key!r}", fix=f"{hint}known keys: {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"{where} has an unknown key {key!r}", fix=f"{hint}known keys: {', '.join(sorted(known))}"
+            )

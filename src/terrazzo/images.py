@@ -17,34 +17,26 @@ Nothing here changes Pillow's global settings, and a file that ends early is ref
 
 from __future__ import annotations
 
-import errno
-import io
+import glob
 import os
 import re
-import stat
-import struct
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, JpegImagePlugin
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.PpmImagePlugin import PpmImageFile
+from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from terrazzo.errors import ImageError
+from terrazzo.image_headers import Encoded, check_size, choose_frame, opened_image, orientation, raw_mode, shown_path
 
-__all__ = ["MAX_PIXELS", "ImageSource", "image_size", "read_image"]
+__all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "ImageSource", "find_images", "image_size", "read_image"]
 
-Encoded: TypeAlias = str | os.PathLike[str] | os.PathLike[bytes] | bytes
 ImageSource: TypeAlias = Encoded | Image.Image | NDArray[Any]
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB, and where Pillow's own warnings begin
 WHITE = (255, 255, 255)
 TURNS = {  # EXIF orientation -> what undoes it
@@ -57,6 +49,12 @@ TURNS = {  # EXIF orientation -> what undoes it
     8: Image.Transpose.ROTATE_90,
 }
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+# The transparent value of a PNG is stored at the file's depth, while Pillow has brought its pixels to 8 bits.
+HIDDEN_TO_8_BIT: dict[str, Callable[[Any], Any]] = {
+    "L;2": lambda gray: gray * 85,
+    "L;4": lambda gray: gray * 17,
+    "RGB;16B": lambda color: tuple(value >> 8 for value in color),
+}
 OPAQUE_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
@@ -91,299 +89,87 @@ def read_image(
         )
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels, background, value_range)
-    with _opened(source) as image:
-        _check_size(image, max_pixels)
-        if not isinstance(source, Image.Image) or frame is not None:  # an open image stands at the frame it is meant for
-            _choose_frame(image, frame)
-            _check_size(image, max_pixels)
-        raw_mode = _raw_mode(image)
+    with opened_image(source) as image:
+        check_size(image, max_pixels)
+        if frame is not None or not isinstance(source, Image.Image):  # an open image stands where its owner left it
+            choose_frame(image, frame)
+            check_size(image, max_pixels)
+        packing = raw_mode(image)
         _load(image)
-        return _to_rgb(image, raw_mode, background, value_range)
+        return _to_rgb(image, packing, background, value_range)
 
 
-def image_size(source: ImageSource) -> tuple[int, int]:
+def image_size(source: Encoded | Image.Image) -> tuple[int, int]:
     """Read the height and width that `read_image` gives for a (first) frame, from the header alone.
 
     Raises:
         ImageError: as `read_image`, as far as the header tells.
     """
-    if isinstance(source, np.ndarray):
-        return source.shape[0], source.shape[1]
-    with _opened(source) as image:
+    with opened_image(source) as image:
         width, height = image.size
-        if _orientation(image) >= 5:
+        if orientation(image) >= 5:
             return width, height
         return height, width
 
 
-# --- opening ----------------------------------------------------------------------------------------------------------
+def find_images(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """List the photos that paths, folders and glob patterns stand for.
 
+    Folders are searched to any depth for files with one of `IMAGE_SUFFIXES`, hidden ones excepted, and sorted as people
+    count (img2 before img10). A path to a file is taken whatever its name. Each path is listed once.
 
-class _CutShort(Exception):
-    """The file ended inside the image."""
-
-
-class _Strict:
-    """Makes the end of a file an error wherever more is wanted; Pillow may be set to fill up with grey."""
-
-    may_end = False
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data: bytes = super().read(size)  # type: ignore[misc]
-        if not data and size is not None and size > 0 and not self.may_end:
-            raise _CutShort
-        return data
-
-
-class _File(_Strict, io.BufferedReader):  # type: ignore[misc]
-    pass
-
-
-class _Memory(_Strict, io.BytesIO):  # type: ignore[misc]
-    pass
-
-
-class _Jpeg(JpegImagePlugin.JpegImageFile):
-    """The main picture alone of the multi-picture files that phones write."""
-
-    def _read_dpi_from_exif(self) -> None:
-        """Not needed, and Pillow would warn of damage to EXIF that does no harm here."""
-
-
-@contextmanager
-def _opened(source: Encoded | Image.Image) -> Iterator[Image.Image]:
-    """Read the header; until the block ends, whatever goes wrong is an ImageError that names the source."""
-    name = "the image" if isinstance(source, (bytes, Image.Image)) else shown_path(source)
-    try:
-        if isinstance(source, Image.Image):
-            yield source
-            return
-        with _Memory(source) if isinstance(source, bytes) else _open_file(os.fsdecode(source)) as file:
-            if file.seek(0, io.SEEK_END) == 0:
-                raise ImageError("the file is empty", fix="copy or download it again", code="image-empty")
-            file.seek(0)
-            head = file.read(512)
-            file.seek(0)
-            file.may_end = head[:2] in (b"P1", b"P2", b"P3")  # numbers as text: the last may touch the end
-            with _reader(head)(file) as image:  # type: ignore[abstract]
-                yield image
-    except ImageError as error:
-        raise ImageError(f"{name}: {error.message}", fix=error.fix, code=error.code) from error
-    except _CutShort as error:
-        raise ImageError(
-            f"{name}: the file ends inside the image", fix="copy or download it again", code="image-truncated"
-        ) from error
-    except (MemoryError, Image.DecompressionBombError) as error:
-        raise ImageError(
-            f"{name}: the image is too large for memory: {error}", fix="cut it into tiles", code="image-too-large"
-        ) from error
-    except Exception as error:  # decoders meet hostile bytes with every kind of exception
-        if isinstance(error, OSError) and error.errno is not None:
-            raise ImageError(
-                f"{name}: cannot be read: {error.strerror}", fix="check the disk or the connection", code="image-unreadable"
-            ) from error
-        short = re.search("truncat|not enough|incomplete", str(error), re.IGNORECASE)
-        raise ImageError(
-            f"{name}: the image is {'cut short' if short else 'damaged or unusual'}: {error}",
-            fix="copy or download it again, or save it anew as PNG or JPEG",
-            code="image-truncated" if short else "image-corrupt",
-        ) from error
-
-
-def _open_file(path: str) -> _File:
-    """Open a regular file; looking first keeps pipes and devices from hanging the program."""
-    try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise ImageError("this is a folder", fix="name a photo in it", code="image-directory")
-        if not stat.S_ISREG(mode):
-            raise ImageError("this is a pipe, socket or device", fix="name a regular file", code="image-not-a-file")
-        return _File(io.FileIO(path))
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a null character in the path
-        fix = "download it first" if re.match("https?://", path) else "check the path"
-        raise ImageError("there is no such file", fix=fix, code="image-missing") from error
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise ImageError(
-                "its symbolic links go round in a circle", fix="name the file itself", code="image-not-a-file"
-            ) from error
-        raise ImageError(
-            f"cannot be read: {error.strerror}", fix="check its permissions", code="image-unreadable"
-        ) from error
-
-
-def _reader(head: bytes) -> type[ImageFile.ImageFile]:
-    """Choose the decoder by the first bytes.
-
-    Each is called directly: `Image.open` would try formats that are not on this list, start programs for some of them,
-    and print warnings about size before the size can be checked here.
+    Raises:
+        ImageError: a path that is not there, or a folder or pattern without photos.
     """
-    if head.startswith(b"\xff\xd8\xff"):
-        return _Jpeg
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImageFile
-    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return TiffImageFile
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return WebPImageFile
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return GifImageFile
-    if head.startswith(b"BM"):
-        return BmpImageFile
-    if re.match(rb"P[1-6f]\s", head):
-        return PpmImageFile
-    what, fix = _other_format(head)
-    raise ImageError(
-        f"this is {what}, not an image that can be read here (JPEG, PNG, TIFF, WebP, BMP, GIF, PPM)",
-        fix=fix,
-        code="image-format",
-    )
+    found: dict[Path, None] = {}
+    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+        text = os.fsdecode(path)
+        if os.path.isdir(text):
+            matches = [os.path.join(folder, file) for folder, _, files in os.walk(text) for file in files]
+            matches = [match for match in matches if not _is_hidden(os.path.relpath(match, text))]
+        elif os.path.lexists(text):
+            found[Path(text)] = None
+            continue
+        elif glob.has_magic(text):
+            matches = [match for match in glob.glob(text, recursive=True) if not os.path.isdir(match)]
+        else:
+            raise ImageError(
+                f"{shown_path(text)}: there is no such file or folder", fix="check the path", code="image-missing"
+            )
+        matches = [match for match in matches if match.lower().endswith(IMAGE_SUFFIXES)]
+        if not matches:
+            raise ImageError(
+                f"{shown_path(text)}: no images are there",
+                fix=f"name a place with files ending in {', '.join(IMAGE_SUFFIXES)}",
+                code="image-none-found",
+            )
+        found.update(dict.fromkeys(map(Path, sorted(matches, key=_natural_key))))
+    return list(found)
 
 
-OTHER_FORMATS = {
-    b"%!PS": "EPS or PostScript",
-    b"\xc5\xd0\xd3\xc6": "EPS",
-    b"%PDF": "PDF",
-    b"8BPS": "a Photoshop document (PSD)",
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\xff\x4f\xff\x51": "JPEG 2000",
-    b"\xff\x0a": "JPEG XL",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"\0\0\1\0": "an icon (ICO)",
-    b"v/1\1": "OpenEXR",
-    b"#?RADIANCE": "Radiance HDR",
-    b"\x93NUMPY": "a NumPy array",
-    b"\x89HDF": "HDF5",
-    b"PK\3\4": "a ZIP archive",
-    b"\x1f\x8b": "gzip data",
-}
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split(os.sep))
 
 
-def _other_format(head: bytes) -> tuple[str, str]:
-    """Say what a file is that is no photo, and what to do about it."""
-    for magic, name in OTHER_FORMATS.items():
-        if head.startswith(magic):
-            return name, "convert it to PNG or JPEG"
-    if head[4:8] == b"ftyp":
-        brand = head[8:12]
-        kinds = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF"}
-        return kinds.get(brand, "a video (MP4 or MOV)"), "convert it to PNG or JPEG"
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer", "fetch the file itself with `git lfs pull`"
-    text = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n").lower()
-    if text.startswith("<svg") or "<svg" in text and text.startswith("<?xml"):
-        return "a vector drawing (SVG)", "convert it to PNG"
-    if text.startswith(("<!doctype", "<html", "<head", "<body", "<?xml")):
-        return "a web page (HTML or XML)", "download the photo itself: the server may have sent an error page"
-    if all(c.isprintable() or c in "\r\n\t" for c in text[:100]):
-        return f"text, beginning {text[:30]!r}", "check where it came from"
-    return "data of an unknown format", "convert it to PNG or JPEG"
-
-
-# --- what the header says ---------------------------------------------------------------------------------------------
-
-
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(
-            f"{width} x {height} pixels are more than the {max_pixels:,} allowed",
-            fix="cut it into tiles, or raise max_pixels if there is memory for it",
-            code="image-too-large",
-        )
-
-
-def _choose_frame(image: Image.Image, frame: int | None) -> None:
-    frames = [0]
-    if getattr(image, "is_animated", False):
-        frames = list(range(image.n_frames))  # type: ignore[attr-defined]
-        if isinstance(image, TiffImageFile):
-            frames = [i for i in frames if _is_page(image, i)] or [0]
-    if frame is None and len(frames) > 1:
-        raise ImageError(
-            f"it holds {len(frames)} frames or pages", fix="choose one, as in frame=0", code="image-frames"
-        )
-    if not 0 <= (frame or 0) < len(frames):
-        raise ImageError(
-            f"there is no frame {frame} among its {len(frames)}", fix="count frames from 0", code="image-frames"
-        )
-    image.seek(frames[frame or 0])
-
-
-def _is_page(image: TiffImageFile, index: int) -> bool:
-    """Whether it is neither a reduced copy nor a transparency mask of another page (TIFF 6.0, NewSubfileType)."""
-    image.seek(index)
-    return not image.tag_v2.get(254, 0) & 0b101
-
-
-def _raw_mode(image: Image.Image) -> str:
-    """How the file packs its pixels, such as "RGB;16B"; empty where Pillow does not say."""
-    tiles = getattr(image, "tile", None)
-    args = tiles[0][3] if tiles else ""
-    return str(args[0] if isinstance(args, tuple) and args else args)
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (as stored) where there is none or it is damaged.
-
-    Read by hand: Pillow warns of damaged EXIF, and decodes the whole of a PNG to look for it.
-    """
-    if isinstance(image, TiffImageFile):
-        return 1  # Pillow turns these itself
-    exif = image.info.get("exif")
-    if exif is None and isinstance(image, PngImageFile) and image.fp is not None:
-        exif = _late_png_exif(image.fp)
-    tiff = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None:
-        return 1
-    try:
-        (directory,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (count,) = struct.unpack_from(f"{order}H", tiff, directory)
-        for entry in range(directory + 2, directory + 2 + 12 * count, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
-            if tag == 0x0112:
-                (value,) = struct.unpack_from(order + ("I" if kind == 4 else "H"), tiff, entry + 8)
-                return int(value) if 1 <= value <= 8 else 1
-    except struct.error:
-        pass
-    return 1
-
-
-def _late_png_exif(file: Any) -> bytes | None:
-    """EXIF that stands after the pixels of a PNG, found without decoding them."""
-    position = file.tell()
-    try:
-        file.seek(8)
-        while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
-            length = int.from_bytes(head[:4], "big")
-            if head[4:] == b"eXIf":
-                return bytes(file.read(length))
-            file.seek(length + 4, io.SEEK_CUR)
-        return None
-    finally:
-        file.seek(position)
-
-
-# --- pixels -----------------------------------------------------------------------------------------------------------
+def _natural_key(path: str) -> list[tuple[int, str]]:
+    """Numbers compare as numbers: leading zeros away, then by length, then digit by digit."""
+    pieces = re.split("([0-9]+)", path.casefold())
+    return [(len(p.lstrip("0")), p.lstrip("0")) if i % 2 else (0, p) for i, p in enumerate(pieces)]
 
 
 def _load(image: Image.Image) -> None:
     if isinstance(image, TiffImageFile) and image.mode.startswith("I;16"):
         # Pillow takes one letter of the raw mode for each plane of an uncompressed TIFF stored by planes
-        image.tile = [t._replace(args=(image.mode, *t.args[1:])) if t.args and t.args[0] == "I" else t for t in image.tile]  # type: ignore[index]
-    if image.width * image.height <= MAX_PIXELS:
-        image.load()
-        return
-    with warnings.catch_warnings():  # the caller has raised max_pixels; Pillow's TIFF reader would still warn
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image.load()
+        image.tile = [
+            t._replace(args=(image.mode, *t.args[1:])) if t.args and t.args[0] == "I" else t for t in image.tile
+        ]
+    image.load()
 
 
 def _to_rgb(
-    image: Image.Image, raw_mode: str, background: tuple[int, int, int], value_range: tuple[float, float] | None
+    image: Image.Image, packing: str, background: tuple[int, int, int], value_range: tuple[float, float] | None
 ) -> NDArray[np.uint8]:
-    turn, mode, format_ = TURNS.get(_orientation(image)), image.mode, image.format
+    turn, mode, format_ = TURNS.get(orientation(image)), image.mode, image.format
     hidden = image.info.get("transparency")
     if turn is not None:
         image = image.transpose(turn)
@@ -394,15 +180,15 @@ def _to_rgb(
         if is_16_bit and isinstance(hidden, int):
             rgb_HW3[values_HW == hidden] = background
         return rgb_HW3
-    if ";16" in raw_mode:  # Pillow has kept the upper byte of each channel
-        if value_range is not None:
-            raise ImageError(
-                "value_range works on one channel, and this is 16-bit colour",
-                fix="leave it out, or save the image with 8 bits",
-                code="image-value-range",
-            )
-        if isinstance(hidden, tuple):
-            image.info["transparency"] = tuple(value >> 8 for value in hidden)
+    if value_range is not None and ";16" in packing:  # Pillow has kept only the upper byte of each channel
+        raise ImageError(
+            "value_range works on one channel, and this is 16-bit colour",
+            fix="leave it out, or save the image with 8 bits",
+            code="image-value-range",
+        )
+    if hidden is not None and packing in HIDDEN_TO_8_BIT:
+        image = image.copy()
+        image.info["transparency"] = HIDDEN_TO_8_BIT[packing](hidden)
     if mode in ALPHA_MODES or hidden is not None:
         return np.array(_composed(image, background))
     if mode not in OPAQUE_MODES:
@@ -472,9 +258,3 @@ def _from_array(
     if channels == 3:
         return array
     return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
-
-
-def shown_path(path: str | os.PathLike[str] | os.PathLike[bytes] | bytes) -> str:
-    """Write a path in a message: names may hold bytes that no text has, or escape sequences of terminals."""
-    text = os.fsdecode(path)
-    return text if text.isprintable() else ascii(text)[1:-1]

@@ -96,9 +96,13 @@ class Preprocess:
         """
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) - known):
-            raise ConfigError(f"preprocess has unknown key(s) {', '.join(unknown)}", fix=f"use {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"preprocess has unknown key(s) {', '.join(unknown)}", fix=f"use {', '.join(sorted(known))}"
+            )
         try:
             triples = {key: tuple(float(v) for v in values[key]) for key in ("mean", "std") if key in values}
         except (TypeError, ValueError) as error:
-            raise ConfigError("preprocess mean or std is not a list of numbers", fix="give three numbers each") from error
+            raise ConfigError(
+                "preprocess mean or std is not a list of numbers", fix="give three numbers each"
+            ) from error
         return cls(**{**values, **triples})

@@ -56,7 +56,9 @@ def read_stored_mask(path: Path) -> NDArray[np.integer]:
     except UnidentifiedImageError as error:
         raise DatasetError(f"{path} is not an image", fix="replace it by a PNG mask", code="mask-damaged") from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}", fix="export the mask again", code="mask-damaged") from error
+        raise DatasetError(
+            f"{path} cannot be read: {error}", fix="export the mask again", code="mask-damaged"
+        ) from error
 
 
 def read_mask(path: Path, labels: LabelSpec) -> NDArray[np.integer]:

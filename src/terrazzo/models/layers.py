@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
-__all__ = ["DropPath", "init_conv_fan_out", "init_transformer_linear"]
+__all__ = ["DropPath", "init_conv_fan_out", "init_transformer_linear", "linear_ramp"]
 
 
 class DropPath(nn.Module):
@@ -51,4 +50,4 @@ def init_conv_fan_out(conv: nn.Conv2d) -> None:
 
 def linear_ramp(end: float, steps: int) -> list[float]:
     """The drop-path rates of `steps` blocks, from 0 to `end`."""
-    return torch.linspace(0, end, steps).tolist()
+    return [end * step / max(steps - 1, 1) for step in range(steps)]

@@ -47,14 +47,23 @@ class RunLog:
             yield
             return
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         make_folder(self.output)
         self._tensorboard = _tensorboard_writer(self.output / "tensorboard")
         self._started = time.monotonic()
         console = Console(stderr=True)
         columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        with Progress(*columns, TextColumn("{task.fields[status]}"), console=console, disable=not console.is_terminal) as bar:
+        with Progress(
+            *columns, TextColumn("{task.fields[status]}"), console=console, disable=not console.is_terminal
+        ) as bar:
             self._bar, self._task = bar, bar.add_task("train", total=total_steps, completed=step, status="")
             try:
                 yield

@@ -35,9 +35,7 @@ def parameter_groups(
     return [{"params": p, "lr": rate, "base_lr": rate, "weight_decay": decay} for p, rate, decay in groups]
 
 
-def learning_rate_factor(
-    step: int, total_steps: int, *, power: float, warmup_steps: int, warmup_ratio: float
-) -> float:
+def learning_rate_factor(step: int, total_steps: int, *, power: float, warmup_steps: int, warmup_ratio: float) -> float:
     """Return the factor on the base rate at 0-based `step`.
 
     (1 - t / T) ** power; during warm-up also times 1 - (1 - t / warmup_steps)(1 - warmup_ratio), so the warm-up rides on

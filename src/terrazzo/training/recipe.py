@@ -118,7 +118,9 @@ class Recipe:
             pair = getattr(self, name)
             self._require(name, len(pair) == 2 and min(pair) > 0, "two positive numbers")
         self._require("precision", self.precision in get_args(Precision), " or ".join(get_args(Precision)))
-        self._require("normalize_by", self.normalize_by in get_args(Normalization), " or ".join(get_args(Normalization)))
+        self._require(
+            "normalize_by", self.normalize_by in get_args(Normalization), " or ".join(get_args(Normalization))
+        )
         self._require("drop_path", 0 <= self.drop_path < 1, "at least 0 and below 1")
         self._require("ema_decay", self.ema_decay is None or 0 <= self.ema_decay < 1, "at least 0 and below 1, or null")
 
@@ -141,7 +143,9 @@ class Recipe:
         known = [field.name for field in fields(cls)]
         refuse_unknown_keys(values, known, where)
         if missing := [key for key in known if key not in values]:
-            raise ConfigError(f"{where} lacks {', '.join(missing)}", fix="a recipe is complete: copy the line from another")
+            raise ConfigError(
+                f"{where} lacks {', '.join(missing)}", fix="a recipe is complete: copy the line from another"
+            )
         try:
             converted = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
             return cls(**{**converted, "preprocess": Preprocess.from_dict(values["preprocess"])})
@@ -159,7 +163,12 @@ class Recipe:
 
 
 def automatic_recipe(
-    model: str, image_sizes: list[tuple[int, int]], *, epochs: int = 100, batch_size: int = 8, weights: str | None = None
+    model: str,
+    image_sizes: list[tuple[int, int]],
+    *,
+    epochs: int = 100,
+    batch_size: int = 8,
+    weights: str | None = None,
 ) -> Recipe:
     """Return the recipe for someone who gives only a folder.
 

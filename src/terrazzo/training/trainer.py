@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import fnmatch
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,23 +33,23 @@ from terrazzo.data.transforms import (
 from terrazzo.errors import TrainingError
 from terrazzo.evaluation.confusion import Metrics
 from terrazzo.evaluation.evaluator import score
-from terrazzo.files import make_folder
-from terrazzo.inference.engines.torch import TorchEngine, keep_freed_memory
+from terrazzo.inference.engines.torch import TorchEngine
+from terrazzo.inference.predictor import Predictor
 from terrazzo.labels import LabelSpec
-from terrazzo.models import Segmenter, create_model
-from terrazzo.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
-from terrazzo.training.distributed import Ranks, joined_ranks
+from terrazzo.models import create_model
+from terrazzo.models.segmenter import Segmenter
+from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
+from terrazzo.training.distributed import Ranks
 from terrazzo.training.ema import WeightAverage
 from terrazzo.training.log import RunLog
 from terrazzo.training.losses import class_weights_from_counts, upsampled_cross_entropy
 from terrazzo.training.optim import learning_rate_factor, parameter_groups, set_learning_rate
 from terrazzo.training.recipe import Recipe
+from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER
 from terrazzo.weights.files import TrainedModel, save_folder
 
-__all__ = ["MODEL_FOLDER", "Trainer", "open_splits"]
+__all__ = ["Trainer", "open_splits"]
 
-MODEL_FOLDER = "model"
-CHECKPOINT_FOLDER = "checkpoints"
 MOST_BAD_STEPS = 20
 """Steps without a finite gradient, one after another, that end a run."""
 
@@ -88,7 +87,6 @@ class Trainer:
         output: the run's folder.
         ranks: this process among those of the run.
         workers: loader processes.
-        initial: weights to start from, or None for random ones.
     """
 
     def __init__(
@@ -99,14 +97,11 @@ class Trainer:
         output: Path,
         ranks: Ranks,
         workers: int,
-        initial: Segmenter | None = None,
     ) -> None:
         self.recipe, self.val, self.output, self.ranks = recipe, val, output, ranks
         self.labels = train.labels
         seed_everything(recipe.seed + ranks.rank)
         self.model = create_model(recipe.model, self.labels.num_classes, recipe.drop_path)
-        if initial is not None:
-            self.model.load_state_dict(initial.state_dict())
         self.model.to(ranks.device, memory_format=torch.channels_last)
         self.average = WeightAverage(self.model, recipe.ema_decay) if recipe.ema_decay is not None else None
         self.wrapped = ranks.wrap(self.model)
@@ -199,7 +194,7 @@ class Trainer:
         """Score the averaged weights on the validation photos, each rank a share of them."""
         engine = TorchEngine(self.shipped_network(), self.ranks.device)
         share = range(self.ranks.rank, len(self.val), self.ranks.world_size)
-        confusion = score(engine, self.recipe.preprocess, self.val, share, batch_size=4)
+        confusion = score(Predictor(engine, self.recipe.preprocess, self.labels), self.val, share, batch_size=4)
         confusion.counts[:] = self.ranks.sum(torch.from_numpy(confusion.counts)).cpu().numpy()
         return confusion.metrics()
 
@@ -344,69 +339,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-
-
-@contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Hold the run folder for this process; the system lets go of it however the process ends.
-
-    Raises:
-        TrainingError: another run holds it.
-    """
-    make_folder(output)
-    with open(output / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TrainingError(
-                f"another run is writing to {output}", fix="wait for it, or choose another --output", code="training-locked"
-            ) from error
-        yield
-
-
-def start_or_resume(output: Path, resume: bool) -> None:
-    """Refuse to write over an earlier run, or to resume where there is none.
-
-    Raises:
-        TrainingError: either of the two.
-    """
-    there = has_checkpoint(output / CHECKPOINT_FOLDER)
-    if there and not resume:
-        raise TrainingError(
-            f"{output} holds an earlier run", fix="add --resume to go on with it, or choose another --output",
-            code="training-output-taken",
-        )  # fmt: skip
-    if resume and not there:
-        raise TrainingError(
-            f"{output} holds no checkpoint to resume from", fix="leave --resume out to start a new run",
-            code="training-no-checkpoint",
-        )  # fmt: skip
-
-
-def run_training(
-    recipe: Recipe, data: Path, output: Path, *, resume: bool, workers: int, device: str | None,
-    initial: Segmenter | None, finish: Callable[[Trainer], None],
-) -> None:  # fmt: skip
-    """Train one recipe in one folder, on as many ranks as torchrun started.
-
-    Args:
-        recipe: what to learn and how.
-        data: the data set's folder.
-        output: the run's folder.
-        resume: go on from the newest checkpoint.
-        workers: loader processes for each rank.
-        device: ``cpu``, ``cuda`` or None to choose.
-        initial: weights to start from.
-        finish: called on the main rank when training is over, to write the report.
-    """
-    keep_freed_memory()
-    train, val = open_splits(recipe, data)
-    with joined_ranks(device) as ranks:
-        if ranks.is_main:
-            start_or_resume(output, resume)
-        trainer = Trainer(recipe, train, val, output, ranks, workers, initial)
-        if resume:
-            trainer.resume()
-        trainer.run()
-        if ranks.is_main:
-            finish(trainer)

@@ -113,7 +113,9 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
         state = parse_safetensors(data)
     except SafetensorError as error:
         raise CheckpointError(
-            f"{folder / WEIGHTS_FILE} is not a valid safetensors file: {error}", fix="copy it again", code="checkpoint-damaged"
+            f"{folder / WEIGHTS_FILE} is not a valid safetensors file: {error}",
+            fix="copy it again",
+            code="checkpoint-damaged",
         ) from error
     labels = LabelSpec.from_dict(config["labels"])
     network = create_model(config["architecture"], labels.num_classes)
@@ -168,13 +170,16 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(
-            f"{path} cannot be read: {error.strerror}", fix="give a model folder that holds config.json and model.safetensors"
+            f"{path} cannot be read: {error.strerror}",
+            fix="give a model folder that holds config.json and model.safetensors",
         ) from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}", fix="copy the folder again") from error
     needed = {"format_version", "architecture", "labels", "preprocess", "sha256", "record"}
     if not isinstance(config, dict) or needed - config.keys():
-        raise CheckpointError(f"{path} is not the configuration of a Terrazzo model", fix="give a folder written by terrazzo")
+        raise CheckpointError(
+            f"{path} is not the configuration of a Terrazzo model", fix="give a folder written by terrazzo"
+        )
     if config["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format version {config['format_version']}, and this program reads {FORMAT_VERSION}",

@@ -37,7 +37,9 @@ def open_folder(root: Path, split: str, labels: LabelSpec | None = None) -> Data
         DatasetError: there is no such split, it is empty, a photo or mask has no partner, or two share a name.
     """
     if not root.is_dir():
-        raise DatasetError(f"{root} is not a folder", fix="give the folder that holds train/ and val/", code="dataset-missing")
+        raise DatasetError(
+            f"{root} is not a folder", fix="give the folder that holds train/ and val/", code="dataset-missing"
+        )
     folder = root / split
     if not (folder / "images").is_dir() or not (folder / "masks").is_dir():
         there = splits(root)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from terrazzo.models import Segmenter
 
-__all__ = ["TorchEngine", "keep_freed_memory"]
+__all__ = ["TorchEngine", "default_device", "keep_freed_memory"]
 
 
 class TorchEngine:
@@ -29,8 +29,15 @@ class TorchEngine:
 
     def __call__(self, images_B3HW: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits: NDArray[np.float32] = self.network(torch.from_numpy(images_B3HW).to(self.device)).float().cpu().numpy()
+            logits: NDArray[np.float32] = (
+                self.network(torch.from_numpy(images_B3HW).to(self.device)).float().cpu().numpy()
+            )
         return logits
+
+
+def default_device() -> str:
+    """Return ``cuda`` where there is a GPU, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def keep_freed_memory() -> None:
@@ -44,6 +51,6 @@ def keep_freed_memory() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # noqa: N806 (glibc's names)
+        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,136 @@
+"""`terrazzo predict`."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from terrazzo.cli.progress import progress_bar
+from terrazzo.errors import ConfigError
+from terrazzo.images import find_images
+from terrazzo.inference.predictor import Failure
+from terrazzo.inference.result import KINDS, Segmentation
+from terrazzo.weights.catalog import DEFAULT_MODEL
+
+__all__ = ["predict"]
+
+SAVING_THREADS = 2
+
+
+def predict(
+    photos: Annotated[list[str], Parameter(negative=())],
+    /,
+    *,
+    model: Annotated[str, Parameter(name=["--model", "-m"])] = DEFAULT_MODEL,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("terrazzo-output"),
+    save: str = "mask,color,overlay,json",
+    batch_size: int = 1,
+    device: str | None = None,
+    max_pixels: int | None = None,
+    skip_bad: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Turn photos into masks and pictures, at the photos' own size.
+
+    For each photo this writes NAME_mask.png (class indices, shown in colours), NAME_color.png, NAME_overlay.png (the
+    photo under its classes, with a legend) and NAME.json (area of each class).
+
+    Examples:
+        terrazzo predict street.jpg
+        terrazzo predict photos/ '*.png' --output masks --save mask,json
+
+    Parameters
+    ----------
+    photos
+        Photo files, folders (searched to any depth) and patterns in quotes.
+    model
+        Shipped model, model folder, or output folder of a training run.
+    output
+        Folder for the results; subfolders of a folder of photos are kept.
+    save
+        What to write, with commas between: mask, color, overlay, probabilities, json.
+    batch_size
+        Photos of equal size that go through the network together.
+    device
+        cpu or cuda; by default a GPU where there is one.
+    max_pixels
+        Refuse photos with more pixels than this.
+    skip_bad
+        Exit with status 0 although some photos could not be read.
+    """
+    kinds = [kind.strip() for kind in save.split(",")]
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise ConfigError(f"--save has an unknown kind {unknown[0]!r}", fix=f"choose from {', '.join(KINDS)}")
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size is {batch_size}", fix="give at least 1")
+    paths = find_images(photos)
+    places = output_places(paths, photos, output)
+
+    # Only here, so that a mistyped path is told at once and not after torch has been imported.
+    from terrazzo.inference.engines.torch import keep_freed_memory
+    from terrazzo.inference.predict import make_predictor
+
+    keep_freed_memory()
+    predictor = make_predictor(model, device)
+    results = predictor.segment_files(
+        paths, batch_size=batch_size, probabilities="probabilities" in kinds, max_pixels=max_pixels
+    )
+    failed = 0
+    saving: list[Future[dict[str, Path]]] = []
+    with ThreadPoolExecutor(SAVING_THREADS) as pool, progress_bar("predict") as progress:
+        for number, (result, (folder, stem)) in enumerate(zip(results, places, strict=True), 1):
+            if isinstance(result, Failure):
+                failed += 1
+                print(f"skipped: {result.error.message}\n  fix: {result.error.fix}", file=sys.stderr)
+            else:
+                saving.append(pool.submit(result.save, folder, kinds, stem=stem))
+                if len(paths) == 1:
+                    print_areas(result)
+            # Results wait for the disk in memory: a few at a time.
+            while len(saving) > 2 * SAVING_THREADS:
+                saving.pop(0).result()
+            progress(number, len(paths))
+        written = [future.result() for future in saving]
+    done = len(paths) - failed
+    if len(paths) == 1 and written:
+        print("\n".join(str(path) for path in written[0].values()))
+    else:
+        print(
+            f"{done} of {len(paths)} photos written to {output}" + (f", {failed} could not be read" if failed else "")
+        )
+    if failed and not (skip_bad and done):
+        sys.exit(2)
+
+
+def output_places(paths: list[Path], arguments: list[str], output: Path) -> list[tuple[Path, str]]:
+    """Choose each photo's output folder and file name beginning, so that no two photos share one.
+
+    Photos found in a folder keep their subfolder. Of two photos that would share a name (``a.jpg`` and ``a.png``), each
+    gets its ending into the name (``a_jpg``, ``a_png``); any that still collide get a number.
+    """
+    roots = [Path(argument) for argument in arguments if Path(argument).is_dir()]
+    folders = []
+    for path in paths:
+        inside = [path.parent.relative_to(root) for root in roots if path.is_relative_to(root)]
+        folders.append(output / min(inside, key=lambda relative: len(relative.parts)) if inside else output)
+    taken = Counter(zip(folders, (path.stem for path in paths), strict=True))
+    places: list[tuple[Path, str]] = []
+    used: set[tuple[Path, str]] = set()
+    for path, folder in zip(paths, folders, strict=True):
+        stem = path.stem if taken[folder, path.stem] == 1 else path.name.replace(".", "_")
+        place, number = (folder, stem), 2
+        while place in used:
+            place, number = (folder, f"{stem}_{number}"), number + 1
+        used.add(place)
+        places.append(place)
+    return places
+
+
+def print_areas(result: Segmentation) -> None:
+    """Print what a photo shows, largest class first."""
+    for area in result.areas():
+        print(f"  {area.share:6.1%}  {area.name}")

@@ -1,0 +1,112 @@
+"""`terrazzo train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from terrazzo.errors import ConfigError
+
+__all__ = ["train"]
+
+
+def train(
+    *,
+    data: Annotated[Path, Parameter(name=["--data", "-d"])],
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None,
+    recipe: Path | None = None,
+    labels: str | None = None,
+    weights: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    crop: tuple[int, int] | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    precision: str | None = None,
+    patience: int | None = None,
+    holdout: Annotated[list[str] | None, Parameter(negative=())] = None,
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    workers: int | None = None,
+    device: str | None = None,
+) -> None:
+    """Train a model on a folder of photos and masks.
+
+    The folder holds train/images, train/masks, val/images and val/masks; labels.yaml names the classes. With nothing but
+    --data and --output the settings are chosen from the photos. Start it with torchrun to use several GPUs.
+
+    Examples:
+        terrazzo train --data my-folder --model segformer_b0 --output runs/mine
+        terrazzo train --data camvid --recipe recipes/segformer_b0_camvid.yaml --output runs/camvid
+
+    Parameters
+    ----------
+    data
+        The data set's folder.
+    output
+        The run's folder: weights, log, curves, report, pictures.
+    model
+        Architecture, such as segformer_b0 (the default without a recipe).
+    recipe
+        A complete recipe file; the options below change single values of it.
+    labels
+        A bundled class list (such as camvid), for a folder that does not say what its classes are.
+    weights
+        Model to start from; by default random weights.
+    epochs
+        Passes over the training photos.
+    batch_size
+        Photos per step, over all processes.
+    crop
+        Height and width of the training windows.
+    lr
+        Base learning rate.
+    seed
+        Of weights, order and augmentation.
+    precision
+        fp32, bf16, or auto (bf16 where the hardware multiplies it natively).
+    patience
+        Validations without a better mIoU before the run stops early.
+    holdout
+        Pattern in quotes, such as '0001TP*': training photos to validate on instead of learning from them.
+    resume
+        Go on from the newest checkpoint in the output folder.
+    workers
+        Loader processes.
+    device
+        cpu or cuda; by default a GPU where there is one.
+    """
+    if recipe is not None and model is not None:
+        raise ConfigError("both --recipe and --model were given", fix="a recipe names its model: leave --model out")
+    given: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "crop": crop,
+        "lr": lr,
+        "seed": seed,
+        "precision": precision,
+        "patience": patience,
+        "holdout": holdout,
+    }
+    if recipe is not None:
+        given |= {"labels": labels, "weights": weights}
+
+    from terrazzo.training.train import train as run_training
+
+    run = run_training(
+        data,
+        output,
+        model or "segformer_b0",
+        recipe=recipe,
+        labels=labels,
+        weights=weights,
+        overrides={key: value for key, value in given.items() if value is not None},
+        resume=resume,
+        workers=workers,
+        device=device,
+    )
+    if run is not None:
+        print(run.report.table())
+        print(f"run written to {run.output}; use it with: terrazzo predict PHOTO --model {run.output}")

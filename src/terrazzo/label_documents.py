@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,10 @@ def load_yaml(path: Path) -> object:
             raise LabelError("there is no such file", fix="check the path", code="labels-file")
         if path.stat().st_size > MAX_YAML_BYTES:
             raise LabelError("the file is too large to describe labels", fix="check the path", code="labels-file")
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)
+        text = path.read_text(encoding="utf-8")
+        if re.search(r"([\[{]\s*){4}", text):  # for which the parser needs time that grows with the square of the depth
+            raise LabelError("brackets are nested too deep to describe labels", fix="correct it", code="labels-file")
+        return yaml.load(text, Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise LabelError(f"cannot be read: {error}", fix="save it as UTF-8 text", code="labels-file") from error
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:

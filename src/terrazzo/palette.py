@@ -20,6 +20,7 @@ OKABE_ITO = (
     (0, 114, 178),
 )
 CHOSEN = 255  # colours chosen by distance; nobody tells more apart
+DARKEST = 0.42  # least lightness in Oklab: darker ones are lost when drawn over a photo, and close to black
 # What protanopes and deuteranopes see, on linear RGB: Machado, Oliveira and Fernandes (2009), severity 1.
 PROTANOPIA = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998))
 DEUTERANOPIA = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))
@@ -63,6 +64,7 @@ def _far_apart(count: int) -> list[tuple[int, int, int]]:
         return list(OKABE_ITO[:count])
     levels = np.linspace(0, 255, 10).round()
     grid_N3 = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
+    grid_N3 = grid_N3[_seen_by_eyes(grid_N3)[0, :, 0] >= DARKEST]
     grid_VN3 = _seen_by_eyes(grid_N3)
     fixed_VM3 = _seen_by_eyes(np.array([(0, 0, 0), (255, 255, 255), *OKABE_ITO], float))
     distance_N = np.min([_distance(grid_VN3, fixed_VM3[:, m]) for m in range(fixed_VM3.shape[1])], axis=0)

@@ -1,0 +1,125 @@
+"""`terrazzo predict`: what lands where, and what happens to bad photos."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from terrazzo.cli.main import main
+from terrazzo.cli.predict import output_places
+from terrazzo.labels import LabelSpec
+from terrazzo.models import create_model
+from terrazzo.preprocess import Preprocess
+from terrazzo.weights.files import TrainedModel, save_folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    labels = LabelSpec.from_names(["background", "leaf", "stem"])
+    save_folder(folder, TrainedModel("segformer_b0", create_model("segformer_b0", 3), labels, Preprocess(), {}))
+    return str(folder)
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, size in {"a.jpg": (40, 30), "a.png": (30, 40), "deep/a.png": (50, 20), "b.png": (1, 1)}.items():
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str]]:
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    code = caught.value.code
+    assert isinstance(code, int)
+    return code, capsys.readouterr().err.splitlines()
+
+
+def test_one_photo_writes_four_files_at_its_own_size(model: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["predict", "photos/a.jpg", "--model", model, "--output", "out"])
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.json", "a_color.png", "a_mask.png", "a_overlay.png"]
+    mask = np.asarray(Image.open("out/a_mask.png"))
+    assert mask.shape == (40, 30) and mask.max() < 3
+    areas = json.loads(Path("out/a.json").read_text())
+    assert sum(entry["pixels"] for entry in areas["classes"]) == 1200
+    printed = capsys.readouterr().out
+    assert "%" in printed and "out/a_mask.png" in printed
+
+
+def test_a_folder_keeps_its_subfolders_and_no_photo_overwrites_another(model: str, photos: Path) -> None:
+    main(["predict", "photos", "--model", model, "--output", "out", "--save", "mask"])
+    found = {str(path.relative_to("out")): Image.open(path).size for path in Path("out").rglob("*.png")}
+    assert found == {
+        "a_jpg_mask.png": (30, 40),
+        "a_png_mask.png": (40, 30),
+        "deep/a_mask.png": (20, 50),
+        "b_mask.png": (1, 1),
+    }
+
+
+def test_bad_photos_are_told_and_counted_and_the_good_ones_done(
+    model: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "c.jpg").write_bytes((photos / "a.jpg").read_bytes()[:300])
+    code, errors = failure(capsys, "predict", "photos", "--model", model, "--output", "out", "--save", "mask")
+    assert code == 2
+    assert any("c.jpg" in line for line in errors)
+    assert len(list(Path("out").rglob("*_mask.png"))) == 4
+    main(["predict", "photos", "--model", model, "--output", "out", "--save", "mask", "--skip-bad"])
+    assert "4 of 5 photos" in capsys.readouterr().out
+
+
+def test_only_bad_photos_fail_whatever_is_skipped(model: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty.png").write_bytes(b"")
+    assert failure(capsys, "predict", "empty.png", "--model", model, "--skip-bad")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["nowhere.jpg"], "image-missing"),
+        (["photos/a.jpg", "--model", "segformer_b9.mars"], "checkpoint-missing"),
+        (["photos/a.jpg", "--save", "mask,video"], "config"),
+        (["photos/a.jpg", "--batch-size", "0"], "config"),
+        (["photos/a.jpg", "--colour", "red"], "usage"),
+        ([], "usage"),
+    ],
+)
+def test_mistakes_are_two_lines_and_status_2(
+    arguments: list[str], code: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, errors = failure(capsys, "predict", *arguments)
+    assert status == 2
+    assert len(errors) == 2
+    assert errors[0].startswith(f"error[{code}]: ")
+    assert errors[1].startswith("  fix: ")
+
+
+def test_an_output_that_is_a_file_is_refused(model: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("out").write_text("mine")
+    status, errors = failure(capsys, "predict", "photos/a.jpg", "--model", model, "--output", "out")
+    assert status == 2 and "out" in errors[0]
+    assert Path("out").read_text() == "mine"
+
+
+def test_probabilities_are_saved_when_asked_for(model: str, photos: Path) -> None:
+    main(["predict", "photos/a.jpg", "--model", model, "--output", "out", "--save", "probabilities"])
+    with np.load("out/a_probabilities.npz") as archive:
+        np.testing.assert_allclose(archive["probabilities"].sum(0), 1, atol=1e-2)
+
+
+def test_colliding_names_get_numbers(tmp_path: Path) -> None:
+    paths = [Path("x/a.png"), Path("y/a.png"), Path("a_png.png")]
+    places = output_places(paths, [str(path) for path in paths], Path("out"))
+    assert places == [(Path("out"), "a_png"), (Path("out"), "a_png_2"), (Path("out"), "a_png_3")]

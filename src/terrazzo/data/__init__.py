@@ -1,4 +1,4 @@
-"""Labelled photos: what layouts there are, reading pairs, augmenting, batching."""
+"""Labelled photos: what layouts there are, reading pairs, checking them, augmenting, batching."""
 
 from __future__ import annotations
 

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.data.masks import read_mask
-from terrazzo.errors import DatasetError
+from terrazzo.errors import DatasetError, ImageError
+from terrazzo.image_headers import shown_path
 from terrazzo.images import read_image
 from terrazzo.labels import LabelSpec
 
-__all__ = ["Dataset", "Sample"]
+__all__ = ["Dataset", "Sample", "check_sizes"]
 
 
 @dataclass(frozen=True)
@@ -55,24 +56,40 @@ class Dataset:
 
         Raises:
             ImageError: the photo cannot be read.
-            DatasetError: a file is gone, the sizes differ, or the mask is not an index mask.
-            LabelError: the mask holds a value that the labels do not explain.
+            DatasetError: a file is gone, the sizes differ, the mask is not an index mask, or it holds a value that the
+                labels do not explain.
         """
         sample = self.samples[index]
-        for path in (sample.image, sample.mask):
-            if not path.exists():
-                raise DatasetError(
-                    f"{path} has disappeared since the data set was listed",
-                    fix="put the file back or start again without it",
-                    code="dataset-file-gone",
-                )
-        image = read_image(sample.image)
-        mask = read_mask(sample.mask, self.labels)
-        if image.shape[:2] != mask.shape:
-            raise DatasetError(
-                f"{sample.mask} is {mask.shape[1]} x {mask.shape[0]} but its photo {sample.image.name} is "
-                f"{image.shape[1]} x {image.shape[0]}",
-                fix="export the mask at the photo's size (EXIF orientation counts)",
-                code="mask-size",
-            )
+        try:
+            image = read_image(sample.image)
+            mask = read_mask(sample.mask, self.labels)
+        except (ImageError, DatasetError) as error:
+            for path in (sample.image, sample.mask):
+                if not path.exists():
+                    raise DatasetError(
+                        f"{shown_path(path)}: it has disappeared since the data set was listed",
+                        fix="put the file back, or start again without it",
+                        code="dataset-file-gone",
+                    ) from error
+            raise
+        check_sizes(sample, image.shape[:2], mask.shape)
         return image, mask
+
+
+def check_sizes(sample: Sample, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    """Refuse a mask whose (height, width) is not its photo's.
+
+    Raises:
+        DatasetError: naming both.
+    """
+    if image == mask:
+        return
+    turned = image == mask[::-1]
+    raise DatasetError(
+        f"{shown_path(sample.mask)}: the mask is {mask[1]} x {mask[0]}, its photo {shown_path(sample.image.name)} is "
+        f"{image[1]} x {image[0]}",
+        fix="draw the mask on the photo as viewers show it, turned by its EXIF orientation"
+        if turned
+        else "export the mask at the size of the photo",
+        code="mask-size",
+    )

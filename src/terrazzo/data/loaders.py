@@ -1,14 +1,19 @@
 """Loaders: seeded batches that are the same whatever the number of workers or ranks, and can start in mid-epoch.
 
-Every draw depends only on (seed, epoch, position in the epoch): the order is a permutation drawn from (seed, epoch), and
-each photo's augmentation from (seed, epoch, position). So a resumed run sees exactly what it would have seen.
+Every draw depends only on (seed, epoch, position in the epoch): the order is a permutation drawn from (seed, epoch),
+and each photo's augmentation from (seed, epoch, position). So a resumed run sees exactly what it would have seen.
 """
 
 from __future__ import annotations
 
+import atexit
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -18,6 +23,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from terrazzo.data.dataset import Dataset
 from terrazzo.data.transforms import Compose, pad_to
+from terrazzo.errors import ConfigError, DatasetError, TerrazzoError, TrainingError
 from terrazzo.preprocess import Preprocess
 
 __all__ = ["Batch", "TrainLoader"]
@@ -25,11 +31,21 @@ __all__ = ["Batch", "TrainLoader"]
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (B, 3, H, W) float32, labels (B, H, W) int64, and the photos' places in the data set."""
+    """One step's photos.
+
+    Attributes:
+        images: (B, 3, H, W) float32, normalised, in channels-last memory.
+        labels: (B, H, W) int64 class indices.
+        indices: the photos' places in the data set.
+    """
 
     images: Tensor
     labels: Tensor
     indices: list[int]
+
+    def pin_memory(self) -> Batch:
+        """Return the same in page-locked memory; PyTorch's loader calls this where there is a GPU."""
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices)
 
 
 @dataclass(frozen=True)
@@ -49,6 +65,10 @@ class TrainLoader:
         workers: loader processes; 0 loads in the training process.
         rank: this process among `world_size`.
         world_size: processes that share each global batch.
+
+    Raises:
+        DatasetError: the data set is empty.
+        ConfigError: the ranks cannot share a batch evenly, or there are fewer than 0 workers.
     """
 
     dataset: Dataset
@@ -60,6 +80,23 @@ class TrainLoader:
     workers: int
     rank: int = 0
     world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not len(self.dataset):
+            raise DatasetError(
+                f"{self.dataset.root}: {self.dataset.split} holds no photos",
+                fix="put photos and masks into it",
+                code="dataset-empty",
+            )
+        if self.batch_size < 1 or self.batch_size % self.world_size:
+            shared = max(round(self.batch_size / self.world_size), 1) * self.world_size
+            raise ConfigError(
+                f"a batch of {self.batch_size} photos cannot be shared evenly by {self.world_size} processes",
+                fix=f"use a batch size of {shared}, or another number of processes",
+                code="config-batch-size",
+            )
+        if self.workers < 0:
+            raise ConfigError(f"workers is {self.workers}", fix="give 0 or more", code="config-workers")
 
     @property
     def batches_per_epoch(self) -> int:
@@ -76,15 +113,15 @@ class TrainLoader:
         return order[:needed]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield this rank's share of every batch of an epoch, from batch `start` on."""
+        """Yield this rank's share of every batch of an epoch, from batch `start` on.
+
+        Raises:
+            ImageError, DatasetError: a pair cannot be read, in this process or in a worker; see `Dataset.read`.
+            TrainingError: a worker was killed.
+        """
         order = self.order(epoch)
-        positions = [
-            position
-            for batch in range(start, self.batches_per_epoch)
-            for position in range(batch * self.batch_size, (batch + 1) * self.batch_size)
-            if position % self.world_size == self.rank
-        ]
-        loader: DataLoader[tuple[Tensor, Tensor, int]] = DataLoader(
+        positions = range(start * self.batch_size + self.rank, len(order), self.world_size)
+        loader: DataLoader[_Item] = DataLoader(
             _EpochSamples(self, epoch, order),
             batch_size=self.batch_size // self.world_size,
             sampler=positions,
@@ -94,12 +131,39 @@ class TrainLoader:
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context="fork" if self.workers else None,
         )
-        yield from loader
+        batches = _start(loader)
+        try:
+            for batch in _deaths_told(batches):
+                if isinstance(batch, _Failure):
+                    raise batch.error()
+                yield batch
+        finally:
+            _stop(batches)
 
 
 @dataclass(frozen=True)
-class _EpochSamples(TorchDataset[tuple[Tensor, Tensor, int]]):
-    """Position in the epoch -> an augmented, normalised, padded sample."""
+class _Failure:
+    """An error on its way out of a worker: PyTorch cannot carry one that takes more than a message."""
+
+    kind: type[TerrazzoError]
+    details: dict[str, Any]
+
+    @classmethod
+    def of(cls, error: TerrazzoError) -> _Failure:
+        return cls(type(error), dict(vars(error)))
+
+    def error(self) -> TerrazzoError:
+        error = self.kind.__new__(self.kind, self.details["message"])
+        vars(error).update(self.details)
+        return error
+
+
+_Item = tuple[Tensor, Tensor, int] | _Failure
+
+
+@dataclass(frozen=True)
+class _EpochSamples(TorchDataset[_Item]):
+    """Position in the epoch -> an augmented, normalised, padded sample: (H, W, 3), (H, W) and its place."""
 
     loader: TrainLoader
     epoch: int
@@ -108,19 +172,82 @@ class _EpochSamples(TorchDataset[tuple[Tensor, Tensor, int]]):
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int]:
+    def __getitem__(self, position: int) -> _Item:
         index, loader = self.order[position], self.loader
         rng = np.random.default_rng((loader.seed, self.epoch, position))
-        image, mask = loader.augment(*loader.dataset.read(index), rng)
+        try:
+            image, mask = loader.augment(*loader.dataset.read(index), rng)
+        except TerrazzoError as error:
+            return _Failure.of(error)
         x_HW3, mask = pad_to(
             loader.preprocess.normalize(image), mask, loader.crop_size, loader.dataset.labels.ignore_index
         )
-        return torch.from_numpy(x_HW3).permute(2, 0, 1), torch.from_numpy(mask.astype(np.int64)), index
+        return torch.from_numpy(x_HW3), torch.from_numpy(mask.astype(np.int64)), index
 
 
-def _collate(samples: list[tuple[Tensor, Tensor, int]]) -> Batch:
-    images, labels, indices = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.stack(labels), list(indices))
+def _collate(samples: list[_Item]) -> Batch | _Failure:
+    images, labels, indices = [], [], []
+    for sample in samples:
+        if isinstance(sample, _Failure):
+            return sample
+        images.append(sample[0])
+        labels.append(sample[1])
+        indices.append(sample[2])
+    return Batch(torch.stack(images).permute(0, 3, 1, 2), torch.stack(labels), indices)
+
+
+def _start(loader: DataLoader[_Item]) -> Iterator[Batch | _Failure]:
+    """Start the workers, and leave SIGCHLD as it was.
+
+    PyTorch's handler would raise a dead worker's error wherever the training process happens to be, such as half-way
+    through a checkpoint. The loader finds out all the same, when it next waits for a batch.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if handler is None else handler)
+    if loader.num_workers:
+        _stop_at_exit().add(batches)
+    return batches
+
+
+def _stop(batches: Any) -> None:
+    """End the workers now, whoever may still hold the iterator: a traceback, or a variable of the caller."""
+    if workers := getattr(batches, "_workers", ()):
+        batches._shutdown_workers()
+        for worker in workers:
+            worker.kill()  # does nothing to a process that has ended
+
+
+@cache
+def _stop_at_exit() -> WeakSet[Any]:
+    """Return the set of iterators whose workers are ended when Python exits.
+
+    Python ends its child processes by SIGTERM and then waits for them; ours ignore SIGTERM, and it would wait for ever.
+    """
+    running: WeakSet[Any] = WeakSet()
+    atexit.register(lambda: [_stop(batches) for batches in tuple(running)])
+    return running
+
+
+def _deaths_told(batches: Iterator[Batch | _Failure]) -> Iterator[Batch | _Failure]:
+    """Pass batches on; where a worker is found dead, whatever that broke becomes one error that says so."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except Exception as error:
+            dead = [worker for worker in getattr(batches, "_workers", ()) if not worker.is_alive()]
+            if not dead:
+                raise
+            ends = ", ".join(f"process {worker.pid} with exit code {worker.exitcode}" for worker in dead)
+            raise TrainingError(
+                f"a loader worker has died ({ends}), as happens when memory or /dev/shm runs out",
+                fix="use fewer workers, or 0 to load in the training process",
+                code="training-worker-died",
+            ) from error
+        yield batch
 
 
 def _start_worker(_: int) -> None:

@@ -1,84 +1,154 @@
 """Reading a mask file into class indices, refusing everything that is not one.
 
-Index masks are 8- or 16-bit single-channel images. Palette ("P") images are read as their indices, never through their
-colours. RGB masks need the labels' colour map.
+Index masks are single-channel images of whole numbers. Palette ("P") images are read as their indices, never through
+their colours. RGB masks need the labels' colour map.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from terrazzo.errors import DatasetError, LabelError
-from terrazzo.labels import LabelSpec
+from terrazzo.errors import DatasetError, ImageError, LabelError
+from terrazzo.image_headers import check_size, choose_frame, opened_image, raw_mode, shown_path
+from terrazzo.images import MAX_PIXELS
+from terrazzo.labels import Color, LabelSpec
 
-__all__ = ["MASK_SUFFIXES", "read_mask", "read_stored_mask"]
+__all__ = ["Stored", "StoredMask", "class_of_stored", "count_stored", "read_mask", "read_stored_mask"]
 
-MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jpg", ".jpeg")
-_INDEX_MODES = {"1", "L", "P", "I", "I;16", "I;16L", "I;16B"}
+Stored: TypeAlias = int | Color  # what one pixel of a mask file holds
+
+INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
+SAMPLE_STEP = {"L;2": 85, "L;4": 17}  # Pillow spreads 2- and 4-bit greys over 0 to 255; class indices are not greys
+LARGEST_FLOAT = 2.0**31  # float masks beyond it are no class indices either, and would overflow
 
 
-def read_stored_mask(path: Path) -> NDArray[np.integer]:
-    """Return the mask as the file stores it: (H, W) integers, or (H, W, 3) uint8 for a colour mask.
+@dataclass(frozen=True)
+class StoredMask:
+    """What a mask file holds.
+
+    Attributes:
+        values: (H, W) integers, or (H, W, 3) uint8 colours.
+        has_palette: the integers are indices into a palette, whose colours are left alone.
+    """
+
+    values: NDArray[np.integer]
+    has_palette: bool
+
+
+def read_stored_mask(path: Path) -> StoredMask:
+    """Read a mask as the file stores it.
 
     Raises:
-        DatasetError: the file is not an image, is lossy, is damaged, or holds fractions.
+        DatasetError: the file is missing, damaged or not an image (mask-damaged), went through lossy compression
+            (mask-lossy), or holds neither whole numbers nor 8-bit colours (mask-mode).
     """
     try:
-        with Image.open(path) as image:
-            if image.format == "JPEG":
-                raise DatasetError(
-                    f"{path} is a JPEG: lossy compression has changed its class indices",
-                    fix="export masks as PNG",
-                    code="mask-lossy",
-                )
-            if image.mode in _INDEX_MODES:
-                stored = np.asarray(image)
-                return stored.astype(np.uint8) if stored.dtype == bool else stored
-            if image.mode == "RGBA" and image.getextrema()[3] != (255, 255):
-                raise DatasetError(
-                    f"{path} has transparent pixels, so its colours are not certain",
-                    fix="export the mask without an alpha channel",
-                    code="mask-mode",
-                )
+        with opened_image(path) as image:
+            check_size(image, MAX_PIXELS)
+            choose_frame(image, None)
+            packing = raw_mode(image)
+            _refuse_by_header(image, packing)
+            pixels = np.asarray(image)
             if image.mode in ("RGB", "RGBA"):
-                return np.asarray(image.convert("RGB"))
+                return StoredMask(_opaque_colors(pixels), False)
             if image.mode == "F":
-                return _integers_from_floats(np.asarray(image), path)
-            raise DatasetError(
-                f"{path} has pixel mode {image.mode}, not class indices",
-                fix="export masks as 8-bit single-channel PNG",
-                code="mask-mode",
-            )
-    except UnidentifiedImageError as error:
-        raise DatasetError(f"{path} is not an image", fix="replace it by a PNG mask", code="mask-damaged") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DatasetError(
-            f"{path} cannot be read: {error}", fix="export the mask again", code="mask-damaged"
-        ) from error
+                return StoredMask(_whole_numbers(pixels), False)
+            return StoredMask(_indices(pixels, packing), image.mode == "P")
+    except ImageError as error:
+        code = error.code if error.code in ("mask-lossy", "mask-mode") else "mask-damaged"
+        raise DatasetError(error.message, fix=error.fix, code=code) from error
 
 
 def read_mask(path: Path, labels: LabelSpec) -> NDArray[np.integer]:
     """Return the (H, W) mask of class indices, `labels.ignore_index` where there is no label.
 
     Raises:
-        DatasetError: as `read_stored_mask`, or a stored value that the labels do not explain (the file is named).
+        DatasetError: as `read_stored_mask`, or a stored value or colour that the labels do not explain (mask-values).
     """
-    stored = read_stored_mask(path)
+    stored = read_stored_mask(path).values
     try:
-        return labels.encode_rgb(stored) if stored.ndim == 3 else labels.encode(stored)
+        return labels.encode_rgb(stored.astype(np.uint8, copy=False)) if stored.ndim == 3 else labels.encode(stored)
     except LabelError as error:
-        raise DatasetError(f"{path}: {error.message}", fix=error.fix, code="mask-values") from error
+        raise DatasetError(f"{shown_path(path)}: {error.message}", fix=error.fix, code="mask-values") from error
 
 
-def _integers_from_floats(stored: NDArray[np.floating], path: Path) -> NDArray[np.int64]:
-    if not np.isfinite(stored).all() or (stored != np.floor(stored)).any() or (stored < 0).any():
-        raise DatasetError(
-            f"{path} holds fractions, NaN or negative numbers, not class indices",
-            fix="export masks as 8-bit single-channel PNG",
-            code="mask-mode",
+def count_stored(stored: NDArray[np.integer]) -> dict[Stored, int]:
+    """Count the pixels of each value of an (H, W) mask, or of each colour of an (H, W, 3) one, most frequent first."""
+    if stored.ndim == 3:
+        red, green, blue = (stored[..., channel].astype(np.uint32) for channel in range(3))
+        packed, counts = np.unique(red << np.uint32(16) | green << np.uint32(8) | blue, return_counts=True)
+        keys: list[Any] = [(code >> 16, code >> 8 & 255, code & 255) for code in packed.tolist()]
+    elif stored.dtype in (np.uint8, np.uint16):
+        by_value = np.bincount(stored.ravel())
+        found = np.flatnonzero(by_value)
+        keys, counts = found.tolist(), by_value[found]
+    else:
+        values, counts = np.unique(stored, return_counts=True)
+        keys = values.tolist()
+    return dict(sorted(zip(keys, counts.tolist(), strict=True), key=lambda item: -item[1]))
+
+
+def class_of_stored(counts: Mapping[Stored, int], labels: LabelSpec) -> dict[Stored, int | None]:
+    """Say what the values and colours of masks mean.
+
+    Returns:
+        For each key of `counts` the class index, the ignore index, or None where the labels do not explain it.
+
+    Raises:
+        LabelError: a colour that two classes share.
+    """
+    meaning: dict[Stored, int | None] = dict.fromkeys(counts)
+    if values := [key for key in counts if isinstance(key, int)]:
+        unknown: Mapping[Any, int] = labels.unknown_values(np.array([values], dtype=np.int64))
+        known = [value for value in values if value not in unknown]
+        meaning.update(zip(known, labels.encode(np.array([known], dtype=np.int64))[0].tolist(), strict=True))
+    if colors := [key for key in counts if isinstance(key, tuple)]:
+        unknown = labels.unknown_colors(np.array([colors], dtype=np.uint8))
+        named = [color for color in colors if color not in unknown]
+        if named:
+            meaning.update(zip(named, labels.encode_rgb(np.array([named], dtype=np.uint8))[0].tolist(), strict=True))
+    return meaning
+
+
+def _refuse_by_header(image: Image.Image, packing: str) -> None:
+    if image.format in ("JPEG", "WEBP") or "jpeg" in str(image.info.get("compression", "")):
+        raise ImageError(
+            f"it is a {image.format} whose compression changes class indices",
+            fix="export the mask anew as PNG: converting this file does not bring its labels back",
+            code="mask-lossy",
         )
-    return stored.astype(np.int64)
+    if image.mode not in INDEX_MODES and image.mode not in ("RGB", "RGBA", "F"):
+        raise _mode_error(f"its pixels are of kind {image.mode}, not class indices")
+    if image.mode in ("RGB", "RGBA") and ";16" in packing:
+        raise _mode_error("it has 16-bit colours")
+
+
+def _indices(pixels_HW: NDArray[Any], packing: str) -> NDArray[np.integer]:
+    if packing in SAMPLE_STEP:
+        return pixels_HW // np.uint8(SAMPLE_STEP[packing])
+    native = np.dtype(np.uint8) if pixels_HW.dtype == bool else pixels_HW.dtype.newbyteorder("=")
+    return pixels_HW.astype(native, copy=False)
+
+
+def _opaque_colors(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if not (pixels_HWC[..., 3:] == 255).all():
+        raise _mode_error("it has transparent pixels, so its colours are not certain")
+    return pixels_HWC[..., :3]
+
+
+def _whole_numbers(pixels_HW: NDArray[np.floating]) -> NDArray[np.int64]:
+    with np.errstate(invalid="ignore"):
+        if not ((pixels_HW >= 0) & (pixels_HW < LARGEST_FLOAT) & (pixels_HW == np.floor(pixels_HW))).all():
+            raise _mode_error("it holds fractions, NaN or negative numbers, not class indices")
+    return pixels_HW.astype(np.int64)
+
+
+def _mode_error(message: str) -> ImageError:
+    return ImageError(message, fix="export masks as 8-bit single-channel PNG", code="mask-mode")

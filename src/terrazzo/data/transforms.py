@@ -1,8 +1,9 @@
 """Training augmentation, one class a step, each a function of (image, mask, rng) applied to both alike.
 
 The papers' steps in the papers' order (SegFormer section 4.1, SETR section 4.1) are RandomResize, RandomCrop,
-RandomFlip, PhotometricDistortion, and padding to the crop. RandomGamma, RandomGray, RandomBlur and RandomRotate are ours,
-for small data sets whose test photos look different from the training photos; they are off in the papers' recipes.
+RandomFlip, PhotometricDistortion, and padding to the crop; the details are those of both papers' code. RandomGamma,
+RandomGray, RandomBlur and RandomRotate are ours, for small data sets whose test photos look different from the training
+photos; they are off in the papers' recipes.
 
 Images are (H, W, 3) uint8 RGB, masks (H, W) class indices. Nothing here keeps state: the same `rng` gives the same
 result on any worker.
@@ -28,6 +29,7 @@ __all__ = [
     "RandomGray",
     "RandomResize",
     "RandomRotate",
+    "Transform",
     "pad_to",
 ]
 
@@ -70,15 +72,15 @@ class RandomResize:
     def __call__(self, image: Image, mask: Mask, rng: np.random.Generator) -> tuple[Image, Mask]:
         height, width = mask.shape
         r = rng.uniform(*self.ratio_range)
-        long_target = int((self.long_side or max(height, width)) * r)
-        short_target = int((self.short_side or min(height, width)) * r)
+        long_target = max(int((self.long_side or max(height, width)) * r), 1)
+        short_target = max(int((self.short_side or min(height, width)) * r), 1)
         factor = min(
             max(long_target, short_target) / max(height, width), min(long_target, short_target) / min(height, width)
         )
         size = max(int(width * factor + 0.5), 1), max(int(height * factor + 0.5), 1)
         return (
             np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8),
-            cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST),
+            np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), dtype=mask.dtype),
         )
 
 
@@ -136,7 +138,8 @@ class PhotometricDistortion:
     """Brightness, contrast, saturation and hue, each with probability one half, in the papers' order.
 
     Values are clipped to 0-255 and truncated to uint8 after each step. A coin decides whether contrast comes second
-    or last.
+    or last. Where both saturation and hue change, one way to HSV and back serves both: the papers' code goes twice and
+    rounds once more.
 
     Attributes:
         brightness: largest shift, on the 0-255 scale.
@@ -161,7 +164,7 @@ class PhotometricDistortion:
             image = _affine(image, rng.uniform(*self.contrast), 0.0)
         saturate, turn = coin(), coin()
         if saturate or turn:
-            hsv = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2HSV)
+            hsv = np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2HSV), dtype=np.uint8)
             if saturate:
                 hsv[..., 1] = _affine(hsv[..., 1], rng.uniform(*self.saturation), 0.0)
             if turn:
@@ -247,8 +250,9 @@ class RandomRotate:
                 cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT),
                 dtype=np.uint8,
             )
-            mask = cv2.warpAffine(
-                mask, turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=float(self.ignore_index)
+            mask = np.asarray(
+                cv2.warpAffine(mask, turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=self.ignore_index),
+                dtype=mask.dtype,
             )
         return image, mask
 
@@ -268,4 +272,4 @@ def pad_to(
 def _affine(image: Image, factor: float, shift: float) -> Image:
     """Return factor * image + shift, clipped to 0-255 and truncated, through a table of the 256 values."""
     table = np.clip(np.arange(256, dtype=np.float32) * factor + shift, 0, 255).astype(np.uint8)
-    return table[image]
+    return np.asarray(table[image])

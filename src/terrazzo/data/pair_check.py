@@ -1,0 +1,123 @@
+"""What one pair of photo and mask holds, and what is wrong with it: the part of the check that runs in threads."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from terrazzo.data.dataset import Sample, check_sizes
+from terrazzo.data.datasets.folder import LABELS_FILE, undecoded_colors
+from terrazzo.data.masks import Stored, class_of_stored, count_stored, read_stored_mask
+from terrazzo.data.problems import Problem
+from terrazzo.errors import DatasetError, ImageError, LabelError
+from terrazzo.image_headers import opened_image, orientation
+from terrazzo.images import read_image
+from terrazzo.label_checks import list_counts
+from terrazzo.labels import LabelSpec
+
+__all__ = ["PairFacts", "examine"]
+
+MOST_UNEXPLAINED = 64  # values or colours kept of one mask, so that a photo in place of a mask does not fill the memory
+
+
+@dataclass
+class PairFacts:
+    """What was found in one pair.
+
+    Attributes:
+        sample: the files.
+        size: (height, width) of the photo, None if it cannot be read.
+        fingerprint: equal for photos of equal pixels; None if it cannot be read.
+        is_turned: the photo's EXIF data turn or mirror it.
+        has_palette: the mask is a palette image.
+        counts: pixels by class index or ignore index, or, without labels, by stored value.
+        unexplained: pixels by stored value or colour that the labels do not name.
+        problems: errors and warnings.
+    """
+
+    sample: Sample
+    size: tuple[int, int] | None = None
+    fingerprint: bytes | None = None
+    is_turned: bool = False
+    has_palette: bool = False
+    counts: dict[Stored, int] = field(default_factory=dict)
+    unexplained: dict[Stored, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def examine(sample: Sample, labels: LabelSpec | None) -> PairFacts:
+    """Read a pair once; whatever is wrong with it is recorded."""
+    facts = PairFacts(sample)
+    _examine_photo(facts)
+    _examine_mask(facts, labels)
+    return facts
+
+
+def _examine_photo(facts: PairFacts) -> None:
+    photo = facts.sample.image
+    try:
+        image = read_image(photo)
+        with opened_image(photo) as header:
+            facts.is_turned = orientation(header) != 1
+    except ImageError as error:
+        facts.problems.append(Problem.from_error(error, photo))
+        return
+    height, width = facts.size = image.shape[:2]
+    facts.fingerprint = hashlib.blake2b(image.tobytes(), digest_size=16, salt=f"{height} {width}".encode()).digest()
+
+
+def _examine_mask(facts: PairFacts, labels: LabelSpec | None) -> None:
+    mask = facts.sample.mask
+    try:
+        stored = read_stored_mask(mask)
+    except DatasetError as error:
+        facts.problems.append(Problem.from_error(error, mask))
+        return
+    facts.has_palette = stored.has_palette
+    try:
+        if facts.size is not None:
+            check_sizes(facts.sample, facts.size, stored.values.shape[:2])
+    except DatasetError as error:
+        facts.problems.append(Problem.from_error(error, mask))
+    counts = count_stored(stored.values)
+    if labels is not None:
+        _explain(facts, counts, labels)
+    elif stored.values.ndim == 3:
+        facts.problems.append(undecoded_colors(mask, counts))
+        facts.counts = _first(counts)
+    else:
+        facts.counts = counts
+        _warn_if_unlabelled(facts, labelled=counts.keys() - {255})
+
+
+def _explain(facts: PairFacts, counts: dict[Stored, int], labels: LabelSpec) -> None:
+    mask = facts.sample.mask
+    try:
+        meaning = class_of_stored(counts, labels)
+    except LabelError as error:
+        facts.problems.append(Problem("error", "mask-values", mask, error.message, error.fix))
+        return
+    unexplained = {}
+    for stored, pixels in counts.items():
+        target = meaning[stored]
+        if target is None:
+            unexplained[stored] = pixels
+        else:
+            facts.counts[target] = facts.counts.get(target, 0) + pixels
+    if unexplained:
+        what, key = ("colours", "colors") if isinstance(next(iter(unexplained)), tuple) else ("values", "map")
+        fix = f"correct the masks, add the missing names, or say what the {what} mean in `{key}:` of {LABELS_FILE}"
+        facts.problems.append(Problem("error", "mask-values", mask, f"holds {list_counts(unexplained)}", fix))
+        facts.unexplained = _first(unexplained)
+    else:
+        _warn_if_unlabelled(facts, labelled=facts.counts.keys() - {labels.ignore_index})
+
+
+def _warn_if_unlabelled(facts: PairFacts, *, labelled: set[Stored]) -> None:
+    if not labelled:
+        message, fix = "no pixel has a label: nothing can be learnt from it", "label it, or take the pair away"
+        facts.problems.append(Problem("warning", "mask-all-ignored", facts.sample.mask, message, fix))
+
+
+def _first(counts: dict[Stored, int]) -> dict[Stored, int]:
+    return dict(list(counts.items())[:MOST_UNEXPLAINED])

@@ -7,8 +7,6 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from terrazzo.errors import ConfigError
-
 __all__ = ["train"]
 
 
@@ -34,12 +32,12 @@ def train(
 ) -> None:
     """Train a model on a folder of photos and masks.
 
-    The folder holds train/images, train/masks, val/images and val/masks; labels.yaml names the classes. With nothing but
-    --data and --output the settings are chosen from the photos. Start it with torchrun to use several GPUs.
+    The folder holds train/images, train/masks, val/images and val/masks; labels.yaml names the classes. With nothing
+    but --data and --output the settings are chosen from the photos. Start it with torchrun to use several GPUs.
 
     Examples:
         terrazzo train --data my-folder --model segformer_b0 --output runs/mine
-        terrazzo train --data camvid --recipe recipes/segformer_b0_camvid.yaml --output runs/camvid
+        terrazzo train --data camvid --recipe camvid.yaml --output runs/camvid
 
     Parameters
     ----------
@@ -50,7 +48,7 @@ def train(
     model
         Architecture, such as segformer_b0 (the default without a recipe).
     recipe
-        A complete recipe file; the options below change single values of it.
+        A complete recipe file; other options change single values of it.
     labels
         A bundled class list (such as camvid), for a folder that does not say what its classes are.
     weights
@@ -72,14 +70,12 @@ def train(
     holdout
         Pattern in quotes, such as '0001TP*': training photos to validate on instead of learning from them.
     resume
-        Go on from the newest checkpoint in the output folder.
+        Go on from the newest checkpoint in the output folder, with the run's own recipe.
     workers
         Loader processes.
     device
         cpu or cuda; by default a GPU where there is one.
     """
-    if recipe is not None and model is not None:
-        raise ConfigError("both --recipe and --model were given", fix="a recipe names its model: leave --model out")
     given: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -90,15 +86,13 @@ def train(
         "patience": patience,
         "holdout": holdout,
     }
-    if recipe is not None:
-        given |= {"labels": labels, "weights": weights}
 
     from terrazzo.training.train import train as run_training
 
     run = run_training(
         data,
         output,
-        model or "segformer_b0",
+        model,
         recipe=recipe,
         labels=labels,
         weights=weights,

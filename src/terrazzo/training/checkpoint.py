@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import pickle
+import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     make_folder(folder)
     newest = folder / NEWEST
     with replacing(newest) as partial:
-        torch.save(state, partial)
+        _write(state, partial)
         if newest.exists():
             # A hard link, so that there is no moment without a newest checkpoint.
             spare = folder / f"{PREVIOUS}.new"
@@ -46,17 +47,44 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], list[str]]:
     Raises:
         TrainingError: there is none.
     """
-    warnings = []
+    warnings: list[str] = []
     for path in (folder / NEWEST, folder / PREVIOUS):
         if path.exists():
             try:
-                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            except (RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-                warnings.append(f"{path} is damaged ({str(error).splitlines()[0]}) and was passed over")
-            else:
-                return state, warnings
+                return _read(path), warnings
+            except (
+                RuntimeError,
+                OSError,
+                EOFError,
+                ValueError,
+                KeyError,
+                zipfile.BadZipFile,
+                UnpicklingError,
+            ) as error:
+                reason = " ".join(str(error).split())[:100] or type(error).__name__
+                warnings.append(f"{path} is damaged ({reason}) and was passed over")
     raise TrainingError(
         f"{folder} holds no checkpoint that can be read{': ' if warnings else ''}{'; '.join(warnings)}",
         fix="start the run again without --resume, in a new output folder",
         code="training-no-checkpoint",
     )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        if part := archive.testzip():  # torch.load does not compare the checksums that torch.save writes
+            raise zipfile.BadZipFile(f"the checksum of {part} is wrong")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    with open(path, "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # The archive writer puts an error of its own in front of the system's, such as that the disk is full.
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            raise cause or error from None

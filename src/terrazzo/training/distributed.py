@@ -1,4 +1,4 @@
-"""One process or several: torchrun's environment, and the few sums that ranks share."""
+"""One process or several: torchrun's environment, and the few things that ranks tell each other."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-__all__ = ["Ranks", "joined_ranks"]
+from terrazzo.errors import ConfigError
+
+__all__ = ["Ranks", "joined_ranks", "restarted_by_torchrun"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -22,11 +28,13 @@ class Ranks:
         rank: 0 for the one that writes files.
         world_size: how many there are.
         device: where this one computes.
+        patient: group for Python objects and for waiting as long as it takes; None for one process.
     """
 
     rank: int
     world_size: int
     device: torch.device
+    patient: Any = None
 
     @property
     def is_main(self) -> bool:
@@ -34,11 +42,14 @@ class Ranks:
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """Return the module to call in training: averaged gradients, and on GPUs shared BatchNorm statistics."""
+        """Return the module to call in training: averaged gradients, and on GPUs shared BatchNorm statistics.
+
+        The model itself takes over the weights of rank 0.
+        """
         if self.world_size == 1:
             return model
         if self.device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return nn.parallel.DistributedDataParallel(model)
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
@@ -52,6 +63,25 @@ class Ranks:
         """Tell whether the flag is raised on any rank."""
         return bool(self.sum(torch.tensor(int(flag))) > 0)
 
+    def gather(self, value: T) -> list[T]:
+        """Return the ranks' values, in the order of the ranks, to all of them."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value, group=self.patient)
+        return values
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give all ranks rank 0's buffers: where statistics are not shared, each has those of its own batches."""
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+    def wait(self) -> None:
+        """Wait until all ranks are here, however long the files take that one of them writes."""
+        if self.world_size > 1:
+            dist.barrier(group=self.patient)
+
 
 @contextmanager
 def joined_ranks(device: str | None) -> Iterator[Ranks]:
@@ -59,17 +89,36 @@ def joined_ranks(device: str | None) -> Iterator[Ranks]:
 
     Args:
         device: ``cpu``, ``cuda`` or None for a GPU where there is one.
+
+    Raises:
+        ConfigError: there is no such device.
     """
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    place = _place(device, int(os.environ.get("LOCAL_RANK", "0")))
     if world_size == 1:
-        yield Ranks(0, 1, torch.device(kind))
+        yield Ranks(0, 1, place)
         return
-    place = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)
     if place.type == "cuda":
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     try:
-        yield Ranks(dist.get_rank(), world_size, place)
+        patient = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+        yield Ranks(dist.get_rank(), world_size, place, patient)
     finally:
         dist.destroy_process_group()
+
+
+def restarted_by_torchrun() -> bool:
+    """Tell whether torchrun started these processes again after one of them had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def _place(device: str | None, local_rank: int) -> torch.device:
+    """Return where a process computes; on a machine with several GPUs, each process of a run has its own."""
+    if device not in (None, "cpu", "cuda"):
+        raise ConfigError(f"device is {device!r}", fix="use cpu or cuda", code="config-device")
+    if device == "cpu" or not torch.cuda.is_available():
+        if device == "cuda":
+            raise ConfigError("device is cuda, but PyTorch finds no GPU", fix="use cpu", code="config-device")
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank)

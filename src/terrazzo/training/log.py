@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import resource
 import sys
 import time
@@ -21,50 +22,55 @@ __all__ = ["RunLog"]
 
 COLUMNS = ("epoch", "step", "loss", "lr", "images_per_second", "memory_mb", "hours", "mIoU", "mAcc", "aAcc")
 
+SHOWN_STEPS = 50
+"""The loss on the terminal is the mean over this many steps."""
+
 
 class RunLog:
     """The log of one run.
 
     Args:
         output: the run's folder.
+        is_main: whether this process writes files and talks to the user; the others only keep count.
+
+    Attributes:
+        rows: one for each finished epoch.
+        losses: of the steps of the unfinished one.
     """
 
-    def __init__(self, output: Path) -> None:
-        self.output = output
+    def __init__(self, output: Path, is_main: bool = True) -> None:
+        self.output, self.is_main = output, is_main
         self.rows: list[dict[str, Any]] = []
-        self._losses: list[float] = []
-        self._images = 0
-        self._started = time.monotonic()
-        self._lr = 0.0
+        self.losses: list[float] = []
+        self._images, self._seconds = 0, 0.0
+        self._last = self._opened = time.monotonic()
+        self._first_step = 0
         self._bar: Any = None
         self._task: Any = None
         self._tensorboard: Any = None
 
     @contextmanager
-    def progress(self, total_steps: int, step: int, *, enabled: bool) -> Iterator[None]:
+    def progress(self, total_steps: int, step: int) -> Iterator[None]:
         """Show a bar with loss, rate, speed, memory and the time left, if the terminal can; else a line an epoch."""
-        if not enabled:
+        self._first_step, self._opened = step, time.monotonic()
+        if not self.is_main:
             yield
             return
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         make_folder(self.output)
-        self._tensorboard = _tensorboard_writer(self.output / "tensorboard")
-        self._started = time.monotonic()
+        self._tensorboard = _tensorboard_writer(self.output / "tensorboard", step)
         console = Console(stderr=True)
-        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (BarColumn(12), MofNCompleteColumn(), TextColumn("{task.fields[status]}", markup=False))
         with Progress(
-            *columns, TextColumn("{task.fields[status]}"), console=console, disable=not console.is_terminal
+            *columns,
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+            redirect_stdout=sys.stdout.isatty(),  # what goes to a file must not end up above the bar instead
         ) as bar:
-            self._bar, self._task = bar, bar.add_task("train", total=total_steps, completed=step, status="")
+            self._bar, self._task = bar, bar.add_task("train", total=total_steps, completed=step, status="starting")
             try:
                 yield
             finally:
@@ -72,68 +78,115 @@ class RunLog:
                 if self._tensorboard is not None:
                     self._tensorboard.close()
 
+    def begin_epoch(self) -> None:
+        """Start the clock: what lies between two epochs, such as validation, does not count as training time."""
+        self._images, self._seconds, self._last = 0, 0.0, time.monotonic()
+
     def step(self, step: int, loss: float, lr: float, images: int) -> None:
         """Note one step."""
-        self._losses.append(loss)
+        now = time.monotonic()
+        self._seconds += now - self._last
+        self._last = now
         self._images += images
-        self._lr = lr
+        self.losses.append(loss)
         if self._bar is not None:
-            recent = self._losses[-50:]
-            speed = self._images / max(time.monotonic() - self._started, 1e-9)
-            status = f"loss {sum(recent) / len(recent):.3f}  lr {lr:.1e}  {speed:.1f} img/s  {memory_mb():.0f} MB"
+            left = (now - self._opened) / (step - self._first_step) * (self._bar.tasks[0].total - step)
+            status = (
+                f"loss {_mean(self.losses[-SHOWN_STEPS:]):.3f}  lr {lr:.1e}  "
+                f"{self._images / max(self._seconds, 1e-9):.1f} img/s  "
+                f"{memory_mb() / 1000:.1f} GB  {_clock(left)} left"
+            )
             self._bar.update(self._task, completed=step, status=status)
 
-    def epoch(self, epoch: int, step: int, metrics: Metrics | None, seconds: float) -> None:
-        """Close an epoch: one row in the table, one line on the terminal."""
-        speed = self._images / max(time.monotonic() - self._started, 1e-9)
+    def validating(self, done: int, total: int) -> None:
+        """Show how far the validation is."""
+        if self._bar is not None:
+            self._bar.update(self._task, status=f"validating: {done} of {total} photos")
+
+    def epoch(
+        self, epoch: int, epochs: int, step: int, lr: float, metrics: Metrics | None, seconds: float, best: bool
+    ) -> None:
+        """Close an epoch: one row in the table, one line on the terminal.
+
+        Args:
+            epoch: its number, from 1.
+            epochs: how many there are to be.
+            step: steps so far.
+            lr: the last step's.
+            metrics: of the validation, if there was one.
+            seconds: run time so far.
+            best: whether no earlier validation was better.
+        """
         row: dict[str, Any] = {
             "epoch": epoch,
             "step": step,
-            "loss": round(sum(self._losses) / max(len(self._losses), 1), 5),
-            "lr": self._lr,
-            "images_per_second": round(speed, 2),
+            "loss": round(_mean(self.losses), 5),
+            "lr": lr,
+            "images_per_second": round(self._images / max(self._seconds, 1e-9), 2),
             "memory_mb": round(memory_mb()),
             "hours": round(seconds / 3600, 4),
             **({key: round(getattr(metrics, key), 2) for key in ("mIoU", "mAcc", "aAcc")} if metrics else {}),
         }
         self.rows.append(row)
-        self._losses, self._images, self._started = [], 0, time.monotonic()
-        if self._bar is not None:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.rows)
-            write_atomic(self.output / "log.csv", text.getvalue().encode())
+        self.losses = []
+        if self.is_main:
+            self._write_csv()
             if self._tensorboard is not None:
                 for key in COLUMNS[2:]:
                     if key in row:
                         self._tensorboard.add_scalar(key, row[key], step)
-            scores = f"  mIoU {row['mIoU']:.2f}" if metrics else ""
-            self.say(f"epoch {epoch}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  {speed:.1f} img/s{scores}")
+            scores = f"  mIoU {row['mIoU']:5.2f}{'  best so far' if best else ''}" if metrics else ""
+            self.say(
+                f"epoch {epoch:{len(str(epochs))}}/{epochs}  loss {row['loss']:.4f}  lr {lr:.2e}  "
+                f"{row['images_per_second']:.1f} img/s{scores}"
+            )
 
     def say(self, text: str) -> None:
-        """Print a line above the bar."""
+        """Print a line above the bar; silent on ranks other than the first."""
+        if not self.is_main:
+            return
         if self._bar is not None and not self._bar.disable:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def restore(self, rows: list[dict[str, Any]]) -> None:
-        """Take over the rows of the run that is being resumed."""
-        self.rows = list(rows)
+    def restore(self, rows: list[dict[str, Any]], losses: list[float]) -> None:
+        """Take over what was noted by the run that is being resumed."""
+        self.rows, self.losses = list(rows), list(losses)
+
+    def _write_csv(self) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomic(self.output / "log.csv", text.getvalue().encode())
 
 
 def memory_mb() -> float:
     """Return the peak memory so far, of the GPU if one is in use, else of this process."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.memory_allocated():
         return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6  # macOS counts bytes, Linux kibibytes
 
 
-def _tensorboard_writer(folder: Path) -> Any:
+def _mean(losses: list[float]) -> float:
+    """The mean of those that are numbers: steps that had none were not taken."""
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def _tensorboard_writer(folder: Path, step: int) -> Any:
     """Return a TensorBoard writer, or None where the `train` extra is not installed: log.csv has the same numbers."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder))
+    # What a killed run wrote beyond its last checkpoint is dropped.
+    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

@@ -6,47 +6,82 @@ recipe.yaml      everything that decided the result
 log.csv          one row an epoch; tensorboard/ has the same numbers
 curves.png       loss, learning rate and mIoU over the epochs
 report/          scores of the best model: table, JSON, per-class chart, confusion matrix
-predictions.png  photos, labels and predictions side by side
+predictions.png  photos, labels, predictions and errors side by side
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from terrazzo.errors import TrainingError
-from terrazzo.files import make_folder
+from terrazzo.errors import OutputError, TrainingError
+from terrazzo.files import PARTIAL_PREFIX, make_folder, write_atomic
 from terrazzo.training.checkpoint import has_checkpoint
+from terrazzo.training.recipe import Recipe
+from terrazzo.weights.files import CONFIG_FILE
 
-__all__ = ["CHECKPOINT_FOLDER", "MODEL_FOLDER", "locked", "refuse_or_resume"]
+__all__ = [
+    "CHECKPOINT_FOLDER",
+    "CURVES_FILE",
+    "MODEL_FOLDER",
+    "RECIPE_FILE",
+    "REPORT_FOLDER",
+    "SHEET_FILE",
+    "clear_leftovers",
+    "locked",
+    "refuse_or_resume",
+    "write_recipe",
+]
 
-MODEL_FOLDER = "model"
-CHECKPOINT_FOLDER = "checkpoints"
+MODEL_FOLDER, CHECKPOINT_FOLDER, REPORT_FOLDER = "model", "checkpoints", "report"
+RECIPE_FILE, CURVES_FILE, SHEET_FILE = "recipe.yaml", "curves.png", "predictions.png"
+
+WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What some network file systems answer: a run on them is not protected from a second one."""
 
 
 @contextmanager
-def locked(output: Path, is_main: bool = True) -> Iterator[None]:
+def locked(output: Path) -> Iterator[None]:
     """Hold the run folder for this run; the system lets go of it however the process ends.
 
     Raises:
         TrainingError: another run holds it.
+        OutputError: it cannot be written to.
     """
-    if not is_main:
-        yield
-        return
     make_folder(output)
-    with open(output / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    try:
+        lock = os.open(output / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise OutputError(
+            f"{output} cannot be written to: {error.strerror}",
+            fix="choose a folder you may write to",
+            code="output-not-writable",
+        ) from error
+    try:
+        _take(lock, output)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, output: Path) -> None:
+    try:
+        # Unlike flock's, this lock is not passed on to loader processes, which outlive a killed run by seconds.
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
             raise TrainingError(
                 f"another run is writing to {output}",
                 fix="wait for it, or choose another --output",
                 code="training-locked",
             ) from error
-        yield
+        if error.errno not in WITHOUT_LOCKS:
+            raise
 
 
 def refuse_or_resume(output: Path, resume: bool) -> None:
@@ -68,3 +103,32 @@ def refuse_or_resume(output: Path, resume: bool) -> None:
             fix="leave --resume out to start a new run",
             code="training-no-checkpoint",
         )
+
+
+def clear_leftovers(output: Path) -> None:
+    """Remove what a killed process had half written, and put back a model that it had moved aside."""
+    model = output / MODEL_FOLDER
+    for folder in (output, output / CHECKPOINT_FOLDER):
+        for leftover in sorted(folder.glob(f"{PARTIAL_PREFIX}*")):
+            if not leftover.is_dir():
+                leftover.unlink(missing_ok=True)
+            elif (leftover / CONFIG_FILE).is_file() and not model.exists():
+                # A model folder's files are complete once its configuration, the last one, is there.
+                os.rename(leftover, model)
+            else:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_recipe(output: Path, recipe: Recipe) -> None:
+    """Write the recipe in full, with the fields in their order, so that it reads on its own.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    import yaml
+
+    command = f"terrazzo train --recipe {RECIPE_FILE} --data FOLDER --output ANOTHER-RUN"
+    head = f"# Everything that decided the result of this run; to repeat it:\n#\n#   {command}\n"
+    # None: lists of numbers on one line, mappings on several.
+    text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+    write_atomic(output / RECIPE_FILE, f"{head}{text}".encode())

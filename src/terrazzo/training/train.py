@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,31 @@ import torch
 
 import terrazzo
 from terrazzo.data import open_dataset
-from terrazzo.errors import CheckpointError
+from terrazzo.errors import ConfigError
 from terrazzo.evaluation.report import Report
 from terrazzo.images import image_size
 from terrazzo.inference.engines.torch import keep_freed_memory
 from terrazzo.labels import LabelSpec
-from terrazzo.models import Segmenter
 from terrazzo.training.artifacts import write_artifacts
-from terrazzo.training.distributed import joined_ranks
+from terrazzo.training.checkpoint import has_checkpoint
+from terrazzo.training.data import open_splits, require_labels
+from terrazzo.training.distributed import joined_ranks, restarted_by_torchrun
 from terrazzo.training.recipe import Recipe, automatic_recipe
-from terrazzo.training.run_folder import MODEL_FOLDER, locked, refuse_or_resume
-from terrazzo.training.trainer import Trainer, open_splits
+from terrazzo.training.run_folder import (
+    CHECKPOINT_FOLDER,
+    MODEL_FOLDER,
+    RECIPE_FILE,
+    clear_leftovers,
+    locked,
+    refuse_or_resume,
+    write_recipe,
+)
+from terrazzo.training.trainer import Trainer
 from terrazzo.weights.load import load
 
 __all__ = ["Run", "train"]
+
+DEFAULT_ARCHITECTURE = "segformer_b0"
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class Run:
 def train(
     data: str | Path,
     output: str | Path,
-    model: str = "segformer_b0",
+    model: str | None = None,
     *,
     recipe: str | Path | Recipe | None = None,
     labels: str | None = None,
@@ -63,8 +74,9 @@ def train(
     Args:
         data: the data set's folder.
         output: the run's folder.
-        model: architecture name, where there is no recipe.
-        recipe: a complete recipe or the path of one; by default one is made from the photos (`automatic_recipe`).
+        model: architecture name; by default the recipe's, or segformer_b0 where there is no recipe.
+        recipe: a complete recipe or the path of one; by default one is made from the photos (`automatic_recipe`), or,
+            to resume, the run's own is taken.
         labels: a bundled class list for a folder that does not say what its classes are.
         weights: model to start from (as `terrazzo.load` takes it); it must be the same architecture. Where its classes
             are not the data set's, its classifier starts at random.
@@ -80,73 +92,100 @@ def train(
         ConfigError: the recipe or an override is not usable.
         DatasetError: the data set cannot be read.
         TrainingError: the folder is taken, there is nothing to resume, or the run diverged.
+        OutputError: the output folder cannot be written to.
     """
     data, output = Path(data), Path(output)
     keep_freed_memory()
-    chosen = _recipe(recipe, model, data, labels, weights)
-    if overrides:
-        chosen = Recipe.from_dict({**chosen.to_dict(), **overrides}, "the command line")
+    resume = resume or (restarted_by_torchrun() and has_checkpoint(output / CHECKPOINT_FOLDER))
+    refuse_or_resume(output, resume)
+    if resume and recipe is None and (output / RECIPE_FILE).exists():
+        recipe = output / RECIPE_FILE
+    given = {"labels": labels, "weights": weights}
+    changes = {key: value for key, value in given.items() if value is not None} | dict(overrides or {})
+    chosen = _recipe(recipe, model, data, changes)
     train_split, val_split = open_splits(chosen, data)
     initial = load(chosen.weights).network if chosen.weights else None
+    for split in (train_split, val_split):
+        require_labels(split)
     if workers is None:
-        workers = min(max(len(os.sched_getaffinity(0)) - 1, 1), 8)
-    with joined_ranks(device) as ranks:
+        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        workers = min(max(cores - 1, 1), 8)
+    with joined_ranks(device) as ranks, locked(output) if ranks.is_main else nullcontext():
         if ranks.is_main:
-            refuse_or_resume(output, resume)
-        trainer = Trainer(chosen, train_split, val_split, output, ranks, workers)
-        if initial is not None:
-            _start_from(trainer.model, initial, chosen)
-        with locked(output, ranks.is_main):
-            if resume:
-                trainer.resume()
-            trainer.run()
-            if not ranks.is_main:
-                return None
-            report = write_artifacts(trainer, training_record(trainer, data))
-    return Run(output, output / MODEL_FOLDER, report)
+            clear_leftovers(output)
+        trainer = Trainer(chosen, train_split, val_split, output, ranks, workers, initial)
+        trainer.log.say(_plan(trainer, data))
+        if resume:
+            trainer.resume()
+        if ranks.is_main:
+            write_recipe(output, chosen)
+        trainer.run()
+        report = write_artifacts(trainer, training_record(trainer, data)) if ranks.is_main else None
+        ranks.wait()
+    return Run(output, output / MODEL_FOLDER, report) if report is not None else None
 
 
-def _recipe(
-    recipe: str | Path | Recipe | None, model: str, data: Path, labels: str | None, weights: str | None
-) -> Recipe:
-    if isinstance(recipe, Recipe):
-        return recipe
-    if recipe is not None:
-        return Recipe.from_file(Path(recipe))
-    spec = LabelSpec.bundled(labels) if labels else None
+def _recipe(recipe: str | Path | Recipe | None, model: str | None, data: Path, changes: Mapping[str, Any]) -> Recipe:
+    if recipe is None:
+        chosen = _recipe_for(data, model or DEFAULT_ARCHITECTURE, changes)
+    else:
+        chosen = recipe if isinstance(recipe, Recipe) else Recipe.from_file(Path(recipe))
+        if model not in (None, chosen.model):
+            raise ConfigError(
+                f"the model asked for is {model}, and the recipe's is {chosen.model}",
+                fix="leave the model out, or take another recipe",
+                code="recipe-model",
+            )
+    return Recipe.from_dict({**chosen.to_dict(), **changes}, "the options") if changes else chosen
+
+
+def _recipe_for(data: Path, model: str, changes: Mapping[str, Any]) -> Recipe:
+    spec = LabelSpec.bundled(changes["labels"]) if changes.get("labels") else None
     photos = open_dataset(data, "train", spec).samples
-    automatic = automatic_recipe(model, [image_size(sample.image) for sample in photos], weights=weights)
-    return dataclasses.replace(automatic, labels=labels)
+    # The length of the warm-up follows from how many steps there are to be, the rate from what is started from.
+    length = {key: changes[key] for key in ("epochs", "batch_size") if isinstance(changes.get(key), int)}
+    sizes = [image_size(photo.image) for photo in photos]
+    return automatic_recipe(model, sizes, weights=changes.get("weights"), **length)
 
 
-def _start_from(network: Segmenter, initial: Segmenter, recipe: Recipe) -> None:
-    """Copy the weights to start from; a classifier for other classes stays random."""
-    mine, theirs = network.state_dict(), initial.state_dict()
-    other = {key for key in mine if key not in theirs or mine[key].shape != theirs[key].shape}
-    if mine.keys() != theirs.keys() or any(not key.startswith("decoder.classifier.") for key in other):
-        raise CheckpointError(
-            f"{recipe.weights} is not a {recipe.model}",
-            fix="start from weights of the same architecture",
-            code="checkpoint-architecture",
-        )
-    network.load_state_dict({**theirs, **{key: mine[key] for key in other}})
+def _plan(trainer: Trainer, data: Path) -> str:
+    """Say what is going to happen, for people to check before they go and have lunch."""
+    recipe, loader, ranks = trainer.recipe, trainer.loader, trainer.ranks
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    start = f"starting from {recipe.weights}" if recipe.weights else "from random weights"
+    height, width = recipe.crop
+    schedule = f"{_counted(recipe.epochs, 'epoch')} of {_counted(loader.batches_per_epoch, 'step')}"
+    shared = f" on each of {ranks.world_size} processes" if ranks.world_size > 1 else ""
+    lines = {
+        "model": f"{recipe.model}, {parameters:,} parameters, {start}",
+        "data": f"{data}: {trainer.labels.num_classes} classes, "
+        f"{_counted(len(loader.dataset), 'photo')} to learn from, {len(trainer.val)} to validate on",
+        "batch": f"{_counted(recipe.batch_size, 'window')} of {width} x {height}",
+        "schedule": f"{schedule}, {trainer.total_steps} in all; learning rate {recipe.lr:g}",
+        "machine": f"{_machine(ranks.device)}, {'bf16' if trainer.bf16 else 'fp32'}, "
+        f"{_counted(loader.workers, 'loader process')}{shared}",
+        "output": str(trainer.output),
+    }
+    return "\n".join(f"{name:<9} {text}" for name, text in lines.items())
 
 
 def training_record(trainer: Trainer, data: Path) -> dict[str, Any]:
     """Return what a model's config.json says about where it comes from."""
-    device = trainer.ranks.device
-    machine = (
-        torch.cuda.get_device_name() if device.type == "cuda" else f"{_processor()}, {torch.get_num_threads()} threads"
-    )
     return {
         "data": data.resolve().name,
         "train_photos": len(trainer.loader.dataset),
         "val_photos": len(trainer.val),
         "hours": round(trainer.seconds / 3600, 2),
-        "machine": machine,
+        "machine": _machine(trainer.ranks.device),
         "versions": {"terrazzo": terrazzo.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "recipe": trainer.recipe.to_dict(),
     }
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {_counted(torch.get_num_threads(), 'thread')}"
 
 
 def _processor() -> str:
@@ -156,3 +195,8 @@ def _processor() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _counted(count: int, what: str) -> str:
+    plural = "" if count == 1 else "es" if what.endswith("s") else "s"
+    return f"{count} {what}{plural}"

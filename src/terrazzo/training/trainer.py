@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
-import fnmatch
+import math
+import os
 import random
 import signal
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 
-from terrazzo.data import Dataset, open_dataset
+from terrazzo.data import Dataset
 from terrazzo.data.loaders import Batch, TrainLoader
-from terrazzo.data.transforms import (
-    Compose,
-    PhotometricDistortion,
-    RandomBlur,
-    RandomCrop,
-    RandomFlip,
-    RandomGamma,
-    RandomGray,
-    RandomResize,
-    RandomRotate,
-    Transform,
-)
-from terrazzo.errors import TrainingError
-from terrazzo.evaluation.confusion import Metrics
+from terrazzo.errors import CheckpointError, TrainingError
+from terrazzo.evaluation.confusion import ConfusionMatrix, Metrics
 from terrazzo.evaluation.evaluator import score
 from terrazzo.inference.engines.torch import TorchEngine
 from terrazzo.inference.predictor import Predictor
-from terrazzo.labels import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
+from terrazzo.training.data import augmentation, count_labels
 from terrazzo.training.distributed import Ranks
 from terrazzo.training.ema import WeightAverage
 from terrazzo.training.log import RunLog
@@ -48,33 +36,13 @@ from terrazzo.training.recipe import Recipe
 from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER
 from terrazzo.weights.files import TrainedModel, save_folder
 
-__all__ = ["Trainer", "open_splits"]
+__all__ = ["Trainer"]
 
 MOST_BAD_STEPS = 20
 """Steps without a finite gradient, one after another, that end a run."""
 
-
-def open_splits(recipe: Recipe, data: Path) -> tuple[Dataset, Dataset]:
-    """Open what a recipe learns from and what it validates on.
-
-    Raises:
-        DatasetError: a split cannot be opened.
-        TrainingError: the holdout patterns match no photo, or all of them.
-    """
-    labels = LabelSpec.bundled(recipe.labels) if recipe.labels else None
-    train = open_dataset(data, recipe.train_split, labels)
-    if not recipe.holdout:
-        return train, open_dataset(data, recipe.val_split, train.labels)
-    held = [any(fnmatch.fnmatch(sample.name, pattern) for pattern in recipe.holdout) for sample in train.samples]
-    if all(held) or not any(held):
-        raise TrainingError(
-            f"holdout {', '.join(recipe.holdout)} matches {sum(held)} of the {len(held)} photos in {recipe.train_split}",
-            fix="give patterns of photo names that match some photos and leave some",
-            code="training-holdout",
-        )
-    learnt = tuple(sample for sample, out in zip(train.samples, held, strict=True) if not out)
-    unseen = tuple(sample for sample, out in zip(train.samples, held, strict=True) if out)
-    return dataclasses.replace(train, samples=learnt), dataclasses.replace(train, samples=unseen, split="holdout")
+VALIDATION_BATCH = 4
+"""Photos that a rank scores between two looks at whether it was told to stop."""
 
 
 class Trainer:
@@ -87,6 +55,11 @@ class Trainer:
         output: the run's folder.
         ranks: this process among those of the run.
         workers: loader processes.
+        initial: weights to start from. A classifier for other classes is not taken over.
+
+    Raises:
+        CheckpointError: `initial` is another architecture.
+        ConfigError: the ranks cannot share a batch evenly.
     """
 
     def __init__(
@@ -97,22 +70,25 @@ class Trainer:
         output: Path,
         ranks: Ranks,
         workers: int,
+        initial: Segmenter | None = None,
     ) -> None:
         self.recipe, self.val, self.output, self.ranks = recipe, val, output, ranks
         self.labels = train.labels
-        seed_everything(recipe.seed + ranks.rank)
-        self.model = create_model(recipe.model, self.labels.num_classes, recipe.drop_path)
-        self.model.to(ranks.device, memory_format=torch.channels_last)
-        self.average = WeightAverage(self.model, recipe.ema_decay) if recipe.ema_decay is not None else None
-        self.wrapped = ranks.wrap(self.model)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, recipe.lr, recipe.weight_decay, recipe.decoder_lr_factor), fused=True
-        )
         self.loader = TrainLoader(
             train, augmentation(recipe, self.labels.ignore_index), recipe.preprocess, recipe.crop, recipe.batch_size,
             recipe.seed, workers, ranks.rank, ranks.world_size,
         )  # fmt: skip
         self.total_steps = recipe.epochs * self.loader.batches_per_epoch
+        seed_everything(recipe.seed + ranks.rank)
+        self.model = create_model(recipe.model, self.labels.num_classes, recipe.drop_path)
+        if initial is not None:
+            start_from(self.model, initial, recipe)
+        self.model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.wrapped = ranks.wrap(self.model)
+        self.average = WeightAverage(self.model, recipe.ema_decay) if recipe.ema_decay is not None else None
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, recipe.lr, recipe.weight_decay, recipe.decoder_lr_factor), fused=True
+        )
         self.bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and multiplies_bf16(ranks.device))
         self.class_weights = (
             class_weights_from_counts(count_labels(train), recipe.class_weight_power).to(ranks.device)
@@ -124,7 +100,8 @@ class Trainer:
         self.best_mIoU = -1.0
         self.stale_validations = 0
         self.bad_steps = 0
-        self.log = RunLog(output)
+        self.log = RunLog(output, ranks.is_main)
+        self._resumed_rng: dict[str, Any] | None = None
         self._stop_signal = 0
 
     # -- the loop -----------------------------------------------------------------------------------------------------
@@ -137,26 +114,27 @@ class Trainer:
             SystemExit: 128 + the signal's number, after a checkpoint, when the process was told to stop.
         """
         recipe, per_epoch = self.recipe, self.loader.batches_per_epoch
-        with self._signals_noted(), self.log.progress(self.total_steps, self.step, enabled=self.ranks.is_main):
-            for epoch in range(self.step // per_epoch, recipe.epochs):
-                started = time.monotonic()
-                for batch in self.loader.epoch(epoch, start=self.step - epoch * per_epoch):
-                    loss = self.train_step(batch)
-                    self.log.step(self.step, loss, self.optimizer.param_groups[0]["lr"], recipe.batch_size)
-                    if self.ranks.any(self._stop_signal > 0):
-                        self.seconds += time.monotonic() - started
-                        self.save()
-                        raise SystemExit(128 + (self._stop_signal or signal.SIGTERM))
-                last = epoch + 1 == recipe.epochs
-                metrics = self.validate() if last or (epoch + 1) % recipe.validate_every == 0 else None
-                self.seconds += time.monotonic() - started
-                if metrics is not None:
-                    self._keep_if_best(metrics)
-                self.log.epoch(epoch + 1, self.step, metrics, self.seconds)
-                self.save()
+        with self._signals_noted(), self.log.progress(self.total_steps, self.step):
+            for epoch in range(len(self.log.rows), recipe.epochs):
                 if recipe.patience is not None and self.stale_validations > recipe.patience:
                     self.log.say(f"no better mIoU in {self.stale_validations} validations: stopping early")
                     break
+                self.log.begin_epoch()
+                started, before = time.monotonic(), self.seconds
+                for batch in self._batches(epoch, start=self.step - epoch * per_epoch):
+                    loss = self.train_step(batch)
+                    self.seconds = before + time.monotonic() - started
+                    if self._note_step(loss):
+                        self.save()
+                        self._stop()
+                last = epoch + 1 == recipe.epochs
+                metrics = self.validate() if last or (epoch + 1) % recipe.validate_every == 0 else None
+                self.seconds = before + time.monotonic() - started
+                best = metrics is not None and self._keep_if_best(metrics)
+                self.log.epoch(epoch + 1, recipe.epochs, self.step, self._lr(), metrics, self.seconds, best)
+                self.save()
+                if self.ranks.any(self._stop_signal > 0):
+                    self._stop()
 
     def train_step(self, batch: Batch) -> float:
         """Learn from one batch and return its loss; a batch without finite gradients changes nothing."""
@@ -170,14 +148,15 @@ class Trainer:
         device = self.ranks.device
         images = batch.images.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
+        statistics = [buffer.clone() for buffer in self.model.buffers()]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.wrapped(images)
         loss = upsampled_cross_entropy(
             logits, labels, self.labels.ignore_index, self.class_weights, recipe.normalize_by
         )
         self.optimizer.zero_grad()
-        loss.backward()
-        limit = float("inf") if recipe.clip_norm is None else recipe.clip_norm
+        loss.backward()  # type: ignore[no-untyped-call]
+        limit = math.inf if recipe.clip_norm is None else recipe.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         self.step += 1
         # Gradients are averaged over ranks, so every rank sees the same norm and decides alike.
@@ -187,30 +166,86 @@ class Trainer:
             if self.average is not None:
                 self.average.update(self.model)
         else:
+            for buffer, value in zip(self.model.buffers(), statistics, strict=True):
+                buffer.copy_(value)
             self._note_bad_step(batch)
         return float(loss.detach())
 
     def validate(self) -> Metrics:
-        """Score the averaged weights on the validation photos, each rank a share of them."""
-        engine = TorchEngine(self.shipped_network(), self.ranks.device)
-        share = range(self.ranks.rank, len(self.val), self.ranks.world_size)
-        confusion = score(Predictor(engine, self.recipe.preprocess, self.labels), self.val, share, batch_size=4)
-        confusion.counts[:] = self.ranks.sum(torch.from_numpy(confusion.counts)).cpu().numpy()
-        return confusion.metrics()
+        """Score the averaged weights on the validation photos, each rank a share of them.
+
+        Raises:
+            SystemExit: as `run`; the validation is then made anew after resuming.
+        """
+        network, ranks = self.shipped_network(), self.ranks
+        ranks.share_buffers(network)
+        predictor = Predictor(TorchEngine(network, ranks.device), self.recipe.preprocess, self.labels)
+        total = ConfusionMatrix(self.labels.num_classes, self.labels.ignore_index)
+        group = VALIDATION_BATCH * ranks.world_size
+        for first in range(0, len(self.val), group):
+            share = range(first, min(first + group, len(self.val)))[ranks.rank :: ranks.world_size]
+            self.log.validating(first, len(self.val))
+            total.merge(score(predictor, self.val, share, batch_size=VALIDATION_BATCH))
+            if ranks.any(self._stop_signal > 0):
+                self.save()
+                self._stop()
+        total.counts[:] = ranks.sum(torch.from_numpy(total.counts)).cpu().numpy()
+        return total.metrics()
 
     def shipped_network(self) -> Segmenter:
         """Return the network that is validated and kept: the weight average, if there is one."""
-        return self.model if self.average is None else self.average.module
+        network = self.model if self.average is None else self.average.module
+        assert isinstance(network, Segmenter)
+        return network
+
+    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """Yield the rest of an epoch; after resuming in the middle, with the generators where they were.
+
+        Starting the loader draws a number, which an unbroken run does only where an epoch begins.
+        """
+        per_epoch = self.loader.batches_per_epoch
+        if start in (0, per_epoch):
+            self._restore_rng()
+        if start < per_epoch:
+            for batch in self.loader.epoch(epoch, start):
+                self._restore_rng()
+                yield batch
+
+    def _note_step(self, loss: float) -> bool:
+        """Log a step with the mean loss of the ranks, and tell whether any of them was told to stop."""
+        ranks = self.ranks
+        shared = ranks.sum(torch.tensor([loss / ranks.world_size, float(self._stop_signal > 0)], dtype=torch.float64))
+        mean_loss, told_to_stop = shared.tolist()
+        self.log.step(self.step, mean_loss, self._lr(), self.recipe.batch_size)
+        return bool(told_to_stop)
+
+    def _lr(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def _note_bad_step(self, batch: Batch) -> None:
+        self.bad_steps += 1
+        mine = [self.loader.dataset.samples[index].image.name for index in batch.indices]
+        names = ", ".join(name for share in self.ranks.gather(mine) for name in share)
+        self.log.say(f"step {self.step}: loss or gradient is not finite, no step taken; photos: {names}")
+        if self.bad_steps >= MOST_BAD_STEPS:
+            raise TrainingError(
+                f"{self.bad_steps} steps in a row had no finite gradient; the last one's photos: {names}",
+                fix="lower the learning rate, or look at these photos and masks with `terrazzo check-data`",
+                code="training-diverged",
+            )
 
     # -- keeping ------------------------------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write a checkpoint from which the run goes on bit for bit."""
+        """Write a checkpoint from which the run goes on bit for bit; all ranks take part."""
+        on_gpu = self.ranks.device.type == "cuda"
+        rng = self.ranks.gather((torch.get_rng_state(), torch.cuda.get_rng_state() if on_gpu else None))
         if not self.ranks.is_main:
             return
         state = {
             "recipe": self.recipe.to_dict(),
             "step": self.step,
+            "total_steps": self.total_steps,
             "seconds": self.seconds,
             "best_mIoU": self.best_mIoU,
             "stale_validations": self.stale_validations,
@@ -219,9 +254,10 @@ class Trainer:
             "average": None if self.average is None else self.average.module.state_dict(),
             "average_updates": 0 if self.average is None else self.average.updates,
             "optimizer": self.optimizer.state_dict(),
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state() if self.ranks.device.type == "cuda" else None,
+            "torch_rng": torch.stack([cpu for cpu, _ in rng]),
+            "cuda_rng": torch.stack([gpu for _, gpu in rng if gpu is not None]) if on_gpu else None,
             "log": self.log.rows,
+            "losses": self.log.losses,
         }
         save_checkpoint(self.output / CHECKPOINT_FOLDER, state)
 
@@ -241,6 +277,12 @@ class Trainer:
                 fix="resume with the options it was started with, or train into a new folder",
                 code="training-resume",
             )
+        if (steps := state.get("total_steps", self.total_steps)) != self.total_steps:
+            raise TrainingError(
+                f"{self.output} was to have {steps} steps, and has {self.total_steps} with these photos",
+                fix="resume with the photos it was started with, or train into a new folder",
+                code="training-resume",
+            )
         self.step, self.seconds = state["step"], state["seconds"]
         self.best_mIoU, self.stale_validations = state["best_mIoU"], state["stale_validations"]
         self.bad_steps = state["bad_steps"]
@@ -249,10 +291,8 @@ class Trainer:
             self.average.module.load_state_dict(state["average"])
             self.average.updates = state["average_updates"]
         self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["torch_rng"])
-        if state["cuda_rng"] is not None and self.ranks.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"])
-        self.log.restore(state["log"])
+        self._resumed_rng = {"cpu": state["torch_rng"], "cuda": state["cuda_rng"]}
+        self.log.restore(state["log"], state.get("losses", []))
         self.log.say(f"resumed at step {self.step} of {self.total_steps}")
 
     def trained_model(self, record: dict[str, Any]) -> TrainedModel:
@@ -261,31 +301,47 @@ class Trainer:
             self.recipe.model, self.shipped_network(), self.labels, self.recipe.preprocess, record, self.output.name
         )
 
-    def _keep_if_best(self, metrics: Metrics) -> None:
-        if metrics.mIoU > self.best_mIoU:
-            self.best_mIoU, self.stale_validations = metrics.mIoU, 0
-            if self.ranks.is_main:
-                record = {"step": self.step, "val_mIoU": round(metrics.mIoU, 2), "recipe": self.recipe.to_dict()}
-                save_folder(self.output / MODEL_FOLDER, self.trained_model(record))
-        else:
+    def _keep_if_best(self, metrics: Metrics) -> bool:
+        if not metrics.mIoU > self.best_mIoU:
             self.stale_validations += 1
+            return False
+        self.best_mIoU, self.stale_validations = metrics.mIoU, 0
+        if self.ranks.is_main:
+            record = {"step": self.step, "val_mIoU": round(metrics.mIoU, 2), "recipe": self.recipe.to_dict()}
+            save_folder(self.output / MODEL_FOLDER, self.trained_model(record))
+        return True
 
-    def _note_bad_step(self, batch: Batch) -> None:
-        self.bad_steps += 1
-        names = ", ".join(self.loader.dataset.samples[index].image.name for index in batch.indices)
-        self.log.say(f"step {self.step}: loss or gradient is not finite, no step taken; photos: {names}")
-        if self.bad_steps >= MOST_BAD_STEPS:
-            raise TrainingError(
-                f"{self.bad_steps} steps in a row had no finite gradient; the last one's photos: {names}",
-                fix="lower the learning rate, or look at these photos and masks with `terrazzo check-data`",
-                code="training-diverged",
-            )
+    def _restore_rng(self) -> None:
+        """Set this rank's generators as they were; a rank that was not there before keeps its fresh ones."""
+        if self._resumed_rng is None:
+            return
+        for kind, get, put in (
+            ("cpu", torch.get_rng_state, torch.set_rng_state),
+            ("cuda", torch.cuda.get_rng_state, torch.cuda.set_rng_state),
+        ):
+            if self._resumed_rng[kind] is not None and kind in ("cpu", self.ranks.device.type):
+                states = self._resumed_rng[kind].view(-1, get().numel())
+                if self.ranks.rank < len(states):
+                    put(states[self.ranks.rank].clone())  # of a view, PyTorch reads the wrong bytes
+        self._resumed_rng = None
+
+    # -- being told to stop -------------------------------------------------------------------------------------------
+
+    def _stop(self) -> NoReturn:
+        self.log.say(f"stopped at step {self.step} of {self.total_steps}; --resume goes on from there")
+        raise SystemExit(128 + (self._stop_signal or signal.SIGTERM))
 
     @contextmanager
     def _signals_noted(self) -> Iterator[None]:
         """Turn SIGTERM and SIGINT into a flag that the loop reads after each step; a second one changes nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread receives signals
+            return
 
         def note(number: int, _: object) -> None:
+            if not self._stop_signal and self.ranks.is_main:
+                # print() must not be called while it may be running already.
+                os.write(2, b"stopping after this step\n")
             self._stop_signal = number
 
         old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -296,42 +352,31 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-# -- what a run is made of --------------------------------------------------------------------------------------------
+# -- what a run starts from -------------------------------------------------------------------------------------------
 
 
-def augmentation(recipe: Recipe, ignore_index: int) -> Compose:
-    """Return the papers' steps in the papers' order, and ours where the recipe asks for them."""
-    steps: list[Transform] = []
-    long_side, short_side = recipe.resize or (None, None)
-    steps.append(RandomResize(long_side, short_side, recipe.ratio_range))
-    if recipe.rotate:
-        steps.append(RandomRotate(0.5, recipe.rotate, ignore_index))
-    steps.append(RandomCrop(recipe.crop, recipe.cat_max_ratio, ignore_index))
-    steps.append(RandomFlip(recipe.flip))
-    steps.append(PhotometricDistortion(recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue))
-    if recipe.gamma:
-        steps.append(RandomGamma(recipe.gamma))
-    if recipe.gray:
-        steps.append(RandomGray(recipe.gray))
-    if recipe.blur:
-        steps.append(RandomBlur(recipe.blur))
-    return Compose(steps)
+def start_from(network: Segmenter, initial: Segmenter, recipe: Recipe) -> None:
+    """Copy the weights to start from; a classifier for other classes stays random.
+
+    Raises:
+        CheckpointError: they are another architecture's.
+    """
+    mine, theirs = network.state_dict(), initial.state_dict()
+    other = {key for key in mine if key not in theirs or mine[key].shape != theirs[key].shape}
+    if mine.keys() != theirs.keys() or any(not key.startswith("decoder.classifier.") for key in other):
+        raise CheckpointError(
+            f"{recipe.weights} is not a {recipe.model}",
+            fix="start from weights of the same architecture",
+            code="checkpoint-architecture",
+        )
+    network.load_state_dict({**theirs, **{key: mine[key] for key in other}})
 
 
 def multiplies_bf16(device: torch.device) -> bool:
     """Tell whether the device multiplies bf16 natively; elsewhere autocast is slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def count_labels(dataset: Dataset, most: int = 2000) -> torch.Tensor:
-    """Return (K,) pixels of each class, over at most `most` evenly spaced masks."""
-    K = dataset.labels.num_classes
-    indices: Sequence[int] = np.linspace(0, len(dataset) - 1, min(len(dataset), most)).round().astype(int).tolist()
-    with ThreadPoolExecutor(4) as pool:
-        counts = pool.map(lambda index: np.bincount(dataset.read(index)[1].ravel(), minlength=K)[:K], indices)
-        return torch.from_numpy(np.sum(list(counts), axis=0))
 
 
 def seed_everything(seed: int) -> None:

@@ -1,0 +1,214 @@
+"""The pictures of a run: curves over the epochs, and a sheet of photos, labels, predictions and errors.
+
+Figures are drawn on their own canvas, without pyplot, so that nothing global is touched and no display is needed.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrazzo.data import Dataset
+from terrazzo.inference.predictor import Predictor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["choose_photos", "curves_png", "sheet_png"]
+
+Picture = NDArray[np.uint8]  # (H, W, 3) RGB
+Color = tuple[int, int, int]
+
+INK, FAINT, GRID = "#222222", "#6a6a6a", "#e6e6e6"
+LINE, BEST = "#1f5fa8", "#c2410c"
+WRONG: Color = (230, 30, 45)
+PAPER: Color = (255, 255, 255)
+
+SHEET_PHOTOS = 8
+MOST_CLASSES = 60  # in the sheet's legend
+CELL, GAP, HEAD, TITLE, LINE_HEIGHT = 400, 12, 96, 40, 26  # pixels
+DPI = 100
+POINTS = 72 / DPI  # one pixel
+
+
+# -- curves -----------------------------------------------------------------------------------------------------------
+
+
+def curves_png(rows: list[dict[str, Any]], title: str) -> bytes:
+    """Draw loss, validation mIoU and learning rate over the epochs, one above the other, with the best epoch marked.
+
+    Args:
+        rows: the log's rows, at least one.
+        title: what was trained on what.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    scored = [row for row in rows if "mIoU" in row]
+    best = max(scored, key=lambda row: float(row["mIoU"]), default=None)
+    first, last = rows[0]["epoch"], rows[-1]["epoch"]
+    found = f"\nbest mIoU {best['mIoU']:.2f} after epoch {best['epoch']} of {last}" if best else ""
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    figure.suptitle(f"{title}{found}", x=0.015, ha="left", fontsize=12, color=INK, parse_math=False)
+    loss_axes, score_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
+    _curve(loss_axes, rows, "loss", "training loss")
+    _curve(score_axes, scored, "mIoU", "validation mIoU, %")
+    _curve(rate_axes, rows, "lr", "learning rate")
+    for axes, key in ((loss_axes, "loss"), (rate_axes, "lr")):
+        axes.set_ylim(0, 1.08 * max((row[key] for row in rows if np.isfinite(row[key])), default=1) or 1)
+    if len(scored) < 2:
+        score_axes.set_ylim(0, 100)
+    rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+    rate_axes.set_xlabel("epoch", color=INK)
+    rate_axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+    margin = max(0.02 * (last - first), 0.3)
+    rate_axes.set_xlim(first - margin, last + margin)
+    if best:
+        for axes in (loss_axes, score_axes, rate_axes):
+            axes.axvline(best["epoch"], color=BEST, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        score_axes.plot(best["epoch"], best["mIoU"], "o", ms=8, mfc="white", mec=BEST, mew=2, zorder=4)
+    return _png(figure, dpi=150)
+
+
+def _curve(axes: Axes, rows: list[dict[str, Any]], key: str, name: str) -> None:
+    marker = "o" if len(rows) <= 40 else None
+    epochs, values = [row["epoch"] for row in rows], [row[key] for row in rows]
+    axes.plot(epochs, values, color=LINE, linewidth=1.6, marker=marker, markersize=3.5, zorder=3)
+    axes.set_title(name, loc="left", fontsize=10, color=INK)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=FAINT, labelsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#b0b0b0")
+
+
+# -- predictions ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One photo of the sheet: a line of text above four pictures of one size."""
+
+    name: str
+    scores: str
+    pictures: list[Picture]
+
+
+def sheet_png(predictor: Predictor, val: Dataset, scores: list[float], title: str) -> bytes:
+    """Draw photos beside their labels, predictions and errors: from the best to the worst, evenly spaced by score.
+
+    Args:
+        predictor: the model.
+        val: the labelled photos.
+        scores: each photo's mIoU, NaN where nothing is labelled.
+        title: what was trained on what.
+    """
+    labels, chosen = val.labels, choose_photos(scores)
+    rows, pixels = [], np.zeros(labels.ignore_index + 1, np.int64)
+    for place, index in enumerate(chosen):
+        image, label = val.read(index)
+        (prediction,) = predictor.masks([image])
+        for mask in (label, prediction):
+            pixels += np.bincount(mask.ravel(), minlength=len(pixels))
+        labelled = label != labels.ignore_index
+        wrong = labelled & (label != prediction)
+        rank = "" if len(chosen) == 1 else {0: "best: ", len(chosen) - 1: "worst: "}.get(place, "")
+        text = f"mIoU {scores[index]:.1f}, {wrong.sum() / labelled.sum():.1%} of pixels wrong"
+        masks = [_fitted(labels.colorize(mask), smooth=False) for mask in (label, prediction)]
+        pictures = [_fitted(image), *masks, _fitted(_errors(image, labelled, wrong))]
+        rows.append(_Row(rank + _printable(val.samples[index].image.name), text, pictures))
+    legend = [(labels.names[k], labels.palette[k]) for k in np.argsort(-pixels[:-1], kind="stable") if pixels[k]]
+    if len(legend) > MOST_CLASSES:
+        legend[MOST_CLASSES:] = [(f"and {len(legend) - MOST_CLASSES} more", PAPER)]
+    if pixels[-1]:
+        legend.append(("not labelled", labels.ignore_color))
+    which = f"{len(chosen)} of {len(val)} photos" if len(chosen) < len(val) else f"all {len(val)} photos"
+    return _sheet(rows, legend, f"{title}: {which}, from the best mIoU to the worst")
+
+
+def choose_photos(scores: list[float], most: int = SHEET_PHOTOS) -> list[int]:
+    """Return the places of at most `most` photos: the best, the worst, and others evenly spaced by rank between."""
+    ranked = sorted((place for place, value in enumerate(scores) if not np.isnan(value)), key=lambda k: -scores[k])
+    picks = np.linspace(0, len(ranked) - 1, min(most, len(ranked))).round().astype(int)
+    return [ranked[pick] for pick in picks]
+
+
+def _errors(image_HW3: Picture, labelled_HW: NDArray[np.bool_], wrong_HW: NDArray[np.bool_]) -> Picture:
+    """Return the photo in pale grey, dark where nothing is labelled, and wrong pixels in red."""
+    grey_HW = image_HW3.mean(axis=2)
+    picture_HW3 = np.repeat(np.where(labelled_HW, 150 + 0.4 * grey_HW, 20 + 0.35 * grey_HW)[..., None], 3, axis=2)
+    picture_HW3[wrong_HW] = WRONG
+    return picture_HW3.astype(np.uint8)
+
+
+def _fitted(picture: Picture, *, smooth: bool = True) -> Picture:
+    """Return the picture with its longer side at CELL pixels."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    factor = CELL / max(height, width)
+    size = max(round(width * factor), 1), max(round(height * factor), 1)
+    how = cv2.INTER_NEAREST if not smooth else cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(picture, size, interpolation=how), dtype=np.uint8)
+
+
+def _sheet(rows: list[_Row], legend: list[tuple[str, Color]], title: str) -> bytes:
+    """Lay the rows out on one canvas, pixel for pixel, and write title, headings, names and legend around them."""
+    from matplotlib.figure import Figure
+
+    width = 4 * CELL + 5 * GAP
+    lefts = [GAP + column * (CELL + GAP) for column in range(4)]
+    names = [_clipped(name, 24) for name, _ in legend]
+    entry = 60 + 9 * max(map(len, names))
+    columns = min(max((width - 2 * GAP) // entry, 1), len(names))
+    tops = np.cumsum([HEAD, *(TITLE + row.pictures[0].shape[0] for row in rows)]).tolist()
+    height = tops[-1] + 3 * GAP + LINE_HEIGHT * -(-len(names) // columns)
+    canvas = np.full((height, width, 3), PAPER, np.uint8)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+
+    def write(left: float, bottom: float, text: str, size: float, **style: Any) -> None:
+        style = {"color": INK, "ha": "left", **style}
+        figure.text(left / width, 1 - bottom / height, text, fontsize=size * POINTS, parse_math=False, **style)
+
+    write(GAP, 38, title, 21)
+    for left, name in zip(lefts, ("photo", "label", "prediction", "errors in red"), strict=True):
+        write(left, HEAD - 12, name, 18, color=FAINT)
+    for row, top in zip(rows, tops, strict=False):
+        write(lefts[0], top + TITLE - 10, _clipped(row.name, 90), 16)
+        write(width - GAP, top + TITLE - 10, row.scores, 16, ha="right")
+        for left, picture in zip(lefts, row.pictures, strict=True):
+            rows_, columns_ = picture.shape[:2]
+            left += (CELL - columns_) // 2
+            canvas[top + TITLE : top + TITLE + rows_, left : left + columns_] = picture
+    for place, (name, (_, color)) in enumerate(zip(names, legend, strict=True)):
+        left, top = GAP + entry * (place % columns), tops[-1] + 2 * GAP + LINE_HEIGHT * (place // columns)
+        if color != PAPER:
+            canvas[top : top + 18, left : left + 18] = 128
+            canvas[top + 1 : top + 17, left + 1 : left + 17] = color
+        write(left + 26, top + 15, name, 16)
+    figure.figimage(canvas)
+    return _png(figure, dpi=DPI)
+
+
+def _printable(text: str) -> str:
+    """Return a file name that can be drawn: it may hold bytes that are no text."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def _clipped(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _png(figure: Figure, dpi: int) -> bytes:
+    picture = io.BytesIO()
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; the other files hold it as it is.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(picture, format="png", dpi=dpi)
+    return picture.getvalue()

@@ -1,0 +1,82 @@
+"""The learning-rate schedule and the parameter groups of the released SegFormer code."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+
+from terrazzo.models import Segmenter, create_model
+from terrazzo.training.optim import learning_rate_factor, parameter_groups, set_learning_rate
+
+
+def meta_model(name: str, num_classes: int = 150) -> Segmenter:
+    with torch.device("meta"):
+        return create_model(name, num_classes)
+
+
+# Base rate 6e-5, 160000 steps, power 1, 1500 warm-up steps of ratio 1e-6: the published recipe.
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [(0, 6.0e-11), (1, 4.005971e-8), (750, 2.985940e-5), (1500, 5.94375e-5), (80000, 3.0e-5), (159999, 3.75e-10)],
+)
+def test_schedule_of_the_recipe(step: int, rate: float) -> None:
+    factor = learning_rate_factor(step, 160000, power=1.0, warmup_steps=1500, warmup_ratio=1e-6)
+    assert 6e-5 * factor == pytest.approx(rate, rel=1e-6)
+
+
+@pytest.mark.parametrize("power", [0.9, 1.0])
+def test_schedule_is_never_negative_and_falls_after_warm_up(power: float) -> None:
+    factors = [learning_rate_factor(t, 100, power=power, warmup_steps=10, warmup_ratio=0.1) for t in range(100)]
+    assert all(0 < factor <= 1 for factor in factors)
+    assert all(a < b for a, b in pairwise(factors[:10]))
+    assert all(a > b for a, b in pairwise(factors[10:]))
+
+
+def test_schedule_without_warm_up_begins_at_the_full_rate() -> None:
+    factor = partial(learning_rate_factor, total_steps=10, power=0.9, warmup_steps=0, warmup_ratio=1e-6)
+    assert factor(0) == 1
+    assert factor(5) == pytest.approx(0.5**0.9)
+
+
+def test_groups_of_b0() -> None:
+    """The released counts; of the head's 15 tensors, two (150 x 128 + 150 values) are of a layer nobody uses."""
+    rest, norms, head = parameter_groups(meta_model("segformer_b0"), 6e-5, 0.01, 10.0)
+    sizes = [(len(group["params"]), sum(p.numel() for p in group["params"])) for group in (head, norms, rest)]
+    assert sizes == [(15 - 2, 452_652 - (150 * 128 + 150)), (60, 7_168), (116, 3_312_224)]
+    assert [group["lr"] for group in (head, norms, rest)] == pytest.approx([6e-4, 6e-5, 6e-5])
+    assert [group["weight_decay"] for group in (head, norms, rest)] == [0.01, 0.0, 0.01]
+
+
+@pytest.mark.parametrize("name", ["segformer_b0", "segformer_b2"])
+def test_every_parameter_is_in_one_group(name: str) -> None:
+    model = meta_model(name, 2)
+    grouped = [id(p) for group in parameter_groups(model, 1e-3, 0.05, 1.0) for p in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(p) for p in model.parameters()}
+
+
+def test_who_is_in_which_group() -> None:
+    model = meta_model("segformer_b0")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rest, norms, head = ({names[id(p)] for p in group["params"]} for group in parameter_groups(model, 6e-5, 0.01, 10.0))
+    assert {name.split(".")[-2].rstrip("12") for name in norms} == {"norm"}
+    assert "encoder.stages.0.blocks.0.attn.sr.norm.bias" in norms
+    assert not any("norm" in name for name in rest)
+    # Biases decay, and so does the head's BatchNorm.
+    assert "encoder.stages.0.blocks.0.attn.q.bias" in rest
+    assert {"decoder.norm.weight", "decoder.norm.bias", "decoder.classifier.bias"} <= head
+    assert all(name.startswith("decoder.") for name in head)
+
+
+def test_setting_the_rate_moves_every_group_between_its_base_and_the_least() -> None:
+    model = create_model("segformer_b0", 2)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 1e-3, 0.01, 10.0))
+    set_learning_rate(optimizer, 0.5, min_lr=0.0)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([5e-4, 5e-4, 5e-3])
+    set_learning_rate(optimizer, 0.0, min_lr=1e-5)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-5] * 3)
+    set_learning_rate(optimizer, 1.0, min_lr=1e-5)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-3, 1e-3, 1e-2])

@@ -1,0 +1,395 @@
+"""The loop: what a step changes, when it stops, and that a broken run goes on bit for bit."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import ALONE, make_data, tiny_recipe, tiny_trainer
+
+from terrazzo.data.loaders import Batch
+from terrazzo.errors import CheckpointError, OutputError, TrainingError
+from terrazzo.evaluation.confusion import Metrics
+from terrazzo.models import create_model
+from terrazzo.training import trainer as trainer_module
+from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
+from terrazzo.training.data import augmentation, count_labels, open_splits, require_labels
+from terrazzo.training.trainer import Trainer
+from terrazzo.weights.files import load_folder
+
+pytestmark = pytest.mark.usefixtures("tiny_variant")
+
+
+@pytest.fixture(scope="module")
+def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data") / "tiles")
+
+
+class Unbroken:
+    """A finished run, and what it saw."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.seen = watch(trainer)
+        trainer.run()
+        self.output, self.state = trainer.output, load_checkpoint(trainer.output / "checkpoints")[0]
+
+
+@pytest.fixture(scope="module")
+def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+    return Unbroken(tiny_trainer(data, tmp_path_factory.mktemp("unbroken")))
+
+
+def watch(trainer: Trainer) -> list[list[int]]:
+    """Note the photos of each step."""
+    seen: list[list[int]] = []
+    learn = trainer.train_step
+
+    def noted(batch: Batch) -> float:
+        seen.append(batch.indices)
+        return learn(batch)
+
+    trainer.train_step = noted  # type: ignore[method-assign]
+    return seen
+
+
+def stop_at(trainer: Trainer, step: int) -> None:
+    """Send SIGTERM in the middle of a step, counted from 1."""
+    learn = trainer.train_step
+
+    def stopped(batch: Batch) -> float:
+        if trainer.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learn(batch)
+
+    trainer.train_step = stopped  # type: ignore[method-assign]
+
+
+def assert_equal(one: Any, other: Any, where: str = "state") -> None:
+    """Compare two states bit for bit, but for what clocks and memory have to do with."""
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype and torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one.keys() - {"seconds", "hours", "images_per_second", "memory_mb"}:
+            assert_equal(one[key], other[key], f"{where}[{key!r}]")
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for place, (mine, theirs) in enumerate(zip(one, other, strict=True)):
+            assert_equal(mine, theirs, f"{where}[{place}]")
+    else:
+        assert one == other, where
+
+
+# -- resuming ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_best_model_a_log_and_a_checkpoint(unbroken: Unbroken) -> None:
+    assert unbroken.state["step"] == 4 and [row["epoch"] for row in unbroken.state["log"]] == [1, 2]
+    lines = (unbroken.output / "log.csv").read_text().splitlines()
+    assert lines[0].split(",")[:4] == ["epoch", "step", "loss", "lr"] and len(lines) == 3
+    best = load_folder(unbroken.output / "model")
+    assert best.labels.names == ("class 0", "class 1", "class 2")
+    assert best.record["val_mIoU"] == max(row["mIoU"] for row in unbroken.state["log"])
+    assert len(unbroken.seen) == 4
+
+
+@pytest.mark.parametrize(("step", "workers"), [(1, 0), (2, 0), (3, 1)])
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
+    data: Path, tmp_path: Path, unbroken: Unbroken, step: int, workers: int
+) -> None:
+    """Stopped after the first step of an epoch, or the last one, just before the validation."""
+    first = tiny_trainer(data, tmp_path, workers=workers)
+    seen = watch(first)
+    stop_at(first, step)
+    with pytest.raises(SystemExit) as caught:
+        first.run()
+    assert caught.value.code == 143
+    assert load_checkpoint(tmp_path / "checkpoints")[0]["step"] == step == len(seen)
+    second = tiny_trainer(data, tmp_path, workers=workers)
+    second.resume()
+    seen += watch(second)
+    torch.rand(7)  # whatever else draws numbers before the run goes on
+    seen_later = watch(second)
+    second.run()
+    assert seen + seen_later == unbroken.seen
+    assert_equal(load_checkpoint(tmp_path / "checkpoints")[0], unbroken.state)
+
+
+def test_told_to_stop_while_validating_a_run_validates_again(
+    data: Path, tmp_path: Path, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, score = tiny_trainer(data, tmp_path), trainer_module.score
+
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return score(*arguments, **options)
+
+    monkeypatch.setattr(trainer_module, "score", stopped)
+    with pytest.raises(SystemExit):
+        first.run()
+    state = load_checkpoint(tmp_path / "checkpoints")[0]
+    assert state["step"] == 2 and state["log"] == [] and state["best_mIoU"] == -1
+    monkeypatch.setattr(trainer_module, "score", score)
+    second = tiny_trainer(data, tmp_path)
+    second.resume()
+    second.run()
+    assert_equal(load_checkpoint(tmp_path / "checkpoints")[0], unbroken.state)
+
+
+def test_a_finished_run_resumes_to_nothing(data: Path, unbroken: Unbroken) -> None:
+    again = tiny_trainer(data, unbroken.output)
+    again.resume()
+    seen = watch(again)
+    again.run()
+    assert seen == [] and again.log.rows == unbroken.state["log"]
+
+
+def test_another_recipe_is_refused_by_the_names_of_its_fields(data: Path, unbroken: Unbroken) -> None:
+    with pytest.raises(TrainingError, match="another epochs, lr") as caught:
+        tiny_trainer(data, unbroken.output, epochs=3, lr=0.5).resume()
+    assert caught.value.code == "training-resume"
+
+
+def test_a_damaged_newest_checkpoint_costs_an_epoch_and_no_more(
+    data: Path, tmp_path: Path, unbroken: Unbroken, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = tiny_trainer(data, tmp_path)
+    first.run()
+    (tmp_path / "checkpoints/newest.pt").write_bytes(b"torn")
+    second = tiny_trainer(data, tmp_path)
+    second.resume()
+    said = capsys.readouterr().err
+    assert "newest.pt is damaged" in said and "resumed at step 2 of 4" in said
+    second.run()
+    assert_equal(load_checkpoint(tmp_path / "checkpoints")[0], unbroken.state)
+
+
+def test_a_second_signal_while_saving_changes_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hurried(folder: Path, state: dict[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        save_checkpoint(folder, state)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(trainer_module, "save_checkpoint", hurried)
+    trainer = tiny_trainer(data, tmp_path)
+    stop_at(trainer, 1)
+    with pytest.raises(SystemExit) as caught:
+        trainer.run()
+    assert caught.value.code in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    assert load_checkpoint(tmp_path / "checkpoints")[0]["step"] == 1
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = tiny_trainer(data, tmp_path)
+    trainer.save()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        trainer.run()
+    state, warnings = load_checkpoint(tmp_path / "checkpoints")
+    assert state["step"] == 0 and warnings == []
+
+
+# -- steps ------------------------------------------------------------------------------------------------------------
+
+
+def snapshot(trainer: Trainer) -> dict[str, Any]:
+    assert trainer.average is not None
+    states = trainer.model.state_dict(), trainer.average.module.state_dict(), trainer.optimizer.state_dict()["state"]
+    return {"parts": [{str(key): copied(value) for key, value in state.items()} for state in states]}
+
+
+def copied(value: Any) -> Any:
+    return {key: tensor.clone() for key, tensor in value.items()} if isinstance(value, dict) else value.clone()
+
+
+def test_a_batch_without_finite_gradients_changes_nothing_and_is_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = tiny_trainer(data, tmp_path)
+    good, bad = trainer.loader.epoch(0)
+    trainer.train_step(good)
+    before = snapshot(trainer)
+    bad.images[0, 0, 0, 0] = math.nan
+    assert math.isnan(trainer.train_step(bad))
+    assert_equal(snapshot(trainer), before)
+    said = capsys.readouterr().err
+    assert "step 2: loss or gradient is not finite" in said
+    assert all(trainer.loader.dataset.samples[index].image.name in said for index in bad.indices)
+    assert math.isfinite(trainer.train_step(good)) and trainer.bad_steps == 0
+
+
+def test_a_run_that_has_diverged_ends_with_the_photos_named(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "MOST_BAD_STEPS", 3)
+    trainer = tiny_trainer(data, tmp_path, validate_every=1000)
+    monkeypatch.setattr(trainer_module, "upsampled_cross_entropy", lambda logits, *_: logits.sum() * math.nan)
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    with pytest.raises(TrainingError, match=r"3 steps in a row .* train_\d\.png") as caught:
+        trainer.run()
+    assert caught.value.code == "training-diverged" and trainer.step == 3
+    assert_equal(trainer.model.state_dict(), before)
+    assert math.isnan(trainer.log.rows[0]["loss"])
+
+
+def test_a_batch_without_labels_costs_nothing(data: Path, tmp_path: Path) -> None:
+    trainer = tiny_trainer(data, tmp_path)
+    batch = next(trainer.loader.epoch(0))
+    batch.labels[:] = trainer.labels.ignore_index
+    assert trainer.train_step(batch) == 0 and trainer.bad_steps == 0
+    assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
+
+
+def test_bf16_autocast_trains_on_this_machine(data: Path, tmp_path: Path) -> None:
+    losses = []
+    for precision in ("fp32", "bf16"):
+        trainer = tiny_trainer(data, tmp_path, precision=precision)
+        assert trainer.bf16 == (precision == "bf16")
+        batch = next(trainer.loader.epoch(0))
+        before = trainer.model.decoder.state_dict()["classifier.weight"].clone()
+        torch.manual_seed(0)
+        losses.append(trainer.train_step(batch))
+    assert losses[1] == pytest.approx(losses[0], rel=0.01) and losses[1] != losses[0]
+    after = trainer.model.decoder.state_dict()["classifier.weight"]
+    assert trainer.bad_steps == 0 and after.dtype == torch.float32 and not torch.equal(before, after)
+
+
+def test_a_killed_loader_process_is_an_error_and_no_hang(data: Path, tmp_path: Path) -> None:
+    trainer = tiny_trainer(data, tmp_path, workers=1, epochs=30, validate_every=1000)
+    learn, children = trainer.train_step, []
+
+    def murderous(batch: Batch) -> float:
+        import multiprocessing
+
+        for child in multiprocessing.active_children():
+            if child.pid is not None and "DataLoader" not in child.name:
+                children.append(child.pid)
+                os.kill(child.pid, signal.SIGKILL)
+        return learn(batch)
+
+    trainer.train_step = murderous  # type: ignore[method-assign]
+    with pytest.raises(TrainingError) as caught:
+        trainer.run()
+    assert caught.value.code == "training-worker-died" and children
+
+
+# -- choosing the best, stopping early --------------------------------------------------------------------------------
+
+
+def scores(trainer: Trainer, values: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the validations find these mIoU."""
+    real = trainer.validate()
+    results = iter(values)
+
+    def found() -> Metrics:
+        import dataclasses
+
+        return dataclasses.replace(real, mIoU=next(results))
+
+    monkeypatch.setattr(trainer, "validate", found)
+
+
+def test_the_run_stops_after_so_many_stale_validations_and_keeps_the_best(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = tiny_trainer(data, tmp_path, epochs=9, patience=1)
+    scores(trainer, [10.0, 30.0, 20.0, 30.0], monkeypatch)
+    trainer.run()
+    assert [row["mIoU"] for row in trainer.log.rows] == [10, 30, 20, 30]
+    assert load_folder(tmp_path / "model").record["step"] == 4
+    said = capsys.readouterr().err
+    assert "stopping early" in said and said.count("best so far") == 2
+    again = tiny_trainer(data, tmp_path, epochs=9, patience=1)
+    again.resume()
+    again.run()
+    assert len(again.log.rows) == 4
+
+
+def test_only_every_nth_epoch_and_the_last_are_validated(data: Path, tmp_path: Path) -> None:
+    trainer = tiny_trainer(data, tmp_path, epochs=3, validate_every=2)
+    trainer.run()
+    assert ["mIoU" in row for row in trainer.log.rows] == [False, True, True]
+
+
+# -- what a run starts from -------------------------------------------------------------------------------------------
+
+
+def test_weights_to_start_from_are_taken_over_and_averaged_from_the_start(data: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(weights="other")
+    initial = create_model("segformer_tiny", 7)
+    trainer = Trainer(recipe, *open_splits(recipe, data), tmp_path, ALONE, 0, initial)
+    for name, value in initial.state_dict().items():
+        mine = trainer.model.state_dict()[name]
+        if name.startswith("decoder.classifier."):
+            assert mine.shape[0] == 3
+        else:
+            assert torch.equal(mine, value)
+    assert trainer.average is not None
+    assert_equal(dict(trainer.average.module.state_dict()), dict(trainer.model.state_dict()))
+
+
+def test_weights_of_another_architecture_are_refused(data: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(weights="other")
+    with pytest.raises(CheckpointError, match="other is not a segformer_tiny"):
+        Trainer(recipe, *open_splits(recipe, data), tmp_path, ALONE, 0, create_model("segformer_b0", 3))
+
+
+def test_held_out_photos_are_validated_on_and_not_learnt_from(data: Path) -> None:
+    train, val = open_splits(tiny_recipe(holdout=("train_1", "*_3")), data)
+    assert [sample.name for sample in val.samples] == ["train_1", "train_3"] and val.split == "holdout"
+    assert [sample.name for sample in train.samples] == ["train_0", "train_2", "train_4"]
+    for patterns, share in ((("nothing*",), "0 of the 5"), (("*",), "5 of the 5")):
+        with pytest.raises(TrainingError, match=share) as caught:
+            open_splits(tiny_recipe(holdout=patterns), data)
+        assert caught.value.code == "training-holdout"
+
+
+def test_classes_are_counted_in_the_masks_alone(data: Path) -> None:
+    train, _ = open_splits(tiny_recipe(), data)
+    counts = count_labels(train)
+    assert (
+        counts.tolist()
+        == sum(
+            torch.bincount(torch.from_numpy(train.read(place)[1].ravel()).long(), minlength=256)[:3]
+            for place in range(len(train))
+        ).tolist()
+    )  # type: ignore[union-attr]
+    assert count_labels(train, most=2).sum() == 2 * (48 * 64 - 16)
+
+
+def test_a_split_without_labels_is_refused(tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    root = make_data(tmp_path / "tiles", train=2, val=2)
+    for mask in (root / "val/masks").iterdir():
+        Image.fromarray(np.full((48, 64), 255, np.uint8)).save(mask)
+    train, val = open_splits(tiny_recipe(), root)
+    require_labels(train)
+    with pytest.raises(Exception, match="no mask of val has a labelled pixel"):
+        require_labels(val)
+
+
+def test_the_papers_recipe_has_the_papers_steps() -> None:
+    names = [type(step).__name__ for step in augmentation(tiny_recipe(), 255).steps]
+    assert names == ["RandomResize", "RandomCrop", "RandomFlip", "PhotometricDistortion"]
+    more = augmentation(tiny_recipe(rotate=5.0, gamma=0.1, gray=0.1, blur=0.1), 255).steps
+    assert [type(step).__name__ for step in more] == [
+        "RandomResize", "RandomRotate", "RandomCrop", "RandomFlip", "PhotometricDistortion",
+        "RandomGamma", "RandomGray", "RandomBlur",
+    ]  # fmt: skip

@@ -1,0 +1,107 @@
+"""Runs small enough for a test: a few photos of 48 x 64 pixels, windows of 32 x 32, a narrow SegFormer, one thread."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from terrazzo.models.segformer import VARIANTS, SegFormerVariant
+from terrazzo.training.data import open_splits
+from terrazzo.training.distributed import Ranks
+from terrazzo.training.recipe import Recipe, automatic_recipe
+from terrazzo.training.trainer import Trainer
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+TINY = {"segformer_tiny": SegFormerVariant((8, 16, 20, 32), (1, 1, 1, 1), 16)}
+"""What the fixture `tiny_variant` adds to the table of models."""
+
+
+def make_data(root: Path, train: int = 5, val: int = 3, classes: int = 3) -> Path:
+    """Write photos of flat 16 x 16 tiles, each class of another brightness; one corner of each mask is ignored."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True)
+        for number in range(count):
+            mask = np.kron(rng.integers(0, classes, (3, 4)), np.ones((16, 16))).astype(np.uint8)
+            image = (mask[..., None] * (200 // classes) + rng.integers(0, 50, (48, 64, 3))).astype(np.uint8)
+            mask[:4, :4] = 255
+            Image.fromarray(image).save(root / split / "images" / f"{split}_{number}.png")
+            Image.fromarray(mask).save(root / split / "masks" / f"{split}_{number}.png")
+    names = [f"class {k}" for k in range(classes)]
+    (root / "labels.yaml").write_text(f"names: {names}\n")
+    return root
+
+
+def tiny_recipe(**changes: Any) -> Recipe:
+    """Two epochs of two steps of two photos; the random parts of training are on."""
+    recipe = automatic_recipe("segformer_tiny", [(48, 64)] * 5, epochs=2, batch_size=2)
+    return dataclasses.replace(recipe, **{"crop": (32, 32), "drop_path": 0.3, "precision": "fp32", **changes})
+
+
+def tiny_trainer(data: Path, output: Path, ranks: Ranks = ALONE, workers: int = 0, **changes: Any) -> Trainer:
+    recipe = tiny_recipe(**changes)
+    return Trainer(recipe, *open_splits(recipe, data), output, ranks, workers)
+
+
+# -- other processes --------------------------------------------------------------------------------------------------
+
+
+def start(function: Callable[..., None], *arguments: Any, ranks: int | None = None) -> list[BaseProcess]:
+    """Start a function in processes of their own groups, one for each rank.
+
+    They are forked from a server that has imported what they need, which saves seconds each.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["terrazzo.training.train"])
+    port = 20000 + os.getpid() % 20000 + int(time.monotonic() * 7) % 20000
+    processes: list[BaseProcess] = []
+    for rank in range(ranks or 1):
+        place = {} if ranks is None else {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
+        process = context.Process(target=_entered, args=(place, function, arguments), daemon=False)
+        process.start()
+        processes.append(process)
+    return processes
+
+
+def finish(processes: list[BaseProcess], seconds: float = 100) -> list[int | None]:
+    """Wait for processes and return their exit codes; whatever is left of them is killed."""
+    until = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(until - time.monotonic(), 0))
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        if process.is_alive() and process.pid is not None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+        process.close()
+    return codes
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 100) -> None:
+    """Return once a condition holds."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it never happened"
+        time.sleep(0.02)
+
+
+def _entered(place: dict[str, int], function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    os.setsid()
+    torch.set_num_threads(1)
+    VARIANTS.update(TINY)
+    if place:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", **{key: str(value) for key, value in place.items()}}
+    function(*arguments)

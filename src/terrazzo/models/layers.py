@@ -1,12 +1,14 @@
-"""Layers and initialisers that SegFormer and SETR share."""
+"""Layers, initialisers and a matrix that SegFormer and SETR share."""
 
 from __future__ import annotations
 
 import math
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["DropPath", "init_conv_fan_out", "init_transformer_linear", "linear_ramp"]
+__all__ = ["DropPath", "init_conv_fan_out", "init_transformer_linear", "interpolation_matrix", "linear_ramp"]
 
 
 class DropPath(nn.Module):
@@ -51,3 +53,15 @@ def init_conv_fan_out(conv: nn.Conv2d) -> None:
 def linear_ramp(end: float, steps: int) -> list[float]:
     """The drop-path rates of `steps` blocks, from 0 to `end`."""
     return [end * step / max(steps - 1, 1) for step in range(steps)]
+
+
+def interpolation_matrix(source: int, target: int, like: Tensor) -> Tensor:
+    """Return the (target, source) matrix of bilinear resizing along one axis (align_corners=False).
+
+    Args:
+        source: size to resize from.
+        target: size to resize to.
+        like: gives the matrix its device and dtype.
+    """
+    eye = torch.eye(source, device=like.device, dtype=like.dtype)[None]
+    return F.interpolate(eye, target, mode="linear", align_corners=False)[0].T.contiguous()

@@ -1,18 +1,25 @@
 """The `terrazzo` command: finds the verb, runs its function, and turns failures into two lines and exit status 2.
 
-A verb's module is imported only when that verb is asked for, so `terrazzo --help` answers at once.
+A verb's module is imported only when that verb is asked for, so `terrazzo --help` answers at once. What a user can
+cause ends in two lines; any other exception is a fault of the program and keeps its traceback.
 """
 
 from __future__ import annotations
 
+import inspect
+import io
 import os
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
 
 from terrazzo import __version__
 from terrazzo.errors import TerrazzoError
 
-__all__ = ["VERBS", "main"]
+if TYPE_CHECKING:
+    from cyclopts import App
+
+__all__ = ["VERBS", "main", "verb_app"]
 
 VERBS = {
     "predict": ("terrazzo.cli.predict", "turn photos into masks and pictures"),
@@ -50,21 +57,13 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: what follows the program's name; by default the process's own.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print(HELP.format(verbs="\n".join(f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items())), end="")
-        return
-    verb, *options = arguments
-    if verb in ("--version", "-V"):
-        print(f"terrazzo {__version__}")
-        return
-    if verb not in VERBS:
-        import difflib
-
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        _fail("usage", f"there is no command {verb!r}", f"did you mean {near[0]}?" if near else "see `terrazzo --help`")
+    for stream in (sys.stdout, sys.stderr):
+        # File names may hold bytes that are no text, and terminals may not know every letter: escapes print everywhere.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        _run(verb, options)
+        _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
     except TerrazzoError as error:
         _fail(error.code, error.message, error.fix)
     except KeyboardInterrupt:
@@ -75,23 +74,79 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _run(verb: str, options: list[str]) -> None:
-    from cyclopts import App, CycloptsError
+def verb_app(verb: str) -> App:
+    """Return the parser of a verb's options, made from its function's signature and docstring."""
+    from cyclopts import App, Parameter
 
     function = getattr(import_module(VERBS[verb][0]), verb.replace("-", "_"))
-    app = App(name=f"terrazzo {verb}", help_format="plaintext", version_flags=[])
+    description, examples = _help_texts(function)
+    app = App(
+        name=f"terrazzo {verb}",
+        help=description,
+        help_epilogue=examples,
+        help_format="plaintext",
+        version_flags=[],
+        group_commands="Options",  # where --help is listed
+        group_parameters="Options",
+        default_parameter=Parameter(negative=(), show_default=_shown_default),
+        result_action="return_value",
+    )
     app.default(function)
+    return app
+
+
+def _run(arguments: list[str]) -> None:
+    verb, *options = arguments or ["--help"]
+    if verb == "help":
+        verb, *options = [*options, "--help"]
+    if verb in ("--help", "-h"):
+        print(HELP.format(verbs="\n".join(f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items())), end="")
+    elif verb in ("--version", "-V"):
+        print(f"terrazzo {__version__}")
+    elif verb in VERBS:
+        _run_verb(verb, options)
+    else:
+        _fail("usage", f"there is no command {verb!r}", _suggestion(verb))
+
+
+def _run_verb(verb: str, options: list[str]) -> None:
+    from cyclopts import CycloptsError
+
     try:
-        app(options, exit_on_error=False, print_error=False)
+        verb_app(verb)(options, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        _fail("usage", " ".join(str(error).split()), f"see `terrazzo {verb} --help`")
+        _fail("usage", str(error), f"see `terrazzo {verb} --help`")
 
 
-def _fail(code: str, message: str, fix: str) -> None:
+def _suggestion(verb: str) -> str:
+    import difflib
+
+    if near := difflib.get_close_matches(verb, VERBS, n=1):
+        return f"did you mean {near[0]}?"
+    if os.path.exists(verb):
+        return f"to segment it, run `terrazzo predict {verb}`"
+    return f"choose one of {', '.join(VERBS)}; see `terrazzo --help`"
+
+
+def _shown_default(value: object) -> str | None:
+    """A flag that is not given is off: that need not be said."""
+    return None if value is None or value is False else str(value)
+
+
+def _help_texts(function: object) -> tuple[str, str]:
+    """Return what a function's docstring says before its options, and its examples, one a line as it has them."""
+    text = (inspect.getdoc(function) or "").partition("\n\nParameters\n---")[0]
+    description, _, examples = text.partition("\n\nExamples:\n")
+    paragraphs = [" ".join(paragraph.split()) for paragraph in description.split("\n\n")]
+    return "\n\n".join(paragraphs), f"Examples:\n{examples}"
+
+
+def _fail(code: str, message: str, fix: str) -> NoReturn:
     """Print what is wrong and what to do about it, and leave with status 2."""
     for line in (f"error[{code}]: {message}", f"  fix: {fix}"):
-        # File names may hold bytes that are no text; escapes keep the message printable everywhere.
-        print(line.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
+        # A message that quotes a file's content or name must stay one line, and must not steer the terminal.
+        text = "".join(" " if c == "\n" else c if c.isprintable() else ascii(c)[1:-1] for c in line)
+        print(text, file=sys.stderr)
     sys.exit(FAILED)
 
 

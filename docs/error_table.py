@@ -1,0 +1,102 @@
+"""The manual's table of errors, made from the raises in the source, so that it cannot go stale.
+
+A row is one place that fails: ``raise ImageError("...", fix="...", code="image-truncated")``, or one ``Problem(...)``
+of `check-data`. What a message fills in while the program runs is shown as an ellipsis.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from terrazzo import errors
+
+CLASSES = {name: getattr(errors, name).code for name in errors.__all__}
+PROBLEM_ARGUMENTS = ("severity", "code", "file", "message", "fix")
+
+
+@dataclass(frozen=True, order=True)
+class Row:
+    code: str
+    message: str
+    fix: str
+
+    @property
+    def says_something(self) -> bool:
+        return bool(self.message.strip("…: "))
+
+
+def rows_of(package: Path) -> list[Row]:
+    """Read every failure that the package's files spell out, sorted by code."""
+    rows = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                rows |= _rows(node)
+    told = {row.code for row in rows if row.says_something}
+    return sorted(row for row in rows if row.says_something or row.code not in told)
+
+
+def as_markdown(rows: list[Row]) -> str:
+    """Lay the rows out as a Markdown table."""
+    lines = ["| code | what it says | what to do |", "|---|---|---|"]
+    lines += [f"| `{row.code}` | {_cell(row.message)} | {_cell(row.fix)} |" for row in rows]
+    return "\n".join(lines)
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Give Sphinx the directive ``error-table``."""
+    from docutils import nodes
+    from sphinx.util.docutils import SphinxDirective
+
+    class ErrorTable(SphinxDirective):
+        def run(self) -> list[nodes.Node]:
+            package = Path(errors.__file__).parent
+            for path in package.rglob("*.py"):
+                self.env.note_dependency(str(path))
+            return self.parse_text_to_nodes(as_markdown(rows_of(package)))
+
+    app.add_directive("error-table", ErrorTable)
+    return {"parallel_read_safe": True}
+
+
+def _rows(call: ast.Call) -> set[Row]:
+    assert isinstance(call.func, ast.Name)
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    if call.func.id in CLASSES:
+        given |= dict(zip(("message",), call.args, strict=False))
+        codes = _texts(given["code"]) if "code" in given else [CLASSES[call.func.id]]
+    elif call.func.id == "Problem":
+        given |= dict(zip(PROBLEM_ARGUMENTS, call.args, strict=False))
+        codes = _texts(given["code"]) if "code" in given else []
+    else:
+        return set()
+    if "message" not in given or "fix" not in given:
+        return set()
+    message, fix = (" / ".join(_texts(given[name])) for name in ("message", "fix"))
+    # A code that only passes another error's on has its row where that error is raised.
+    return {Row(code, message, fix) for code in codes if code != "…"}
+
+
+def _texts(node: ast.expr) -> list[str]:
+    """What an expression can say: one text, or one for each branch of a condition."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return [text]
+        case ast.JoinedStr(values=parts):
+            return ["".join(part.value if isinstance(part, ast.Constant) else "…" for part in parts)]
+        case ast.IfExp(body=body, orelse=orelse):
+            return [*_texts(body), *_texts(orelse)]
+        case _:
+            return ["…"]
+
+
+def _cell(text: str) -> str:
+    """Escape Markdown's signs, which inside backticks are plain text already."""
+    pieces = text.replace("\n", " ").split("`")
+    for plain in range(0, len(pieces), 2):
+        pieces[plain] = re.sub(r"([\\|*_<>\[\]{}])", r"\\\1", pieces[plain])
+    return "`".join(pieces)

@@ -1,0 +1,42 @@
+"""`terrazzo models`: what ships, with its record, and what can be trained."""
+
+from __future__ import annotations
+
+import pytest
+
+from terrazzo.cli.models import describe, models
+from terrazzo.models import list_models
+from terrazzo.weights.catalog import bundled_names
+
+CONFIG = {
+    "architecture": "segformer_b0",
+    "labels": {"names": ["sky", *(f"thing number {number}" for number in range(10))]},
+    "record": {
+        "data": "streets",
+        "hours": 1.75,
+        "val_mIoU": 67.1,
+        "licence": "Apache-2.0",
+        "note": "a research data set, " * 8,
+        "recipe": {"epochs": 90},
+    },
+}
+
+
+def test_a_model_is_described_by_every_plain_value_of_its_record() -> None:
+    text = describe("segformer_b0.streets", CONFIG)
+    lines = text.splitlines()
+    assert lines[0] == "  segformer_b0.streets"
+    assert "    val mIoU      67.1" in lines and "    licence       Apache-2.0" in lines
+    assert "    classes       11: sky, thing number 0" in text
+    assert "epochs" not in text
+    assert max(map(len, lines)) <= 80
+    continued = [line for line in lines[1:] if line.startswith("     ")]
+    assert continued and all(line.startswith(" " * 18) and line[18] != " " for line in continued)
+
+
+def test_the_list_has_what_ships_and_what_can_be_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    models()
+    text = capsys.readouterr().out
+    assert all(name in text for name in [*bundled_names(), *list_models()])
+    assert "  segformer_b0      3.72 M\n" in text and "  segformer_b5     84.61 M\n" in text
+    assert max(map(len, text.splitlines())) <= 80

@@ -50,6 +50,10 @@ class TerrazzoError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.fix})"
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword arguments are not pickled by default, and errors cross process borders.
+        return _rebuild, (type(self), self.message, self.fix, self.code)
+
 
 class ImageError(TerrazzoError):
     code = "image"
@@ -86,3 +90,9 @@ class MissingExtraError(TerrazzoError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed", fix=f"install it with: pip install 'terrazzo[{extra}]'")
+
+
+def _rebuild(kind: type[TerrazzoError], message: str, fix: str, code: str) -> TerrazzoError:
+    error = kind.__new__(kind)
+    TerrazzoError.__init__(error, message, fix=fix, code=code)
+    return error

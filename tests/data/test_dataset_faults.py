@@ -201,6 +201,14 @@ def test_28_a_mask_without_labels_is_warned_of(folder: Folder) -> None:
     assert (open_dataset(folder.root, "train", AB).read(0)[1] == 255).all()
 
 
+def test_28_a_split_without_labels_is_refused(folder: Folder) -> None:
+    folder.fill()
+    folder.mask("val_0.png", halves(255, 255), split="val")
+    (problem,) = found(folder, "dataset-unlabelled")
+    assert problem.severity == "error"
+    assert "of val" in problem.message
+
+
 @pytest.mark.parametrize("value", [0.5, np.nan, -1.0, 1e30])
 def test_29_float_masks(folder: Folder, value: float) -> None:
     folder.fill()

@@ -338,7 +338,10 @@ def _missing_splits(names: Sequence[str]) -> Iterator[Problem]:
 def _absent_classes(splits: Sequence[SplitCheck]) -> Iterator[Problem]:
     absent = {split.name: [count.name for count in split.classes if not count.pixels] for split in splits}
     for split in splits:
-        if (names := absent[split.name]) and split.labelled_pixels:
+        if split.ignored_pixels and not split.labelled_pixels:
+            message = f"every pixel of every mask of {split.name} is ignored"
+            yield Problem("error", "dataset-unlabelled", None, message, "correct the masks, or what their values mean")
+        elif (names := absent[split.name]) and split.labelled_pixels:
             what = "cannot be learnt" if split.name == "train" else "has no IoU there, and is left out of the mean"
             message = f"no pixel of {split.name} shows {list_names(names)}: what is not there {what}"
             fix = f"move photos that show them into {split.name}, or take the classes off the list"

@@ -226,7 +226,12 @@ def _stop_at_exit() -> WeakSet[Any]:
     Python ends its child processes by SIGTERM and then waits for them; ours ignore SIGTERM, and it would wait for ever.
     """
     running: WeakSet[Any] = WeakSet()
-    atexit.register(lambda: [_stop(batches) for batches in tuple(running)])
+
+    def stop_all() -> None:
+        for batches in tuple(running):
+            _stop(batches)
+
+    atexit.register(stop_all)
     return running
 
 

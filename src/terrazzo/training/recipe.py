@@ -110,7 +110,8 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validate_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("lr", "weight_decay", "decoder_lr_factor", "power", "min_lr", "class_weight_power", "rotate"):
+        nonnegative = ("lr", "weight_decay", "decoder_lr_factor", "power", "min_lr", "class_weight_power", "rotate", "seed")
+        for name in nonnegative:
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("flip", "gamma", "gray", "blur", "cat_max_ratio", "warmup_ratio"):
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")

@@ -46,9 +46,12 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, l
     return code, capsys.readouterr().err.splitlines()
 
 
-def test_one_photo_writes_four_files_at_its_own_size(model: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_photo_writes_four_files_at_its_own_size(
+    model: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(["predict", "photos/a.jpg", "--model", model, "--output", "out"])
-    assert sorted(path.name for path in Path("out").iterdir()) == ["a.json", "a_color.png", "a_mask.png", "a_overlay.png"]
+    names = sorted(path.name for path in Path("out").iterdir())
+    assert names == ["a.json", "a_color.png", "a_mask.png", "a_overlay.png"]
     mask = np.asarray(Image.open("out/a_mask.png"))
     assert mask.shape == (40, 30) and mask.max() < 3
     areas = json.loads(Path("out/a.json").read_text())

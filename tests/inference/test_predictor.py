@@ -25,7 +25,8 @@ from terrazzo.weights.files import TrainedModel
 def model() -> TrainedModel:
     torch.manual_seed(0)
     network = create_model("segformer_b0", 4).eval()
-    return TrainedModel("segformer_b0", network, LabelSpec.from_names(list("abcd")), Preprocess(short_side=48), {}, "tiny")
+    labels = LabelSpec.from_names(list("abcd"))
+    return TrainedModel("segformer_b0", network, labels, Preprocess(short_side=48), {}, "tiny")
 
 
 def photo(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -59,7 +60,8 @@ def test_files_arrays_bytes_and_pil_images_give_the_same_mask(model: TrainedMode
     image = photo(60, 80)
     path = tmp_path / "a.png"
     Image.fromarray(image).save(path)
-    masks = [terrazzo.predict(source, model).mask for source in (path, str(path), path.read_bytes(), Image.open(path), image)]
+    sources = (path, str(path), path.read_bytes(), Image.open(path), image)
+    masks = [terrazzo.predict(source, model).mask for source in sources]
     assert all(np.array_equal(mask, masks[0]) for mask in masks)
 
 

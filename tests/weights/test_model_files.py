@@ -25,7 +25,8 @@ def model() -> TrainedModel:
     torch.manual_seed(0)
     network = create_model("segformer_b0", 3).eval()
     labels = LabelSpec.from_names(["sky", "road", "car"])
-    return TrainedModel("segformer_b0", network, labels, Preprocess(short_side=64, long_side=256), {"hours": 1.5}, "tiny")
+    preprocess = Preprocess(short_side=64, long_side=256)
+    return TrainedModel("segformer_b0", network, labels, preprocess, {"hours": 1.5}, "tiny")
 
 
 @pytest.fixture
@@ -62,7 +63,9 @@ def test_round_trip_keeps_every_bit_and_every_field(model: TrainedModel, folder:
     assert not loaded.network.training
 
 
-def test_half_precision_storage_halves_the_file_and_stays_close(model: TrainedModel, folder: Path, tmp_path: Path) -> None:
+def test_half_precision_storage_halves_the_file_and_stays_close(
+    model: TrainedModel, folder: Path, tmp_path: Path
+) -> None:
     save_folder(tmp_path / "half", model, torch.float16)
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "tiny")]
     assert sizes[0] < 0.55 * sizes[1]
@@ -81,7 +84,11 @@ def test_load_finds_a_folder_and_the_model_in_a_run_folder(model: TrainedModel, 
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("nothing-here", "neither a shipped model nor a path"), ("empty", "holds no model"), ("a.txt", "is not a model folder")],
+    [
+        ("nothing-here", "neither a shipped model nor a path"),
+        ("empty", "holds no model"),
+        ("a.txt", "is not a model folder"),
+    ],
 )
 def test_what_is_no_model_is_refused_with_the_shipped_names(name: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
@@ -118,7 +125,11 @@ def test_row_41_a_nan_names_its_tensor(folder: Path) -> None:
 def test_missing_unexpected_and_misshapen_tensors_are_all_named(folder: Path) -> None:
     rewrite_weights(
         folder,
-        {"decoder.fuse.weight": None, "decoder.conv_seg.weight": torch.zeros(3), "decoder.classifier.bias": torch.zeros(9)},
+        {
+            "decoder.fuse.weight": None,
+            "decoder.conv_seg.weight": torch.zeros(3),
+            "decoder.classifier.bias": torch.zeros(9),
+        },
     )
     with pytest.raises(CheckpointError) as caught:
         load_folder(folder)

@@ -42,15 +42,16 @@ def evaluate(
 ) -> Report:
     """Measure a model on a labelled split: mIoU, mAcc, aAcc, per-class values and boundary IoU.
 
-    Every photo goes through the network whole, at the size that the model's preprocessing gives it; masks are compared at
-    the labels' own resolution. Rules for absent classes and ignored pixels are those of mmsegmentation and both papers.
+    Every photo goes through the network whole, at the size that the model's preprocessing gives it; masks are
+    compared at the labels' own resolution. Rules for absent classes and ignored pixels are those of mmsegmentation
+    and both papers.
 
     Args:
         model: a loaded model, or what `terrazzo.load` takes.
         data: the data set's folder.
         split: which split of it.
-        labels: name of a bundled class list for a folder that does not say what its classes are; by default the folder's
-            own, or the model's where the folder has none.
+        labels: name of a bundled class list for a folder that does not say what its classes are; by default the
+            folder's own, or the model's where the folder has none.
         only: a pattern such as ``0001TP*``: only photos whose name matches it.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         progress: called with (photos done, photos in all).

@@ -1,8 +1,9 @@
 """The training loss: cross-entropy at label resolution, computed in strips.
 
-The papers upsample the logits to the label size and take the cross-entropy there. Done literally, the upsampled logits,
-their log-softmax and two gradients of (B, K, H, W) exist at once. Here the loss and its gradient are taken strip by strip
-of label rows, and only the low-resolution gradient is kept: the same value to rounding, at a small part of the memory.
+The papers upsample the logits to the label size and take the cross-entropy there. Done literally, the upsampled
+logits, their log-softmax and two gradients of (B, K, H, W) exist at once. Here the loss and its gradient are taken
+strip by strip of label rows, and only the low-resolution gradient is kept: the same value to rounding, at a small part
+of the memory.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def upsampled_cross_entropy(
     Returns:
         A scalar; 0 with zero gradients where every label is ignored.
     """
-    loss: Tensor = _StripLoss.apply(logits_BKhw, labels_BHW, ignore_index, class_weights, normalize_by)
+    loss: Tensor = _StripLoss.apply(  # type: ignore[no-untyped-call]
+        logits_BKhw, labels_BHW, ignore_index, class_weights, normalize_by
+    )
     return loss
 
 
@@ -65,7 +68,7 @@ class _StripLoss(torch.autograd.Function):
                 strip_BKrW = to_rows[top : top + rows] @ leaf @ to_columns.T
                 labels = labels_BHW[:, top : top + rows]
                 loss = F.cross_entropy(strip_BKrW, labels, class_weights, ignore_index=ignore_index, reduction="sum")
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
         divisor = _divisor(labels_BHW, ignore_index, class_weights, normalize_by).to(total)
         assert leaf.grad is not None
@@ -73,13 +76,13 @@ class _StripLoss(torch.autograd.Function):
         return total / divisor
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * grad_outputs[0], None, None, None, None
 
 
 def interpolation_matrix(source: int, target: int, like: Tensor) -> Tensor:
-    """Return the (target, source) matrix of bilinear resizing along one axis; as a product it is the fastest way here."""
+    """Return the (target, source) matrix of bilinear resizing along one axis: here a product is the fastest way."""
     eye = torch.eye(source, device=like.device, dtype=like.dtype)[None]
     return F.interpolate(eye, target, mode="linear", align_corners=False)[0].T.contiguous()
 

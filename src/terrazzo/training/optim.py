@@ -38,10 +38,10 @@ def parameter_groups(
 def learning_rate_factor(step: int, total_steps: int, *, power: float, warmup_steps: int, warmup_ratio: float) -> float:
     """Return the factor on the base rate at 0-based `step`.
 
-    (1 - t / T) ** power; during warm-up also times 1 - (1 - t / warmup_steps)(1 - warmup_ratio), so the warm-up rides on
-    the decayed value.
+    (1 - t / T) ** power; during warm-up also times 1 - (1 - t / warmup_steps)(1 - warmup_ratio), so the warm-up rides
+    on the decayed value.
     """
-    factor = (1.0 - step / total_steps) ** power
+    factor: float = (1.0 - step / total_steps) ** power
     if step < warmup_steps:
         factor *= 1.0 - (1.0 - step / warmup_steps) * (1.0 - warmup_ratio)
     return factor

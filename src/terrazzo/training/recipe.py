@@ -1,7 +1,7 @@
 """Recipe: everything that decides what a training run learns, in one flat record.
 
-A recipe file holds every field, so that it reads on its own; nothing is inherited. Where a run takes place (data folder,
-output folder, loader processes, device) is not part of it.
+A recipe file holds every field, so that it reads on its own; nothing is inherited. Where a run takes place (data
+folder, output folder, loader processes, device) is not part of it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Recipe:
         epochs: passes over the training photos.
         batch_size: photos per step, over all ranks.
         crop: (height, width) of the training windows.
-        resize: (long, short) side of the box that photos are scaled into before cropping; None is each photo's own size.
+        resize: (long, short) side of the box that photos are scaled into before cropping; None is each photo's own
+            size.
         ratio_range: bounds of the random factor on that box.
         cat_max_ratio: most of a window that one class may fill (papers: 0.75; 1 switches it off).
         flip: probability of mirroring.
@@ -110,8 +111,8 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "validate_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        nonnegative = ("lr", "weight_decay", "decoder_lr_factor", "power", "min_lr", "class_weight_power", "rotate", "seed")
-        for name in nonnegative:
+        rates = ("lr", "weight_decay", "decoder_lr_factor", "power", "min_lr")
+        for name in (*rates, "class_weight_power", "rotate", "seed"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("flip", "gamma", "gray", "blur", "cat_max_ratio", "warmup_ratio"):
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
@@ -148,8 +149,9 @@ class Recipe:
                 f"{where} lacks {', '.join(missing)}", fix="a recipe is complete: copy the line from another"
             )
         try:
-            converted = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-            return cls(**{**converted, "preprocess": Preprocess.from_dict(values["preprocess"])})
+            converted: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            converted["preprocess"] = Preprocess.from_dict(values["preprocess"])
+            return cls(**converted)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{where} has a value of the wrong kind: {error}", fix="compare with recipes/") from error
 
@@ -173,8 +175,8 @@ def automatic_recipe(
 ) -> Recipe:
     """Return the recipe for someone who gives only a folder.
 
-    Photos that all have one size are later brought to its shorter side, whatever their size; mixed sizes are taken to be
-    meant as they are. The crop is the usual shorter side, between 128 and 512 pixels, as a multiple of 32.
+    Photos that all have one size are later brought to its shorter side, whatever their size; mixed sizes are taken to
+    be meant as they are. The crop is the usual shorter side, between 128 and 512 pixels, as a multiple of 32.
 
     Args:
         model: architecture name.

@@ -15,8 +15,8 @@ def load(model: str | Path) -> TrainedModel:
     """Load a model with its labels and preprocessing.
 
     Args:
-        model: a shipped model's name such as ``segformer_b0.camvid``, a model folder, or the output folder of a training
-            run (its best model is taken).
+        model: a shipped model's name such as ``segformer_b0.camvid``, a model folder, or the output folder of a
+            training run (its best model is taken).
 
     Raises:
         CheckpointError: there is no such model, or its files are damaged or do not fit.

@@ -1,7 +1,7 @@
-"""SegFormer rewritten for float32 inference on a CPU: the same numbers in about two thirds of the time.
+"""SegFormer rewritten for float32 inference on a CPU: the same numbers in less time.
 
-`terrazzo.models` says what the network is; this says how one thread computes it fastest. Half of the plain network's time
-is not arithmetic: feature maps of many megabytes go to memory and back between steps that are cheap themselves. So
+`terrazzo.models` says what the network is; this says how one thread computes it fastest. Much of the plain network's
+time is not arithmetic: feature maps of many megabytes go to memory and back between steps that are cheap themselves. So
 
 * layers are oneDNN's fused operators, the ones that torch.compile emits, with weights reordered once: a linear layer
   adds bias and residual while it writes, the depthwise convolution of Mix-FFN applies GELU while it writes;
@@ -41,7 +41,7 @@ def can_fuse(network: Segmenter) -> bool:
         and isinstance(network.decoder, AllMLPDecoder)
         and parameter.device.type == "cpu"
         and parameter.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     )
 
 
@@ -52,7 +52,7 @@ class FusedSegFormer:
         assert isinstance(network.encoder, MixTransformer)
         assert isinstance(network.decoder, AllMLPDecoder)
         with torch.no_grad():
-            self.stages = [FusedStage(stage) for stage in network.encoder.stages]
+            self.stages = [FusedStage(stage) for stage in network.encoder.stages if isinstance(stage, Stage)]
             self.decoder = StripDecoder(network.decoder)
 
     @torch.inference_mode()
@@ -74,11 +74,13 @@ class FusedLinear:
         self.bias = linear.bias.detach().clone()
 
     def __call__(self, x: Tensor) -> Tensor:
-        return onednn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        out: Tensor = onednn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return out
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         """Return the layer's output plus `residual`."""
-        return onednn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
+        out: Tensor = onednn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
+        return out
 
 
 class FusedConv:
@@ -88,12 +90,14 @@ class FusedConv:
         self.geometry = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
         weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
         self.weight = onednn._reorder_convolution_weight(weight, *self.geometry, None)
+        assert conv.bias is not None
         self.bias = conv.bias.detach().clone()
-        self.activation = "gelu" if gelu else "none", [], "none"
+        no_scalars: list[float] = []
+        self.activation = "gelu" if gelu else "none", no_scalars, "none"
 
     def __call__(self, x_BHWC: Tensor) -> Tensor:
         x_BCHW = x_BHWC.permute(0, 3, 1, 2)
-        out = onednn._convolution_pointwise(x_BCHW, self.weight, self.bias, *self.geometry, *self.activation)
+        out: Tensor = onednn._convolution_pointwise(x_BCHW, self.weight, self.bias, *self.geometry, *self.activation)
         return out.permute(0, 2, 3, 1)
 
 
@@ -129,7 +133,7 @@ class FusedReduction:
 
     def __call__(self, x_BHWC: Tensor) -> Tensor:
         _, H, W, _ = x_BHWC.shape
-        if H < self.ratio or W < self.ratio:
+        if min(H, W) < self.ratio:
             x_BHWC = F.pad(x_BHWC, (0, 0, 0, max(self.ratio - W, 0), 0, max(self.ratio - H, 0)))
         reduced: Tensor = self.norm(self.conv(x_BHWC))
         return reduced
@@ -140,7 +144,7 @@ class FusedStage:
 
     def __init__(self, stage: Stage) -> None:
         self.embed, self.embed_norm, self.norm = FusedConv(stage.patch_embed.proj), stage.patch_embed.norm, stage.norm
-        self.blocks = [FusedBlock(block) for block in stage.blocks]
+        self.blocks = [FusedBlock(block) for block in stage.blocks if isinstance(block, Block)]
 
     def __call__(self, x_BHWC: Tensor) -> Tensor:
         x_BHWC = self.embed_norm(self.embed(x_BHWC))
@@ -155,6 +159,7 @@ class StripDecoder:
 
     def __init__(self, decoder: AllMLPDecoder) -> None:
         norm = decoder.norm
+        assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
         weights, bias = decoder.composed()
         self.weights_CiC = [(scale[:, None] * weight).T.contiguous() for weight in weights]
@@ -180,7 +185,7 @@ class StripDecoder:
         step = max(STRIP_ELEMENTS // (W * C), 1)
         for top in range(0, H, step):
             rows = slice(top, min(top + step, H))
-            sum_PC = self.bias.expand((rows.stop - top) * W, C).contiguous()
+            sum_PC = self.bias.repeat((rows.stop - top) * W, 1)
             for level, matrix in zip(levels, to_rows, strict=True):
                 band = _source_rows(rows, H, len(level))
                 sum_PC.view(-1, W * C).addmm_(matrix[rows, band], level[band])

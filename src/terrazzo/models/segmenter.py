@@ -54,7 +54,8 @@ class Segmenter(nn.Module):
     @property
     def num_classes(self) -> int:
         """Number of classes K."""
-        return int(self.decoder.num_classes)
+        num_classes: int = self.decoder.num_classes  # type: ignore[assignment]
+        return num_classes
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Segment normalised images.

@@ -4,7 +4,8 @@ Paper: arXiv 2105.15203, section 3.2. The paper projects each level to C channel
 channels and fuses them with a 4C -> C linear layer. Up to the BatchNorm all of that is linear, bilinear weights sum to
 one, and a per-pixel linear map commutes with resizing. So level i's share is the single matrix F_i L_i (fusion block
 times projection), applied at the level's own resolution, upsampled and added; the biases become one vector. The
-parameters are the paper's, the outputs and gradients equal it to rounding, and at B2 the cost falls from 117 to 40 GFLOP.
+parameters are the paper's, the outputs and gradients equal it to rounding, and at B2 the cost falls from 117 to 40
+GFLOP.
 
 Shapes: B batch, C_i channels of level i, C decoder width, K classes, h and w the size of the finest level.
 """
@@ -46,6 +47,7 @@ class AllMLPDecoder(nn.Module):
         blocks = self.fuse.weight.chunk(len(self.projections), dim=1)[::-1]
         weights, bias = [], torch.zeros_like(self.norm.bias)
         for block, projection in zip(blocks, self.projections, strict=True):
+            assert isinstance(projection, nn.Linear)
             weights.append(block @ projection.weight)
             bias = bias + block @ projection.bias
         return weights, bias

@@ -214,7 +214,7 @@ class MixTransformer(nn.Module):
             init_conv_fan_out(module)
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
-        """Return the four maps, (B, embed_dims[i], ceil(H / 4), ...) and so on, each half the size of the one before."""
+        """Return the four maps, the first (B, embed_dims[0], ceil(H / 4), ceil(W / 4)), each half the one before."""
         x_BHWC = images_B3HW.permute(0, 2, 3, 1)
         features = []
         for stage in self.stages:

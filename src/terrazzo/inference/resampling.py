@@ -1,0 +1,122 @@
+"""Several bilinear resizes of one axis, composed into one.
+
+Resizing is separable and linear, so along one axis each output position is a weighted mean of a few source positions,
+its *taps*: two after one resize, two or three after two growing ones, and never more than two to the power of the
+number of resizes. Consecutive outputs with the same taps form a *group*; growing by 4 makes groups of 4.
+
+Letters in names: O outputs, G groups, P outputs of one group, T taps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ComposedAxis", "compose_axis", "interpolate"]
+
+Floats: TypeAlias = NDArray[np.float32]
+Indices: TypeAlias = NDArray[np.intp]
+
+# Longer groups are split, so that the cells of two axes never hold more than 16 x 16 pixels.
+_LONGEST_GROUP = 16
+
+
+@dataclass(frozen=True)
+class ComposedAxis:
+    """Taps and weights of every output, with outputs of equal taps in groups.
+
+    The taps of a group ascend. A group with fewer than T repeats its first one, at weight 0.
+    """
+
+    length: int
+    taps_TG: Indices
+    last_G: Indices  # the largest tap
+    start_G: Indices  # first output of each group, and at the end the number of outputs
+    outputs_PG: Indices  # outputs of each group, the last repeated where a group has fewer
+    group_O: Indices
+    weights_TO: Floats
+    kinds: tuple[tuple[int, int], ...]  # number of taps (2 for 1), and most outputs of a group with that many
+    kind_G: Indices
+
+    def strips(self, most_sources: int) -> Iterator[tuple[int, int]]:
+        """Ranges of groups, from the first to before the second, that need about so many source positions."""
+        first = 0
+        while first < self.last_G.size:
+            stop = int(np.searchsorted(self.last_G, self.taps_TG[0, first] + most_sources))
+            stop = max(stop, first + 1)
+            yield first, stop
+            first = stop
+
+    def outputs_of(self, group_C: Indices, taps: int, outputs: int) -> tuple[Indices, list[Floats]]:
+        """Outputs (P, C) of the groups, and the weights there of each tap but the first."""
+        output_PC = self.outputs_PG[:outputs].take(group_C, axis=1)
+        return output_PC, [weights.take(output_PC, mode="clip") for weights in self.weights_TO[1:taps]]
+
+
+@lru_cache(maxsize=64)
+def compose_axis(source: int, targets: tuple[int, ...]) -> ComposedAxis:
+    """Resize an axis of length ``source`` to each target in turn, as ``F.interpolate(align_corners=False)`` does."""
+    taps_OT, weights_OT = np.arange(source)[:, None], np.ones((source, 1))
+    for target in targets:
+        length = len(taps_OT)
+        # The source position to the bit as F.interpolate has it: a float32 scale, and one rounding at the end.
+        scale = float(np.float32(length) / np.float32(target))
+        at = (scale * (np.arange(target) + 0.5) - 0.5).astype(np.float32).clip(0, length - 1)
+        low = at.astype(np.intp)
+        high = np.minimum(low + 1, length - 1)
+        share = (at - low).astype(np.float64)[:, None]
+        taps_OT = np.concatenate([taps_OT[low], taps_OT[high]], axis=1)
+        weights_OT = np.concatenate([weights_OT[low] * (1 - share), weights_OT[high] * share], axis=1)
+        taps_OT, weights_OT = _merge_taps(taps_OT, weights_OT, source)
+
+    output_O = np.arange(len(taps_OT))
+    differs_O = np.concatenate([[True], (taps_OT[1:] != taps_OT[:-1]).any(axis=1)])
+    since_O = output_O - np.maximum.accumulate(np.where(differs_O, output_O, 0))
+    start_G = np.flatnonzero(since_O % _LONGEST_GROUP == 0)
+    size_G = np.diff(start_G, append=output_O.size)
+    taps_TG = np.ascontiguousarray(taps_OT[start_G].T)
+    count_G = np.maximum((np.diff(taps_TG, axis=0) > 0).sum(axis=0) + 1, min(2, len(taps_TG)))
+    counts = np.unique(count_G)
+    return ComposedAxis(
+        length=output_O.size,
+        taps_TG=taps_TG,
+        last_G=taps_TG.max(axis=0),
+        start_G=np.append(start_G, output_O.size),
+        outputs_PG=start_G + np.minimum(np.arange(size_G.max())[:, None], size_G - 1),
+        group_O=np.repeat(np.arange(start_G.size), size_G),
+        weights_TO=np.ascontiguousarray(weights_OT.T, dtype=np.float32),
+        kinds=tuple((int(count), int(size_G[count_G == count].max())) for count in counts),
+        kind_G=np.searchsorted(counts, count_G),
+    )
+
+
+def interpolate(values: Sequence[Floats], weights: Sequence[Floats]) -> Floats:
+    """The weighted sum of the taps' values; ``weights`` leaves out the first tap's, which is the rest of 1."""
+    first = values[0]
+    if not weights:
+        return first
+    total: Floats = weights[0] * (values[1] - first)
+    for value, weight in zip(values[2:], weights[1:], strict=True):
+        total += weight * (value - first)
+    total += first
+    return total
+
+
+def _merge_taps(taps_OT: Indices, weights_OT: NDArray[np.float64], source: int) -> tuple[Indices, NDArray[np.float64]]:
+    """Add up the weights of an output's equal taps, drop taps of no weight and sort the rest."""
+    output, column = np.nonzero(weights_OT)
+    key, entry = np.unique(output * source + taps_OT[output, column], return_inverse=True)
+    weight = np.bincount(entry, weights_OT[output, column])
+    output, tap = np.divmod(key, source)
+    count = np.bincount(output)
+    first = np.cumsum(count) - count
+    column = np.arange(key.size) - first[output]
+    taps_OT = np.repeat(tap[first][:, None], count.max(), axis=1)
+    weights_OT = np.zeros(taps_OT.shape)
+    taps_OT[output, column], weights_OT[output, column] = tap, weight
+    return taps_OT, weights_OT

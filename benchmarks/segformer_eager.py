@@ -1,0 +1,65 @@
+"""Eager SegFormer, ours beside transformers' with the same weights: one thread, float32.
+
+    python benchmarks/segformer_eager.py [--variants b0,b1,b2,b5] [--size 512] [--rounds 5] [--write]
+
+Ours is what `terrazzo.predict` runs (`TorchEngine`); theirs is `SegformerForSemanticSegmentation` as it comes, in
+inference mode. The process keeps freed memory (`keep_freed_memory`) for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from measure import alternate, gemm_peak, header, publish, table
+from peers import build_pair
+from terrazzo.inference.engines.torch import TorchEngine, keep_freed_memory
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", default="b0,b1,b2,b5")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--classes", type=int, default=150)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    peak = gemm_peak()
+    rows = []
+    for variant in options.variants.split(","):
+        network, peer = build_pair(f"segformer_{variant}", options.classes)
+        images = torch.randn(1, 3, options.size, options.size)
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            network(images)
+        engine = TorchEngine(network)
+        with torch.inference_mode():
+            difference = (torch.from_numpy(engine(images.numpy())) - peer(images).logits).abs().max().item()
+            assert difference < 1e-4, f"{variant}: the two sides differ by {difference}"
+            ours, theirs = alternate([partial(engine, images.numpy()), partial(peer, images)], options.rounds)
+        flops = counter.get_total_flops()
+        rows.append(
+            [
+                variant.upper(),
+                f"{1e3 * ours.median:.0f} / {1e3 * ours.least:.0f}",
+                f"{1e3 * theirs.median:.0f} / {1e3 * theirs.least:.0f}",
+                f"{theirs.median / ours.median:.2f} / {theirs.least / ours.least:.2f}",
+                f"{flops / 1e9:.1f}",
+                f"{100 * flops / ours.least / peak:.0f}%",
+                f"{difference:.0e}",
+            ]
+        )
+    title = f"Eager SegFormer at {options.size} x {options.size}, {options.classes} classes, batch 1, float32"
+    text = header(title, "python benchmarks/segformer_eager.py --write")
+    text += f"Milliseconds as median / least. Matrix products alone reach {peak / 1e9:.0f} GFLOP/s here.\n\n"
+    columns = ["", "ours, ms", "transformers, ms", "ratio", "our GFLOP", "of GEMM peak", "largest difference of logits"]
+    publish("segformer_eager", text + table(columns, rows), options.write)
+
+
+if __name__ == "__main__":
+    main()

@@ -67,6 +67,7 @@ def test_sigterm_ends_with_a_checkpoint_within_a_step_and_status_143(
     assert steps <= state["step"] <= steps + 3
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_its_lock_and_resumes(data: Path, tmp_path: Path) -> None:
     """Its loader processes may live on for seconds; they must not keep the folder."""
     (process,) = start(long_run, data, tmp_path, 1)
@@ -95,15 +96,13 @@ def test_killed_at_any_moment_a_run_resumes_to_the_same_end(data: Path, tmp_path
     wait, kills = torch.Generator().manual_seed(0), 0
     while True:
         (process,) = start(short_run, data, tmp_path / "broken")
-        process.join(1 + 4 * torch.rand(1, generator=wait).item())
+        process.join(0.5 + 3 * torch.rand(1, generator=wait).item() + 0.2 * kills)
         if process.exitcode is not None:
             assert finish([process]) == [0]
             break
-        assert process.pid is not None
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         finish([process])
         kills += 1
-        assert kills < 200
     assert kills > 0
     files = [(tmp_path / name / "model/model.safetensors").read_bytes() for name in ("unbroken", "broken")]
     assert files[0] == files[1]

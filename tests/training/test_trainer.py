@@ -9,17 +9,19 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from tiny_runs import ALONE, make_data, tiny_recipe, tiny_trainer
+from PIL import Image
+from tiny_runs import make_data, tiny_recipe, tiny_trainer
 
 from terrazzo.data.loaders import Batch
-from terrazzo.errors import CheckpointError, OutputError, TrainingError
+from terrazzo.errors import CheckpointError, DatasetError, OutputError, TrainingError
 from terrazzo.evaluation.confusion import Metrics
 from terrazzo.models import create_model
 from terrazzo.training import trainer as trainer_module
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
-from terrazzo.training.data import augmentation, count_labels, open_splits, require_labels
+from terrazzo.training.data import augmentation, labelled_pixels, open_splits
 from terrazzo.training.trainer import Trainer
 from terrazzo.weights.files import load_folder
 
@@ -330,9 +332,8 @@ def test_only_every_nth_epoch_and_the_last_are_validated(data: Path, tmp_path: P
 
 
 def test_weights_to_start_from_are_taken_over_and_averaged_from_the_start(data: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(weights="other")
     initial = create_model("segformer_tiny", 7)
-    trainer = Trainer(recipe, *open_splits(recipe, data), tmp_path, ALONE, 0, initial)
+    trainer = tiny_trainer(data, tmp_path, initial=initial, weights="other")
     for name, value in initial.state_dict().items():
         mine = trainer.model.state_dict()[name]
         if name.startswith("decoder.classifier."):
@@ -344,9 +345,8 @@ def test_weights_to_start_from_are_taken_over_and_averaged_from_the_start(data: 
 
 
 def test_weights_of_another_architecture_are_refused(data: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(weights="other")
     with pytest.raises(CheckpointError, match="other is not a segformer_tiny"):
-        Trainer(recipe, *open_splits(recipe, data), tmp_path, ALONE, 0, create_model("segformer_b0", 3))
+        tiny_trainer(data, tmp_path, initial=create_model("segformer_b0", 3), weights="other")
 
 
 def test_held_out_photos_are_validated_on_and_not_learnt_from(data: Path) -> None:
@@ -359,30 +359,15 @@ def test_held_out_photos_are_validated_on_and_not_learnt_from(data: Path) -> Non
         assert caught.value.code == "training-holdout"
 
 
-def test_classes_are_counted_in_the_masks_alone(data: Path) -> None:
+def test_the_pixels_of_each_class_are_counted_before_training(data: Path, tmp_path: Path) -> None:
     train, _ = open_splits(tiny_recipe(), data)
-    counts = count_labels(train)
-    assert (
-        counts.tolist()
-        == sum(
-            torch.bincount(torch.from_numpy(train.read(place)[1].ravel()).long(), minlength=256)[:3]
-            for place in range(len(train))
-        ).tolist()
-    )  # type: ignore[union-attr]
-    assert count_labels(train, most=2).sum() == 2 * (48 * 64 - 16)
-
-
-def test_a_split_without_labels_is_refused(tmp_path: Path) -> None:
-    import numpy as np
-    from PIL import Image
-
+    masks = [train.read(place)[1] for place in range(len(train))]
+    assert labelled_pixels(train).tolist() == [sum((mask == k).sum() for mask in masks) for k in range(3)]
     root = make_data(tmp_path / "tiles", train=2, val=2)
     for mask in (root / "val/masks").iterdir():
         Image.fromarray(np.full((48, 64), 255, np.uint8)).save(mask)
-    train, val = open_splits(tiny_recipe(), root)
-    require_labels(train)
-    with pytest.raises(Exception, match="no mask of val has a labelled pixel"):
-        require_labels(val)
+    with pytest.raises(DatasetError, match="every pixel of every mask of val is ignored"):
+        labelled_pixels(open_splits(tiny_recipe(), root)[1])
 
 
 def test_the_papers_recipe_has_the_papers_steps() -> None:

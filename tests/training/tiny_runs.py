@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from terrazzo.models import Segmenter
 from terrazzo.models.segformer import VARIANTS, SegFormerVariant
-from terrazzo.training.data import open_splits
+from terrazzo.training.data import labelled_pixels, open_splits
 from terrazzo.training.distributed import Ranks
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.trainer import Trainer
@@ -51,9 +52,12 @@ def tiny_recipe(**changes: Any) -> Recipe:
     return dataclasses.replace(recipe, **{"crop": (32, 32), "drop_path": 0.3, "precision": "fp32", **changes})
 
 
-def tiny_trainer(data: Path, output: Path, ranks: Ranks = ALONE, workers: int = 0, **changes: Any) -> Trainer:
+def tiny_trainer(
+    data: Path, output: Path, ranks: Ranks = ALONE, workers: int = 0, initial: Segmenter | None = None, **changes: Any
+) -> Trainer:
     recipe = tiny_recipe(**changes)
-    return Trainer(recipe, *open_splits(recipe, data), output, ranks, workers)
+    train, val = open_splits(recipe, data)
+    return Trainer(recipe, train, val, labelled_pixels(train), output, ranks, workers, initial)
 
 
 # -- other processes --------------------------------------------------------------------------------------------------
@@ -65,7 +69,9 @@ def start(function: Callable[..., None], *arguments: Any, ranks: int | None = No
     They are forked from a server that has imported what they need, which saves seconds each.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["terrazzo.training.train"])
+    context.set_forkserver_preload(
+        ["terrazzo.training.train", "rich.progress", "torch.utils.tensorboard", "matplotlib.figure"]
+    )
     port = 20000 + os.getpid() % 20000 + int(time.monotonic() * 7) % 20000
     processes: list[BaseProcess] = []
     for rank in range(ranks or 1):

@@ -72,17 +72,21 @@ class PixelMajor:
         pixel = np.flatnonzero(threshold_N < np.inf)
         rows = np.empty((_ROWS_AT_ONCE, self.num_classes), np.float32)
         level, reached = np.empty_like(rows), np.empty(rows.shape, np.bool_)
-        found, classes = [], []
+        origin = np.arange(0, rows.size, self.num_classes)
+        found, classes = [np.empty(0, np.intp)], [np.empty(0, winner_N.dtype)]
         for part in _parts(pixel, _ROWS_AT_ONCE):
             n = part.size
             np.take(logits_NK, part, axis=0, out=rows[:n], mode="clip")
+            rows.reshape(-1)[origin[:n] + winner_N.take(part)] = -np.inf
             level[:n] = threshold_N.take(part)[:, None]  # one flat comparison is faster than one for each row
             np.greater_equal(rows[:n], level[:n], out=reached[:n])
             at = np.flatnonzero(reached[:n])
+            if not at.size:
+                continue
             row = at // self.num_classes
             found.append(part.take(row))
             classes.append((at - row * self.num_classes).astype(winner_N.dtype))
-        return _without_winners(np.concatenate(found), np.concatenate(classes), winner_N)
+        return np.concatenate(found), np.concatenate(classes)
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,9 @@ class ClassMajor:
             np.greater_equal(plane, threshold_N, out=reached)
             found.append(np.flatnonzero(reached))
         classes = np.repeat(np.arange(self.num_classes, dtype=winner_N.dtype), [pixel.size for pixel in found])
-        return _without_winners(np.concatenate(found), classes, winner_N)
+        pixel = np.concatenate(found)
+        rival = np.flatnonzero(winner_N.take(pixel) != classes)
+        return pixel.take(rival), classes.take(rival)
 
 
 def in_memory_order(logits_KHW: Floats) -> PixelMajor | ClassMajor:
@@ -326,11 +332,6 @@ class _Patch:
 
     def write(self, mask_HW: Classes, label_PPC: Classes) -> None:
         mask_HW.reshape(-1)[(self.row_PC * mask_HW.shape[1])[:, None] + self.column_PC] = label_PPC
-
-
-def _without_winners(pixel: Indices, classes: Classes, winner_N: Classes) -> tuple[Indices, Classes]:
-    rival = np.flatnonzero(winner_N.take(pixel) != classes)
-    return pixel.take(rival), classes.take(rival)
 
 
 def _choose(where: Bools, new: Classes, old: Classes) -> Classes:

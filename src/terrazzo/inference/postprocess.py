@@ -40,7 +40,7 @@ Classes: TypeAlias = NDArray[np.unsignedinteger[Any]]  # uint8 or uint16
 # Source logits, and resized ones, worked on at a time: about a processor's caches. The results do not depend on them.
 _STRIP_FLOATS = 4 << 20
 _PROBABILITY_FLOATS = 1 << 20
-_COLUMNS_AT_ONCE = 64
+_COLUMNS_AT_ONCE = 128
 
 
 def upsample_argmax(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> Classes:

@@ -1,18 +1,16 @@
-"""What a run learns from and what it validates on: splits, held-out photos, augmentation, class counts."""
+"""What a run learns from and what it validates on: splits, held-out photos, class counts, augmentation."""
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from terrazzo.data import Dataset, open_dataset
-from terrazzo.data.masks import read_mask
+from terrazzo.data.check import count_pixels
 from terrazzo.data.transforms import (
     Compose,
     PhotometricDistortion,
@@ -29,7 +27,7 @@ from terrazzo.errors import DatasetError, TrainingError
 from terrazzo.labels import LabelSpec
 from terrazzo.training.recipe import Recipe
 
-__all__ = ["augmentation", "count_labels", "open_splits", "require_labels"]
+__all__ = ["augmentation", "labelled_pixels", "open_splits"]
 
 
 def open_splits(recipe: Recipe, data: Path) -> tuple[Dataset, Dataset]:
@@ -56,21 +54,21 @@ def open_splits(recipe: Recipe, data: Path) -> tuple[Dataset, Dataset]:
     return dataclasses.replace(train, samples=learnt), dataclasses.replace(train, samples=unseen, split="holdout")
 
 
-def require_labels(dataset: Dataset) -> None:
-    """Refuse a split without a single labelled pixel: nothing can be learnt from it, and no epoch would be the best.
-
-    Masks are read up to the first that has one.
+def labelled_pixels(dataset: Dataset) -> NDArray[np.int64]:
+    """Return the (K,) pixels of each class in a split, and so make sure of its masks before training starts.
 
     Raises:
-        DatasetError: every pixel of every mask is ignored, or a mask cannot be read.
+        DatasetError: a mask cannot be used; or no mask has a labelled pixel, so that there is nothing to learn, or no
+            epoch that would be the best.
     """
-    ignored = dataset.labels.ignore_index
-    if not any((read_mask(sample.mask, dataset.labels) != ignored).any() for sample in dataset.samples):
+    pixels_K = count_pixels(dataset)
+    if not pixels_K.any():
         raise DatasetError(
-            f"{dataset.root}: no mask of {dataset.split} has a labelled pixel, all of them are ignored",
-            fix="look at the masks' values with `terrazzo check-data`",
+            f"{dataset.root}: every pixel of every mask of {dataset.split} is ignored",
+            fix="correct the masks, or what their values mean; `terrazzo check-data` shows them",
             code="dataset-unlabelled",
         )
+    return pixels_K
 
 
 def augmentation(recipe: Recipe, ignore_index: int) -> Compose:
@@ -90,15 +88,3 @@ def augmentation(recipe: Recipe, ignore_index: int) -> Compose:
     if recipe.blur:
         steps.append(RandomBlur(recipe.blur))
     return Compose(steps)
-
-
-def count_labels(dataset: Dataset, most: int = 2000) -> torch.Tensor:
-    """Return (K,) pixels of each class, over at most `most` evenly spaced masks."""
-    K = dataset.labels.num_classes
-    places: Sequence[int] = np.linspace(0, len(dataset) - 1, min(len(dataset), most)).round().astype(int).tolist()
-
-    def count(place: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        return np.bincount(read_mask(dataset.samples[place].mask, dataset.labels).ravel(), minlength=K)[:K]
-
-    with ThreadPoolExecutor(4) as pool:
-        return torch.from_numpy(np.sum(list(pool.map(count, places)), axis=0))

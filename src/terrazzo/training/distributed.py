@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
 
 from terrazzo.errors import ConfigError
 
@@ -100,17 +101,24 @@ def joined_ranks(device: str | None) -> Iterator[Ranks]:
         return
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    # Processes that torchrun starts again find the addresses of the dead in the same store, and would wait for them.
+    store, rank, _ = next(rendezvous("env://"))
+    store = dist.PrefixStore(f"start-{_restarts()}", store)  # type: ignore[attr-defined]
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", store=store, rank=rank, world_size=world_size)
     try:
         patient = dist.new_group(backend="gloo", timeout=timedelta(days=7))
-        yield Ranks(dist.get_rank(), world_size, place, patient)
+        yield Ranks(rank, world_size, place, patient)
     finally:
         dist.destroy_process_group()
 
 
 def restarted_by_torchrun() -> bool:
     """Tell whether torchrun started these processes again after one of them had died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _restarts() > 0
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def _place(device: str | None, local_rank: int) -> torch.device:

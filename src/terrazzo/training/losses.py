@@ -60,7 +60,7 @@ class _StripLoss(torch.autograd.Function):
         B, K, h, w = logits_BKhw.shape
         H, W = labels_BHW.shape[1:]
         with torch.enable_grad(), torch.autocast(logits_BKhw.device.type, enabled=False):
-            leaf = logits_BKhw.detach().float().contiguous().requires_grad_()
+            leaf = logits_BKhw.detach().float().contiguous().requires_grad_(ctx.needs_input_grad[0])
             total = leaf.new_zeros(())
             to_rows, to_columns = interpolation_matrix(h, H, leaf), interpolation_matrix(w, W, leaf)
             rows = max(STRIP_ELEMENTS // (B * K * W), 1)
@@ -68,11 +68,12 @@ class _StripLoss(torch.autograd.Function):
                 strip_BKrW = to_rows[top : top + rows] @ leaf @ to_columns.T
                 labels = labels_BHW[:, top : top + rows]
                 loss = F.cross_entropy(strip_BKrW, labels, class_weights, ignore_index=ignore_index, reduction="sum")
-                loss.backward()  # type: ignore[no-untyped-call]
+                if leaf.requires_grad:
+                    loss.backward()  # type: ignore[no-untyped-call]
                 total += loss.detach()
         divisor = _divisor(labels_BHW, ignore_index, class_weights, normalize_by).to(total)
-        assert leaf.grad is not None
-        ctx.save_for_backward((leaf.grad / divisor).to(logits_BKhw.dtype))
+        if leaf.grad is not None:
+            ctx.save_for_backward((leaf.grad / divisor).to(logits_BKhw.dtype))
         return total / divisor
 
     @staticmethod

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import terrazzo
 from terrazzo.data import open_dataset
 from terrazzo.errors import ConfigError
 from terrazzo.evaluation.report import Report
@@ -21,9 +17,10 @@ from terrazzo.inference.engines.torch import keep_freed_memory
 from terrazzo.labels import LabelSpec
 from terrazzo.training.artifacts import write_artifacts
 from terrazzo.training.checkpoint import has_checkpoint
-from terrazzo.training.data import open_splits, require_labels
+from terrazzo.training.data import labelled_pixels, open_splits
 from terrazzo.training.distributed import joined_ranks, restarted_by_torchrun
 from terrazzo.training.recipe import Recipe, automatic_recipe
+from terrazzo.training.record import machine_name, training_record
 from terrazzo.training.run_folder import (
     CHECKPOINT_FOLDER,
     MODEL_FOLDER,
@@ -104,23 +101,22 @@ def train(
     changes = {key: value for key, value in given.items() if value is not None} | dict(overrides or {})
     chosen = _recipe(recipe, model, data, changes)
     train_split, val_split = open_splits(chosen, data)
-    initial = load(chosen.weights).network if chosen.weights else None
-    for split in (train_split, val_split):
-        require_labels(split)
+    pixels_K, _ = labelled_pixels(train_split), labelled_pixels(val_split)
+    initial = load(chosen.weights).network if chosen.weights and not resume else None
     if workers is None:
         cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         workers = min(max(cores - 1, 1), 8)
     with joined_ranks(device) as ranks, locked(output) if ranks.is_main else nullcontext():
         if ranks.is_main:
             clear_leftovers(output)
-        trainer = Trainer(chosen, train_split, val_split, output, ranks, workers, initial)
+        trainer = Trainer(chosen, train_split, val_split, pixels_K, output, ranks, workers, initial)
         trainer.log.say(_plan(trainer, data))
         if resume:
             trainer.resume()
         if ranks.is_main:
             write_recipe(output, chosen)
         trainer.run()
-        report = write_artifacts(trainer, training_record(trainer, data)) if ranks.is_main else None
+        report = write_artifacts(trainer, training_record(trainer)) if ranks.is_main else None
         ranks.wait()
     return Run(output, output / MODEL_FOLDER, report) if report is not None else None
 
@@ -162,39 +158,11 @@ def _plan(trainer: Trainer, data: Path) -> str:
         f"{_counted(len(loader.dataset), 'photo')} to learn from, {len(trainer.val)} to validate on",
         "batch": f"{_counted(recipe.batch_size, 'window')} of {width} x {height}",
         "schedule": f"{schedule}, {trainer.total_steps} in all; learning rate {recipe.lr:g}",
-        "machine": f"{_machine(ranks.device)}, {'bf16' if trainer.bf16 else 'fp32'}, "
+        "machine": f"{machine_name(ranks.device)}, {'bf16' if trainer.bf16 else 'fp32'}, "
         f"{_counted(loader.workers, 'loader process')}{shared}",
         "output": str(trainer.output),
     }
     return "\n".join(f"{name:<9} {text}" for name, text in lines.items())
-
-
-def training_record(trainer: Trainer, data: Path) -> dict[str, Any]:
-    """Return what a model's config.json says about where it comes from."""
-    return {
-        "data": data.resolve().name,
-        "train_photos": len(trainer.loader.dataset),
-        "val_photos": len(trainer.val),
-        "hours": round(trainer.seconds / 3600, 2),
-        "machine": _machine(trainer.ranks.device),
-        "versions": {"terrazzo": terrazzo.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "recipe": trainer.recipe.to_dict(),
-    }
-
-
-def _machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {_counted(torch.get_num_threads(), 'thread')}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _counted(count: int, what: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from terrazzo.data import Dataset
 from terrazzo.data.loaders import Batch, TrainLoader
@@ -26,13 +27,14 @@ from terrazzo.inference.predictor import Predictor
 from terrazzo.models import create_model
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
-from terrazzo.training.data import augmentation, count_labels
+from terrazzo.training.data import augmentation
 from terrazzo.training.distributed import Ranks
 from terrazzo.training.ema import WeightAverage
 from terrazzo.training.log import RunLog
 from terrazzo.training.losses import class_weights_from_counts, upsampled_cross_entropy
 from terrazzo.training.optim import learning_rate_factor, parameter_groups, set_learning_rate
 from terrazzo.training.recipe import Recipe
+from terrazzo.training.record import training_record
 from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER
 from terrazzo.weights.files import TrainedModel, save_folder
 
@@ -52,6 +54,7 @@ class Trainer:
         recipe: what to learn and how.
         train: photos to learn from.
         val: photos that choose the best epoch.
+        pixels_K: of each class in the training masks; see `labelled_pixels`.
         output: the run's folder.
         ranks: this process among those of the run.
         workers: loader processes.
@@ -67,6 +70,7 @@ class Trainer:
         recipe: Recipe,
         train: Dataset,
         val: Dataset,
+        pixels_K: NDArray[np.int64],
         output: Path,
         ranks: Ranks,
         workers: int,
@@ -91,7 +95,7 @@ class Trainer:
         )
         self.bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and multiplies_bf16(ranks.device))
         self.class_weights = (
-            class_weights_from_counts(count_labels(train), recipe.class_weight_power).to(ranks.device)
+            class_weights_from_counts(torch.from_numpy(pixels_K), recipe.class_weight_power).to(ranks.device)
             if recipe.class_weight_power
             else None
         )
@@ -307,7 +311,7 @@ class Trainer:
             return False
         self.best_mIoU, self.stale_validations = metrics.mIoU, 0
         if self.ranks.is_main:
-            record = {"step": self.step, "val_mIoU": round(metrics.mIoU, 2), "recipe": self.recipe.to_dict()}
+            record = {"step": self.step, "val_mIoU": round(metrics.mIoU, 2), **training_record(self)}
             save_folder(self.output / MODEL_FOLDER, self.trained_model(record))
         return True
 

@@ -47,8 +47,8 @@ def keep_freed_memory() -> None:
     """Tell the C library to keep freed blocks for the next tensor instead of returning them to the system.
 
     A network's feature maps are large enough that glibc maps and unmaps each one, and the page faults take a good part
-    of a forward pass on the CPU. This changes the whole process, so programs call it and imports do not. It does nothing
-    on systems without glibc.
+    of a forward pass on the CPU. This changes the whole process, so programs call it and imports do not. It does
+    nothing on systems without glibc.
     """
     if sys.platform != "linux":
         return

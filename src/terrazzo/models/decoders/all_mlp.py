@@ -4,8 +4,8 @@ Paper: arXiv 2105.15203, section 3.2. The paper projects each level to C channel
 channels and fuses them with a 4C -> C linear layer. Up to the BatchNorm all of that is linear, bilinear weights sum to
 one, and a per-pixel linear map commutes with resizing. So level i's share is the single matrix F_i L_i (fusion block
 times projection), applied at the level's own resolution, upsampled and added; the biases become one vector. The
-parameters are the paper's, the outputs and gradients equal it to rounding, and at B2 the cost falls from 117 to 40
-GFLOP.
+parameters are the paper's, the outputs and gradients equal it to rounding, and a forward pass of B2 at 512 x 512 falls
+from 125 to 49 GFLOP (two per multiply-accumulate).
 
 Shapes: B batch, C_i channels of level i, C decoder width, K classes, h and w the size of the finest level.
 """

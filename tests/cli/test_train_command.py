@@ -34,29 +34,41 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_train_then_resume_then_predict(data: Path, tmp_path: Path) -> None:
-    """In a process of its own, told by environment to use one thread, where no terminal is."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "terrazzo", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
-
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """B0 after an epoch of two steps, from a process of its own, where no terminal is."""
+    folder = tmp_path_factory.mktemp("runs")
     options = ["--crop", "32", "32", "--batch-size", "2", "--epochs", "1", "--workers", "0", "--device", "cpu"]
-    trained = run("train", "--data", data, "--output", "mine", *options)
-    assert trained.returncode == 0, trained.stderr
-    assert "mIoU" in trained.stdout and "background" in trained.stdout
-    assert "terrazzo predict PHOTO --model mine" in trained.stdout
-    assert "epoch 1/1" in trained.stderr and "\x1b" not in trained.stderr
-    assert yaml.safe_load((tmp_path / "mine/recipe.yaml").read_text())["crop"] == [32, 32]
-    model = terrazzo.load(tmp_path / "mine")
-    assert model.architecture == "segformer_b0" and model.labels.names == ("background", "foreground")
-    assert (tmp_path / "mine/predictions.png").exists()
+    command = [sys.executable, "-m", "terrazzo", "train", "--data", str(data), "--output", "mine", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
+    return folder / "mine", done
 
-    again = run("train", "--data", data, "--output", "mine", *options)
-    assert again.returncode == 2
-    assert again.stderr.splitlines() == [
-        "error[training-output-taken]: mine holds an earlier run",
+
+def test_a_run_says_what_it_does_and_how_to_use_it(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    output, done = trained
+    assert done.returncode == 0, done.stderr
+    assert "mIoU" in done.stdout and "background" in done.stdout
+    assert "terrazzo predict PHOTO --model mine" in done.stdout
+    told = done.stderr.splitlines()
+    assert told[0].startswith("model     segformer_b0, 3,714,") and "from random weights" in told[0]
+    assert [line.split()[0] for line in told[:6]] == ["model", "data", "batch", "schedule", "machine", "output"]
+    assert told[6].startswith("epoch 1/1  loss ") and "best so far" in told[6]
+    assert "\x1b" not in done.stderr
+    assert yaml.safe_load((output / "recipe.yaml").read_text())["crop"] == [32, 32]
+    model = terrazzo.load(output)
+    assert model.architecture == "segformer_b0" and model.labels.names == ("background", "foreground")
+
+
+def test_a_run_is_not_written_over(
+    data: Path, trained: tuple[Path, subprocess.CompletedProcess[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, _ = trained
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--data", str(data), "--output", str(output)])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"error[training-output-taken]: {output} holds an earlier run",
         "  fix: add --resume to go on with it, or choose another --output",
     ]
 

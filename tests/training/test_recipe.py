@@ -1,0 +1,96 @@
+"""Recipes: complete, flat, and particular about what they hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_runs import tiny_recipe
+
+from terrazzo.errors import ConfigError
+from terrazzo.training.recipe import Recipe, automatic_recipe
+from terrazzo.training.run_folder import write_recipe
+
+pytestmark = pytest.mark.usefixtures("tiny_variant")
+
+
+def test_a_recipe_survives_json_and_yaml(tiny_variant: None, tmp_path: Path) -> None:
+    recipe = tiny_recipe(holdout=("a*", "b"), resize=(2048, 512), lr=6e-5, clip_norm=None, labels="camvid")
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())), "here") == recipe
+    write_recipe(tmp_path, recipe)
+    assert Recipe.from_file(tmp_path / "recipe.yaml") == recipe
+    text = (tmp_path / "recipe.yaml").read_text()
+    assert list(yaml.safe_load(text)) == list(recipe.to_dict())
+    assert "crop: [32, 32]\n" in text and text.startswith("# ")
+
+
+def test_every_recipe_in_the_house_is_complete() -> None:
+    files = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+    for file in files:
+        assert list(Recipe.from_file(file).to_dict()) == list(yaml.safe_load(file.read_text()))
+
+
+def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
+    complete = tiny_recipe().to_dict()
+    with pytest.raises(ConfigError, match="here has an unknown key 'wramup_steps'") as caught:
+        Recipe.from_dict({**complete, "wramup_steps": 3}, "here")
+    assert "did you mean 'warmup_steps'" in caught.value.fix
+    del complete["lr"], complete["crop"]
+    with pytest.raises(ConfigError, match="here lacks crop, lr"):
+        Recipe.from_dict(complete, "here")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ConfigError, match=r"list\.yaml does not hold"):
+        Recipe.from_file(tmp_path / "list.yaml")
+    (tmp_path / "torn.yaml").write_text("model: [\n")
+    with pytest.raises(ConfigError, match=r"torn\.yaml is not valid YAML"):
+        Recipe.from_file(tmp_path / "torn.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("validate_every", -1),
+        ("lr", -0.1),
+        ("lr", math.nan),
+        ("crop", [0, 32]),
+        ("ratio_range", [0.5]),
+        ("flip", 1.5),
+        ("drop_path", 1.0),
+        ("ema_decay", 1.0),
+        ("precision", "fp16"),
+        ("normalize_by", "some"),
+    ],
+)
+def test_values_out_of_range_are_named(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=key):
+        Recipe.from_dict({**tiny_recipe().to_dict(), key: value}, "here")
+
+
+sizes = st.tuples(st.integers(1, 4000), st.integers(1, 4000))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(sizes, min_size=1, max_size=20), st.integers(1, 300), st.integers(1, 64))
+def test_any_photos_get_a_usable_recipe(photos: list[tuple[int, int]], epochs: int, batch_size: int) -> None:
+    recipe = automatic_recipe("segformer_tiny", photos, epochs=epochs, batch_size=batch_size)
+    assert Recipe.from_dict(recipe.to_dict(), "here") == recipe
+    assert all(128 <= side <= 512 and side % 32 == 0 for side in recipe.crop)
+    steps = max(len(photos) // batch_size, 1) * epochs
+    assert recipe.warmup_steps <= min(300, steps / 10)
+    if len(set(photos)) == 1:
+        assert recipe.preprocess.short_side == min(photos[0])
+    else:
+        assert recipe.preprocess.short_side is None
+
+
+def test_an_unknown_model_is_refused_before_anything_else() -> None:
+    with pytest.raises(ConfigError, match="segformer_b9"):
+        automatic_recipe("segformer_b9", [(10, 10)])

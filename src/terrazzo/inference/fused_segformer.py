@@ -14,6 +14,7 @@ Shapes as in `models/encoders/mit.py` and `models/decoders/all_mlp.py`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -106,7 +107,7 @@ class FusedBlock:
 
     def __init__(self, block: Block) -> None:
         attention, ffn = block.attn, block.ffn
-        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.norm1, self.norm2 = copy.deepcopy(block.norm1), copy.deepcopy(block.norm2)
         self.num_heads = attention.num_heads
         self.q, self.kv, self.proj = FusedLinear(attention.q), FusedLinear(attention.kv), FusedLinear(attention.proj)
         self.reduction = None if attention.sr is None else FusedReduction(attention.sr)
@@ -129,7 +130,8 @@ class FusedReduction:
     """`SequenceReduction` as a convolution."""
 
     def __init__(self, reduction: SequenceReduction) -> None:
-        self.conv, self.norm, self.ratio = FusedConv(reduction.conv), reduction.norm, reduction.ratio
+        self.conv, self.norm = FusedConv(reduction.conv), copy.deepcopy(reduction.norm)
+        self.ratio = reduction.ratio
 
     def __call__(self, x_BHWC: Tensor) -> Tensor:
         _, H, W, _ = x_BHWC.shape
@@ -143,7 +145,8 @@ class FusedStage:
     """Patch embedding, blocks, norm."""
 
     def __init__(self, stage: Stage) -> None:
-        self.embed, self.embed_norm, self.norm = FusedConv(stage.patch_embed.proj), stage.patch_embed.norm, stage.norm
+        self.embed = FusedConv(stage.patch_embed.proj)
+        self.embed_norm, self.norm = copy.deepcopy(stage.patch_embed.norm), copy.deepcopy(stage.norm)
         self.blocks = [FusedBlock(block) for block in stage.blocks if isinstance(block, Block)]
 
     def __call__(self, x_BHWC: Tensor) -> Tensor:

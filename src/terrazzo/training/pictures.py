@@ -30,6 +30,7 @@ LINE, BEST = "#1f5fa8", "#c2410c"
 WRONG: Color = (230, 30, 45)
 PAPER: Color = (255, 255, 255)
 
+SMALLEST_SPAN = 5.0  # mIoU points on the axis: a difference of a tenth must not look like a fall
 SHEET_PHOTOS = 8
 MOST_CLASSES = 60  # in the sheet's legend
 CELL, GAP, HEAD, TITLE, LINE_HEIGHT = 400, 12, 96, 40, 26  # pixels
@@ -64,6 +65,10 @@ def curves_png(rows: list[dict[str, Any]], title: str) -> bytes:
         axes.set_ylim(0, 1.08 * max((row[key] for row in rows if np.isfinite(row[key])), default=1) or 1)
     if len(scored) < 2:
         score_axes.set_ylim(0, 100)
+    else:
+        low, high = min(row["mIoU"] for row in scored), max(row["mIoU"] for row in scored)
+        room = max(SMALLEST_SPAN - (high - low), 0.16 * (high - low)) / 2
+        score_axes.set_ylim(max(low - room, 0), high + room)
     rate_axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     rate_axes.set_xlabel("epoch", color=INK)
     rate_axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))

@@ -55,7 +55,7 @@ def locked(output: Path) -> Iterator[None]:
     """
     make_folder(output)
     try:
-        lock = os.open(output / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(output / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise OutputError(
             f"{output} cannot be written to: {error.strerror}",

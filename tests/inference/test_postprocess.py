@@ -73,6 +73,14 @@ def steps(seed: int, num_classes: int, height: int, width: int) -> Floats:
     return np.random.default_rng(seed).integers(-1, 2, (num_classes, height, width)).astype(np.float32)
 
 
+def corners(seed: int, num_classes: int, height: int, width: int) -> Floats:
+    """Sharp little patches of a few classes: three and four classes meet in one cell, and no other comes near it."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, min(num_classes, 6), (height // 2 + 1, width // 2 + 1)).repeat(2, axis=0).repeat(2, axis=1)
+    won = label[:height, :width] == np.arange(num_classes)[:, None, None]
+    return 8 * won + rng.standard_normal(won.shape, dtype=np.float32)
+
+
 def planes(logits_KHW: Floats) -> Floats:
     return np.ascontiguousarray(logits_KHW)
 
@@ -90,7 +98,7 @@ orders = pytest.mark.parametrize("order", [planes, classes_last])
 
 @settings(max_examples=100, deadline=None)
 @given(
-    make=st.sampled_from([noise, regions, steps]),
+    make=st.sampled_from([noise, regions, corners, steps]),
     order=st.sampled_from([planes, classes_last, cut_out]),
     seed=st.integers(0, 2**32 - 1),
     num_classes=class_counts,
@@ -107,7 +115,7 @@ def test_mask_is_the_argmax_of_fully_upsampled_logits(make, order, seed, num_cla
 
 @settings(max_examples=40, deadline=None)
 @given(
-    make=st.sampled_from([noise, regions]),
+    make=st.sampled_from([noise, regions, corners]),
     order=st.sampled_from([planes, classes_last]),
     seed=st.integers(0, 2**32 - 1),
     strip=st.integers(1, 3000),
@@ -134,6 +142,24 @@ def test_mask_of_smooth_regions_at_usual_sizes(order, sizes):
     mask = upsample_argmax(logits, sizes)
     assert_is_argmax(mask, logits, sizes)
     assert len(np.unique(mask)) > 5
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    order=st.sampled_from([planes, classes_last]),
+    seed=st.integers(0, 2**32 - 1),
+    num_classes=class_counts,
+    height=sides,
+    width=sides,
+    factors=st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=2),
+)
+def test_ties_within_a_cell_go_to_the_lowest_class(order, seed, num_classes, height, width, factors):
+    """Whole numbers and weights in eighths leave nothing to round, so the masks are equal, ties included."""
+    logits = order(steps(seed, num_classes, height, width))
+    scales = np.cumprod(factors)
+    sizes = [(height * int(scale), width * int(scale)) for scale in scales]
+    expected = full_upsampling(logits, sizes).argmax(axis=0)
+    np.testing.assert_array_equal(upsample_argmax(logits, sizes), expected)
 
 
 @orders

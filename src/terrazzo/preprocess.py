@@ -76,7 +76,7 @@ class Preprocess:
         scale = 1.0 / np.asarray(self.std, dtype=np.float32)
         offset = -np.asarray(self.mean, dtype=np.float32) * scale
         # Whole rows of numbers at a time: numpy takes five times as long over an innermost axis of three.
-        x_HW = image_HW3.reshape(height, 3 * width) * np.tile(scale, width)
+        x_HW: NDArray[np.float32] = np.multiply(image_HW3.reshape(height, 3 * width), np.tile(scale, width))
         x_HW += np.tile(offset, width)
         return x_HW.reshape(height, width, 3)
 

@@ -70,15 +70,15 @@ def regions(seed: int, num_classes: int, height: int, width: int) -> Floats:
 
 def steps(seed: int, num_classes: int, height: int, width: int) -> Floats:
     """Whole numbers from a narrow range: equal logits everywhere."""
-    return np.random.default_rng(seed).integers(-1, 2, (num_classes, height, width)).astype(np.float32)
+    return np.random.default_rng(seed).integers(-3, 4, (num_classes, height, width)).astype(np.float32)
 
 
 def corners(seed: int, num_classes: int, height: int, width: int) -> Floats:
-    """Sharp little patches of a few classes: three and four classes meet in one cell, and no other comes near it."""
+    """A few classes that win by far, pixel by pixel: three and four of them meet in a cell, and no other comes near."""
     rng = np.random.default_rng(seed)
-    label = rng.integers(0, min(num_classes, 6), (height // 2 + 1, width // 2 + 1)).repeat(2, axis=0).repeat(2, axis=1)
-    won = label[:height, :width] == np.arange(num_classes)[:, None, None]
-    return 8 * won + rng.standard_normal(won.shape, dtype=np.float32)
+    label = rng.integers(0, min(num_classes, 5), (height, width))
+    won = label == np.arange(num_classes)[:, None, None]
+    return 8 * won + 0.3 * rng.standard_normal(won.shape, dtype=np.float32)
 
 
 def planes(logits_KHW: Floats) -> Floats:
@@ -148,7 +148,7 @@ def test_mask_of_smooth_regions_at_usual_sizes(order, sizes):
 @given(
     order=st.sampled_from([planes, classes_last]),
     seed=st.integers(0, 2**32 - 1),
-    num_classes=class_counts,
+    num_classes=st.integers(2, 8),
     height=sides,
     width=sides,
     factors=st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=2),

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from terrazzo.models.layers import interpolation_matrix
 from terrazzo.training import losses
-from terrazzo.training.losses import class_weights_from_counts, interpolation_matrix, upsampled_cross_entropy
+from terrazzo.training.losses import class_weights_from_counts, upsampled_cross_entropy
 
 IGNORE = 255
 

@@ -243,7 +243,10 @@ def _deaths_told(batches: Iterator[Batch | _Failure]) -> Iterator[Batch | _Failu
         except StopIteration:
             return
         except Exception as error:
-            dead = [worker for worker in getattr(batches, "_workers", ()) if not worker.is_alive()]
+            workers = getattr(batches, "_workers", ())
+            for worker in workers:
+                worker.join(0.5)  # its pipe breaks a moment before the system tells that it has ended
+            dead = [worker for worker in workers if not worker.is_alive()]
             if not dead:
                 raise
             ends = ", ".join(f"process {worker.pid} with exit code {worker.exitcode}" for worker in dead)

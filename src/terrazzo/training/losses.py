@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from terrazzo.models.layers import interpolation_matrix
+
 __all__ = ["class_weights_from_counts", "upsampled_cross_entropy"]
 
 STRIP_ELEMENTS = 4_000_000
@@ -80,12 +82,6 @@ class _StripLoss(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return gradient * grad_outputs[0], None, None, None, None
-
-
-def interpolation_matrix(source: int, target: int, like: Tensor) -> Tensor:
-    """Return the (target, source) matrix of bilinear resizing along one axis: here a product is the fastest way."""
-    eye = torch.eye(source, device=like.device, dtype=like.dtype)[None]
-    return F.interpolate(eye, target, mode="linear", align_corners=False)[0].T.contiguous()
 
 
 def _divisor(labels: Tensor, ignore_index: int, class_weights: Tensor | None, normalize_by: str) -> Tensor:

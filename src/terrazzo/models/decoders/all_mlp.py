@@ -59,13 +59,16 @@ class AllMLPDecoder(nn.Module):
             features: one (B, C_i, h_i, w_i) map per level, finest first.
         """
         weights, bias = self.composed()
-        # The finest level carries the bias of all. Sums are in place: these are the largest tensors of the network.
+        # The finest level carries the bias of all.
         fused, *coarser = (
             F.linear(x.permute(0, 2, 3, 1), weight, bias if level == 0 else None).permute(0, 3, 1, 2)
             for level, (x, weight) in enumerate(zip(features, weights, strict=True))
         )
         for level in coarser:
-            fused += F.interpolate(level, fused.shape[-2:], mode="bilinear", align_corners=False)
+            # In place, for these are the largest tensors of the network; and into the resized map, for a linear layer's
+            # output is a view, whose in-place changes make autograd copy the gradient to another memory order.
+            resized = F.interpolate(level, fused.shape[-2:], mode="bilinear", align_corners=False)
+            fused = resized.add_(fused)
         hidden = self.dropout(F.relu(self.norm(fused), inplace=True))
         logits_BhwK: Tensor = self.classifier(hidden.permute(0, 2, 3, 1))
         return logits_BhwK.permute(0, 3, 1, 2)

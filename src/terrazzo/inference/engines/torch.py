@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 
 import numpy as np
@@ -45,26 +44,16 @@ def default_device() -> str:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep freed blocks for the next tensor, in huge pages, instead of returning them to the system.
+    """Tell the C library to keep freed blocks for the next tensor instead of returning them to the system.
 
-    A network's feature maps are large enough that glibc maps and unmaps each one, and page faults and the lookup of
-    small pages take a third of the time of a network on the CPU. This changes the whole process, so programs call it
-    and imports do not. It does nothing on systems without glibc.
+    A network's feature maps are large enough that glibc maps and unmaps each one, and the page faults take a good part
+    of a forward pass on the CPU. This changes the whole process, so programs call it and imports do not. It does
+    nothing on systems without glibc.
     """
     if sys.platform != "linux":
         return
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallopt"):
-        return
-    M_TRIM_THRESHOLD, M_MMAP_MAX, MADV_HUGEPAGE = -1, -4, 14
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    # A block that is freed untouched costs no memory and leaves the heap grown by it; later tensors come from there.
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    libc.free.argtypes, libc.madvise.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    page = os.sysconf("SC_PAGE_SIZE")
-    size = os.sysconf("SC_PHYS_PAGES") // 2 * page
-    if block := libc.malloc(size):
-        libc.free(block)
-        start = -(-block // page) * page
-        libc.madvise(start, (block + size - start) // page * page, MADV_HUGEPAGE)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -67,10 +67,31 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
         ("ema_decay", 1.0),
         ("precision", "fp16"),
         ("normalize_by", "some"),
+        ("warmup_steps", -1),
+        ("patience", -1),
+        ("clip_norm", 0),
+        ("hue", -3),
+        ("resize", [0, 5]),
+        ("ratio_range", [2.0, 1.0]),
+        ("epochs", "ten"),
+        ("epochs", 1.5),
+        ("epochs", True),
+        ("lr", "6e-5"),
+        ("lr", None),
+        ("lr", math.inf),
+        ("crop", 512),
+        ("crop", [32.5, 32]),
+        ("crop", [32, 32, 32]),
+        ("holdout", "0001*"),
+        ("holdout", [1]),
+        ("preprocess", None),
+        ("patience", "never"),
+        ("model", 0),
+        ("train_split", None),
     ],
 )
-def test_values_out_of_range_are_named(key: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=key):
+def test_values_of_the_wrong_kind_or_range_are_named(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"here: {key} is "):
         Recipe.from_dict({**tiny_recipe().to_dict(), key: value}, "here")
 
 

@@ -6,10 +6,12 @@ folder, output folder, loader processes, device) is not part of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from terrazzo.config import read_yaml_mapping, refuse_unknown_keys
 from terrazzo.errors import ConfigError
@@ -109,20 +111,23 @@ class Recipe:
     patience: int | None
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            self._require(name, _is(getattr(self, name), kind), _described(kind))
         for name in ("epochs", "batch_size", "validate_every"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         rates = ("lr", "weight_decay", "decoder_lr_factor", "power", "min_lr")
-        for name in (*rates, "class_weight_power", "rotate", "seed"):
+        for name in (*rates, "class_weight_power", "rotate", "seed", "warmup_steps", "brightness", "hue"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("flip", "gamma", "gray", "blur", "cat_max_ratio", "warmup_ratio"):
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        for name in ("crop", "ratio_range", "contrast", "saturation"):
+        for name in ("crop", "resize", "ratio_range", "contrast", "saturation"):
             pair = getattr(self, name)
-            self._require(name, len(pair) == 2 and min(pair) > 0, "two positive numbers")
-        self._require("precision", self.precision in get_args(Precision), " or ".join(get_args(Precision)))
-        self._require(
-            "normalize_by", self.normalize_by in get_args(Normalization), " or ".join(get_args(Normalization))
-        )
+            self._require(name, pair is None or min(pair) > 0, "two positive numbers")
+        for name in ("ratio_range", "contrast", "saturation"):
+            low, high = getattr(self, name)
+            self._require(name, low <= high, "a lower and an upper bound")
+        self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or null")
+        self._require("patience", self.patience is None or self.patience >= 0, "0 or more, or null")
         self._require("drop_path", 0 <= self.drop_path < 1, "at least 0 and below 1")
         self._require("ema_decay", self.ema_decay is None or 0 <= self.ema_decay < 1, "at least 0 and below 1, or null")
 
@@ -148,12 +153,13 @@ class Recipe:
             raise ConfigError(
                 f"{where} lacks {', '.join(missing)}", fix="a recipe is complete: copy the line from another"
             )
-        try:
-            converted: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        converted: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        if isinstance(values["preprocess"], Mapping):
             converted["preprocess"] = Preprocess.from_dict(values["preprocess"])
+        try:
             return cls(**converted)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{where} has a value of the wrong kind: {error}", fix="compare with recipes/") from error
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error.message}", fix=error.fix, code=error.code) from error
 
     @classmethod
     def from_file(cls, path: Path) -> Recipe:
@@ -163,6 +169,34 @@ class Recipe:
             ConfigError: as `from_dict`, or the file cannot be read.
         """
         return cls.from_dict(read_yaml_mapping(path), str(path))
+
+
+def _is(value: object, kind: Any) -> bool:
+    """Tell whether a value is of a field's type; whole numbers are numbers, and true is not 1."""
+    parts = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return any(_is(value, part) for part in parts)
+    if get_origin(kind) is Literal:
+        return value in parts
+    if get_origin(kind) is tuple:
+        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis and isinstance(value, tuple) else parts
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is, value, kinds))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _described(kind: Any) -> str:
+    parts = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return " or ".join(_described(part) for part in parts)
+    if get_origin(kind) is Literal:
+        return " or ".join(parts)
+    if get_origin(kind) is tuple:
+        return "a list of names" if parts[-1] is Ellipsis else f"a list of {len(parts)}, each {_described(parts[0])}"
+    names = {NoneType: "null", int: "a whole number", str: "a name", Preprocess: "a mapping, as in recipes/"}
+    # YAML takes 6e-5 for text; numbers in it need a point.
+    return names.get(kind, "a number, such as 6.0e-5")
 
 
 def automatic_recipe(

@@ -136,6 +136,17 @@ def test_without_a_recipe_one_is_made_for_the_photos_and_the_length(
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_steps_take_the_place_of_a_recipes_epochs(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(data, tmp_path, recipe=tiny_recipe(), overrides={"steps": 3}, workers=0, device="cpu")
+    assert run is not None and terrazzo.load(run.output).record["step"] in (2, 3)
+    used = Recipe.from_file(run.output / "recipe.yaml")
+    assert (used.epochs, used.steps) == (None, 3)
+    assert "2 epochs of 2 steps, the last of 1, 3 in all" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_starting_from_a_models_weights(run: Run, data: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(epochs=1, lr=0.0, ema_decay=None, drop_path=0.0)
     later = train(data, tmp_path, recipe=recipe, weights=str(run.output), workers=0, device="cpu")
@@ -156,6 +167,7 @@ def test_starting_from_a_models_weights(run: Run, data: Path, tmp_path: Path) ->
         ({"recipe": "nothing.yaml"}, "config", "nothing.yaml cannot be read"),
         ({"overrides": {"epocs": 3}}, "config", "'epocs'"),
         ({"overrides": {"epochs": 0}}, "recipe-value", "epochs is 0"),
+        ({"overrides": {"epochs": 3, "steps": 3}}, "recipe-value", "steps is 3"),
         ({"overrides": {"holdout": ["x*"]}}, "training-holdout", "0 of the 5"),
         ({"overrides": {"val_split": "tset"}}, "dataset-split", "tset"),
         ({"model": "segformer_b9", "recipe": None}, "model-name", "segformer_b9"),

@@ -328,6 +328,32 @@ def test_only_every_nth_epoch_and_the_last_are_validated(data: Path, tmp_path: P
     assert ["mIoU" in row for row in trainer.log.rows] == [False, True, True]
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_of_so_many_steps_cuts_its_last_epoch_short_and_validates_it(
+    data: Path, tmp_path: Path, optimizer: str
+) -> None:
+    length = {"epochs": None, "steps": 5, "validate_every": 10, "optimizer": optimizer}
+    whole = tiny_trainer(data, tmp_path / "whole", **length)
+    assert (whole.total_steps, whole.epochs, whole.loader.batches_per_epoch) == (5, 3, 2)
+    seen = watch(whole)
+    whole.run()
+    assert whole.step == len(seen) == 5
+    assert [row["step"] for row in whole.log.rows] == [2, 4, 5]
+    assert ["mIoU" in row for row in whole.log.rows] == [False, False, True]
+    # Stopped after the last step of all, with the validation still to do.
+    first = tiny_trainer(data, tmp_path / "broken", **length)
+    stop_at(first, 5)
+    with pytest.raises(SystemExit):
+        first.run()
+    second = tiny_trainer(data, tmp_path / "broken", **length)
+    second.resume()
+    later = watch(second)
+    second.run()
+    assert later == []
+    states = [load_checkpoint(tmp_path / name / "checkpoints")[0] for name in ("whole", "broken")]
+    assert_equal(*states)
+
+
 # -- what a run starts from -------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ def train(
     labels: str | None = None,
     weights: str | None = None,
     epochs: int | None = None,
+    steps: int | None = None,
     batch_size: int | None = None,
     crop: tuple[int, int] | None = None,
     lr: float | None = None,
@@ -55,6 +56,8 @@ def train(
         Model to start from; by default random weights.
     epochs
         Passes over the training photos.
+    steps
+        Optimiser steps, instead of --epochs.
     batch_size
         Photos per step, over all processes.
     crop
@@ -78,6 +81,7 @@ def train(
     """
     given: dict[str, Any] = {
         "epochs": epochs,
+        "steps": steps,
         "batch_size": batch_size,
         "crop": crop,
         "lr": lr,

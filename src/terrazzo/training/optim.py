@@ -1,4 +1,4 @@
-"""Parameter groups, and the poly schedule with linear warm-up (SegFormer section 4.1 and its code)."""
+"""Optimisers, their parameter groups, and the poly schedule with linear warm-up (both papers' section 4.1 and code)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ import torch
 from torch import nn
 
 from terrazzo.models import Segmenter
+from terrazzo.training.recipe import Recipe
 
-__all__ = ["learning_rate_factor", "parameter_groups", "set_learning_rate"]
+__all__ = ["create_optimizer", "learning_rate_factor", "parameter_groups", "set_learning_rate"]
+
+
+def create_optimizer(model: Segmenter, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser over the model's parameter groups."""
+    groups = parameter_groups(model, recipe.lr, recipe.weight_decay, recipe.decoder_lr_factor)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=recipe.momentum, fused=True)
+    return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999), fused=True)
 
 
 def parameter_groups(

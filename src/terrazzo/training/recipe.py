@@ -13,6 +13,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import torch
+
 from terrazzo.config import read_yaml_mapping, refuse_unknown_keys
 from terrazzo.errors import ConfigError
 from terrazzo.models import create_model
@@ -20,6 +22,7 @@ from terrazzo.preprocess import Preprocess
 
 __all__ = ["Recipe", "automatic_recipe"]
 
+Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["auto", "fp32", "bf16"]
 Normalization = Literal["valid", "all"]
 
@@ -36,7 +39,8 @@ class Recipe:
         val_split: split that chooses the best epoch.
         holdout: photos of the training split whose name matches one of these patterns (such as ``0001TP*``) are not
             learnt from, and take the place of the validation split.
-        epochs: passes over the training photos.
+        epochs: passes over the training photos; None where `steps` is given.
+        steps: optimiser steps (the papers' iterations); the last pass is cut short. None where `epochs` is given.
         batch_size: photos per step, over all ranks.
         crop: (height, width) of the training windows.
         resize: (long, short) side of the box that photos are scaled into before cropping; None is each photo's own
@@ -53,17 +57,21 @@ class Recipe:
         blur: probability of a Gaussian blur.
         rotate: largest turn in degrees, tried on half of the photos; 0 switches it off.
         preprocess: resize rule and normalisation of validation and of everything after training.
-        lr: AdamW's base learning rate.
-        weight_decay: AdamW's decay; none on the encoder's norms.
-        decoder_lr_factor: the decoder's rate over the encoder's.
+        optimizer: ``adamw`` or ``sgd``.
+        lr: base learning rate.
+        momentum: SGD's, or AdamW's first beta (its second is 0.999).
+        weight_decay: none on the encoder's norms.
+        decoder_lr_factor: the rate of the decoder and the auxiliary heads over the encoder's.
         warmup_steps: linear warm-up.
         warmup_ratio: factor at the first step.
         power: of the poly decay.
         min_lr: where the decay ends.
         clip_norm: largest gradient norm, or None.
-        drop_path: stochastic depth of the last encoder block.
+        drop_path: stochastic depth of the last encoder block, where the encoder has it.
+        sync_batchnorm: take BatchNorm's statistics over the photos of all ranks; only GPUs can.
         class_weight_power: classes weigh frequency ** -power; 0 weighs pixels alike.
         normalize_by: divide the loss by the labelled pixels (``valid``) or by all of them (``all``, the papers' code).
+        auxiliary_weight: what the loss of each auxiliary head counts beside the main one; 0 trains without the heads.
         ema_decay: of the weight average that is validated and kept; None keeps the weights themselves.
         precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware multiplies it natively.
         seed: of weights, order and augmentation.
@@ -77,7 +85,8 @@ class Recipe:
     train_split: str
     val_split: str
     holdout: tuple[str, ...]
-    epochs: int
+    epochs: int | None
+    steps: int | None
     batch_size: int
     crop: tuple[int, int]
     resize: tuple[int, int] | None
@@ -93,7 +102,9 @@ class Recipe:
     blur: float
     rotate: float
     preprocess: Preprocess
+    optimizer: Optimizer
     lr: float
+    momentum: float
     weight_decay: float
     decoder_lr_factor: float
     warmup_steps: int
@@ -102,8 +113,10 @@ class Recipe:
     min_lr: float
     clip_norm: float | None
     drop_path: float
+    sync_batchnorm: bool
     class_weight_power: float
     normalize_by: Normalization
+    auxiliary_weight: float
     ema_decay: float | None
     precision: Precision
     seed: int
@@ -113,10 +126,22 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
             self._require(name, _is(getattr(self, name), kind), _described(kind))
-        for name in ("epochs", "batch_size", "validate_every"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("epochs", "steps", "batch_size", "validate_every"):
+            self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
+        self._require(
+            "steps", (self.epochs is None) != (self.steps is None), "given where epochs is null, and only there"
+        )
         rates = ("lr", "weight_decay", "decoder_lr_factor", "power", "min_lr")
-        for name in (*rates, "class_weight_power", "rotate", "seed", "warmup_steps", "brightness", "hue"):
+        for name in (
+            *rates,
+            "class_weight_power",
+            "auxiliary_weight",
+            "rotate",
+            "seed",
+            "warmup_steps",
+            "brightness",
+            "hue",
+        ):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("flip", "gamma", "gray", "blur", "cat_max_ratio", "warmup_ratio"):
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
@@ -128,7 +153,8 @@ class Recipe:
             self._require(name, low <= high, "a lower and an upper bound")
         self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or null")
         self._require("patience", self.patience is None or self.patience >= 0, "0 or more, or null")
-        self._require("drop_path", 0 <= self.drop_path < 1, "at least 0 and below 1")
+        for name in ("drop_path", "momentum"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._require("ema_decay", self.ema_decay is None or 0 <= self.ema_decay < 1, "at least 0 and below 1, or null")
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
@@ -181,9 +207,11 @@ def _is(value: object, kind: Any) -> bool:
     if get_origin(kind) is tuple:
         kinds = parts[:1] * len(value) if parts[-1] is Ellipsis and isinstance(value, tuple) else parts
         return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is, value, kinds))
+    if isinstance(value, bool):
+        return kind is bool
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, kind) and not isinstance(value, bool)
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, kind)
 
 
 def _described(kind: Any) -> str:
@@ -194,16 +222,22 @@ def _described(kind: Any) -> str:
         return " or ".join(parts)
     if get_origin(kind) is tuple:
         return "a list of names" if parts[-1] is Ellipsis else f"a list of {len(parts)}, each {_described(parts[0])}"
-    names = {NoneType: "null", int: "a whole number", str: "a name", Preprocess: "a mapping, as in recipes/"}
-    # YAML takes 6e-5 for text; numbers in it need a point.
-    return names.get(kind, "a number, such as 6.0e-5")
+    return {
+        NoneType: "null",
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number, such as 6.0e-5",  # YAML takes 6e-5 for text; numbers in it need a point.
+        str: "a name",
+        Preprocess: "a mapping, as in recipes/",
+    }[kind]
 
 
 def automatic_recipe(
     model: str,
     image_sizes: list[tuple[int, int]],
     *,
-    epochs: int = 100,
+    epochs: int | None = None,
+    steps: int | None = None,
     batch_size: int = 8,
     weights: str | None = None,
 ) -> Recipe:
@@ -215,16 +249,20 @@ def automatic_recipe(
     Args:
         model: architecture name.
         image_sizes: (height, width) of the training photos.
-        epochs: passes over the training photos.
+        epochs: passes over the training photos; 100 where neither this nor `steps` is given.
+        steps: optimiser steps, instead of `epochs`.
         batch_size: photos per step.
         weights: model to start from, or None for random weights.
     """
-    create_model(model, 2)  # refuses an unknown name before anything else happens
+    with torch.device("meta"):
+        create_model(model, 2)  # refuses an unknown name before anything else happens
     short_sides = sorted(min(size) for size in image_sizes)
     usual = short_sides[len(short_sides) // 2]
     side = min(max(usual // 32 * 32, 128), 512)
     one_size = len(set(image_sizes)) == 1
-    steps = max(len(image_sizes) // batch_size, 1) * epochs
+    if steps is None and epochs is None:
+        epochs = 100
+    total = (steps or 0) + (epochs or 0) * max(len(image_sizes) // batch_size, 1)
     return Recipe(
         model=model,
         labels=None,
@@ -233,6 +271,7 @@ def automatic_recipe(
         val_split="val",
         holdout=(),
         epochs=epochs,
+        steps=steps,
         batch_size=batch_size,
         crop=(side, side),
         resize=None,
@@ -248,17 +287,21 @@ def automatic_recipe(
         blur=0.0,
         rotate=0.0,
         preprocess=Preprocess(short_side=usual, long_side=usual * 4) if one_size else Preprocess(),
+        optimizer="adamw",
         lr=1e-3 if weights is None else 1e-4,
+        momentum=0.9,
         weight_decay=0.05,
         decoder_lr_factor=1.0,
-        warmup_steps=min(300, steps // 10),
+        warmup_steps=min(300, total // 10),
         warmup_ratio=1e-3,
         power=1.0,
         min_lr=0.0,
         clip_norm=1.0,
         drop_path=0.1,
+        sync_batchnorm=True,
         class_weight_power=0.25,
         normalize_by="valid",
+        auxiliary_weight=0.4,
         ema_decay=0.999,
         precision="auto",
         seed=0,

@@ -99,6 +99,9 @@ def train(
         recipe = output / RECIPE_FILE
     given = {"labels": labels, "weights": weights}
     changes = {key: value for key, value in given.items() if value is not None} | dict(overrides or {})
+    for length, other in (("epochs", "steps"), ("steps", "epochs")):
+        if changes.get(length) is not None:
+            changes.setdefault(other, None)  # whichever of the two the recipe has
     chosen = _recipe(recipe, model, data, changes)
     train_split, val_split = open_splits(chosen, data)
     pixels_K, _ = labelled_pixels(train_split), labelled_pixels(val_split)
@@ -139,7 +142,7 @@ def _recipe_for(data: Path, model: str, changes: Mapping[str, Any]) -> Recipe:
     spec = LabelSpec.bundled(changes["labels"]) if changes.get("labels") else None
     photos = open_dataset(data, "train", spec).samples
     # The length of the warm-up follows from how many steps there are to be, the rate from what is started from.
-    length = {key: changes[key] for key in ("epochs", "batch_size") if isinstance(changes.get(key), int)}
+    length = {key: changes[key] for key in ("epochs", "steps", "batch_size") if isinstance(changes.get(key), int)}
     sizes = [image_size(photo.image) for photo in photos]
     return automatic_recipe(model, sizes, weights=changes.get("weights"), **length)
 
@@ -150,7 +153,9 @@ def _plan(trainer: Trainer, data: Path) -> str:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     start = f"starting from {recipe.weights}" if recipe.weights else "from random weights"
     height, width = recipe.crop
-    schedule = f"{_counted(recipe.epochs, 'epoch')} of {_counted(loader.batches_per_epoch, 'step')}"
+    schedule = f"{_counted(trainer.epochs, 'epoch')} of {_counted(loader.batches_per_epoch, 'step')}"
+    if last := trainer.total_steps % loader.batches_per_epoch:
+        schedule += f", the last of {last}"
     shared = f" on each of {ranks.world_size} processes" if ranks.world_size > 1 else ""
     lines = {
         "model": f"{recipe.model}, {parameters:,} parameters, {start}",

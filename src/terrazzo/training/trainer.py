@@ -10,12 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from terrazzo.data import Dataset
 from terrazzo.data.loaders import Batch, TrainLoader
@@ -32,7 +34,7 @@ from terrazzo.training.distributed import Ranks
 from terrazzo.training.ema import WeightAverage
 from terrazzo.training.log import RunLog
 from terrazzo.training.losses import class_weights_from_counts, upsampled_cross_entropy
-from terrazzo.training.optim import learning_rate_factor, parameter_groups, set_learning_rate
+from terrazzo.training.optim import create_optimizer, learning_rate_factor, set_learning_rate
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.record import training_record
 from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER
@@ -82,17 +84,17 @@ class Trainer:
             train, augmentation(recipe, self.labels.ignore_index), recipe.preprocess, recipe.crop, recipe.batch_size,
             recipe.seed, workers, ranks.rank, ranks.world_size,
         )  # fmt: skip
-        self.total_steps = recipe.epochs * self.loader.batches_per_epoch
+        per_epoch = self.loader.batches_per_epoch
+        self.total_steps = recipe.steps if recipe.steps is not None else (recipe.epochs or 0) * per_epoch
+        self.epochs = -(-self.total_steps // per_epoch)
         seed_everything(recipe.seed + ranks.rank)
         self.model = create_model(recipe.model, self.labels.num_classes, recipe.drop_path)
         if initial is not None:
             start_from(self.model, initial, recipe)
         self.model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.wrapped = ranks.wrap(self.model)
+        self.wrapped = ranks.wrap(self.model, recipe.sync_batchnorm)
         self.average = WeightAverage(self.model, recipe.ema_decay) if recipe.ema_decay is not None else None
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, recipe.lr, recipe.weight_decay, recipe.decoder_lr_factor), fused=True
-        )
+        self.optimizer = create_optimizer(self.model, recipe)
         self.bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and multiplies_bf16(ranks.device))
         self.class_weights = (
             class_weights_from_counts(torch.from_numpy(pixels_K), recipe.class_weight_power).to(ranks.device)
@@ -119,7 +121,7 @@ class Trainer:
         """
         recipe, per_epoch = self.recipe, self.loader.batches_per_epoch
         with self._signals_noted(), self.log.progress(self.total_steps, self.step):
-            for epoch in range(len(self.log.rows), recipe.epochs):
+            for epoch in range(len(self.log.rows), self.epochs):
                 if recipe.patience is not None and self.stale_validations > recipe.patience:
                     self.log.say(f"no better mIoU in {self.stale_validations} validations: stopping early")
                     break
@@ -131,11 +133,11 @@ class Trainer:
                     if self._note_step(loss):
                         self.save()
                         self._stop()
-                last = epoch + 1 == recipe.epochs
+                last = epoch + 1 == self.epochs
                 metrics = self.validate() if last or (epoch + 1) % recipe.validate_every == 0 else None
                 self.seconds = before + time.monotonic() - started
                 best = metrics is not None and self._keep_if_best(metrics)
-                self.log.epoch(epoch + 1, recipe.epochs, self.step, self._lr(), metrics, self.seconds, best)
+                self.log.epoch(epoch + 1, self.epochs, self.step, self._lr(), metrics, self.seconds, best)
                 self.save()
                 if self.ranks.any(self._stop_signal > 0):
                     self._stop()
@@ -155,9 +157,7 @@ class Trainer:
         statistics = [buffer.clone() for buffer in self.model.buffers()]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.wrapped(images)
-        loss = upsampled_cross_entropy(
-            logits, labels, self.labels.ignore_index, self.class_weights, recipe.normalize_by
-        )
+        loss = self._loss(logits, labels)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         limit = math.inf if recipe.clip_norm is None else recipe.clip_norm
@@ -174,6 +174,11 @@ class Trainer:
                 buffer.copy_(value)
             self._note_bad_step(batch)
         return float(loss.detach())
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return upsampled_cross_entropy(
+            logits, labels, self.labels.ignore_index, self.class_weights, self.recipe.normalize_by
+        )
 
     def validate(self) -> Metrics:
         """Score the averaged weights on the validation photos, each rank a share of them.
@@ -207,11 +212,11 @@ class Trainer:
 
         Starting the loader draws a number, which an unbroken run does only where an epoch begins.
         """
-        per_epoch = self.loader.batches_per_epoch
-        if start in (0, per_epoch):
+        left = min(self.loader.batches_per_epoch - start, self.total_steps - self.step)
+        if start == 0 or left == 0:
             self._restore_rng()
-        if start < per_epoch:
-            for batch in self.loader.epoch(epoch, start):
+        if left:
+            for batch in islice(self.loader.epoch(epoch, start), left):
                 self._restore_rng()
                 yield batch
 

@@ -164,7 +164,7 @@ def test_torchrun_starts_the_ranks_again_and_they_resume(data: Path, tmp_path: P
         "import os, pathlib, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import tiny_runs, test_distributed\n"
-        "tiny_runs.VARIANTS.update(tiny_runs.TINY)\n"
+        "tiny_runs.add_tiny_models()\n"
         "stop = '' if int(os.environ['TORCHELASTIC_RESTART_COUNT']) else 'killed'\n"
         f"data, output = pathlib.Path({str(data)!r}), pathlib.Path({str(tmp_path / 'run')!r})\n"
         "test_distributed.whole_run(data, output, False, stop)\n"

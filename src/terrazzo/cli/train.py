@@ -53,7 +53,7 @@ def train(
     labels
         A bundled class list (such as camvid), for a folder that does not say what its classes are.
     weights
-        Model to start from; by default random weights.
+        Model to start from; by default what the recipe says, else random weights; `random` asks for these.
     epochs
         Passes over the training photos.
     steps

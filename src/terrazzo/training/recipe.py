@@ -34,7 +34,8 @@ class Recipe:
     Attributes:
         model: architecture name.
         labels: name of a bundled class list, or None for the data set's own classes.
-        weights: model to start from, or None for random weights.
+        weights: what to start from, or None for random weights: a model, or a file that the recipe's reader has to
+            bring, such as an encoder trained on ImageNet. Where it is not found, the run does not start.
         train_split: split to learn from.
         val_split: split that chooses the best epoch.
         holdout: photos of the training split whose name matches one of these patterns (such as ``0001TP*``) are not
@@ -75,6 +76,7 @@ class Recipe:
         ema_decay: of the weight average that is validated and kept; None keeps the weights themselves.
         precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware multiplies it natively.
         seed: of weights, order and augmentation.
+        protocol: how photos are shown to the network in validation, such as ``segformer-ade20k``.
         validate_every: epochs from one validation to the next.
         patience: validations without a better mIoU before the run stops early, or None.
     """
@@ -120,6 +122,7 @@ class Recipe:
     ema_decay: float | None
     precision: Precision
     seed: int
+    protocol: str
     validate_every: int
     patience: int | None
 
@@ -305,6 +308,7 @@ def automatic_recipe(
         ema_decay=0.999,
         precision="auto",
         seed=0,
+        protocol="whole",
         validate_every=1,
         patience=30,
     )

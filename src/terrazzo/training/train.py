@@ -30,12 +30,13 @@ from terrazzo.training.run_folder import (
     refuse_or_resume,
     write_recipe,
 )
+from terrazzo.training.start import starting_weights
 from terrazzo.training.trainer import Trainer
-from terrazzo.weights.load import load
 
 __all__ = ["Run", "train"]
 
 DEFAULT_ARCHITECTURE = "segformer_b0"
+RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def train(
             to resume, the run's own is taken.
         labels: a bundled class list for a folder that does not say what its classes are.
         weights: model to start from (as `terrazzo.load` takes it); it must be the same architecture. Where its classes
-            are not the data set's, its classifier starts at random.
+            are not the data set's, its classifier starts at random. ``random`` where the recipe has weights and you
+            have not.
         overrides: recipe fields that take other values, such as ``{"epochs": 20}``.
         resume: go on from the newest checkpoint in `output`; the result is the same as without the break.
         workers: loader processes; by default one for each core but one, at most 8.
@@ -99,13 +101,15 @@ def train(
         recipe = output / RECIPE_FILE
     given = {"labels": labels, "weights": weights}
     changes = {key: value for key, value in given.items() if value is not None} | dict(overrides or {})
+    if changes.get("weights") == RANDOM:
+        changes["weights"] = None
     for length, other in (("epochs", "steps"), ("steps", "epochs")):
         if changes.get(length) is not None:
             changes.setdefault(other, None)  # whichever of the two the recipe has
     chosen = _recipe(recipe, model, data, changes)
     train_split, val_split = open_splits(chosen, data)
     pixels_K, _ = labelled_pixels(train_split), labelled_pixels(val_split)
-    initial = load(chosen.weights).network if chosen.weights and not resume else None
+    initial = None if resume else starting_weights(chosen)
     if workers is None:
         cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         workers = min(max(cores - 1, 1), 8)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -18,10 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from terrazzo.data import Dataset
 from terrazzo.data.loaders import Batch, TrainLoader
-from terrazzo.errors import CheckpointError, TrainingError
+from terrazzo.errors import TrainingError
 from terrazzo.evaluation.confusion import ConfusionMatrix, Metrics
 from terrazzo.evaluation.evaluator import score
 from terrazzo.inference.engines.torch import TorchEngine
@@ -38,6 +38,7 @@ from terrazzo.training.optim import create_optimizer, learning_rate_factor, set_
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.record import training_record
 from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER
+from terrazzo.training.start import start_from
 from terrazzo.weights.files import TrainedModel, save_folder
 
 __all__ = ["Trainer"]
@@ -60,10 +61,10 @@ class Trainer:
         output: the run's folder.
         ranks: this process among those of the run.
         workers: loader processes.
-        initial: weights to start from. A classifier for other classes is not taken over.
+        initial: tensors to start from; see `start_from`.
 
     Raises:
-        CheckpointError: `initial` is another architecture.
+        CheckpointError: `initial` is another architecture's.
         ConfigError: the ranks cannot share a batch evenly.
     """
 
@@ -76,7 +77,7 @@ class Trainer:
         output: Path,
         ranks: Ranks,
         workers: int,
-        initial: Segmenter | None = None,
+        initial: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.recipe, self.val, self.output, self.ranks = recipe, val, output, ranks
         self.labels = train.labels
@@ -88,12 +89,16 @@ class Trainer:
         self.total_steps = recipe.steps if recipe.steps is not None else (recipe.epochs or 0) * per_epoch
         self.epochs = -(-self.total_steps // per_epoch)
         seed_everything(recipe.seed + ranks.rank)
-        self.model = create_model(recipe.model, self.labels.num_classes, recipe.drop_path)
+        self.model = create_model(recipe.model, self.labels.num_classes, recipe.drop_path, recipe.crop)
+        if not recipe.auxiliary_weight:
+            self.model.drop_auxiliary()
         if initial is not None:
             start_from(self.model, initial, recipe)
         self.model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.wrapped = ranks.wrap(self.model, recipe.sync_batchnorm)
-        self.average = WeightAverage(self.model, recipe.ema_decay) if recipe.ema_decay is not None else None
+        self.average: WeightAverage | None = None
+        if recipe.ema_decay is not None:
+            self.average = WeightAverage(without_auxiliary(self.model), recipe.ema_decay)
         self.optimizer = create_optimizer(self.model, recipe)
         self.bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and multiplies_bf16(ranks.device))
         self.class_weights = (
@@ -156,12 +161,15 @@ class Trainer:
         labels = batch.labels.to(device, non_blocking=True)
         statistics = [buffer.clone() for buffer in self.model.buffers()]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.wrapped(images)
+            logits, *auxiliary = self.wrapped(images, auxiliary=True)
         loss = self._loss(logits, labels)
+        for logits in auxiliary:
+            loss = loss + recipe.auxiliary_weight * self._loss(logits, labels)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        limit = math.inf if recipe.clip_norm is None else recipe.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        if recipe.clip_norm is not None:
+            clip_grads_with_norm_(self.model.parameters(), recipe.clip_norm, norm)
         self.step += 1
         # Gradients are averaged over ranks, so every rank sees the same norm and decides alike.
         if torch.isfinite(norm):
@@ -174,11 +182,6 @@ class Trainer:
                 buffer.copy_(value)
             self._note_bad_step(batch)
         return float(loss.detach())
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return upsampled_cross_entropy(
-            logits, labels, self.labels.ignore_index, self.class_weights, self.recipe.normalize_by
-        )
 
     def validate(self) -> Metrics:
         """Score the averaged weights on the validation photos, each rank a share of them.
@@ -202,10 +205,15 @@ class Trainer:
         return total.metrics()
 
     def shipped_network(self) -> Segmenter:
-        """Return the network that is validated and kept: the weight average, if there is one."""
+        """Return the network that is validated and kept: the weight average, if there is one; no auxiliary heads."""
         network = self.model if self.average is None else self.average.module
         assert isinstance(network, Segmenter)
-        return network
+        return without_auxiliary(network)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return upsampled_cross_entropy(
+            logits, labels, self.labels.ignore_index, self.class_weights, self.recipe.normalize_by
+        )
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """Yield the rest of an epoch; after resuming in the middle, with the generators where they were.
@@ -364,21 +372,9 @@ class Trainer:
 # -- what a run starts from -------------------------------------------------------------------------------------------
 
 
-def start_from(network: Segmenter, initial: Segmenter, recipe: Recipe) -> None:
-    """Copy the weights to start from; a classifier for other classes stays random.
-
-    Raises:
-        CheckpointError: they are another architecture's.
-    """
-    mine, theirs = network.state_dict(), initial.state_dict()
-    other = {key for key in mine if key not in theirs or mine[key].shape != theirs[key].shape}
-    if mine.keys() != theirs.keys() or any(not key.startswith("decoder.classifier.") for key in other):
-        raise CheckpointError(
-            f"{recipe.weights} is not a {recipe.model}",
-            fix="start from weights of the same architecture",
-            code="checkpoint-architecture",
-        )
-    network.load_state_dict({**theirs, **{key: mine[key] for key in other}})
+def without_auxiliary(network: Segmenter) -> Segmenter:
+    """Return the same encoder and decoder, and so the same weights, without the heads that only training needs."""
+    return Segmenter(network.encoder, network.decoder) if len(network.auxiliary) else network
 
 
 def multiplies_bf16(device: torch.device) -> bool:

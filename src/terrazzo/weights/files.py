@@ -118,7 +118,8 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
             code="checkpoint-damaged",
         ) from error
     labels = LabelSpec.from_dict(config["labels"])
-    network = create_model(config["architecture"], labels.num_classes)
+    network = create_model(config["architecture"], labels.num_classes, image_size=_positions_size(state))
+    network.drop_auxiliary()
     load_strictly(network, state, str(folder / WEIGHTS_FILE))
     return TrainedModel(
         architecture=config["architecture"],
@@ -128,6 +129,15 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
         record=config["record"],
         name=name or folder.name,
     )
+
+
+def _positions_size(state: Mapping[str, torch.Tensor]) -> tuple[int, int] | None:
+    """Return the image size that position embeddings were trained for, if there are any."""
+    positions = state.get("encoder.pos_embed")
+    if positions is None or positions.ndim != 4:
+        return None
+    height, width = positions.shape[1:3]
+    return 16 * height, 16 * width
 
 
 def load_strictly(network: Segmenter, state: Mapping[str, torch.Tensor], where: str) -> None:

@@ -99,6 +99,20 @@ def test_who_is_in_which_group() -> None:
     assert all(name.startswith("decoder.") for name in head)
 
 
+@pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
+def test_setrs_heads_have_the_decoders_rate_and_mlas_aggregation_has_not(decoder: str) -> None:
+    model = meta_model(f"setr_{decoder}_nano", 5)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, 0.01, 0.0, 10.0)
+    rest, norms, head = ({names[id(p)] for p in group["params"]} for group in groups)
+    assert rest | norms | head == set(names.values()) and len(rest) + len(norms) + len(head) == len(names)
+    assert [group["lr"] for group in groups] == pytest.approx([0.01, 0.01, 0.1])
+    slow = {name for name in names.values() if name.startswith(("encoder.", "decoder.aggregation."))}
+    assert rest | norms == slow
+    assert {name for name in head if name.startswith("auxiliary.")}
+    assert any(name.startswith("decoder.aggregation.") for name in slow) == (decoder == "mla")
+
+
 def test_setting_the_rate_moves_every_group_between_its_base_and_the_least() -> None:
     model = create_model("segformer_b0", 2)
     optimizer = torch.optim.AdamW(parameter_groups(model, 1e-3, 0.01, 10.0))

@@ -119,6 +119,12 @@ def test_any_photos_get_a_usable_recipe(photos: list[tuple[int, int]], epochs: i
         assert recipe.preprocess.short_side is None
 
 
+def test_unknown_protocols_are_named_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="here: unknown protocol 'segformer-ade'") as caught:
+        Recipe.from_dict({**tiny_recipe().to_dict(), "protocol": "segformer-ade"}, "here")
+    assert caught.value.code == "protocol-name" and "segformer-ade20k" in caught.value.fix
+
+
 def test_the_length_is_given_in_epochs_or_in_steps() -> None:
     made = automatic_recipe("segformer_tiny", [(48, 64)] * 8, steps=50)
     assert (made.epochs, made.steps, made.warmup_steps) == (None, 50, 5)

@@ -17,6 +17,7 @@ import torch
 
 from terrazzo.config import read_yaml_mapping, refuse_unknown_keys
 from terrazzo.errors import ConfigError
+from terrazzo.inference.protocols import find_protocol
 from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 
@@ -76,7 +77,7 @@ class Recipe:
         ema_decay: of the weight average that is validated and kept; None keeps the weights themselves.
         precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware multiplies it natively.
         seed: of weights, order and augmentation.
-        protocol: how photos are shown to the network in validation, such as ``segformer-ade20k``.
+        protocol: name of how photos are shown to the network in validation, such as ``whole``.
         validate_every: epochs from one validation to the next.
         patience: validations without a better mIoU before the run stops early, or None.
     """
@@ -134,17 +135,9 @@ class Recipe:
         self._require(
             "steps", (self.epochs is None) != (self.steps is None), "given where epochs is null, and only there"
         )
-        rates = ("lr", "weight_decay", "decoder_lr_factor", "power", "min_lr")
-        for name in (
-            *rates,
-            "class_weight_power",
-            "auxiliary_weight",
-            "rotate",
-            "seed",
-            "warmup_steps",
-            "brightness",
-            "hue",
-        ):
+        rates = ("lr", "weight_decay", "decoder_lr_factor", "warmup_steps", "power", "min_lr")
+        losses = ("class_weight_power", "auxiliary_weight")
+        for name in (*rates, *losses, "rotate", "brightness", "hue", "seed"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("flip", "gamma", "gray", "blur", "cat_max_ratio", "warmup_ratio"):
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
@@ -159,6 +152,7 @@ class Recipe:
         for name in ("drop_path", "momentum"):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._require("ema_decay", self.ema_decay is None or 0 <= self.ema_decay < 1, "at least 0 and below 1, or null")
+        find_protocol(self.protocol)
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:

@@ -26,6 +26,7 @@ from terrazzo.evaluation.confusion import ConfusionMatrix, Metrics
 from terrazzo.evaluation.evaluator import score
 from terrazzo.inference.engines.torch import TorchEngine
 from terrazzo.inference.predictor import Predictor
+from terrazzo.inference.protocols import find_protocol
 from terrazzo.models import create_model
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
@@ -191,7 +192,10 @@ class Trainer:
         """
         network, ranks = self.shipped_network(), self.ranks
         ranks.share_buffers(network)
-        predictor = Predictor(TorchEngine(network, ranks.device), self.recipe.preprocess, self.labels)
+        protocol = find_protocol(self.recipe.protocol)
+        predictor = Predictor(
+            TorchEngine(network, ranks.device), self.recipe.preprocess, self.labels, protocol=protocol
+        )
         total = ConfusionMatrix(self.labels.num_classes, self.labels.ignore_index)
         group = VALIDATION_BATCH * ranks.world_size
         for first in range(0, len(self.val), group):

@@ -132,6 +132,24 @@ def test_first_lines_say_what_one_needs_to_know(model: str, run: str) -> None:
     assert list(yaml.safe_load(text)) == [field.name for field in dataclasses.fields(Recipe)]
 
 
+def test_the_overview_has_the_published_values() -> None:
+    titles = {"b": "SegFormer-B", "naive": "SETR-Naive, ", "pup": "SETR-PUP, ", "mla": "SETR-MLA, "}
+    sizes = {"large": "T-Large", "base": "T-Base", "deit_base": "DeiT-Base"}
+    rows = {}
+    for line in (FOLDER / "README.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0].startswith(("SegFormer-", "SETR-")):
+            rows[cells[0]] = [float(cell) for cell in cells[1:] if cell]
+    expected = {}
+    for model, runs in PUBLISHED.items():
+        if family(model) == "segformer":
+            expected[titles["b"] + model[-1]] = list(runs.values())
+        else:
+            _, decoder, size = model.split("_", 2)
+            expected[titles[decoder] + sizes[size]] = list(runs.values())
+    assert rows == expected
+
+
 # -- learning rates ---------------------------------------------------------------------------------------------------
 
 SEGFORMER_RATES = {

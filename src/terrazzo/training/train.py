@@ -161,6 +161,8 @@ def _plan(trainer: Trainer, data: Path) -> str:
     if last := trainer.total_steps % loader.batches_per_epoch:
         schedule += f", the last of {last}"
     shared = f" on each of {ranks.world_size} processes" if ranks.world_size > 1 else ""
+    if shared and recipe.sync_batchnorm and ranks.device.type == "cpu":
+        shared += ", each with BatchNorm statistics of its own"
     lines = {
         "model": f"{recipe.model}, {parameters:,} parameters, {start}",
         "data": f"{data}: {trainer.labels.num_classes} classes, "

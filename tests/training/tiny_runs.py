@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from terrazzo.models import Segmenter
 from terrazzo.models.segformer import VARIANTS, SegFormerVariant
 from terrazzo.training.data import labelled_pixels, open_splits
 from terrazzo.training.distributed import Ranks
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.trainer import Trainer
+from terrazzo.weights.load import StartingWeights
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -53,11 +53,17 @@ def tiny_recipe(**changes: Any) -> Recipe:
 
 
 def tiny_trainer(
-    data: Path, output: Path, ranks: Ranks = ALONE, workers: int = 0, initial: Segmenter | None = None, **changes: Any
+    data: Path,
+    output: Path,
+    ranks: Ranks = ALONE,
+    workers: int = 0,
+    initial: StartingWeights | None = None,
+    reset_head: bool = False,
+    **changes: Any,
 ) -> Trainer:
     recipe = tiny_recipe(**changes)
     train, val = open_splits(recipe, data)
-    return Trainer(recipe, train, val, labelled_pixels(train), output, ranks, workers, initial)
+    return Trainer(recipe, train, val, labelled_pixels(train), output, ranks, workers, initial, reset_head)
 
 
 # -- other processes --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
 from terrazzo.files import write_atomic
 from terrazzo.weights.catalog import DEFAULT_MODEL
@@ -38,7 +39,7 @@ def evaluate(
     split
         Which split of it.
     model
-        Shipped model, model folder, or output folder of a training run.
+        Shipped model, model folder, output folder of a training run, checkpoint file, or hub id.
     labels
         A bundled class list (such as camvid), for a folder that does not say what its classes are.
     only
@@ -52,10 +53,13 @@ def evaluate(
     """
     from terrazzo.evaluation.evaluator import evaluate as measure
     from terrazzo.inference.engines.torch import keep_freed_memory
+    from terrazzo.weights.load import load
 
     keep_freed_memory()
+    trained = load(model)
+    tell_origin(trained)
     with progress_bar("evaluate") as progress:
-        report = measure(model, data, split=split, labels=labels, only=only, device=device, progress=progress)
+        report = measure(trained, data, split=split, labels=labels, only=only, device=device, progress=progress)
     print(report.table())
     if output is not None:
         report.save(output)

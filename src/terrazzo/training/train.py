@@ -31,7 +31,7 @@ from terrazzo.training.run_folder import (
     write_recipe,
 )
 from terrazzo.training.trainer import Trainer
-from terrazzo.weights.load import load
+from terrazzo.weights.load import load_starting_weights
 
 __all__ = ["Run", "train"]
 
@@ -62,6 +62,7 @@ def train(
     labels: str | None = None,
     weights: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    reset_head: bool = False,
     resume: bool = False,
     workers: int | None = None,
     device: str | None = None,
@@ -75,9 +76,10 @@ def train(
         recipe: a complete recipe or the path of one; by default one is made from the photos (`automatic_recipe`), or,
             to resume, the run's own is taken.
         labels: a bundled class list for a folder that does not say what its classes are.
-        weights: model to start from (as `terrazzo.load` takes it); it must be the same architecture. Where its classes
-            are not the data set's, its classifier starts at random.
+        weights: what to start from: a model of the same architecture, as `terrazzo.load` takes it, or an encoder alone,
+            such as the ImageNet files that the papers start from.
         overrides: recipe fields that take other values, such as ``{"epochs": 20}``.
+        reset_head: where the classes of `weights` are not the data set's, let its classifier start at random.
         resume: go on from the newest checkpoint in `output`; the result is the same as without the break.
         workers: loader processes; by default one for each core but one, at most 8.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
@@ -88,6 +90,7 @@ def train(
     Raises:
         ConfigError: the recipe or an override is not usable.
         DatasetError: the data set cannot be read.
+        CheckpointError: the weights to start from cannot be read, or do not fit.
         TrainingError: the folder is taken, there is nothing to resume, or the run diverged.
         OutputError: the output folder cannot be written to.
     """
@@ -102,14 +105,14 @@ def train(
     chosen = _recipe(recipe, model, data, changes)
     train_split, val_split = open_splits(chosen, data)
     pixels_K, _ = labelled_pixels(train_split), labelled_pixels(val_split)
-    initial = load(chosen.weights).network if chosen.weights and not resume else None
+    initial = load_starting_weights(chosen.weights) if chosen.weights and not resume else None
     if workers is None:
         cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         workers = min(max(cores - 1, 1), 8)
     with joined_ranks(device) as ranks, locked(output) if ranks.is_main else nullcontext():
         if ranks.is_main:
             clear_leftovers(output)
-        trainer = Trainer(chosen, train_split, val_split, pixels_K, output, ranks, workers, initial)
+        trainer = Trainer(chosen, train_split, val_split, pixels_K, output, ranks, workers, initial, reset_head)
         trainer.log.say(_plan(trainer, data))
         if resume:
             trainer.resume()

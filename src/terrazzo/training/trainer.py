@@ -37,6 +37,7 @@ from terrazzo.training.recipe import Recipe
 from terrazzo.training.record import training_record
 from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER
 from terrazzo.weights.files import TrainedModel, save_folder
+from terrazzo.weights.load import StartingWeights
 
 __all__ = ["Trainer"]
 
@@ -58,10 +59,11 @@ class Trainer:
         output: the run's folder.
         ranks: this process among those of the run.
         workers: loader processes.
-        initial: weights to start from. A classifier for other classes is not taken over.
+        initial: weights to start from.
+        reset_head: start with a random classifier where theirs is for other classes.
 
     Raises:
-        CheckpointError: `initial` is another architecture.
+        CheckpointError: `initial` is another architecture's, or for other classes.
         ConfigError: the ranks cannot share a batch evenly.
     """
 
@@ -74,7 +76,8 @@ class Trainer:
         output: Path,
         ranks: Ranks,
         workers: int,
-        initial: Segmenter | None = None,
+        initial: StartingWeights | None = None,
+        reset_head: bool = False,
     ) -> None:
         self.recipe, self.val, self.output, self.ranks = recipe, val, output, ranks
         self.labels = train.labels
@@ -86,7 +89,7 @@ class Trainer:
         seed_everything(recipe.seed + ranks.rank)
         self.model = create_model(recipe.model, self.labels.num_classes, recipe.drop_path)
         if initial is not None:
-            start_from(self.model, initial, recipe)
+            start_from(self.model, initial, recipe, reset_head)
         self.model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.wrapped = ranks.wrap(self.model)
         self.average = WeightAverage(self.model, recipe.ema_decay) if recipe.ema_decay is not None else None
@@ -359,21 +362,35 @@ class Trainer:
 # -- what a run starts from -------------------------------------------------------------------------------------------
 
 
-def start_from(network: Segmenter, initial: Segmenter, recipe: Recipe) -> None:
-    """Copy the weights to start from; a classifier for other classes stays random.
+def start_from(network: Segmenter, initial: StartingWeights, recipe: Recipe, reset_head: bool) -> None:
+    """Copy the weights to start from: those of the same architecture, or of its encoder alone.
+
+    Args:
+        network: what is to be trained, with random weights.
+        initial: what to copy.
+        recipe: for messages.
+        reset_head: let a classifier for other classes go, and keep the random one.
 
     Raises:
-        CheckpointError: they are another architecture's.
+        CheckpointError: they are another architecture's, or their classifier is for other classes.
     """
-    mine, theirs = network.state_dict(), initial.state_dict()
-    other = {key for key in mine if key not in theirs or mine[key].shape != theirs[key].shape}
-    if mine.keys() != theirs.keys() or any(not key.startswith("decoder.classifier.") for key in other):
+    mine, theirs = network.state_dict(), initial.tensors
+    if all(key.startswith("encoder.") for key in theirs):
+        mine = {key: value for key, value in mine.items() if key.startswith("encoder.")}
+    other = [key for key in mine if key not in theirs or mine[key].shape != theirs[key].shape]
+    if mine.keys() != theirs.keys() or any("classifier." not in key for key in other):
         raise CheckpointError(
-            f"{recipe.weights} is not a {recipe.model}",
-            fix="start from weights of the same architecture",
+            f"{recipe.weights} is not a {recipe.model}: it is {initial.what}",
+            fix=f"start from weights of the same architecture, or train --model {initial.architecture}",
             code="checkpoint-architecture",
         )
-    network.load_state_dict({**theirs, **{key: mine[key] for key in other}})
+    if other and not reset_head:
+        raise CheckpointError(
+            f"{recipe.weights} tells {len(theirs[other[0]])} classes apart, and the data set has {network.num_classes}",
+            fix="add --reset-head to keep all else and learn a new classifier",
+            code="checkpoint-classes",
+        )
+    network.load_state_dict({**network.state_dict(), **theirs, **{key: mine[key] for key in other}})
 
 
 def multiplies_bf16(device: torch.device) -> bool:

@@ -12,6 +12,7 @@ from terrazzo.models import Segmenter, create_model
 from terrazzo.models.encoders.vit import resize_positions
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.start import start_from, starting_weights
+from terrazzo.weights.load import StartingWeights
 
 pytestmark = pytest.mark.usefixtures("tiny_variant")
 
@@ -26,11 +27,17 @@ def recipe(name: str) -> Recipe:
     return tiny_recipe(model=name, weights="given")
 
 
-def started(name: str, initial: dict[str, Tensor], num_classes: int = 3) -> tuple[dict[str, Tensor], set[str]]:
+def start(
+    fresh: Segmenter, name: str, initial: dict[str, Tensor], given: str = "other", *, reset: bool = False
+) -> None:
+    start_from(fresh, StartingWeights(f"a {given}", given, initial), recipe(name), reset)
+
+
+def started(name: str, initial: dict[str, Tensor], *, reset: bool = False) -> tuple[dict[str, Tensor], set[str]]:
     """Return a started network's tensors and the names of those that stayed as they were."""
-    fresh = network(name, num_classes)
+    fresh = network(name)
     before = {key: value.clone() for key, value in fresh.state_dict().items()}
-    start_from(fresh, initial, recipe(name))
+    start(fresh, name, initial, reset=reset)
     after = fresh.state_dict()
     return after, {key for key in after if torch.equal(before[key], after[key])}
 
@@ -49,8 +56,11 @@ def test_a_whole_model_is_taken_over_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_classifier_for_other_classes_stays_random(name: str) -> None:
-    _, stayed = started(name, other(name, 7))
+def test_classifiers_for_other_classes_stay_random_if_that_is_asked_for(name: str) -> None:
+    with pytest.raises(CheckpointError, match="given tells 7 classes apart, and the data set has 3") as caught:
+        started(name, other(name, 7))
+    assert caught.value.code == "checkpoint-classes"
+    _, stayed = started(name, other(name, 7), reset=True)
     assert stayed and all(".classifier." in key for key in stayed)
     assert {"decoder.classifier.weight", "decoder.classifier.bias"} <= stayed
 
@@ -69,7 +79,7 @@ def test_heads_that_the_weights_lack_stay_random_and_heads_too_many_are_left_out
     without = network("setr_pup_nano")
     without.drop_auxiliary()
     initial = other("setr_pup_nano")
-    start_from(without, initial, recipe("setr_pup_nano"))
+    start(without, "setr_pup_nano", initial)
     assert all(torch.equal(value, initial[key]) for key, value in without.state_dict().items())
 
 
@@ -92,8 +102,8 @@ def test_positions_for_another_image_size_are_resized() -> None:
 def test_another_architecture_is_refused_and_changes_nothing(name: str, given: str) -> None:
     fresh = network(name)
     before = {key: value.clone() for key, value in fresh.state_dict().items()}
-    with pytest.raises(CheckpointError, match=f"given is not a {name}") as caught:
-        start_from(fresh, other(given), recipe(name))
+    with pytest.raises(CheckpointError, match=f"given is not a {name}: it is a {given}") as caught:
+        start(fresh, name, other(given), given, reset=True)
     assert caught.value.code == "checkpoint-architecture"
     assert all(torch.equal(before[key], value) for key, value in fresh.state_dict().items())
 
@@ -103,7 +113,7 @@ def test_a_model_with_a_tensor_missing_is_refused(lost: str) -> None:
     initial = other("segformer_tiny")
     del initial[lost]
     with pytest.raises(CheckpointError, match="given is not a segformer_tiny"):
-        start_from(network("segformer_tiny"), initial, recipe("segformer_tiny"))
+        start(network("segformer_tiny"), "segformer_tiny", initial, reset=True)
 
 
 def test_nothing_to_start_from() -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from tiny_runs import make_data, tiny_recipe, tiny_trainer
 
 from terrazzo.data.loaders import Batch
-from terrazzo.errors import DatasetError, OutputError, TrainingError
+from terrazzo.errors import CheckpointError, DatasetError, OutputError, TrainingError
 from terrazzo.evaluation.confusion import Metrics
 from terrazzo.models import create_model
 from terrazzo.training import trainer as trainer_module
@@ -25,6 +25,7 @@ from terrazzo.training.data import augmentation, labelled_pixels, open_splits
 from terrazzo.training.losses import upsampled_cross_entropy
 from terrazzo.training.trainer import Trainer
 from terrazzo.weights.files import load_folder
+from terrazzo.weights.load import StartingWeights
 
 pytestmark = pytest.mark.usefixtures("tiny_variant")
 
@@ -399,9 +400,10 @@ def test_a_run_of_so_many_steps_cuts_its_last_epoch_short_and_validates_it(
 
 
 def test_weights_to_start_from_are_taken_over_and_averaged_from_the_start(data: Path, tmp_path: Path) -> None:
-    initial = create_model("segformer_tiny", 7).state_dict()
-    trainer = tiny_trainer(data, tmp_path, initial=initial, weights="other")
-    for name, value in initial.items():
+    initial = create_model("segformer_tiny", 7)
+    start = StartingWeights("a segformer_tiny", "segformer_tiny", initial.state_dict())
+    trainer = tiny_trainer(data, tmp_path, initial=start, reset_head=True, weights="other")
+    for name, value in initial.state_dict().items():
         mine = trainer.model.state_dict()[name]
         if name.startswith("decoder.classifier."):
             assert mine.shape[0] == 3
@@ -409,6 +411,28 @@ def test_weights_to_start_from_are_taken_over_and_averaged_from_the_start(data: 
             assert torch.equal(mine, value)
     assert trainer.average is not None
     assert_equal(dict(trainer.average.module.state_dict()), dict(trainer.model.state_dict()))
+
+
+def test_row_42_a_classifier_for_other_classes_is_refused_and_the_way_out_named(data: Path, tmp_path: Path) -> None:
+    start = StartingWeights("a segformer_tiny", "segformer_tiny", create_model("segformer_tiny", 150).state_dict())
+    with pytest.raises(CheckpointError, match="tells 150 classes apart, and the data set has 3") as caught:
+        tiny_trainer(data, tmp_path, initial=start, weights="other")
+    assert caught.value.code == "checkpoint-classes" and "--reset-head" in caught.value.fix
+
+
+def test_row_43_weights_of_another_architecture_are_refused_and_named(data: Path, tmp_path: Path) -> None:
+    start = StartingWeights("a segformer_b0", "segformer_b0", create_model("segformer_b0", 3).state_dict())
+    with pytest.raises(CheckpointError, match="other is not a segformer_tiny: it is a segformer_b0") as caught:
+        tiny_trainer(data, tmp_path, initial=start, weights="other")
+    assert caught.value.code == "checkpoint-architecture"
+
+
+def test_an_encoder_alone_is_taken_over_under_a_random_decoder(data: Path, tmp_path: Path) -> None:
+    initial = create_model("segformer_tiny", 7).encoder.state_dict(prefix="encoder.")
+    trainer = tiny_trainer(
+        data, tmp_path, initial=StartingWeights("an encoder", "segformer_tiny", initial), weights="other"
+    )
+    assert_equal({key: trainer.model.state_dict()[key] for key in initial}, initial)
 
 
 def test_held_out_photos_are_validated_on_and_not_learnt_from(data: Path) -> None:

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from terrazzo.models import MODELS, segformer, setr
 from terrazzo.models.segformer import SegFormerVariant
@@ -24,6 +23,7 @@ from terrazzo.training.data import labelled_pixels, open_splits
 from terrazzo.training.distributed import Ranks
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.trainer import Trainer
+from terrazzo.weights.load import StartingWeights
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -75,12 +75,13 @@ def tiny_trainer(
     output: Path,
     ranks: Ranks = ALONE,
     workers: int = 0,
-    initial: Mapping[str, Tensor] | None = None,
+    initial: StartingWeights | None = None,
+    reset_head: bool = False,
     **changes: Any,
 ) -> Trainer:
     recipe = tiny_recipe(**changes)
     train, val = open_splits(recipe, data)
-    return Trainer(recipe, train, val, labelled_pixels(train), output, ranks, workers, initial)
+    return Trainer(recipe, train, val, labelled_pixels(train), output, ranks, workers, initial, reset_head)
 
 
 # -- other processes --------------------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ def train(
     labels: str | None = None,
     weights: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    reset_head: bool = False,
     resume: bool = False,
     workers: int | None = None,
     device: str | None = None,
@@ -76,10 +77,11 @@ def train(
         recipe: a complete recipe or the path of one; by default one is made from the photos (`automatic_recipe`), or,
             to resume, the run's own is taken.
         labels: a bundled class list for a folder that does not say what its classes are.
-        weights: model to start from (as `terrazzo.load` takes it); it must be the same architecture. Where its classes
-            are not the data set's, its classifier starts at random. ``random`` where the recipe has weights and you
-            have not.
+        weights: what to start from: a model of the same architecture, as `terrazzo.load` takes it, or an encoder alone,
+            such as the ImageNet files that the papers start from; ``random`` where the recipe has weights and you have
+            not.
         overrides: recipe fields that take other values, such as ``{"epochs": 20}``.
+        reset_head: where the classes of `weights` are not the data set's, let its classifier start at random.
         resume: go on from the newest checkpoint in `output`; the result is the same as without the break.
         workers: loader processes; by default one for each core but one, at most 8.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
@@ -90,6 +92,7 @@ def train(
     Raises:
         ConfigError: the recipe or an override is not usable.
         DatasetError: the data set cannot be read.
+        CheckpointError: the weights to start from cannot be read, or do not fit.
         TrainingError: the folder is taken, there is nothing to resume, or the run diverged.
         OutputError: the output folder cannot be written to.
     """
@@ -116,7 +119,7 @@ def train(
     with joined_ranks(device) as ranks, locked(output) if ranks.is_main else nullcontext():
         if ranks.is_main:
             clear_leftovers(output)
-        trainer = Trainer(chosen, train_split, val_split, pixels_K, output, ranks, workers, initial)
+        trainer = Trainer(chosen, train_split, val_split, pixels_K, output, ranks, workers, initial, reset_head)
         trainer.log.say(_plan(trainer, data))
         if resume:
             trainer.resume()

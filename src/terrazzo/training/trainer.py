@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -41,6 +41,7 @@ from terrazzo.training.record import training_record
 from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER
 from terrazzo.training.start import start_from
 from terrazzo.weights.files import TrainedModel, save_folder
+from terrazzo.weights.load import StartingWeights
 
 __all__ = ["Trainer"]
 
@@ -62,10 +63,11 @@ class Trainer:
         output: the run's folder.
         ranks: this process among those of the run.
         workers: loader processes.
-        initial: tensors to start from; see `start_from`.
+        initial: weights to start from.
+        reset_head: start with a random classifier where theirs is for other classes.
 
     Raises:
-        CheckpointError: `initial` is another architecture's.
+        CheckpointError: `initial` is another architecture's, or for other classes.
         ConfigError: the ranks cannot share a batch evenly.
     """
 
@@ -78,7 +80,8 @@ class Trainer:
         output: Path,
         ranks: Ranks,
         workers: int,
-        initial: Mapping[str, Tensor] | None = None,
+        initial: StartingWeights | None = None,
+        reset_head: bool = False,
     ) -> None:
         self.recipe, self.val, self.output, self.ranks = recipe, val, output, ranks
         self.labels = train.labels
@@ -94,7 +97,7 @@ class Trainer:
         if not recipe.auxiliary_weight:
             self.model.drop_auxiliary()
         if initial is not None:
-            start_from(self.model, initial, recipe)
+            start_from(self.model, initial, recipe, reset_head)
         self.model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.wrapped = ranks.wrap(self.model, recipe.sync_batchnorm)
         self.average: WeightAverage | None = None
@@ -373,7 +376,7 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-# -- what a run starts from -------------------------------------------------------------------------------------------
+# -- what a run begins with -------------------------------------------------------------------------------------------
 
 
 def without_auxiliary(network: Segmenter) -> Segmenter:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
 from terrazzo.files import write_atomic
 from terrazzo.inference.protocols import WHOLE, find_protocol
@@ -41,7 +42,7 @@ def evaluate(
     split
         Which split of it.
     model
-        Shipped model, model folder, or output folder of a training run.
+        Shipped model, model folder, output folder of a training run, checkpoint file, or hub id.
     labels
         A bundled class list (such as camvid), for a folder that does not say what its classes are.
     only
@@ -59,11 +60,14 @@ def evaluate(
 
     from terrazzo.evaluation.evaluator import evaluate as measure
     from terrazzo.inference.engines.torch import keep_freed_memory
+    from terrazzo.weights.load import load
 
     keep_freed_memory()
+    trained = load(model)
+    tell_origin(trained)
     with progress_bar("evaluate") as progress:
         report = measure(
-            model,
+            trained,
             data,
             split=split,
             labels=labels,

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
 from terrazzo.errors import ConfigError
 from terrazzo.images import find_images
@@ -50,7 +51,7 @@ def predict(
     photos
         Photo files, folders (searched to any depth) and patterns in quotes.
     model
-        Shipped model, model folder, or output folder of a training run.
+        Shipped model, model folder, output folder of a training run, checkpoint file, or hub id.
     output
         Folder for the results; subfolders of a folder of photos are kept.
     save
@@ -79,9 +80,12 @@ def predict(
     # Only here, so that a mistyped path is told at once and not after torch has been imported.
     from terrazzo.inference.engines.torch import keep_freed_memory
     from terrazzo.inference.predict import make_predictor
+    from terrazzo.weights.load import load
 
     keep_freed_memory()
-    predictor = make_predictor(model, device, procedure)
+    trained = load(model)
+    tell_origin(trained)
+    predictor = make_predictor(trained, device, procedure)
     results = predictor.segment_files(
         paths, batch_size=batch_size, probabilities="probabilities" in kinds, max_pixels=max_pixels
     )

@@ -10,6 +10,7 @@ from terrazzo.evaluation.report import Report
 from terrazzo.files import write_atomic
 from terrazzo.inference.engines.torch import TorchEngine
 from terrazzo.inference.predictor import Predictor
+from terrazzo.inference.protocols import find_protocol
 from terrazzo.training.pictures import curves_png, sheet_png
 from terrazzo.training.run_folder import CURVES_FILE, MODEL_FOLDER, REPORT_FOLDER, SHEET_FILE
 from terrazzo.weights.files import load_folder, save_folder
@@ -38,7 +39,9 @@ def write_artifacts(trainer: Trainer, record: dict[str, Any]) -> Report:
     best = load_folder(output / MODEL_FOLDER, output.resolve().name)
     step = best.record["step"]
     trainer.log.say(f"measuring the best model, of step {step}, on {len(val)} photos")
-    predictor = Predictor(TorchEngine(best.network, trainer.ranks.device), best.preprocess, best.labels, best.name)
+    engine = TorchEngine(best.network, trainer.ranks.device)
+    protocol = find_protocol(trainer.recipe.protocol)
+    predictor = Predictor(engine, best.preprocess, best.labels, best.name, protocol)
     report, scores = measure(predictor, val, record["data"])
     measured: dict[str, Any] = {"step": step, "val_mIoU": round(report.metrics.mIoU, 2)}
     if report.boundary is not None:

@@ -153,11 +153,11 @@ def test_an_empty_split_and_negative_workers(train: Dataset) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_errors_come_out_of_workers_as_they_are(train: Dataset, workers: int) -> None:
-    train.samples[4].image.write_bytes(b"not a photo")
+    train.samples[4].image.file.write_bytes(b"not a photo")
     with pytest.raises(ImageError) as caught:
         list(loader(train, workers=workers, batch_size=7).epoch(0))
     assert caught.value.code == "image-format"
-    assert str(train.samples[4].image) in caught.value.message
+    assert str(train.samples[4].image.file) in caught.value.message
     assert caught.value.fix
     assert str(caught.value).endswith(f"({caught.value.fix})")
 
@@ -167,7 +167,7 @@ def test_fault_36_a_file_removed_during_an_epoch_is_named(train: Dataset, worker
     batches = loader(train, workers=workers, batch_size=1).epoch(0)
     next(batches)
     for sample in train.samples:
-        sample.mask.unlink()
+        sample.mask.file.unlink()
     with pytest.raises(DatasetError, match=r"train_\d\.png: it has disappeared") as caught:
         list(batches)
     assert caught.value.code == "dataset-file-gone"
@@ -265,7 +265,7 @@ next(sys.held)
 
 
 def test_an_error_ends_the_workers_though_its_traceback_is_kept(train: Dataset) -> None:
-    train.samples[0].image.write_bytes(b"")
+    train.samples[0].image.file.write_bytes(b"")
     with pytest.raises(ImageError) as caught:
         list(loader(train, workers=2, batch_size=7).epoch(0))
     assert caught.tb is not None

@@ -50,10 +50,12 @@ def evaluate(
     device
         cpu or cuda; by default a GPU where there is one.
     """
+    from terrazzo.data import find_layout
     from terrazzo.evaluation.evaluator import evaluate as measure
     from terrazzo.inference.engines.torch import keep_freed_memory
 
     keep_freed_memory()
+    print(f"{data}: taken for {find_layout(data).name}")
     with progress_bar("evaluate") as progress:
         report = measure(model, data, split=split, labels=labels, only=only, device=device, progress=progress)
     print(report.table())

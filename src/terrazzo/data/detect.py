@@ -55,6 +55,7 @@ def find_layout(root: str | Path) -> Layout:
     if not found and root.exists():
         parents = list(root.absolute().parents)[:MARKER_DEPTH]
         found = [layout for parent in parents for layout in _readable(parent) if layout.marker == root.absolute()]
+        found = found[-1:]  # annotations/instances_train.json is one of its folder, and of the folder above
     if not found:
         below = sorted(Path(entry.path) for entry in folder_entries(root) if entry.is_dir() and entry.name[0] != ".")
         found = [layout for subfolder in below for layout in _readable(subfolder)]

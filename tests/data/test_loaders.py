@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import made_layouts
 import numpy as np
 import pytest
 import torch
@@ -160,6 +161,14 @@ def test_errors_come_out_of_workers_as_they_are(train: Dataset, workers: int) ->
     assert str(train.samples[4].image.file) in caught.value.message
     assert caught.value.fix
     assert str(caught.value).endswith(f"({caught.value.fix})")
+
+
+def test_outlines_are_painted_in_workers(folder: Folder) -> None:
+    made = made_layouts.coco_json(folder)
+    dataset = open_dataset(folder.root, "train")
+    (batch,) = TrainLoader(dataset, Compose([]), Preprocess(), made_layouts.SIZE, 2, seed=0, workers=1).epoch(0)
+    for index, labels in zip(batch.indices, batch.labels, strict=True):
+        assert labels.tolist() == made.masks["train"][dataset.samples[index].name].tolist()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -9,7 +9,7 @@ import json
 import mmap
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from terrazzo.data.masks import StoredMask
 from terrazzo.data.outlines import Points, Region, decode_runs, paint, region_of, unpack_runs
-from terrazzo.data.problems import Severity
+from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError
 from terrazzo.image_headers import shown_path
 from terrazzo.images import MAX_PIXELS
@@ -27,13 +27,29 @@ from terrazzo.label_checks import show
 __all__ = ["Document", "Figure", "OutlinedMask", "parse_categories", "parse_document"]
 
 MOST_CATEGORY_BYTES = 4 << 20
-PROBLEMS: dict[str, tuple[Severity, str, str, str]] = {  # kind -> severity, code, what the annotations are, fix
-    "box": ("error", "outline-missing", "have no outline (`segmentation`)", "export outlines: boxes are no masks"),
-    "damaged": ("error", "outline-damaged", "have an outline that cannot be read", "export the document anew"),
-    "category": ("error", "outline-damaged", "are of a category that is not listed", "export the document anew"),
-    "photo": ("error", "outline-damaged", "belong to a photo that is not listed", "export the document anew"),
-    "thin": ("warning", "outline-empty", "have a polygon of fewer than three points, left out", "take it away"),
-    "size": ("error", "outline-damaged", "are no photos: they lack an id, a file name or a size", "export it anew"),
+PROBLEMS = {
+    "box": Problem(
+        "error",
+        "outline-missing",
+        None,
+        "annotations without an outline (`segmentation`)",
+        "export outlines: boxes are no masks",
+    ),
+    "damaged": Problem(
+        "error", "outline-damaged", None, "annotations whose outline cannot be read", "export the document anew"
+    ),
+    "category": Problem(
+        "error", "outline-damaged", None, "annotations of a category that is not listed", "export the document anew"
+    ),
+    "photo": Problem(
+        "error", "outline-damaged", None, "annotations of a photo that is not listed", "export the document anew"
+    ),
+    "thin": Problem(
+        "warning", "outline-empty", None, "annotations with a polygon of fewer than three points, left out", "remove it"
+    ),
+    "entry": Problem(
+        "error", "outline-damaged", None, "photos without an id, a file name or a size", "export the document anew"
+    ),
 }
 
 
@@ -63,12 +79,12 @@ class Document:
     Attributes:
         categories: names by id, in the order of ids.
         photos: in the document's order.
-        problems: severity, code, message and fix of each kind of mistake.
+        problems: one for each kind of mistake.
     """
 
     categories: dict[int, str]
     photos: tuple[Entry, ...]
-    problems: tuple[tuple[Severity, str, str, str], ...]
+    problems: tuple[Problem, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +142,14 @@ def parse_document(path: Path) -> Document:
     for image in content["images"]:
         entry = _entry(image)
         if entry is None:
-            wrong["size"].append(image.get("id") if isinstance(image, dict) else image)
+            wrong["entry"].append(image.get("id") if isinstance(image, dict) else image)
         else:
             photos[image["id"]] = entry
     for annotation in content["annotations"]:
         kind = _add_figure(annotation, photos, categories)
         if kind is not None:
             wrong[kind].append(annotation.get("id") if isinstance(annotation, dict) else annotation)
-    problems = tuple(_problem(kind, ids) for kind, ids in wrong.items())
+    problems = tuple(_problem(path, kind, ids) for kind, ids in wrong.items())
     return Document(categories, tuple(photos.values()), problems)
 
 
@@ -222,11 +238,9 @@ def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53
 
 
-def _problem(kind: str, ids: list[object]) -> tuple[Severity, str, str, str]:
-    severity, code, what, fix = PROBLEMS[kind]
-    noun = "images" if kind == "size" else "annotations"
+def _problem(path: Path, kind: str, ids: list[object]) -> Problem:
     shown = ", ".join(show(id_) for id_ in ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
-    return severity, code, f"{len(ids)} {noun} {what}: id {shown}", fix
+    return replace(PROBLEMS[kind], file=path, message=f"{PROBLEMS[kind].message}: {len(ids)}, id {shown}")
 
 
 def _no_document(path: Path, message: str) -> DatasetError:

@@ -96,7 +96,7 @@ def _pairs(root: Path, documents: dict[str, Path], splits: tuple[str, ...], spli
     folder = _photo_folder(root, path, split, document)
     there: dict[Path, set[str]] = {}
     samples: dict[str, Sample] = {}
-    problems = [Problem(severity, code, path, message, fix) for severity, code, message, fix in document.problems]
+    problems = list(document.problems)
     for photo in document.photos:
         parts = PurePosixPath(photo.name)
         place = folder / parts.parent

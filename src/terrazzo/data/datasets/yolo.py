@@ -92,25 +92,30 @@ class PolygonFile:
 
     def _object(self, number: int, entry: str, height: int, width: int) -> tuple[int, Region]:
         words = entry.split()
+        where = f"{shown_path(self.file)}: line {number}"
         if len(words) == 5:
-            raise self._error(
-                number, "is a box, not the corners of an outline", "export outlines: boxes are no masks", "missing"
+            raise DatasetError(
+                f"{where} is a box, not the corners of an outline",
+                fix="export outlines: boxes are no masks",
+                code="outline-missing",
             )
         try:
             value, corners_N2 = int(words[0]) + 1, np.array(words[1:], np.float64).reshape(-1, 2)
         except ValueError:
             value, corners_N2 = 0, np.empty((0, 2))
         if not 0 < value < IGNORED or len(corners_N2) < 3 or not np.isfinite(corners_N2).all():
-            fix = "write a class number and at least three corners: 0 0.1 0.2 0.3 0.2 0.3 0.4"
-            raise self._error(number, f"is no outline: {show(entry[:40])}", fix, "damaged")
+            raise DatasetError(
+                f"{where} is no outline: {show(entry[:40])}",
+                fix="write a class number and at least three corners: 0 0.1 0.2 0.3 0.2 0.3 0.4",
+                code="outline-damaged",
+            )
         if corners_N2.min() < -1 or corners_N2.max() > 2:
-            fix = "divide x by the photo's width and y by its height"
-            raise self._error(number, "has corners in pixels, not in shares of the photo", fix, "damaged")
+            raise DatasetError(
+                f"{where} has corners in pixels, not in shares of the photo",
+                fix="divide x by the photo's width and y by its height",
+                code="outline-damaged",
+            )
         return value, region_of([corners_N2 * (width, height)], height, width)
-
-    def _error(self, number: int, message: str, fix: str, kind: str) -> DatasetError:
-        code = "outline-missing" if kind == "missing" else "outline-damaged"
-        return DatasetError(f"{shown_path(self.file)}: line {number} {message}", fix=fix, code=code)
 
 
 def _labels(path: Path, names: Any) -> LabelSpec:

@@ -24,7 +24,7 @@ from terrazzo.labels import LabelSpec
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.files import TrainedModel
 
-__all__ = ["evaluate", "matching_labels", "measure", "score", "select"]
+__all__ = ["evaluate", "measure", "score", "select"]
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.integer[Any]]]
 
@@ -63,8 +63,8 @@ def evaluate(
         ConfigError: no protocol is called so.
     """
     predictor = make_predictor(model, device, protocol)
-    spec = LabelSpec.bundled(labels) if labels else matching_labels(Path(data), predictor.labels)
-    dataset = open_dataset(data, split, spec)
+    spec = LabelSpec.bundled(labels) if labels else None
+    dataset = open_dataset(data, split, spec, fallback=replace(predictor.labels, id_map=None, colors=None))
     if dataset.labels.num_classes != predictor.labels.num_classes:
         raise DatasetError(
             f"{data} has {dataset.labels.num_classes} classes and the model has {predictor.labels.num_classes}",
@@ -120,11 +120,6 @@ def measure(
         seconds=time.monotonic() - started,
     )
     return report, photo_scores
-
-
-def matching_labels(data: Path, labels: LabelSpec) -> LabelSpec | None:
-    """Return the model's labels for a folder that does not name its own classes, else None."""
-    return None if (data / "labels.yaml").exists() else replace(labels, id_map=None, colors=None)
 
 
 def select(dataset: Dataset, pattern: str) -> Dataset:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from terrazzo.data import open_dataset
+from terrazzo.data.photos import photo_size
 from terrazzo.errors import ConfigError
 from terrazzo.evaluation.report import Report
-from terrazzo.images import image_size
 from terrazzo.inference.engines.torch import keep_freed_memory
 from terrazzo.labels import LabelSpec
 from terrazzo.training.artifacts import write_artifacts
@@ -150,7 +150,7 @@ def _recipe_for(data: Path, model: str, changes: Mapping[str, Any]) -> Recipe:
     photos = open_dataset(data, "train", spec).samples
     # The length of the warm-up follows from how many steps there are to be, the rate from what is started from.
     length = {key: changes[key] for key in ("epochs", "steps", "batch_size") if isinstance(changes.get(key), int)}
-    sizes = [image_size(photo.image) for photo in photos]
+    sizes = [photo_size(photo.image) for photo in photos]
     return automatic_recipe(model, sizes, weights=changes.get("weights"), **length)
 
 
@@ -168,7 +168,7 @@ def _plan(trainer: Trainer, data: Path) -> str:
         shared += ", each with BatchNorm statistics of its own"
     lines = {
         "model": f"{recipe.model}, {parameters:,} parameters, {start}",
-        "data": f"{data}: {trainer.labels.num_classes} classes, "
+        "data": f"{data}, taken for {loader.dataset.layout}: {trainer.labels.num_classes} classes, "
         f"{_counted(len(loader.dataset), 'photo')} to learn from, {len(trainer.val)} to validate on",
         "batch": f"{_counted(recipe.batch_size, 'window')} of {width} x {height}",
         "schedule": f"{schedule}, {trainer.total_steps} in all; learning rate {recipe.lr:g}",

@@ -20,7 +20,9 @@ from terrazzo.palette import generate_palette
 COUNTS = {
     "ade20k": 150,
     "camvid": 11,
+    "camvid_colors": 11,
     "cityscapes": 19,
+    "cityscapes_ids": 19,
     "coco_stuff": 171,
     "coco_stuff_raw": 171,
     "pascal_context": 60,

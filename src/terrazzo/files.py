@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from uuid import uuid4
 
 from terrazzo.errors import OutputError
 
-__all__ = ["PARTIAL_PREFIX", "make_folder", "replacing", "write_atomic"]
+__all__ = ["PARTIAL_PREFIX", "make_folder", "replacing", "replacing_folder", "write_atomic"]
 
 PARTIAL_PREFIX = ".terrazzo-partial-"
 
@@ -64,6 +65,34 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         _discard(partial)
         raise
     _flush_folder(target.parent)
+
+
+@contextmanager
+def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty folder to write to, which takes the place of `path` when the block ends without an exception.
+
+    Its parents are created. A folder already there is replaced only once the new one is complete.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    folder = Path(path)
+    make_folder(folder.parent)
+    partial = folder.with_name(f"{PARTIAL_PREFIX}{uuid4().hex}")
+    old = folder.with_name(f"{PARTIAL_PREFIX}{uuid4().hex}")
+    try:
+        yield make_folder(partial)
+        if folder.exists():
+            os.rename(folder, old)
+        try:
+            os.rename(partial, folder)
+        except OSError as error:
+            if old.exists():
+                os.rename(old, folder)
+            raise _output_error(folder, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

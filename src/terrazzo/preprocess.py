@@ -30,6 +30,7 @@ class Preprocess:
         multiple_of: then round both sides up to a multiple of this (the papers' ADE20K protocol uses 32).
         mean: per channel (R, G, B), on the 0-255 scale.
         std: per channel (R, G, B), on the 0-255 scale.
+        size: (height, width) that every photo is squeezed into, whatever its aspect, in place of the rules above.
     """
 
     short_side: int | None = None
@@ -37,9 +38,17 @@ class Preprocess:
     multiple_of: int = 1
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         sides = [side for side in (self.short_side, self.long_side, self.multiple_of) if side is not None]
+        if self.size is not None:
+            if len(self.size) != 2 or self.short_side is not None or self.multiple_of != 1:
+                raise ConfigError(
+                    f"preprocess has the size {self.size} and another rule for it, or no two numbers",
+                    fix="give size as (height, width), or the other rules",
+                )
+            sides += self.size
         if any(not isinstance(side, int) or not 1 <= side <= 65536 for side in sides):
             raise ConfigError(f"preprocess sides {sides} are not between 1 and 65536", fix="give whole pixel counts")
         if self.long_side is not None and self.short_side is None:
@@ -53,6 +62,8 @@ class Preprocess:
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) that the network sees for a photo of this size."""
+        if self.size is not None:
+            return self.size
         if self.short_side is not None:
             factor = self.short_side / min(height, width)
             if self.long_side is not None:
@@ -101,9 +112,12 @@ class Preprocess:
                 f"preprocess has unknown key(s) {', '.join(unknown)}", fix=f"use {', '.join(sorted(known))}"
             )
         try:
-            triples = {key: tuple(float(v) for v in values[key]) for key in ("mean", "std") if key in values}
+            given: dict[str, Any] = dict(values)
+            given |= {key: tuple(float(v) for v in values[key]) for key in ("mean", "std") if key in values}
+            if values.get("size") is not None:
+                given["size"] = tuple(values["size"])
         except (TypeError, ValueError) as error:
             raise ConfigError(
-                "preprocess mean or std is not a list of numbers", fix="give three numbers each"
+                "preprocess mean, std or size is not a list of numbers", fix="give three numbers, three and two"
             ) from error
-        return cls(**{**values, **triples})
+        return cls(**given)

@@ -63,7 +63,9 @@ def report(capsys: pytest.CaptureFixture[str], status: int, root: Path, **option
 def test_a_good_data_set(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "labels.yaml").write_text("names: [ground, leaf]")
     out = report(capsys, 0, data)
-    assert out.startswith(f"{data}\n4 labelled photos, 2 classes\n\n")
+    assert out.startswith(
+        f"{data}\ntaken for a folder of photos and masks, split by folders\n4 labelled photos, 2 classes\n\n"
+    )
     assert re.search(r"train +3 +100% +all 4 x 1", out)
     assert re.search(r"ground +█+ +75.0% +3 +100% +█+ +75.0% +1 +100%", out)
     assert re.search(r"leaf +█+\S? +25.0% +3 +100% +█+\S? +25.0% +1 +100%", out)
@@ -145,7 +147,7 @@ def test_json(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is not a folder"):
         check_data(tmp_path / "nowhere")
-    with pytest.raises(DatasetError, match="has no split") as caught:
+    with pytest.raises(DatasetError, match="no data set in a layout") as caught:
         check_data(tmp_path)
     assert "train/images" in caught.value.fix
 

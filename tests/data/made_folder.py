@@ -42,9 +42,20 @@ class Folder:
 
     def image(self, path: str, pixels: NDArray[Any], **options: Any) -> Path:
         """Write any image below the root."""
+        return self.saved(path, Image.fromarray(pixels), **options)
+
+    def saved(self, path: str, image: Image.Image, **options: Any) -> Path:
+        """Save an image below the root."""
         target = self.root / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(target, **options)
+        image.save(target, **options)
+        return target
+
+    def text(self, path: str, text: str) -> Path:
+        """Write a text file below the root."""
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
         return target
 
     def labels(self, text: str) -> None:

@@ -154,7 +154,7 @@ def test_json_is_plain_and_relative(folder: Folder) -> None:
 def test_no_such_place_and_no_split(folder: Folder, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is not a folder"):
         check_dataset(tmp_path / "nowhere")
-    with pytest.raises(DatasetError, match="has no split"):
+    with pytest.raises(DatasetError, match="no data set in a layout"):
         check_dataset(tmp_path)
 
 

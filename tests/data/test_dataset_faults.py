@@ -314,7 +314,7 @@ def test_35_photos_of_equal_bytes_and_other_shape_are_different(folder: Folder) 
 def test_36_a_file_removed_since_the_listing_is_named(folder: Folder) -> None:
     folder.fill()
     dataset = open_dataset(folder.root, "train", AB)
-    dataset.samples[1].image.unlink()
+    dataset.samples[1].image.file.unlink()
     with pytest.raises(DatasetError, match=r"train_1\.png: it has disappeared") as caught:
         dataset.read(1)
     assert caught.value.code == "dataset-file-gone"

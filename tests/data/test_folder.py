@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from made_folder import Folder, halves
 
-from terrazzo.data import open_dataset
-from terrazzo.data.datasets.folder import guess_labels, infer_labels, list_pairs, splits
+from terrazzo.data import find_layout, open_dataset
+from terrazzo.data.classes import guess_labels, infer_labels
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels import LabelSpec
 
@@ -31,7 +31,9 @@ def test_pairs_by_name_in_a_fixed_order(folder: Folder) -> None:
         folder.pair(stem)
     dataset = open_dataset(folder.root, "train", AB)
     assert [sample.name for sample in dataset.samples] == ["a.v2", "b", "c"]
-    assert all(sample.mask.parent.name == "masks" and sample.mask.stem == sample.name for sample in dataset.samples)
+    assert all(
+        sample.mask.file.parent.name == "masks" and sample.mask.file.stem == sample.name for sample in dataset.samples
+    )
     image, mask = dataset.read(1)
     assert image.shape == (12, 16, 3)
     assert (mask == halves()).all()
@@ -79,7 +81,7 @@ def test_hidden_files_and_other_files_are_left_out(folder: Folder) -> None:
     folder.fill()
     for name in (".DS_Store", "._train_0.png", "Thumbs.db", "notes.txt"):
         (folder.root / "train/images" / name).write_bytes(b"x")
-    samples, problems = list_pairs(folder.root, "train")
+    samples, problems = find_layout(folder.root).pairs("train")
     assert len(samples) == 3
     assert [(problem.code, problem.severity, problem.file) for problem in problems] == [
         ("file-ignored", "warning", folder.root / "train/images" / name) for name in ("Thumbs.db", "notes.txt")
@@ -127,7 +129,7 @@ def test_splits_are_train_val_test_and_then_the_others(folder: Folder) -> None:
     for split in ("zebra", "test", "train", "apple", "val"):
         folder.pair("a", split=split)
     (folder.root / "notes").mkdir()
-    assert splits(folder.root) == ["train", "val", "test", "apple", "zebra"]
+    assert list(find_layout(folder.root).splits) == ["train", "val", "test", "apple", "zebra"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -169,17 +171,17 @@ def test_text_files_name_stems_files_or_paths(listed: Folder) -> None:
     write_list(listed, "val", "night/e\n")
     train = open_dataset(listed.root, "train", AB)
     assert [sample.image.name for sample in train.samples] == ["b.JPG", "a.JPG", "c.d.JPG"]
-    assert train.layout == "split by text files"
+    assert train.layout == "photos and masks listed in text files"
     (sample,) = open_dataset(listed.root, "val", AB).samples
-    assert sample.mask == listed.root / "masks/night/e.png"
-    assert splits(listed.root) == ["train", "val"]
+    assert sample.mask.file == listed.root / "masks/night/e.png"
+    assert list(find_layout(listed.root).splits) == ["train", "val"]
 
 
 def test_other_text_files_are_splits_only_when_asked_for(listed: Folder) -> None:
     write_list(listed, "train", "a")
     write_list(listed, "README", "Do not read this as a list.")
     write_list(listed, "fold_1", "b")
-    assert splits(listed.root) == ["train"]
+    assert list(find_layout(listed.root).splits) == ["train"]
     assert open_dataset(listed.root, "fold_1", AB).samples[0].name == "b"
 
 
@@ -198,7 +200,7 @@ def test_lines_that_name_no_photo_are_counted_with_their_numbers(listed: Folder)
 
 def test_a_line_that_comes_twice_counts_once(listed: Folder) -> None:
     write_list(listed, "train", "a\nb\na.JPG\n")
-    samples, problems = list_pairs(listed.root, "train")
+    samples, problems = find_layout(listed.root).pairs("train")
     assert [sample.name for sample in samples] == ["a", "b"]
     assert [(problem.code, problem.severity) for problem in problems] == [("list-entry", "warning")]
 
@@ -297,5 +299,5 @@ def test_camvid_and_nuclei(shared_data: Path) -> None:
     assert image.shape == (360, 480, 3)
     assert set(mask.ravel().tolist()) <= {*range(11), 255}
     nuclei = shared_data / "nuclei"
-    assert [len(list_pairs(nuclei, split)[0]) for split in splits(nuclei)] == [471, 68]
-    assert infer_labels(nuclei).names == ("background", "foreground")
+    assert [len(find_layout(nuclei).pairs(split)[0]) for split in find_layout(nuclei).splits] == [471, 68]
+    assert infer_labels(find_layout(nuclei)).names == ("background", "foreground")

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import made_layouts
 import numpy as np
 import pytest
 import torch
@@ -153,13 +154,21 @@ def test_an_empty_split_and_negative_workers(train: Dataset) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_errors_come_out_of_workers_as_they_are(train: Dataset, workers: int) -> None:
-    train.samples[4].image.write_bytes(b"not a photo")
+    train.samples[4].image.file.write_bytes(b"not a photo")
     with pytest.raises(ImageError) as caught:
         list(loader(train, workers=workers, batch_size=7).epoch(0))
     assert caught.value.code == "image-format"
-    assert str(train.samples[4].image) in caught.value.message
+    assert str(train.samples[4].image.file) in caught.value.message
     assert caught.value.fix
     assert str(caught.value).endswith(f"({caught.value.fix})")
+
+
+def test_outlines_are_painted_in_workers(folder: Folder) -> None:
+    made = made_layouts.coco_json(folder)
+    dataset = open_dataset(folder.root, "train")
+    (batch,) = TrainLoader(dataset, Compose([]), Preprocess(), made_layouts.SIZE, 2, seed=0, workers=1).epoch(0)
+    for index, labels in zip(batch.indices, batch.labels, strict=True):
+        assert labels.tolist() == made.masks["train"][dataset.samples[index].name].tolist()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -167,7 +176,7 @@ def test_fault_36_a_file_removed_during_an_epoch_is_named(train: Dataset, worker
     batches = loader(train, workers=workers, batch_size=1).epoch(0)
     next(batches)
     for sample in train.samples:
-        sample.mask.unlink()
+        sample.mask.file.unlink()
     with pytest.raises(DatasetError, match=r"train_\d\.png: it has disappeared") as caught:
         list(batches)
     assert caught.value.code == "dataset-file-gone"
@@ -265,7 +274,7 @@ next(sys.held)
 
 
 def test_an_error_ends_the_workers_though_its_traceback_is_kept(train: Dataset) -> None:
-    train.samples[0].image.write_bytes(b"")
+    train.samples[0].image.file.write_bytes(b"")
     with pytest.raises(ImageError) as caught:
         list(loader(train, workers=2, batch_size=7).epoch(0))
     assert caught.tb is not None

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from terrazzo.data.masks import class_of_stored, count_stored, read_mask, read_stored_mask
+from terrazzo.data.masks import MaskFile, class_of_stored, count_stored, read_mask, read_stored_mask
 from terrazzo.errors import DatasetError
 from terrazzo.labels import LabelSpec
 
@@ -124,16 +124,18 @@ def test_read_mask_names_the_file_and_the_values(tmp_path: Path) -> None:
     labels = LabelSpec.from_names(["a", "b"])
     path = saved(tmp_path / "m.png", np.array([[0, 1, 7], [7, 255, 1]], np.uint8))
     with pytest.raises(DatasetError, match=r"m\.png: .* 7 \(2 pixels\)") as caught:
-        read_mask(path, labels)
+        read_mask(MaskFile(path), labels)
     assert caught.value.code == "mask-values"
 
 
 def test_read_mask_follows_the_map_and_the_colours(tmp_path: Path) -> None:
     mapped = LabelSpec.from_names(["a", "b"], id_map={10: 0, 20: 1, 0: "ignore"})
-    assert read_mask(saved(tmp_path / "m.png", np.array([[0, 10, 20]], np.uint8)), mapped).tolist() == [[255, 0, 1]]
+    assert read_mask(MaskFile(saved(tmp_path / "m.png", np.array([[0, 10, 20]], np.uint8))), mapped).tolist() == [
+        [255, 0, 1]
+    ]
     colors = LabelSpec.from_names(["a", "b"], colors={(9, 8, 7): 0, (1, 2, 3): 1})
     rgb = np.array([[[1, 2, 3], [9, 8, 7]]], np.uint8)
-    assert read_mask(saved(tmp_path / "c.png", rgb), colors).tolist() == [[1, 0]]
+    assert read_mask(MaskFile(saved(tmp_path / "c.png", rgb)), colors).tolist() == [[1, 0]]
 
 
 @settings(max_examples=60, deadline=None)

@@ -102,20 +102,20 @@ def test_dropout_drops_whole_channels_in_training_only() -> None:
     decoder = AllMLPDecoder((4,), 1000, 2, dropout=0.1)
     features = [torch.randn(2, 4, 3, 3)]
     seen: list[Tensor] = []
-    decoder.classifier.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    decoder.dropout.register_forward_hook(lambda *args: seen.append(args[2]))
 
-    decoder(features)
-    hidden_BhwC = seen.pop()
-    dropped = (hidden_BhwC == 0).flatten(1, 2).all(dim=1)
-    assert 0.07 < dropped.float().mean() < 0.13
-    kept = F.relu(decoder.norm(decoder_input(decoder, features[0]))).permute(0, 2, 3, 1) / 0.9
-    kept_channels = ~dropped[:, None, None, :].expand_as(kept)
-    torch.testing.assert_close(hidden_BhwC[kept_channels], kept[kept_channels])
+    logits = decoder(features)
+    (kept_BC11,) = seen
+    assert kept_BC11.shape == (2, 1000, 1, 1)
+    assert 0.07 < (kept_BC11 == 0).float().mean() < 0.13
+    hidden = F.relu(decoder.norm(decoder_input(decoder, features[0]))) * kept_BC11
+    expected = decoder.classifier(hidden.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(logits, expected)
 
-    decoder.eval()(features)
-    torch.testing.assert_close(
-        seen.pop(), F.relu(decoder.norm(decoder_input(decoder, features[0]))).permute(0, 2, 3, 1)
-    )
+    decoder.eval()
+    hidden = F.relu(decoder.norm(decoder_input(decoder, features[0])))
+    torch.testing.assert_close(decoder(features), decoder.classifier(hidden.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+    assert len(seen) == 1
 
 
 def decoder_input(decoder: AllMLPDecoder, x_BCHW: Tensor) -> Tensor:

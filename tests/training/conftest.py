@@ -1,4 +1,4 @@
-"""The narrow model that the training tests use in place of B0."""
+"""The narrow models that the training tests use in place of the papers'."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Iterator
 import pytest
 from tiny_runs import TINY
 
-from terrazzo.models.segformer import VARIANTS
-
 
 @pytest.fixture(scope="module")
 def tiny_variant() -> Iterator[None]:
-    """Add `segformer_tiny` to the models while a test file runs."""
+    """Add `segformer_tiny` and the nano SETRs to the models while a test file runs."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, variant in TINY.items():
-            patch.setitem(VARIANTS, name, variant)
+        for table, more in TINY:
+            for name, variant in more.items():
+                patch.setitem(table, name, variant)
         yield

@@ -92,9 +92,9 @@ def sheet(folder: Path, labels: LabelSpec, sizes: list[tuple[int, int]], wrong_f
         mask = np.zeros((height, width), labels.mask_dtype)
         mask[:, width // 2 :] = labels.num_classes - 1
         mask[0] = labels.ignore_index
-        sample = Sample(folder / f"{number}.png", folder / f"{number}_mask.png")
-        Image.fromarray(np.full((height, width, 3), 120, np.uint8)).save(sample.image)
-        Image.fromarray(mask.astype(np.uint16) if mask.dtype == np.uint16 else mask).save(sample.mask)
+        sample = Sample.of_files(folder / f"{number}.png", folder / f"{number}_mask.png")
+        Image.fromarray(np.full((height, width, 3), 120, np.uint8)).save(sample.image.file)
+        Image.fromarray(mask.astype(np.uint16) if mask.dtype == np.uint16 else mask).save(sample.mask.file)
         samples.append(sample)
 
     def engine(images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from tiny_runs import ALONE, finish, make_data, start, tiny_recipe, tiny_trainer
 
 from terrazzo.data.loaders import Batch
 from terrazzo.errors import ConfigError, TrainingError
+from terrazzo.models import create_model
 from terrazzo.training.checkpoint import load_checkpoint
 from terrazzo.training.distributed import Ranks, joined_ranks
 from terrazzo.training.train import train
@@ -41,6 +42,19 @@ def test_one_process_shares_with_nobody() -> None:
     assert ALONE.sum(values) is values and ALONE.gather("x") == ["x"] and ALONE.is_main
     assert ALONE.any(True) and not ALONE.any(False)
     ALONE.wait()
+
+
+@pytest.mark.parametrize(
+    ("device", "sync", "shared"), [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)]
+)
+def test_batchnorm_is_shared_where_it_is_asked_for_and_can_be(
+    monkeypatch: pytest.MonkeyPatch, device: str, sync: bool, shared: bool
+) -> None:
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", lambda model: model)
+    model = Ranks(1, 2, torch.device(device)).wrap(create_model("setr_mla_nano", 2), sync)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    assert len(norms) == 16
+    assert {isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms} == {shared}
 
 
 def test_unknown_devices_are_refused() -> None:
@@ -164,7 +178,7 @@ def test_torchrun_starts_the_ranks_again_and_they_resume(data: Path, tmp_path: P
         "import os, pathlib, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import tiny_runs, test_distributed\n"
-        "tiny_runs.VARIANTS.update(tiny_runs.TINY)\n"
+        "tiny_runs.add_tiny_models()\n"
         "stop = '' if int(os.environ['TORCHELASTIC_RESTART_COUNT']) else 'killed'\n"
         f"data, output = pathlib.Path({str(data)!r}), pathlib.Path({str(tmp_path / 'run')!r})\n"
         "test_distributed.whole_run(data, output, False, stop)\n"

@@ -7,9 +7,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from tiny_runs import tiny_recipe
 
 from terrazzo.models import Segmenter, create_model
-from terrazzo.training.optim import learning_rate_factor, parameter_groups, set_learning_rate
+from terrazzo.training.optim import create_optimizer, learning_rate_factor, parameter_groups, set_learning_rate
+
+pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 
 def meta_model(name: str, num_classes: int = 150) -> Segmenter:
@@ -41,6 +44,31 @@ def test_schedule_without_warm_up_begins_at_the_full_rate() -> None:
     assert factor(5) == pytest.approx(0.5**0.9)
 
 
+# SETR's: (base - 1e-4)(1 - t / T) ** 0.9 + 1e-4, without warm-up; at half time the power is 0.53588673.
+@pytest.mark.parametrize(
+    ("step", "rates"),
+    [(0, (0.01, 0.1)), (20000, (5.40527863e-3, 5.36350845e-2)), (40000, (1e-4, 1e-4))],
+)
+def test_schedule_of_setr(step: int, rates: tuple[float, float]) -> None:
+    recipe = tiny_recipe(optimizer="sgd", lr=0.01, decoder_lr_factor=10.0, weight_decay=0.0)
+    optimizer = create_optimizer(meta_model("segformer_b0"), recipe)
+    factor = learning_rate_factor(step, 40000, power=0.9, warmup_steps=0, warmup_ratio=1e-3)
+    set_learning_rate(optimizer, factor, min_lr=1e-4)
+    encoder, _, decoder = (group["lr"] for group in optimizer.param_groups)
+    assert (encoder, decoder) == pytest.approx(rates, rel=1e-8)
+
+
+def test_the_two_optimisers_take_the_recipes_values() -> None:
+    model = create_model("segformer_b0", 2)
+    sgd = create_optimizer(model, tiny_recipe(optimizer="sgd", momentum=0.8, weight_decay=0.02))
+    adamw = create_optimizer(model, tiny_recipe(optimizer="adamw", momentum=0.8, weight_decay=0.02))
+    assert isinstance(sgd, torch.optim.SGD) and isinstance(adamw, torch.optim.AdamW)
+    assert {(group["momentum"], group["nesterov"]) for group in sgd.param_groups} == {(0.8, False)}
+    assert {group["betas"] for group in adamw.param_groups} == {(0.8, 0.999)}
+    for optimizer in (sgd, adamw):
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.02, 0.0, 0.02]
+
+
 def test_groups_of_b0() -> None:
     """The released counts; of the head's 15 tensors, two (150 x 128 + 150 values) are of a layer nobody uses."""
     rest, norms, head = parameter_groups(meta_model("segformer_b0"), 6e-5, 0.01, 10.0)
@@ -69,6 +97,20 @@ def test_who_is_in_which_group() -> None:
     assert "encoder.stages.0.blocks.0.attn.q.bias" in rest
     assert {"decoder.norm.weight", "decoder.norm.bias", "decoder.classifier.bias"} <= head
     assert all(name.startswith("decoder.") for name in head)
+
+
+@pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
+def test_setrs_heads_have_the_decoders_rate_and_mlas_aggregation_has_not(decoder: str) -> None:
+    model = meta_model(f"setr_{decoder}_nano", 5)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, 0.01, 0.0, 10.0)
+    rest, norms, head = ({names[id(p)] for p in group["params"]} for group in groups)
+    assert rest | norms | head == set(names.values()) and len(rest) + len(norms) + len(head) == len(names)
+    assert [group["lr"] for group in groups] == pytest.approx([0.01, 0.01, 0.1])
+    slow = {name for name in names.values() if name.startswith(("encoder.", "decoder.aggregation."))}
+    assert rest | norms == slow
+    assert {name for name in head if name.startswith("auxiliary.")}
+    assert any(name.startswith("decoder.aggregation.") for name in slow) == (decoder == "mla")
 
 
 def test_setting_the_rate_moves_every_group_between_its_base_and_the_least() -> None:

@@ -56,6 +56,9 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
     ("key", "value"),
     [
         ("epochs", 0),
+        ("steps", 0),
+        ("steps", 10),
+        ("epochs", None),
         ("batch_size", 0),
         ("validate_every", -1),
         ("lr", -0.1),
@@ -66,11 +69,36 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
         ("drop_path", 1.0),
         ("ema_decay", 1.0),
         ("precision", "fp16"),
+        ("optimizer", "adam"),
+        ("momentum", 1.0),
+        ("auxiliary_weight", -0.4),
+        ("sync_batchnorm", 1),
         ("normalize_by", "some"),
+        ("warmup_steps", -1),
+        ("patience", -1),
+        ("clip_norm", 0),
+        ("hue", -3),
+        ("resize", [0, 5]),
+        ("ratio_range", [2.0, 1.0]),
+        ("epochs", "ten"),
+        ("epochs", 1.5),
+        ("epochs", True),
+        ("lr", "6e-5"),
+        ("lr", None),
+        ("lr", math.inf),
+        ("crop", 512),
+        ("crop", [32.5, 32]),
+        ("crop", [32, 32, 32]),
+        ("holdout", "0001*"),
+        ("holdout", [1]),
+        ("preprocess", None),
+        ("patience", "never"),
+        ("model", 0),
+        ("train_split", None),
     ],
 )
-def test_values_out_of_range_are_named(key: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=key):
+def test_values_of_the_wrong_kind_or_range_are_named(key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"here: {'steps' if value is None and key == 'epochs' else key} is "):
         Recipe.from_dict({**tiny_recipe().to_dict(), key: value}, "here")
 
 
@@ -89,6 +117,21 @@ def test_any_photos_get_a_usable_recipe(photos: list[tuple[int, int]], epochs: i
         assert recipe.preprocess.short_side == min(photos[0])
     else:
         assert recipe.preprocess.short_side is None
+
+
+def test_unknown_protocols_are_named_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="here: unknown protocol 'segformer-ade'") as caught:
+        Recipe.from_dict({**tiny_recipe().to_dict(), "protocol": "segformer-ade"}, "here")
+    assert caught.value.code == "protocol-name" and "segformer-ade20k" in caught.value.fix
+
+
+def test_the_length_is_given_in_epochs_or_in_steps() -> None:
+    made = automatic_recipe("segformer_tiny", [(48, 64)] * 8, steps=50)
+    assert (made.epochs, made.steps, made.warmup_steps) == (None, 50, 5)
+    assert automatic_recipe("segformer_tiny", [(48, 64)] * 8).epochs == 100
+    with pytest.raises(ConfigError, match="steps is 50") as caught:
+        automatic_recipe("segformer_tiny", [(48, 64)] * 8, epochs=3, steps=50)
+    assert "where epochs is null" in caught.value.fix
 
 
 def test_an_unknown_model_is_refused_before_anything_else() -> None:

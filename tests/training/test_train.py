@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_runs import finish, make_data, start, tiny_recipe, wait_for
 
 import terrazzo
-from terrazzo.errors import ConfigError, DatasetError, OutputError, TerrazzoError, TrainingError
+from terrazzo.errors import CheckpointError, ConfigError, DatasetError, OutputError, TerrazzoError, TrainingError
 from terrazzo.evaluation.evaluator import evaluate
 from terrazzo.files import PARTIAL_PREFIX
 from terrazzo.training.recipe import Recipe
@@ -136,6 +136,17 @@ def test_without_a_recipe_one_is_made_for_the_photos_and_the_length(
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_steps_take_the_place_of_a_recipes_epochs(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(data, tmp_path, recipe=tiny_recipe(), overrides={"steps": 3}, workers=0, device="cpu")
+    assert run is not None and terrazzo.load(run.output).record["step"] in (2, 3)
+    used = Recipe.from_file(run.output / "recipe.yaml")
+    assert (used.epochs, used.steps) == (None, 3)
+    assert "2 epochs of 2 steps, the last of 1, 3 in all" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_starting_from_a_models_weights(run: Run, data: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(epochs=1, lr=0.0, ema_decay=None, drop_path=0.0)
     later = train(data, tmp_path, recipe=recipe, weights=str(run.output), workers=0, device="cpu")
@@ -147,6 +158,31 @@ def test_starting_from_a_models_weights(run: Run, data: Path, tmp_path: Path) ->
             assert np.array_equal(before[name], after[name]), name
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_setr_is_trained_kept_and_measured_by_its_protocol(data: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(model="setr_naive_nano", epochs=1, crop=(32, 48), protocol="setr-ade20k", optimizer="sgd")
+    run = train(data, tmp_path, recipe=recipe, workers=0, device="cpu")
+    assert run is not None and run.report.protocol == "setr-ade20k"
+    report = evaluate(run.output, data, protocol="setr-ade20k")
+    assert np.array_equal(report.confusion, run.report.confusion)
+    assert report.protocol_hash == run.report.protocol_hash
+    network = terrazzo.load(run.output).network
+    assert tuple(network.state_dict()["encoder.pos_embed"].shape) == (1, 2, 3, 16)
+
+
+def test_what_to_start_from_is_asked_for_where_it_is_not_there(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"is to start from mit_b0\.pth, which is not here") as caught:
+        train(data, tmp_path, recipe=tiny_recipe(weights="mit_b0.pth"), workers=0, device="cpu")
+    assert caught.value.code == "checkpoint-missing" and "--weights random" in caught.value.fix
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_random_weights_can_be_asked_for(data: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(weights="mit_b0.pth", steps=1, epochs=None)
+    run = train(data, tmp_path, recipe=recipe, weights="random", workers=0, device="cpu")
+    assert run is not None and Recipe.from_file(run.output / "recipe.yaml").weights is None
+
+
 # -- what is refused before anything happens --------------------------------------------------------------------------
 
 
@@ -156,6 +192,7 @@ def test_starting_from_a_models_weights(run: Run, data: Path, tmp_path: Path) ->
         ({"recipe": "nothing.yaml"}, "config", "nothing.yaml cannot be read"),
         ({"overrides": {"epocs": 3}}, "config", "'epocs'"),
         ({"overrides": {"epochs": 0}}, "recipe-value", "epochs is 0"),
+        ({"overrides": {"epochs": 3, "steps": 3}}, "recipe-value", "steps is 3"),
         ({"overrides": {"holdout": ["x*"]}}, "training-holdout", "0 of the 5"),
         ({"overrides": {"val_split": "tset"}}, "dataset-split", "tset"),
         ({"model": "segformer_b9", "recipe": None}, "model-name", "segformer_b9"),

@@ -22,8 +22,10 @@ from terrazzo.models import create_model
 from terrazzo.training import trainer as trainer_module
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
 from terrazzo.training.data import augmentation, labelled_pixels, open_splits
+from terrazzo.training.losses import upsampled_cross_entropy
 from terrazzo.training.trainer import Trainer
 from terrazzo.weights.files import load_folder
+from terrazzo.weights.load import StartingWeights
 
 pytestmark = pytest.mark.usefixtures("tiny_variant")
 
@@ -290,6 +292,46 @@ def test_a_killed_loader_process_is_an_error_and_no_hang(data: Path, tmp_path: P
     assert caught.value.code == "training-worker-died" and children
 
 
+@pytest.mark.parametrize("name", ["setr_naive_nano", "setr_pup_nano", "setr_mla_nano"])
+def test_each_auxiliary_head_adds_its_weighted_loss(data: Path, tmp_path: Path, name: str) -> None:
+    losses = {}
+    for weight in (0.0, 0.4):
+        trainer = tiny_trainer(data, tmp_path, model=name, auxiliary_weight=weight, drop_path=0.0, weight_decay=0.0)
+        assert bool(len(trainer.model.auxiliary)) == (weight > 0)
+        batch = next(trainer.loader.epoch(0))
+        with torch.no_grad():
+            outputs = trainer.model.train()(batch.images, auxiliary=True)
+            values = [float(upsampled_cross_entropy(x, batch.labels, 255, trainer.class_weights)) for x in outputs]
+        losses[weight] = trainer.train_step(batch)
+        assert losses[weight] == pytest.approx(values[0] + weight * sum(values[1:]), rel=1e-5)
+    assert losses[0.4] > losses[0.0]
+
+
+def test_auxiliary_heads_are_neither_averaged_nor_kept(data: Path, tmp_path: Path) -> None:
+    trainer = tiny_trainer(data, tmp_path, model="setr_pup_nano", epochs=1)
+    trainer.run()
+    assert len(trainer.model.auxiliary) == 4 and trainer.average is not None
+    assert not any(key.startswith("auxiliary.") for key in trainer.average.module.state_dict())
+    kept = load_folder(tmp_path / "model").network
+    assert len(kept.auxiliary) == 0
+    assert_equal(dict(kept.state_dict()), dict(trainer.shipped_network().state_dict()))
+    state = load_checkpoint(tmp_path / "checkpoints")[0]
+    assert any(key.startswith("auxiliary.") for key in state["model"])
+    again = tiny_trainer(data, tmp_path, model="setr_pup_nano", epochs=1)
+    again.resume()
+    assert_equal(dict(again.model.state_dict()), dict(trainer.model.state_dict()))
+
+
+def test_gradients_are_cut_to_the_largest_norm_and_only_where_one_is_given(data: Path, tmp_path: Path) -> None:
+    norms = []
+    for limit in (None, 1e-3):
+        trainer = tiny_trainer(data, tmp_path, clip_norm=limit)
+        trainer.train_step(next(trainer.loader.epoch(0)))
+        gradients = [parameter.grad for parameter in trainer.model.parameters() if parameter.grad is not None]
+        norms.append(float(torch.nn.utils.get_total_norm(gradients)))
+    assert norms[0] > 1e-2 and norms[1] == pytest.approx(1e-3, rel=1e-2)
+
+
 # -- choosing the best, stopping early --------------------------------------------------------------------------------
 
 
@@ -328,12 +370,39 @@ def test_only_every_nth_epoch_and_the_last_are_validated(data: Path, tmp_path: P
     assert ["mIoU" in row for row in trainer.log.rows] == [False, True, True]
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_of_so_many_steps_cuts_its_last_epoch_short_and_validates_it(
+    data: Path, tmp_path: Path, optimizer: str
+) -> None:
+    length = {"epochs": None, "steps": 5, "validate_every": 10, "optimizer": optimizer}
+    whole = tiny_trainer(data, tmp_path / "whole", **length)
+    assert (whole.total_steps, whole.epochs, whole.loader.batches_per_epoch) == (5, 3, 2)
+    seen = watch(whole)
+    whole.run()
+    assert whole.step == len(seen) == 5
+    assert [row["step"] for row in whole.log.rows] == [2, 4, 5]
+    assert ["mIoU" in row for row in whole.log.rows] == [False, False, True]
+    # Stopped after the last step of all, with the validation still to do.
+    first = tiny_trainer(data, tmp_path / "broken", **length)
+    stop_at(first, 5)
+    with pytest.raises(SystemExit):
+        first.run()
+    second = tiny_trainer(data, tmp_path / "broken", **length)
+    second.resume()
+    later = watch(second)
+    second.run()
+    assert later == []
+    states = [load_checkpoint(tmp_path / name / "checkpoints")[0] for name in ("whole", "broken")]
+    assert_equal(*states)
+
+
 # -- what a run starts from -------------------------------------------------------------------------------------------
 
 
 def test_weights_to_start_from_are_taken_over_and_averaged_from_the_start(data: Path, tmp_path: Path) -> None:
     initial = create_model("segformer_tiny", 7)
-    trainer = tiny_trainer(data, tmp_path, initial=initial, weights="other")
+    start = StartingWeights("a segformer_tiny", "segformer_tiny", initial.state_dict())
+    trainer = tiny_trainer(data, tmp_path, initial=start, reset_head=True, weights="other")
     for name, value in initial.state_dict().items():
         mine = trainer.model.state_dict()[name]
         if name.startswith("decoder.classifier."):
@@ -344,9 +413,26 @@ def test_weights_to_start_from_are_taken_over_and_averaged_from_the_start(data: 
     assert_equal(dict(trainer.average.module.state_dict()), dict(trainer.model.state_dict()))
 
 
-def test_weights_of_another_architecture_are_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="other is not a segformer_tiny"):
-        tiny_trainer(data, tmp_path, initial=create_model("segformer_b0", 3), weights="other")
+def test_row_42_a_classifier_for_other_classes_is_refused_and_the_way_out_named(data: Path, tmp_path: Path) -> None:
+    start = StartingWeights("a segformer_tiny", "segformer_tiny", create_model("segformer_tiny", 150).state_dict())
+    with pytest.raises(CheckpointError, match="tells 150 classes apart, and the data set has 3") as caught:
+        tiny_trainer(data, tmp_path, initial=start, weights="other")
+    assert caught.value.code == "checkpoint-classes" and "--reset-head" in caught.value.fix
+
+
+def test_row_43_weights_of_another_architecture_are_refused_and_named(data: Path, tmp_path: Path) -> None:
+    start = StartingWeights("a segformer_b0", "segformer_b0", create_model("segformer_b0", 3).state_dict())
+    with pytest.raises(CheckpointError, match="other is not a segformer_tiny: it is a segformer_b0") as caught:
+        tiny_trainer(data, tmp_path, initial=start, weights="other")
+    assert caught.value.code == "checkpoint-architecture"
+
+
+def test_an_encoder_alone_is_taken_over_under_a_random_decoder(data: Path, tmp_path: Path) -> None:
+    initial = create_model("segformer_tiny", 7).encoder.state_dict(prefix="encoder.")
+    trainer = tiny_trainer(
+        data, tmp_path, initial=StartingWeights("an encoder", "segformer_tiny", initial), weights="other"
+    )
+    assert_equal({key: trainer.model.state_dict()[key] for key in initial}, initial)
 
 
 def test_held_out_photos_are_validated_on_and_not_learnt_from(data: Path) -> None:

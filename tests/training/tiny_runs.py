@@ -16,17 +16,35 @@ import numpy as np
 import torch
 from PIL import Image
 
-from terrazzo.models import Segmenter
-from terrazzo.models.segformer import VARIANTS, SegFormerVariant
+from terrazzo.models import MODELS, segformer, setr
+from terrazzo.models.segformer import SegFormerVariant
+from terrazzo.models.setr import SETRVariant, ViTSize
 from terrazzo.training.data import labelled_pixels, open_splits
 from terrazzo.training.distributed import Ranks
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.trainer import Trainer
+from terrazzo.weights.load import StartingWeights
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
-TINY = {"segformer_tiny": SegFormerVariant((8, 16, 20, 32), (1, 1, 1, 1), 16)}
-"""What the fixture `tiny_variant` adds to the table of models."""
+TINY_SEGFORMER = {"segformer_tiny": SegFormerVariant((8, 16, 20, 32), (1, 1, 1, 1), 16)}
+TINY_SETR = {
+    "setr_naive_nano": SETRVariant(ViTSize(16, 4, 2), "naive", (1, 2, 3, 4), (1, 2, 3), "official"),
+    "setr_pup_nano": SETRVariant(ViTSize(16, 4, 2), "pup", (1, 2, 3, 4), (1, 2, 3, 4), "official"),
+    "setr_mla_nano": SETRVariant(ViTSize(16, 4, 2), "mla", (1, 2, 3, 4), (1, 2, 3, 4), "official"),
+}
+TINY: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (segformer.VARIANTS, TINY_SEGFORMER),
+    (setr.VARIANTS, TINY_SETR),
+    (MODELS, TINY_SEGFORMER | TINY_SETR),
+]
+"""What the fixture `tiny_variant` adds to which table of models."""
+
+
+def add_tiny_models() -> None:
+    """Do for a process of its own what the fixture `tiny_variant` does."""
+    for table, more in TINY:
+        table.update(more)
 
 
 def make_data(root: Path, train: int = 5, val: int = 3, classes: int = 3) -> Path:
@@ -53,11 +71,17 @@ def tiny_recipe(**changes: Any) -> Recipe:
 
 
 def tiny_trainer(
-    data: Path, output: Path, ranks: Ranks = ALONE, workers: int = 0, initial: Segmenter | None = None, **changes: Any
+    data: Path,
+    output: Path,
+    ranks: Ranks = ALONE,
+    workers: int = 0,
+    initial: StartingWeights | None = None,
+    reset_head: bool = False,
+    **changes: Any,
 ) -> Trainer:
     recipe = tiny_recipe(**changes)
     train, val = open_splits(recipe, data)
-    return Trainer(recipe, train, val, labelled_pixels(train), output, ranks, workers, initial)
+    return Trainer(recipe, train, val, labelled_pixels(train), output, ranks, workers, initial, reset_head)
 
 
 # -- other processes --------------------------------------------------------------------------------------------------
@@ -107,7 +131,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 100) -> None:
 def _entered(place: dict[str, int], function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     os.setsid()
     torch.set_num_threads(1)
-    VARIANTS.update(TINY)
+    add_tiny_models()
     if place:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", **{key: str(value) for key, value in place.items()}}
     function(*arguments)

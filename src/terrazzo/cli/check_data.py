@@ -43,6 +43,9 @@ TITLES = {  # what the files of one code have in common
     "mask-values": "masks with values or colours that are no class",
     "name-shared": "names that several files share",
     "not-a-file": "names that are no files",
+    "outline-damaged": "outlines that cannot be read",
+    "outline-empty": "outlines that hold nothing",
+    "outline-missing": "objects without an outline",
     "photo-missing": "masks, or names in lists, without a photo",
     "split-overlap": "photos that are in another split too",
 }
@@ -57,9 +60,10 @@ def check_data(
 ) -> None:
     """Look a data set over before training, and list all that is wrong with it.
 
-    Reads every photo and mask of DATA/{train,val,test}/{images,masks}, or of DATA/{images,masks} with train.txt and
-    val.txt. Shows how many there are, their sizes, and how much of them each class fills. Changes nothing. The exit
-    status is 0 where a training run can start, and 2 where something must be put right first.
+    Says what kind of data set DATA is taken for: a folder of photos and masks, ADE20K, Cityscapes, COCO-Stuff, Pascal
+    VOC or Context, CamVid, COCO JSON, YOLO polygons, Hugging Face datasets. Reads every photo and mask, and shows how
+    many there are, their sizes, and how much of them each class fills. Changes nothing. The exit status is 0 where a
+    training run can start, and 2 where something must be put right first.
 
     Examples:
         terrazzo check-data my-folder
@@ -70,8 +74,8 @@ def check_data(
     data
         The data set's folder.
     labels
-        A bundled class list (such as camvid) or a YAML file; by default labels.yaml in the folder, else the numbers in
-        the masks.
+        A bundled class list (such as camvid) or a YAML file; by default labels.yaml in the folder, else what the kind
+        of data set is known to have, else the numbers in the masks.
     strict
         Refuse splits that share a photo.
     json
@@ -111,6 +115,7 @@ def _print_overview(console: Console, check: DatasetCheck) -> None:
     photos = sum(split.photos for split in check.splits)
     classes = "unknown classes" if check.labels is None else f"{check.labels.num_classes} classes"
     _print(console, shown_path(check.root))
+    _print(console, f"taken for {check.layout}")
     _print(console, f"{_counted(photos, 'labelled photo')}, {classes}")
     if check.labels is not None and check.labels_from == "guessed":
         _print(console, "The classes are guessed from the numbers in the masks: name them in labels.yaml.")

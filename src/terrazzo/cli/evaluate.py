@@ -7,8 +7,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
 from terrazzo.files import write_atomic
+from terrazzo.inference.protocols import WHOLE, find_protocol
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 __all__ = ["evaluate"]
@@ -21,6 +23,7 @@ def evaluate(
     model: Annotated[str, Parameter(name=["--model", "-m"])] = DEFAULT_MODEL,
     labels: str | None = None,
     only: str | None = None,
+    protocol: str = WHOLE.name,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     json: Path | None = None,
     device: str | None = None,
@@ -30,6 +33,7 @@ def evaluate(
     Examples:
         terrazzo evaluate --data my-folder --split val --model runs/mine
         terrazzo evaluate --data camvid --model segformer_b0.camvid --output report
+        terrazzo evaluate --data my-folder --model runs/mine --protocol multi-scale
 
     Parameters
     ----------
@@ -38,11 +42,13 @@ def evaluate(
     split
         Which split of it.
     model
-        Shipped model, model folder, or output folder of a training run.
+        Shipped model, model folder, output folder of a training run, checkpoint file, or hub id.
     labels
         A bundled class list (such as camvid), for a folder that does not say what its classes are.
     only
         A pattern in quotes: only photos whose name matches it.
+    protocol
+        How photos are shown to the network: whole, slide, multi-scale, or a paper's, such as segformer-ade20k.
     output
         Folder for the report: JSON, table, per-class chart, confusion matrix.
     json
@@ -50,12 +56,28 @@ def evaluate(
     device
         cpu or cuda; by default a GPU where there is one.
     """
+    procedure = find_protocol(protocol)  # before torch is imported, so that a mistyped name is told at once
+
+    from terrazzo.data import find_layout
     from terrazzo.evaluation.evaluator import evaluate as measure
     from terrazzo.inference.engines.torch import keep_freed_memory
+    from terrazzo.weights.load import load
 
     keep_freed_memory()
+    print(f"{data}: taken for {find_layout(data).name}")
+    trained = load(model)
+    tell_origin(trained)
     with progress_bar("evaluate") as progress:
-        report = measure(model, data, split=split, labels=labels, only=only, device=device, progress=progress)
+        report = measure(
+            trained,
+            data,
+            split=split,
+            labels=labels,
+            only=only,
+            protocol=procedure,
+            device=device,
+            progress=progress,
+        )
     print(report.table())
     if output is not None:
         report.save(output)

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
-from terrazzo.weights.catalog import DEFAULT_MODEL, bundled_names, bundled_record
+from terrazzo.weights.catalog import (
+    DEFAULT_MODEL,
+    HUB,
+    PUBLISHED,
+    PublishedWeights,
+    bundled_names,
+    bundled_record,
+    is_cached,
+)
 
-__all__ = ["describe", "models"]
+__all__ = ["describe", "models", "table"]
 
 WIDTH = 80
 COUNTED_CLASSES = 19
+NAME_COLUMN = 52
 
 
 def models() -> None:
-    """List the models: those that ship with their weights, then the architectures that can be trained.
+    """List the models: those that ship, those that others have published, and the architectures that can be trained.
 
     A shipped model comes with its record: what it was trained on, how long and on what, what it scored, and under which
-    licence its weights stand.
+    licence its weights stand. Of published ones the hub's come first, what is in its cache before the rest.
 
     Examples:
         terrazzo models
@@ -29,15 +39,17 @@ def models() -> None:
     if not bundled_names():
         print("  none\n")
 
-    import torch
+    cached = {weights.name for weights in PUBLISHED if weights.where == HUB and is_cached(weights.name)}
+    for where, rows in groupby(PUBLISHED, key=lambda weights: weights.where):
+        print(table(where, sorted(rows, key=lambda weights: weights.name not in cached), cached), end="\n\n")
 
-    from terrazzo.models import create_model, list_models
+    from terrazzo.models import list_models
+    from terrazzo.weights.recognize import meta_network
 
     print(f"Architectures, for `terrazzo train --model`; parameters with {COUNTED_CLASSES} classes:\n")
     for name in list_models():
-        with torch.device("meta"):
-            count = sum(parameter.numel() for parameter in create_model(name, COUNTED_CLASSES).parameters())
-        print(f"  {name:<16}{count / 1e6:6.2f} M")
+        count = sum(parameter.numel() for parameter in meta_network(name, COUNTED_CLASSES).parameters())
+        print(f"  {name:<24}{count / 1e6:6.2f} M")
 
 
 def describe(name: str, config: Mapping[str, Any]) -> str:
@@ -52,3 +64,17 @@ def describe(name: str, config: Mapping[str, Any]) -> str:
     )
     lines = [layout.fill(f"{key:<{margin}}{value}") for key, value in rows.items()]
     return "\n".join([f"  {name}{default}", *lines])
+
+
+def table(where: str, rows: Sequence[PublishedWeights], cached: set[str]) -> str:
+    """Lay out published weights of one place: name, parameters, mIoU single-scale and multi-scale, whether cached."""
+    on_hub = where == HUB
+    about = "for --model by these names" if on_hub else "of which 11 of 26 are dead; fetch by hand what is left"
+    licences = ", ".join(sorted({weights.licence for weights in rows}))
+    head = f"Published by the papers' authors, {where}, {about}. Licence: {licences}. mIoU as published:"
+    lines = [textwrap.fill(head, WIDTH), "", f"  {'':<{NAME_COLUMN}}{'size':>7}{'mIoU':>6}{'multi':>7}"]
+    for weights in rows:
+        multi = weights.mIoU_multi or ""
+        line = f"  {weights.name:<{NAME_COLUMN}}{weights.parameters / 1e6:5.1f} M{weights.mIoU:>6}{multi:>7}"
+        lines.append(f"{line}  cached" if weights.name in cached else line.rstrip())
+    return "\n".join(lines)

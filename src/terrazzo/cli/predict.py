@@ -10,10 +10,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
 from terrazzo.errors import ConfigError
 from terrazzo.images import find_images
 from terrazzo.inference.predictor import Failure
+from terrazzo.inference.protocols import WHOLE, find_protocol
 from terrazzo.inference.result import KINDS, Segmentation
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
@@ -30,6 +32,7 @@ def predict(
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("terrazzo-output"),
     save: str = "mask,color,overlay,json",
     batch_size: int = 1,
+    protocol: str = WHOLE.name,
     device: str | None = None,
     max_pixels: int | None = None,
     skip_bad: Annotated[bool, Parameter(negative=())] = False,
@@ -48,13 +51,16 @@ def predict(
     photos
         Photo files, folders (searched to any depth) and patterns in quotes.
     model
-        Shipped model, model folder, or output folder of a training run.
+        Shipped model, model folder, output folder of a training run, checkpoint file, or hub id.
     output
         Folder for the results; subfolders of a folder of photos are kept.
     save
         What to write, with commas between: mask, color, overlay, probabilities, json.
     batch_size
         Photos of equal size that go through the network together.
+    protocol
+        How photos are shown to the network: whole; slide, in windows, for large photos; multi-scale, the mean of twelve
+        views; or a paper's, such as segformer-ade20k.
     device
         cpu or cuda; by default a GPU where there is one.
     max_pixels
@@ -67,15 +73,19 @@ def predict(
         raise ConfigError(f"--save has an unknown kind {unknown[0]!r}", fix=f"choose from {', '.join(KINDS)}")
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}", fix="give at least 1")
+    procedure = find_protocol(protocol)
     paths = find_images(photos)
     places = output_places(paths, photos, output)
 
     # Only here, so that a mistyped path is told at once and not after torch has been imported.
     from terrazzo.inference.engines.torch import keep_freed_memory
     from terrazzo.inference.predict import make_predictor
+    from terrazzo.weights.load import load
 
     keep_freed_memory()
-    predictor = make_predictor(model, device)
+    trained = load(model)
+    tell_origin(trained)
+    predictor = make_predictor(trained, device, procedure)
     results = predictor.segment_files(
         paths, batch_size=batch_size, probabilities="probabilities" in kinds, max_pixels=max_pixels
     )

@@ -19,6 +19,7 @@ def train(
     labels: str | None = None,
     weights: str | None = None,
     epochs: int | None = None,
+    steps: int | None = None,
     batch_size: int | None = None,
     crop: tuple[int, int] | None = None,
     lr: float | None = None,
@@ -26,6 +27,7 @@ def train(
     precision: str | None = None,
     patience: int | None = None,
     holdout: Annotated[list[str] | None, Parameter(negative=())] = None,
+    reset_head: Annotated[bool, Parameter(negative=())] = False,
     resume: Annotated[bool, Parameter(negative=())] = False,
     workers: int | None = None,
     device: str | None = None,
@@ -52,9 +54,12 @@ def train(
     labels
         A bundled class list (such as camvid), for a folder that does not say what its classes are.
     weights
-        Model to start from; by default random weights.
+        What to start from: a model of the same architecture, or an encoder alone (file, folder, hub id); by default
+        what the recipe says, else random weights, which `random` asks for.
     epochs
         Passes over the training photos.
+    steps
+        Optimiser steps, instead of --epochs.
     batch_size
         Photos per step, over all processes.
     crop
@@ -69,6 +74,8 @@ def train(
         Validations without a better mIoU before the run stops early.
     holdout
         Pattern in quotes, such as '0001TP*': training photos to validate on instead of learning from them.
+    reset_head
+        With --weights for other classes than the data set's: learn a new classifier.
     resume
         Go on from the newest checkpoint in the output folder, with the run's own recipe.
     workers
@@ -78,6 +85,7 @@ def train(
     """
     given: dict[str, Any] = {
         "epochs": epochs,
+        "steps": steps,
         "batch_size": batch_size,
         "crop": crop,
         "lr": lr,
@@ -97,6 +105,7 @@ def train(
         labels=labels,
         weights=weights,
         overrides={key: value for key, value in given.items() if value is not None},
+        reset_head=reset_head,
         resume=resume,
         workers=workers,
         device=device,

@@ -4,23 +4,55 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from terrazzo.data.classes import infer_labels, known_labels
 from terrazzo.data.dataset import Dataset, Sample
-from terrazzo.data.datasets import folder
+from terrazzo.data.detect import find_layout
+from terrazzo.data.layout import Layout
+from terrazzo.data.problems import Problem
+from terrazzo.errors import DatasetError
+from terrazzo.image_headers import shown_path
 from terrazzo.labels import LabelSpec
 
-__all__ = ["Dataset", "Sample", "open_dataset"]
+__all__ = ["Dataset", "Layout", "Sample", "find_layout", "open_dataset"]
+
+PAIR_CODES = frozenset({"mask-missing", "photo-missing", "name-shared", "not-a-file", "list-entry"})
 
 
-def open_dataset(root: str | Path, split: str, labels: LabelSpec | None = None) -> Dataset:
-    """Open one split of a data set on disk.
+def open_dataset(
+    root: str | Path, split: str, labels: LabelSpec | None = None, *, fallback: LabelSpec | None = None
+) -> Dataset:
+    """Open one split of a data set on disk, whatever its layout.
 
     Args:
-        root: the data set's folder.
+        root: the data set's folder; see `find_layout`.
         split: such as ``train`` or ``val``.
         labels: overrides what the folder says about its classes.
+        fallback: the classes where the folder says nothing; by default as many as the masks show.
 
     Raises:
-        DatasetError: the folder, the split or a pair is missing, or the classes cannot be told.
+        DatasetError: the folder, the split or a pair is missing, or the layout or the classes cannot be told.
         LabelError: ``labels.yaml`` is not usable.
+        MissingExtraError: reading it needs an optional package.
     """
-    return folder.open_folder(Path(root), split, labels)
+    layout = find_layout(root)
+    samples, problems = layout.pairs(split)
+    if errors := [problem for problem in problems if problem.severity == "error"]:
+        raise _refused(layout, split, errors)
+    spec, _ = known_labels(layout, labels)
+    return Dataset(layout.root, split, spec or fallback or infer_labels(layout), tuple(samples), layout.name)
+
+
+def _refused(layout: Layout, split: str, errors: list[Problem]) -> DatasetError:
+    shown = "; ".join(map(str, errors[:5])) + (f"; and {len(errors) - 5} more" if len(errors) > 5 else "")
+    if len(errors) == 1 and errors[0].code not in PAIR_CODES:
+        return DatasetError(shown, fix=errors[0].fix, code=errors[0].code)
+    listed = f"`terrazzo check-data {shown_path(layout.root)}` lists them all"
+    if all(error.code in PAIR_CODES for error in errors):
+        return DatasetError(
+            f"{len(errors)} files of {split} are no pairs of photo and mask: {shown}",
+            fix=f"give every photo one mask of the same name; {listed}",
+            code="dataset-pairs",
+        )
+    return DatasetError(
+        f"{len(errors)} things are wrong with {split}: {shown}", fix=f"{errors[0].fix}; {listed}", code=errors[0].code
+    )

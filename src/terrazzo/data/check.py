@@ -17,8 +17,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.data.classes import LABELS_FILE, guess_labels, known_labels
 from terrazzo.data.dataset import Dataset, Sample
-from terrazzo.data.datasets.folder import LABELS_FILE, guess_labels, list_pairs, no_such_split, splits
+from terrazzo.data.detect import find_layout
+from terrazzo.data.layout import Layout
 from terrazzo.data.masks import Stored, read_mask
 from terrazzo.data.pair_check import PairFacts, examine
 from terrazzo.data.problems import Problem, Severity
@@ -86,13 +88,15 @@ class DatasetCheck:
 
     Attributes:
         root: the data set's folder.
+        layout: what it was taken for, in words.
         labels: the classes, or None where they cannot be told.
-        labels_from: where they come from: ``given``, ``labels.yaml`` or ``guessed``.
+        labels_from: where they come from: ``given``, ``labels.yaml``, ``layout`` or ``guessed``.
         splits: train, val and test first.
         problems: errors first, then warnings, then notes.
     """
 
     root: Path
+    layout: str
     labels: LabelSpec | None
     labels_from: str
     splits: tuple[SplitCheck, ...]
@@ -116,6 +120,7 @@ class DatasetCheck:
         """Return plain JSON values; files are relative to the root."""
         return {
             "root": shown_path(self.root),
+            "layout": self.layout,
             "ready": not self.errors,
             "labels": None if self.labels is None else self.labels.to_dict(),
             "labels_from": self.labels_from,
@@ -142,26 +147,26 @@ def check_dataset(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> DatasetCheck:
-    """Read every pair of every split of a folder data set, and report what is there and what is wrong.
+    """Read every pair of every split of a data set, and report what is there and what is wrong.
 
     Args:
-        root: the data set's folder.
-        labels: the classes; by default ``labels.yaml``, else as many numbered classes as the masks show.
+        root: the data set's folder; see `terrazzo.data.find_layout`.
+        labels: the classes; by default ``labels.yaml``, else those of a known data set, else as many numbered classes
+            as the masks show.
         strict: count it as an error that two splits share a photo.
         progress: called with (pairs read, pairs in all).
 
     Raises:
-        DatasetError: the folder is not there, or holds no split.
+        DatasetError: the folder is not there, or has no layout that is known.
+        MissingExtraError: reading it needs an optional package.
     """
-    root = Path(root)
-    names = splits(root)
-    if not names:
-        raise no_such_split(root, "train")
+    layout = find_layout(root)
+    root, names = layout.root, layout.splits
     problems: list[Problem] = []
-    labels, labels_from = _known_labels(root, labels, problems)
-    samples = {name: _listed(root, name, problems) for name in names}
+    labels, labels_from = _known_labels(layout, labels, problems)
+    samples = {name: _listed(layout, name, problems) for name in names}
     tallies = {name: _Tally() for name in names}
-    first_seen: dict[bytes, tuple[str, Path]] = {}
+    first_seen: dict[bytes, tuple[str, str]] = {}
     done, total = 0, sum(map(len, samples.values()))
     for name in names:
         for facts in _in_threads(partial(examine, labels=labels), samples[name]):
@@ -180,7 +185,7 @@ def check_dataset(
     for name, tally in tallies.items():
         problems += tally.notes(name)
     problems.sort(key=lambda problem: ("error", "warning", "note").index(problem.severity))
-    return DatasetCheck(root, labels, labels_from, found, tuple(problems))
+    return DatasetCheck(root, layout.name, labels, labels_from, found, tuple(problems))
 
 
 def count_pixels(dataset: Dataset) -> NDArray[np.int64]:
@@ -278,18 +283,15 @@ def _name(key: Stored) -> str:
     return f"colour {key}" if isinstance(key, tuple) else f"value {key}"
 
 
-def _known_labels(root: Path, given: LabelSpec | None, problems: list[Problem]) -> tuple[LabelSpec | None, str]:
+def _known_labels(layout: Layout, given: LabelSpec | None, problems: list[Problem]) -> tuple[LabelSpec | None, str]:
     """Return the labels that stand before any mask is read, and where they come from."""
-    document = root / LABELS_FILE
-    if given is not None:
-        return given, "given"
-    if not document.exists():
-        return None, "guessed"
     try:
-        return LabelSpec.from_yaml(document), LABELS_FILE
-    except LabelError as error:
-        problems.append(Problem.from_error(error, document))
-        return None, LABELS_FILE
+        return known_labels(layout, given)
+    except (LabelError, DatasetError) as error:
+        by_file = error.message.startswith(shown_path(layout.root / LABELS_FILE))
+        file = layout.root / LABELS_FILE if by_file else layout.marker
+        problems.append(Problem.from_error(error, file))
+        return None, LABELS_FILE if by_file else "layout"
 
 
 def _guessed_labels(root: Path, tallies: dict[str, _Tally], problems: list[Problem]) -> LabelSpec | None:
@@ -303,27 +305,28 @@ def _guessed_labels(root: Path, tallies: dict[str, _Tally], problems: list[Probl
         return None
 
 
-def _listed(root: Path, split: str, problems: list[Problem]) -> list[Sample]:
+def _listed(layout: Layout, split: str, problems: list[Problem]) -> list[Sample]:
     try:
-        samples, found = list_pairs(root, split)
+        samples, found = layout.pairs(split)
     except DatasetError as error:
-        problems.append(Problem.from_error(error, root / split))
+        file = next((f for f in (layout.root / split, layout.marker) if error.message.startswith(shown_path(f))), None)
+        problems.append(replace(Problem.from_error(error, file or layout.root), file=file))
         return []
     problems += found
     return samples
 
 
 def _seen_before(
-    facts: PairFacts, split: str, first_seen: dict[bytes, tuple[str, Path]], severity: Severity
+    facts: PairFacts, split: str, first_seen: dict[bytes, tuple[str, str]], severity: Severity
 ) -> Iterator[Problem]:
     """Say so where another split has a photo of the same pixels."""
     if facts.fingerprint is not None:
         photo = facts.sample.image
-        other, twin = first_seen.setdefault(facts.fingerprint, (split, photo))
+        other, twin = first_seen.setdefault(facts.fingerprint, (split, photo.name))
         if other != split:
-            message = f"shows the same as {shown_path(twin.name)} in {other}"
+            message = f"{photo.part}shows the same as {shown_path(twin)} in {other}"
             fix = "keep each photo in one split: scores on photos that were learnt from mean nothing"
-            yield Problem(severity, "split-overlap", photo, message, fix)
+            yield Problem(severity, "split-overlap", photo.file, message, fix)
 
 
 def _missing_splits(names: Sequence[str]) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""Dataset: a list of photo and mask files with one LabelSpec; reading a pair checks it."""
+"""Dataset: a list of photos and masks with one LabelSpec; reading a pair checks it."""
 
 from __future__ import annotations
 
@@ -8,26 +8,31 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.data.masks import read_mask
+from terrazzo.data.masks import MaskFile, MaskSource, read_mask
+from terrazzo.data.photos import Photo, PhotoFile, read_photo
 from terrazzo.errors import DatasetError, ImageError
 from terrazzo.image_headers import shown_path
-from terrazzo.images import read_image
 from terrazzo.labels import LabelSpec
 
 __all__ = ["Dataset", "Sample", "check_sizes"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """The files of one labelled photo."""
+    """One labelled photo, of which nothing has been read yet."""
 
-    image: Path
-    mask: Path
+    image: Photo
+    mask: MaskSource
+
+    @classmethod
+    def of_files(cls, image: Path, mask: Path) -> Sample:
+        """Pair two image files."""
+        return cls(PhotoFile(image), MaskFile(mask))
 
     @property
     def name(self) -> str:
-        """The photo's file name without its ending."""
-        return self.image.stem
+        """The photo's name without its ending."""
+        return Path(self.image.name).stem
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Dataset:
         split: the split's name, such as ``train``.
         labels: the classes, and how stored mask values map to them.
         samples: the pairs, in a fixed order.
-        layout: what kind of layout the folder was taken for.
+        layout: what kind of layout the folder was taken for, in words.
     """
 
     root: Path
@@ -61,10 +66,10 @@ class Dataset:
         """
         sample = self.samples[index]
         try:
-            image = read_image(sample.image)
+            image = read_photo(sample.image)
             mask = read_mask(sample.mask, self.labels)
         except (ImageError, DatasetError) as error:
-            for path in (sample.image, sample.mask):
+            for path in (sample.image.file, sample.mask.file):
                 if not path.exists():
                     raise DatasetError(
                         f"{shown_path(path)}: it has disappeared since the data set was listed",
@@ -86,8 +91,8 @@ def check_sizes(sample: Sample, image: tuple[int, ...], mask: tuple[int, ...]) -
         return
     turned = image == mask[::-1]
     raise DatasetError(
-        f"{shown_path(sample.mask)}: the mask is {mask[1]} x {mask[0]}, its photo {shown_path(sample.image.name)} is "
-        f"{image[1]} x {image[0]}",
+        f"{shown_path(sample.mask.file)}: {sample.mask.part}the mask is {mask[1]} x {mask[0]}, its photo "
+        f"{shown_path(sample.image.name)} is {image[1]} x {image[0]}",
         fix="draw the mask on the photo as viewers show it, turned by its EXIF orientation"
         if turned
         else "export the mask at the size of the photo",

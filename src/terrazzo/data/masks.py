@@ -1,7 +1,8 @@
-"""Reading a mask file into class indices, refusing everything that is not one.
+"""Reading masks into class indices, refusing everything that is none.
 
-Index masks are single-channel images of whole numbers. Palette ("P") images are read as their indices, never through
-their colours. RGB masks need the labels' colour map.
+A mask source gives what is stored: image files do so here, outlines and table cells in their data set's own module.
+What is stored becomes class indices by the labels alone. Index masks are single-channel images of whole numbers.
+Palette ("P") images are read as their indices, never through their colours. RGB masks need the labels' colour map.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,16 @@ from terrazzo.image_headers import check_size, choose_frame, opened_image, raw_m
 from terrazzo.images import MAX_PIXELS
 from terrazzo.labels import Color, LabelSpec
 
-__all__ = ["Stored", "StoredMask", "class_of_stored", "count_stored", "read_mask", "read_stored_mask"]
+__all__ = [
+    "MaskFile",
+    "MaskSource",
+    "Stored",
+    "StoredMask",
+    "class_of_stored",
+    "count_stored",
+    "read_mask",
+    "read_stored_mask",
+]
 
 Stored: TypeAlias = int | Color  # what one pixel of a mask file holds
 
@@ -42,15 +52,52 @@ class StoredMask:
     has_palette: bool
 
 
-def read_stored_mask(path: Path) -> StoredMask:
-    """Read a mask as the file stores it.
+class MaskSource(Protocol):
+    """Where a mask comes from; nothing is read before `read`.
+
+    Attributes:
+        file: the file that holds it, which messages name.
+        part: where in the file it is, as messages say it, such as ``a.jpg: ``; empty where it is the whole file.
+    """
+
+    @property
+    def file(self) -> Path: ...
+
+    @property
+    def part(self) -> str: ...
+
+    def read(self) -> StoredMask:
+        """Return what is stored.
+
+        Raises:
+            DatasetError: naming the file.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFile:
+    """A mask that is an image file: index PNG, palette PNG or RGB."""
+
+    file: Path
+
+    @property
+    def part(self) -> str:
+        return ""
+
+    def read(self) -> StoredMask:
+        return read_stored_mask(self.file)
+
+
+def read_stored_mask(source: Path | bytes) -> StoredMask:
+    """Read a mask as an image file, or the bytes of one, stores it.
 
     Raises:
         DatasetError: the file is missing, damaged or not an image (mask-damaged), went through lossy compression
             (mask-lossy), or holds neither whole numbers nor 8-bit colours (mask-mode).
     """
     try:
-        with opened_image(path) as image:
+        with opened_image(source) as image:
             check_size(image, MAX_PIXELS)
             choose_frame(image, None)
             packing = raw_mode(image)
@@ -66,17 +113,18 @@ def read_stored_mask(path: Path) -> StoredMask:
         raise DatasetError(error.message, fix=error.fix, code=code) from error
 
 
-def read_mask(path: Path, labels: LabelSpec) -> NDArray[np.integer]:
+def read_mask(source: MaskSource, labels: LabelSpec) -> NDArray[np.integer]:
     """Return the (H, W) mask of class indices, `labels.ignore_index` where there is no label.
 
     Raises:
-        DatasetError: as `read_stored_mask`, or a stored value or colour that the labels do not explain (mask-values).
+        DatasetError: as the source's `read`, or a stored value or colour that the labels do not explain (mask-values).
     """
-    stored = read_stored_mask(path).values
+    stored = source.read().values
     try:
         return labels.encode_rgb(stored.astype(np.uint8, copy=False)) if stored.ndim == 3 else labels.encode(stored)
     except LabelError as error:
-        raise DatasetError(f"{shown_path(path)}: {error.message}", fix=error.fix, code="mask-values") from error
+        where = f"{shown_path(source.file)}: {source.part}"
+        raise DatasetError(f"{where}{error.message}", fix=error.fix, code="mask-values") from error
 
 
 def count_stored(stored: NDArray[np.integer]) -> dict[Stored, int]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+from terrazzo.data.classes import LABELS_FILE, undecoded_colors
 from terrazzo.data.dataset import Sample, check_sizes
-from terrazzo.data.datasets.folder import LABELS_FILE, undecoded_colors
-from terrazzo.data.masks import Stored, class_of_stored, count_stored, read_stored_mask
+from terrazzo.data.masks import Stored, class_of_stored, count_stored
+from terrazzo.data.photos import is_turned, read_photo
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, ImageError, LabelError
-from terrazzo.image_headers import opened_image, orientation
-from terrazzo.images import read_image
 from terrazzo.label_checks import list_counts
 from terrazzo.labels import LabelSpec
 
@@ -56,11 +55,10 @@ def examine(sample: Sample, labels: LabelSpec | None) -> PairFacts:
 def _examine_photo(facts: PairFacts) -> None:
     photo = facts.sample.image
     try:
-        image = read_image(photo)
-        with opened_image(photo) as header:
-            facts.is_turned = orientation(header) != 1
+        image = read_photo(photo)
+        facts.is_turned = is_turned(photo)
     except ImageError as error:
-        facts.problems.append(Problem.from_error(error, photo))
+        facts.problems.append(Problem.from_error(error, photo.file))
         return
     height, width = facts.size = image.shape[:2]
     facts.fingerprint = hashlib.blake2b(image.tobytes(), digest_size=16, salt=f"{height} {width}".encode()).digest()
@@ -69,21 +67,21 @@ def _examine_photo(facts: PairFacts) -> None:
 def _examine_mask(facts: PairFacts, labels: LabelSpec | None) -> None:
     mask = facts.sample.mask
     try:
-        stored = read_stored_mask(mask)
+        stored = mask.read()
     except DatasetError as error:
-        facts.problems.append(Problem.from_error(error, mask))
+        facts.problems.append(Problem.from_error(error, mask.file))
         return
     facts.has_palette = stored.has_palette
     try:
         if facts.size is not None:
             check_sizes(facts.sample, facts.size, stored.values.shape[:2])
     except DatasetError as error:
-        facts.problems.append(Problem.from_error(error, mask))
+        facts.problems.append(Problem.from_error(error, mask.file))
     counts = count_stored(stored.values)
     if labels is not None:
         _explain(facts, counts, labels)
     elif stored.values.ndim == 3:
-        facts.problems.append(undecoded_colors(mask, counts))
+        facts.problems.append(Problem.from_error(undecoded_colors(mask, counts), mask.file))
         facts.counts = _first(counts)
     else:
         facts.counts = counts
@@ -95,7 +93,7 @@ def _explain(facts: PairFacts, counts: dict[Stored, int], labels: LabelSpec) -> 
     try:
         meaning = class_of_stored(counts, labels)
     except LabelError as error:
-        facts.problems.append(Problem("error", "mask-values", mask, error.message, error.fix))
+        facts.problems.append(Problem("error", "mask-values", mask.file, f"{mask.part}{error.message}", error.fix))
         return
     unexplained = {}
     for stored, pixels in counts.items():
@@ -107,7 +105,8 @@ def _explain(facts: PairFacts, counts: dict[Stored, int], labels: LabelSpec) -> 
     if unexplained:
         what, key = ("colours", "colors") if isinstance(next(iter(unexplained)), tuple) else ("values", "map")
         fix = f"correct the masks, add the missing names, or say what the {what} mean in `{key}:` of {LABELS_FILE}"
-        facts.problems.append(Problem("error", "mask-values", mask, f"holds {list_counts(unexplained)}", fix))
+        message = f"{mask.part}holds {list_counts(unexplained)}"
+        facts.problems.append(Problem("error", "mask-values", mask.file, message, fix))
         facts.unexplained = _first(unexplained)
     else:
         _warn_if_unlabelled(facts, labelled=facts.counts.keys() - {labels.ignore_index})
@@ -115,8 +114,9 @@ def _explain(facts: PairFacts, counts: dict[Stored, int], labels: LabelSpec) -> 
 
 def _warn_if_unlabelled(facts: PairFacts, *, labelled: set[Stored]) -> None:
     if not labelled:
-        message, fix = "no pixel has a label: nothing can be learnt from it", "label it, or take the pair away"
-        facts.problems.append(Problem("warning", "mask-all-ignored", facts.sample.mask, message, fix))
+        mask, fix = facts.sample.mask, "label it, or take the pair away"
+        message = f"{mask.part}no pixel has a label: nothing can be learnt from it"
+        facts.problems.append(Problem("warning", "mask-all-ignored", mask.file, message, fix))
 
 
 def _first(counts: dict[Stored, int]) -> dict[Stored, int]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -21,11 +19,12 @@ from terrazzo.evaluation.confusion import ConfusionMatrix
 from terrazzo.evaluation.report import Report
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor
+from terrazzo.inference.protocols import WHOLE, Protocol
 from terrazzo.labels import LabelSpec
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.files import TrainedModel
 
-__all__ = ["evaluate", "matching_labels", "score", "select"]
+__all__ = ["evaluate", "measure", "score", "select"]
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.integer[Any]]]
 
@@ -37,14 +36,14 @@ def evaluate(
     split: str = "val",
     labels: str | None = None,
     only: str | None = None,
+    protocol: str | Protocol = WHOLE,
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Measure a model on a labelled split: mIoU, mAcc, aAcc, per-class values and boundary IoU.
 
-    Every photo goes through the network whole, at the size that the model's preprocessing gives it; masks are
-    compared at the labels' own resolution. Rules for absent classes and ignored pixels are those of mmsegmentation
-    and both papers.
+    Masks are compared at the labels' own resolution. Rules for absent classes and ignored pixels are those of
+    mmsegmentation and both papers.
 
     Args:
         model: a loaded model, or what `terrazzo.load` takes.
@@ -53,16 +52,19 @@ def evaluate(
         labels: name of a bundled class list for a folder that does not say what its classes are; by default the
             folder's own, or the model's where the folder has none.
         only: a pattern such as ``0001TP*``: only photos whose name matches it.
+        protocol: how photos are shown to the network, or the name of a protocol such as ``segformer-ade20k``; by
+            default whole, at the size that the model's preprocessing gives them.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         progress: called with (photos done, photos in all).
 
     Raises:
         DatasetError: the data set cannot be read, or its classes are not the model's.
         CheckpointError: the model cannot be loaded.
+        ConfigError: no protocol is called so.
     """
-    predictor = make_predictor(model, device)
-    spec = LabelSpec.bundled(labels) if labels else matching_labels(Path(data), predictor.labels)
-    dataset = open_dataset(data, split, spec)
+    predictor = make_predictor(model, device, protocol)
+    spec = LabelSpec.bundled(labels) if labels else None
+    dataset = open_dataset(data, split, spec, fallback=replace(predictor.labels, id_map=None, colors=None))
     if dataset.labels.num_classes != predictor.labels.num_classes:
         raise DatasetError(
             f"{data} has {dataset.labels.num_classes} classes and the model has {predictor.labels.num_classes}",
@@ -71,27 +73,53 @@ def evaluate(
         )
     if only is not None:
         dataset = select(dataset, only)
+    name = Path(data).resolve().name
+    report, _ = measure(predictor, dataset, name, progress=progress)
+    return report if only is None else replace(report, split=f"{split} ({only})")
+
+
+def measure(
+    predictor: Predictor,
+    dataset: Dataset,
+    name: str,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Report, list[float]]:
+    """Run a predictor over every photo of a split.
+
+    Args:
+        predictor: the model, and the protocol to follow.
+        dataset: the labelled photos.
+        name: what the report calls the data set.
+        progress: called with (photos done, photos in all).
+
+    Returns:
+        The report, and each photo's own mIoU (NaN where nothing is labelled).
+    """
     started = time.monotonic()
-    boundary = BoundaryIoU(dataset.labels.num_classes, dataset.labels.ignore_index)
-    confusion = score(predictor, dataset, range(len(dataset)), boundary=boundary, progress=progress)
-    protocol = {"name": "whole", "preprocess": predictor.preprocess.to_dict()}
-    return Report(
-        labels=dataset.labels,
-        confusion=confusion.counts,
+    labels = dataset.labels
+    total = ConfusionMatrix(labels.num_classes, labels.ignore_index)
+    boundary = BoundaryIoU(labels.num_classes, labels.ignore_index)
+    photo_scores = []
+    for index in range(len(dataset)):
+        photo = score(predictor, dataset, [index], boundary=boundary)
+        total.merge(photo)
+        photo_scores.append(photo.metrics().mIoU)
+        if progress is not None:
+            progress(index + 1, len(dataset))
+    report = Report(
+        labels=labels,
+        confusion=total.counts,
         boundary=boundary.metrics(),
         model=predictor.model or "model",
-        dataset=Path(data).resolve().name,
-        split=split if only is None else f"{split} ({only})",
+        dataset=name,
+        split=dataset.split,
         images=len(dataset),
-        protocol=str(protocol["name"]),
-        protocol_hash=hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:12],
+        protocol=predictor.protocol.name,
+        protocol_hash=predictor.protocol.digest(predictor.preprocess),
         seconds=time.monotonic() - started,
     )
-
-
-def matching_labels(data: Path, labels: LabelSpec) -> LabelSpec | None:
-    """Return the model's labels for a folder that does not name its own classes, else None."""
-    return None if (data / "labels.yaml").exists() else replace(labels, id_map=None, colors=None)
+    return report, photo_scores
 
 
 def select(dataset: Dataset, pattern: str) -> Dataset:
@@ -117,7 +145,6 @@ def score(
     *,
     batch_size: int = 1,
     boundary: BoundaryIoU | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> ConfusionMatrix:
     """Count predictions against labels at the labels' own resolution.
 
@@ -127,23 +154,17 @@ def score(
         indices: which of them.
         batch_size: photos in one batch; only neighbours of equal size share one.
         boundary: also counts boundary bands, if given.
-        progress: called with (photos done, photos in all).
 
     Returns:
         The confusion matrix, labels in rows and predictions in columns.
     """
-    indices = list(indices)
     confusion = ConfusionMatrix(dataset.labels.num_classes, dataset.labels.ignore_index)
-    done = 0
     for pairs in _batches((dataset.read(index) for index in indices), batch_size):
         predictions = predictor.masks([image for image, _ in pairs])
         for prediction, (_, label) in zip(predictions, pairs, strict=True):
             confusion.update(prediction, label)
             if boundary is not None:
                 boundary.update(prediction, label)
-        done += len(pairs)
-        if progress is not None:
-            progress(done, len(indices))
     return confusion
 
 

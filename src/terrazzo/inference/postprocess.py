@@ -31,7 +31,14 @@ from numpy.typing import NDArray
 from terrazzo.inference.mixed_cells import Painter, in_memory_order, require_finite
 from terrazzo.inference.resampling import ComposedAxis, compose_axis, interpolate
 
-__all__ = ["confidence_maps", "iter_probability_strips", "upsample_argmax", "upsample_probabilities"]
+__all__ = [
+    "confidence_maps",
+    "iter_probability_strips",
+    "probability_strips_along",
+    "upsample_argmax",
+    "upsample_probabilities",
+    "winners_along",
+]
 
 Floats: TypeAlias = NDArray[np.float32]
 Indices: TypeAlias = NDArray[np.intp]
@@ -61,9 +68,12 @@ def upsample_argmax(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> Cla
         CheckpointError: the logits hold NaN or infinity (code "logits-not-finite"). Minus infinity passes for a class
             that is nowhere near winning.
     """
+    return winners_along(logits_KHW, *_axes(logits_KHW, sizes))
+
+
+def winners_along(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis) -> Classes:
+    """As :func:`upsample_argmax`, for logits whose rows and columns become the mask's in any composed way."""
     num_classes, height, width = logits_KHW.shape
-    rows = compose_axis(height, tuple(size[0] for size in sizes))
-    columns = compose_axis(width, tuple(size[1] for size in sizes))
     logits = in_memory_order(logits_KHW)
     mixed = np.uint8(255) if num_classes <= 255 else np.uint16(65535)
     winner = np.empty(height * width, mixed.dtype)
@@ -106,7 +116,17 @@ def iter_probability_strips(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]
     Raises:
         CheckpointError: the logits hold NaN or infinity (code "logits-not-finite").
     """
-    for top, margin_KRW in _iter_margins(logits_KHW, sizes):
+    yield from probability_strips_along(logits_KHW, *_axes(logits_KHW, sizes))
+
+
+def probability_strips_along(
+    logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis
+) -> Iterator[tuple[int, Floats]]:
+    """As :func:`iter_probability_strips`, for any composed rows and columns.
+
+    The strips' heights follow from the number of classes and the length of `columns` alone.
+    """
+    for top, margin_KRW in _iter_margins(logits_KHW, rows, columns):
         np.exp(margin_KRW, out=margin_KRW)
         margin_KRW /= margin_KRW.sum(axis=0)
         yield top, margin_KRW
@@ -136,7 +156,7 @@ def confidence_maps(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> tup
     """
     height, width = sizes[-1] if sizes else logits_KHW.shape[1:]
     highest_HW, entropy_HW = np.empty((height, width), np.float32), np.zeros((height, width), np.float32)
-    for top, margin_KRW in _iter_margins(logits_KHW, sizes):
+    for top, margin_KRW in _iter_margins(logits_KHW, *_axes(logits_KHW, sizes)):
         here = slice(top, top + margin_KRW.shape[1])
         np.maximum(margin_KRW, -87, out=margin_KRW)  # below it exp is no normal float32, and slow
         share_KRW = np.exp(margin_KRW)
@@ -149,19 +169,23 @@ def confidence_maps(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> tup
     return highest_HW, entropy_HW
 
 
-def _iter_margins(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[int, Floats]]:
-    """Strips of the resized logits (K, rows, W), less each pixel's largest, and the strips' first rows."""
-    num_classes, height, width = logits_KHW.shape
+def _axes(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> tuple[ComposedAxis, ComposedAxis]:
+    _, height, width = logits_KHW.shape
     rows = compose_axis(height, tuple(size[0] for size in sizes))
-    columns = compose_axis(width, tuple(size[1] for size in sizes))
+    return rows, compose_axis(width, tuple(size[1] for size in sizes))
+
+
+def _iter_margins(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis) -> Iterator[tuple[int, Floats]]:
+    """Strips of the resized logits (K, rows, W), less each pixel's largest, and the strips' first rows."""
+    num_classes = len(logits_KHW)
     blocks = list(_column_blocks(columns))
     step = max(1, _PROBABILITY_FLOATS // (num_classes * columns.length))
     for top in range(0, rows.length, step):
         here = slice(top, min(top + step, rows.length))
         taps_TR = rows.taps_TG.take(rows.group_O[here], axis=1)
-        low, high = taps_TR.min(), taps_TR.max() + 1
-        source_KRw = np.ascontiguousarray(logits_KHW[:, low:high], dtype=np.float32)
-        tall = [source_KRw.take(taps_R - low, axis=1) for taps_R in taps_TR]
+        needed, taps_TR = _needed(taps_TR)
+        source_KRw = np.ascontiguousarray(logits_KHW[:, needed], dtype=np.float32)
+        tall = [source_KRw.take(taps_R, axis=1) for taps_R in taps_TR]
         strip_KRW = np.empty((num_classes, here.stop - top, columns.length), np.float32)
         with np.errstate(invalid="ignore"):  # infinite logits give NaN here, and are refused just below
             tall_KRw = interpolate(tall, [weights_R[here, None] for weights_R in rows.weights_TO[1:]])
@@ -173,15 +197,22 @@ def _iter_margins(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> Itera
         yield top, strip_KRW
 
 
-def _column_blocks(columns: ComposedAxis) -> Iterator[tuple[slice, slice, Floats]]:
-    """Runs of source columns, of output columns that need no others, and the matrix from the one to the other."""
+def _column_blocks(columns: ComposedAxis) -> Iterator[tuple[slice | Indices, slice, Floats]]:
+    """Source columns, a run of output columns that need no others, and the matrix from the one to the other."""
     taps_TO = columns.taps_TG.take(columns.group_O, axis=1)
     for start in range(0, columns.length, _COLUMNS_AT_ONCE):
         outputs = slice(start, min(start + _COLUMNS_AT_ONCE, columns.length))
-        low, high = taps_TO[:, outputs].min(), taps_TO[:, outputs].max() + 1
-        weights = np.zeros((high - low, outputs.stop - start), np.float32)
-        np.add.at(weights, (taps_TO[:, outputs] - low, np.arange(weights.shape[1])), columns.weights_TO[:, outputs])
-        yield slice(low, high), outputs, weights
+        needed, taps_TP = _needed(taps_TO[:, outputs])
+        weights = np.zeros((int(taps_TP.max()) + 1, outputs.stop - start), np.float32)
+        np.add.at(weights, (taps_TP, np.arange(weights.shape[1])), columns.weights_TO[:, outputs])
+        yield needed, outputs, weights
+
+
+def _needed(taps: Indices) -> tuple[slice | Indices, Indices]:
+    """The sources that taps refer to, as a run where they are one, and the taps counted among them."""
+    sources, among = np.unique(taps, return_inverse=True)
+    low, high = int(sources[0]), int(sources[-1]) + 1
+    return slice(low, high) if high - low == sources.size else sources, among.reshape(taps.shape)
 
 
 def _agree(winner: Classes, taps_TG: Indices, mixed: np.uint8 | np.uint16, axis: int) -> Classes:

@@ -12,6 +12,7 @@ from PIL import Image
 from terrazzo.images import ImageSource, find_images, read_image
 from terrazzo.inference.engines.torch import TorchEngine, default_device
 from terrazzo.inference.predictor import Failure, Predictor
+from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol
 from terrazzo.inference.result import Segmentation
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.files import TrainedModel
@@ -20,16 +21,26 @@ from terrazzo.weights.load import load
 __all__ = ["make_predictor", "predict"]
 
 
-def make_predictor(model: str | Path | TrainedModel = DEFAULT_MODEL, device: str | None = None) -> Predictor:
+def make_predictor(
+    model: str | Path | TrainedModel = DEFAULT_MODEL,
+    device: str | None = None,
+    protocol: str | Protocol = WHOLE,
+) -> Predictor:
     """Return a predictor for a model.
 
     Args:
         model: a loaded model, or what `terrazzo.load` takes.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        protocol: how photos are shown to the network, or the name of a protocol.
+
+    Raises:
+        ConfigError: no protocol is called so.
+        CheckpointError: the model cannot be loaded.
     """
+    protocol = find_protocol(protocol)
     trained = model if isinstance(model, TrainedModel) else load(model)
     engine = TorchEngine(trained.network, device or default_device())
-    return Predictor(engine, trained.preprocess, trained.labels, trained.name)
+    return Predictor(engine, trained.preprocess, trained.labels, trained.name, protocol)
 
 
 @overload
@@ -39,6 +50,7 @@ def predict(
     *,
     probabilities: bool = ...,
     device: str | None = ...,
+    protocol: str | Protocol = ...,
 ) -> Segmentation: ...
 @overload
 def predict(
@@ -47,6 +59,7 @@ def predict(
     *,
     probabilities: bool = ...,
     device: str | None = ...,
+    protocol: str | Protocol = ...,
 ) -> list[Segmentation]: ...
 def predict(
     photos: ImageSource | list[str | Path],
@@ -54,6 +67,7 @@ def predict(
     *,
     probabilities: bool = False,
     device: str | None = None,
+    protocol: str | Protocol = WHOLE,
 ) -> Segmentation | list[Segmentation]:
     """Segment one photo, or a list of files, folders and glob patterns.
 
@@ -63,6 +77,8 @@ def predict(
         model: a loaded model, or what `terrazzo.load` takes.
         probabilities: keep the (K, H, W) class probabilities with the mask.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        protocol: how photos are shown to the network: by default whole; "slide" for windows, which large photos need
+            less memory by; "multi-scale" for the mean of twelve views; or one of the papers'.
 
     Returns:
         A `Segmentation` whose mask has the photo's own size, or a list of them.
@@ -70,8 +86,9 @@ def predict(
     Raises:
         ImageError: a photo is missing or cannot be read.
         CheckpointError: the model cannot be loaded.
+        ConfigError: no protocol is called so.
     """
-    predictor = make_predictor(model, device)
+    predictor = make_predictor(model, device, protocol)
     if not isinstance(photos, list):
         path = Path(photos) if isinstance(photos, (str, Path)) else None
         return predictor.segment([read_image(photos)], [path], probabilities=probabilities)[0]

@@ -1,4 +1,4 @@
-"""Photos in, masks out: preprocess, engine, exact upsampling."""
+"""Photos in, masks out: preprocess, engine, exact upsampling, by a protocol."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from terrazzo.errors import ImageError
 from terrazzo.images import ImageSource, read_image
-from terrazzo.inference.postprocess import upsample_argmax, upsample_probabilities
+from terrazzo.inference.protocols import WHOLE, Protocol
 from terrazzo.inference.result import Segmentation
+from terrazzo.inference.tiling import Engine, Scores, decide, decide_together, slide, slide_in_bands, whole
 from terrazzo.labels import LabelSpec
 from terrazzo.preprocess import Preprocess
 
@@ -23,9 +24,6 @@ __all__ = ["Engine", "Failure", "Predictor"]
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-Engine = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Normalised images (B, 3, H, W) float32 to logits (B, K, h, w) float32."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +43,14 @@ class Predictor:
         preprocess: the weights' own.
         labels: the classes.
         model: the model's name, for the results.
+        protocol: how photos are shown to the network; by default whole, as the preprocessing resizes them.
     """
 
     engine: Engine
     preprocess: Preprocess
     labels: LabelSpec
     model: str | None = None
+    protocol: Protocol = WHOLE
 
     def masks(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8] | NDArray[np.uint16]]:
         """Segment (H, W, 3) photos of one size as one batch; return an (H, W) mask of class indices for each.
@@ -58,22 +58,16 @@ class Predictor:
         Logits are resized to the network's input size, then to the photo's own, and the argmax is taken last
         (the papers' order; never the argmax of small logits).
         """
-        return [upsample_argmax(logits, sizes) for logits, sizes in self._logits(images)]
+        return [mask for mask, _ in self._decided(images, probabilities=False)]
 
     def segment(
         self, images: Sequence[NDArray[np.uint8]], paths: Sequence[Path | None], *, probabilities: bool = False
     ) -> list[Segmentation]:
         """Segment photos of one size as one batch, keeping photo and, if asked, the (K, H, W) probabilities."""
+        decided = self._decided(images, probabilities)
         return [
-            Segmentation(
-                mask=upsample_argmax(logits, sizes),
-                labels=self.labels,
-                image=image,
-                path=path,
-                probabilities=upsample_probabilities(logits, sizes) if probabilities else None,
-                model=self.model,
-            )
-            for (logits, sizes), image, path in zip(self._logits(images), images, paths, strict=True)
+            Segmentation(mask=mask, labels=self.labels, image=image, path=path, probabilities=kept, model=self.model)
+            for (mask, kept), image, path in zip(decided, images, paths, strict=True)
         ]
 
     def segment_files(
@@ -117,14 +111,33 @@ class Predictor:
         paths, images = zip(*waiting, strict=True)
         return self.segment(images, paths, probabilities=probabilities)
 
-    def _logits(
-        self, images: Sequence[NDArray[np.uint8]]
-    ) -> Iterator[tuple[NDArray[np.float32], list[tuple[int, int]]]]:
-        """Yield each photo's (K, h, w) logits and the sizes to bring them to, one after the other."""
-        inputs = [self.preprocess(image) for image in images]
-        batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
-        for logits, image in zip(self.engine(batch), images, strict=True):
-            yield logits, [(batch.shape[2], batch.shape[3]), (image.shape[0], image.shape[1])]
+    def _decided(
+        self, images: Sequence[NDArray[np.uint8]], probabilities: bool
+    ) -> Iterator[tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.float32] | None]]:
+        """Yield each photo's mask and, if asked, its probabilities, one after the other."""
+        protocol, size = self.protocol, images[0].shape[:2]
+        if not protocol.single_view:
+            for image in images:
+                yield decide_together(self._views(image), probabilities=probabilities)
+            return
+        inputs = [next(protocol.views(image, self.preprocess))[0] for image in images]
+        if protocol.window is None or protocol.stride is None:
+            batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
+            for scores in whole(self.engine, batch, size):
+                yield decide([scores], probabilities=probabilities)
+        else:
+            for x in inputs:
+                bands = slide_in_bands(self.engine, x, size, protocol.window, protocol.stride)
+                yield decide(bands, probabilities=probabilities)
+
+    def _views(self, image: NDArray[np.uint8]) -> Iterator[tuple[Scores, bool]]:
+        """Yield the scores of each of the protocol's views of a photo, and whether it was mirrored."""
+        protocol, size = self.protocol, image.shape[:2]
+        for x, mirrored in protocol.views(image, self.preprocess):
+            if protocol.window is None or protocol.stride is None:
+                yield next(whole(self.engine, x[None], size)), mirrored
+            else:
+                yield slide(self.engine, x, size, protocol.window, protocol.stride), mirrored
 
 
 def _read(source: ImageSource, max_pixels: int | None) -> NDArray[np.uint8]:

@@ -1,8 +1,12 @@
-"""Several bilinear resizes of one axis, composed into one.
+"""Several bilinear resizes of one axis, composed into one; and, before them, the mean over overlapping windows.
 
 Resizing is separable and linear, so along one axis each output position is a weighted mean of a few source positions,
 its *taps*: two after one resize, two or three after two growing ones, and never more than two to the power of the
 number of resizes. Consecutive outputs with the same taps form a *group*; growing by 4 makes groups of 4.
+
+Averaging windows is no different. Windows that stand in a grid cover a position as often as its row is covered, times
+as often as its column is, so their mean is taken along one axis after the other, and where n windows overlap a position
+has n times the taps. The source is then the windows' own sources, one after the other.
 
 Letters in names: O outputs, G groups, P outputs of one group, T taps.
 """
@@ -12,14 +16,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ComposedAxis", "compose_axis", "interpolate"]
+__all__ = ["ComposedAxis", "compose_axis", "compose_windows", "interpolate"]
 
 Floats: TypeAlias = NDArray[np.float32]
+Doubles: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.intp]
 
 # Longer groups are split, so that the cells of two axes never hold more than 16 x 16 pixels.
@@ -44,13 +49,25 @@ class ComposedAxis:
     kind_G: Indices
 
     def strips(self, most_sources: int) -> Iterator[tuple[int, int]]:
-        """Ranges of groups, from the first to before the second, that need about so many source positions."""
+        """Ranges of groups, from the first to before the second, that need about so many source positions.
+
+        Where windows overlap a single group reaches from one window's source into the next one's. Ranges need twice
+        that, so that neighbours do not look at nearly the same positions again and again.
+        """
+        reach = int((self.last_G - self.taps_TG[0]).max()) + 1
+        most_sources = max(most_sources, 2 * reach)
         first = 0
         while first < self.last_G.size:
             stop = int(np.searchsorted(self.last_G, self.taps_TG[0, first] + most_sources))
             stop = max(stop, first + 1)
             yield first, stop
             first = stop
+
+    def between(self, first: int, stop: int) -> tuple[ComposedAxis, slice]:
+        """The axis of some of the outputs alone, and the range of sources that it counts its taps from."""
+        here = self.group_O[first:stop]
+        low, high = int(self.taps_TG[0, here].min()), int(self.last_G[here].max()) + 1
+        return _grouped(self.taps_TG[:, here].T - low, self.weights_TO[:, first:stop].T), slice(low, high)
 
     def outputs_of(self, group_C: Indices, taps: int, outputs: int) -> tuple[Indices, list[Floats]]:
         """Outputs (P, C) of the groups, and the weights there of each tap but the first."""
@@ -61,7 +78,36 @@ class ComposedAxis:
 @lru_cache(maxsize=64)
 def compose_axis(source: int, targets: tuple[int, ...]) -> ComposedAxis:
     """Resize an axis of length ``source`` to each target in turn, as ``F.interpolate(align_corners=False)`` does."""
-    taps_OT, weights_OT = np.arange(source)[:, None], np.ones((source, 1))
+    return _grouped(*_resized(np.arange(source)[:, None], np.ones((source, 1)), targets))
+
+
+@lru_cache(maxsize=64)
+def compose_windows(source: int, starts: tuple[int, ...], window: int, targets: tuple[int, ...]) -> ComposedAxis:
+    """Resize each window's source to the window's length, average where windows overlap, and resize to each target.
+
+    Args:
+        source: length of one window's source; the windows' sources follow one another.
+        starts: where the windows begin, in ascending order, leaving no gap; the last one ends the axis.
+        window: length of a window.
+        targets: length after each resize of the averaged axis.
+    """
+    taps_WT, weights_WT = _resized(np.arange(source)[:, None], np.ones((source, 1)), (window,))
+    position_NW = np.array(starts)[:, None] + np.arange(window)
+    count_O = np.bincount(position_NW.ravel())
+    most, taps = int(count_O.max()), taps_WT.shape[1]
+    taps_OT = np.zeros((count_O.size, most * taps), np.intp)
+    weights_OT = np.zeros(taps_OT.shape)
+    for number, position_W in enumerate(position_NW):
+        # Windows over one position follow one another, so each finds columns of its own.
+        column = slice(number % most * taps, (number % most + 1) * taps)
+        taps_OT[position_W, column] = taps_WT + number * source
+        weights_OT[position_W, column] = weights_WT / count_O[position_W, None]
+    return _grouped(*_resized(*_merge_taps(taps_OT, weights_OT, source * len(starts)), targets))
+
+
+def _resized(taps_OT: Indices, weights_OT: Doubles, targets: tuple[int, ...]) -> tuple[Indices, Doubles]:
+    """Resize an axis, given by the taps of its positions in some source, to each target in turn."""
+    source = int(taps_OT.max()) + 1
     for target in targets:
         length = len(taps_OT)
         # The source position to the bit as F.interpolate has it: a float32 scale, and one rounding at the end.
@@ -73,7 +119,10 @@ def compose_axis(source: int, targets: tuple[int, ...]) -> ComposedAxis:
         taps_OT = np.concatenate([taps_OT[low], taps_OT[high]], axis=1)
         weights_OT = np.concatenate([weights_OT[low] * (1 - share), weights_OT[high] * share], axis=1)
         taps_OT, weights_OT = _merge_taps(taps_OT, weights_OT, source)
+    return taps_OT, weights_OT
 
+
+def _grouped(taps_OT: Indices, weights_OT: NDArray[np.floating[Any]]) -> ComposedAxis:
     output_O = np.arange(len(taps_OT))
     differs_O = np.concatenate([[True], (taps_OT[1:] != taps_OT[:-1]).any(axis=1)])
     since_O = output_O - np.maximum.accumulate(np.where(differs_O, output_O, 0))
@@ -107,7 +156,7 @@ def interpolate(values: Sequence[Floats], weights: Sequence[Floats]) -> Floats:
     return total
 
 
-def _merge_taps(taps_OT: Indices, weights_OT: NDArray[np.float64], source: int) -> tuple[Indices, NDArray[np.float64]]:
+def _merge_taps(taps_OT: Indices, weights_OT: Doubles, source: int) -> tuple[Indices, Doubles]:
     """Add up the weights of an output's equal taps, drop taps of no weight and sort the rest."""
     output, column = np.nonzero(weights_OT)
     key, entry = np.unique(output * source + taps_OT[output, column], return_inverse=True)

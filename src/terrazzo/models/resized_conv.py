@@ -20,6 +20,7 @@ Shapes: B batch, C channels in, K channels out, h and w the size before resizing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -30,8 +31,9 @@ from terrazzo.models.layers import interpolation_matrix
 
 __all__ = ["conv_of_resized"]
 
-TILE = 16
-"""Source rows and columns from which a tile of the output is made, but for the border that neighbours share."""
+TILE = 24
+"""Source rows and columns behind a tile of the output, at most. Small tiles stay in the cache; large ones do less
+twice, for the row or column around a tile's source is its neighbours' too."""
 
 
 def conv_of_resized(
@@ -72,23 +74,24 @@ def conv_of_resized(
     x_BhwC = x_BChw.permute(0, 2, 3, 1)
     strips = []
     for rows, source_rows in _tiles(h, H, align_corners):
-        down_R3i = down[:, rows, source_rows].transpose(0, 1).flatten(1)
+        R, i = rows.stop - rows.start, source_rows.stop - source_rows.start
+        down_R3i = down[:, rows, source_rows].transpose(0, 1).reshape(R, 3 * i)
         pieces = []
         for columns, source_columns in _tiles(w, W, align_corners):
-            across_Sj3 = across[:, columns, source_columns].permute(1, 2, 0).flatten(1)
-            tap_maps = F.linear(x_BhwC[:, source_rows, source_columns], taps)
-            i, j = tap_maps.shape[1:3]
-            R, S = len(down_R3i), len(across_Sj3)
-            wide_BiS3K = across_Sj3 @ tap_maps.view(B, i, j * 3, 3 * K)
-            stacked = wide_BiS3K.view(B, i, S, 3, K).permute(0, 3, 1, 2, 4).reshape(B, 3 * i, S * K)
-            piece_BRSK = (down_R3i @ stacked).view(B, R, S, K) + bias_K
+            S, j = columns.stop - columns.start, source_columns.stop - source_columns.start
+            across_Sj3 = across[:, columns, source_columns].permute(1, 2, 0).reshape(S, j * 3)
+            source_PC = x_BhwC[:, source_rows, source_columns].reshape(B * i * j, C)
+            tap_maps = F.linear(source_PC, taps).view(B, i, j * 3, 3 * K)
+            wide = (across_Sj3 @ tap_maps).view(B, i, S, 3, K).permute(0, 3, 1, 2, 4).reshape(B, 3 * i, S * K)
+            piece_BRSK = (down_R3i @ wide).view(B, R, S, K)
+            piece_BRSK = piece_BRSK + bias_K.to(piece_BRSK.dtype)
             pieces.append(piece_BRSK if then is None else then(piece_BRSK))
         strips.append(torch.cat(pieces, dim=2) if len(pieces) > 1 else pieces[0])
     return (torch.cat(strips, dim=1) if len(strips) > 1 else strips[0]).permute(0, 3, 1, 2)
 
 
 def _shifted_resizing(source: int, target: int, align_corners: bool, like: Tensor) -> Tensor:
-    """Return (3, target, source) matrices that resize along one axis and then shift by -1, 0, 1, with zeros coming in."""
+    """Return (3, target, source) matrices that resize along one axis, then shift by -1, 0, 1 with zeros coming in."""
     matrix = interpolation_matrix(source, target, like, align_corners)
     padded = F.pad(matrix, (0, 0, 1, 1))
     return torch.stack([padded[shift : shift + target] for shift in range(3)])
@@ -96,13 +99,13 @@ def _shifted_resizing(source: int, target: int, align_corners: bool, like: Tenso
 
 def _tiles(source: int, target: int, align_corners: bool) -> list[tuple[slice, slice]]:
     """Cut one axis of the output; each piece comes with the part of the source that it is made of."""
-    step = TILE * target // source
+    count = math.ceil(source / TILE)
     tiles = []
-    for start in range(0, target, step):
-        stop = min(start + step, target)
+    for number in range(count):
+        start, stop = target * number // count, target * (number + 1) // count
         first = _source_position(start - 1, source, target, align_corners)
         last = _source_position(stop, source, target, align_corners)
-        tiles.append((slice(start, stop), slice(max(int(first), 0), min(int(last) + 2, source))))
+        tiles.append((slice(start, stop), slice(int(first), min(int(last) + 2, source))))
     return tiles
 
 

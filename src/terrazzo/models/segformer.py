@@ -5,6 +5,7 @@
                  efficient self-attention    encoders/mit.py       EfficientSelfAttention, SequenceReduction
                  Mix-FFN                     encoders/mit.py       MixFFN
     section 3.2  all-MLP decoder             decoders/all_mlp.py   AllMLPDecoder
+    mmsegmentation's own decoder, not the paper's: decoders/conv_mlp.py   ConvMLPDecoder
 
 Departures from the paper's text, all of them what the released weights need or exact algebra, are named in the two
 files' docstrings.
@@ -12,9 +13,10 @@ files' docstrings.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from terrazzo.models.decoders.all_mlp import AllMLPDecoder
+from terrazzo.models.decoders.conv_mlp import ConvMLPDecoder
 from terrazzo.models.encoders.mit import MixTransformer
 from terrazzo.models.segmenter import Segmenter
 
@@ -23,11 +25,19 @@ __all__ = ["VARIANTS", "SegFormerVariant", "build"]
 
 @dataclass(frozen=True)
 class SegFormerVariant:
-    """The numbers that differ between B0 and B5 (appendix, table 6)."""
+    """The numbers that differ between B0 and B5 (appendix, table 6), and whose network it is.
+
+    Attributes:
+        embed_dims: channels of each stage.
+        depths: blocks of each stage.
+        decoder_dim: decoder width C.
+        mmseg: mmsegmentation's network, whose decoder is not the paper's and whose LayerNorm eps is 1e-6 throughout.
+    """
 
     embed_dims: tuple[int, int, int, int]
     depths: tuple[int, int, int, int]
     decoder_dim: int
+    mmseg: bool = False
 
 
 VARIANTS = {
@@ -38,6 +48,7 @@ VARIANTS = {
     "segformer_b4": SegFormerVariant((64, 128, 320, 512), (3, 8, 27, 3), 768),
     "segformer_b5": SegFormerVariant((64, 128, 320, 512), (3, 6, 40, 3), 768),
 }
+VARIANTS |= {f"{name}_mmseg": replace(variant, decoder_dim=256, mmseg=True) for name, variant in VARIANTS.items()}
 
 
 def build(variant: SegFormerVariant, num_classes: int, drop_path_rate: float = 0.1) -> Segmenter:
@@ -57,5 +68,7 @@ def build(variant: SegFormerVariant, num_classes: int, drop_path_rate: float = 0
         patch_sizes=(7, 3, 3, 3),
         patch_strides=(4, 2, 2, 2),
         drop_path_rate=drop_path_rate,
+        reduction_eps=1e-6 if variant.mmseg else 1e-5,
     )
-    return Segmenter(encoder, AllMLPDecoder(encoder.channels, variant.decoder_dim, num_classes))
+    decoder = ConvMLPDecoder if variant.mmseg else AllMLPDecoder
+    return Segmenter(encoder, decoder(encoder.channels, variant.decoder_dim, num_classes))

@@ -9,8 +9,8 @@
 
 The released code decides where the paper leaves room. Its quirks, kept because the released weights need them:
 
-* SETR-Naive and SETR-PUP send the class token through all blocks and ignore it afterwards; SETR-MLA leaves it out before
-  the first block.
+* SETR-Naive and SETR-PUP send the class token through all blocks and ignore it afterwards; SETR-MLA leaves it out
+  before the first block.
 * The encoder has no norm after its last block; the decoders have a LayerNorm for every level they read.
 * The convolutions of Naive and PUP have biases before BatchNorm, those of MLA have none; nor have MLA's auxiliary
   classifiers.

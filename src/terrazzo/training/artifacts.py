@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import time
 from typing import TYPE_CHECKING, Any
 
-from terrazzo.data import Dataset
-from terrazzo.evaluation.boundary import BoundaryIoU
-from terrazzo.evaluation.confusion import ConfusionMatrix
-from terrazzo.evaluation.evaluator import score
+from terrazzo.evaluation.evaluator import measure
 from terrazzo.evaluation.report import Report
 from terrazzo.files import write_atomic
 from terrazzo.inference.engines.torch import TorchEngine
 from terrazzo.inference.predictor import Predictor
+from terrazzo.inference.protocols import find_protocol
 from terrazzo.training.pictures import curves_png, sheet_png
 from terrazzo.training.run_folder import CURVES_FILE, MODEL_FOLDER, REPORT_FOLDER, SHEET_FILE
 from terrazzo.weights.files import load_folder, save_folder
@@ -44,8 +39,10 @@ def write_artifacts(trainer: Trainer, record: dict[str, Any]) -> Report:
     best = load_folder(output / MODEL_FOLDER, output.resolve().name)
     step = best.record["step"]
     trainer.log.say(f"measuring the best model, of step {step}, on {len(val)} photos")
-    predictor = Predictor(TorchEngine(best.network, trainer.ranks.device), best.preprocess, best.labels, best.name)
-    report, scores = _measure(predictor, val, record["data"])
+    engine = TorchEngine(best.network, trainer.ranks.device)
+    protocol = find_protocol(trainer.recipe.protocol)
+    predictor = Predictor(engine, best.preprocess, best.labels, best.name, protocol)
+    report, scores = measure(predictor, val, record["data"])
     measured: dict[str, Any] = {"step": step, "val_mIoU": round(report.metrics.mIoU, 2)}
     if report.boundary is not None:
         measured["val_boundary_mIoU"] = round(report.boundary.mIoU, 2)
@@ -55,30 +52,3 @@ def write_artifacts(trainer: Trainer, record: dict[str, Any]) -> Report:
     write_atomic(output / CURVES_FILE, curves_png(trainer.log.rows, title))
     write_atomic(output / SHEET_FILE, sheet_png(predictor, val, scores, f"{title}/{report.split}"))
     return report
-
-
-def _measure(predictor: Predictor, val: Dataset, data: str) -> tuple[Report, list[float]]:
-    """Return the report, as `terrazzo evaluate` makes it, and each photo's mIoU (NaN where nothing is labelled)."""
-    started = time.monotonic()
-    labels = val.labels
-    total = ConfusionMatrix(labels.num_classes, labels.ignore_index)
-    boundary = BoundaryIoU(labels.num_classes, labels.ignore_index)
-    scores = []
-    for index in range(len(val)):
-        photo = score(predictor, val, [index], boundary=boundary)
-        total.merge(photo)
-        scores.append(photo.metrics().mIoU)
-    protocol = {"name": "whole", "preprocess": predictor.preprocess.to_dict()}
-    report = Report(
-        labels=labels,
-        confusion=total.counts,
-        boundary=boundary.metrics(),
-        model=predictor.model or "model",
-        dataset=data,
-        split=val.split,
-        images=len(val),
-        protocol=str(protocol["name"]),
-        protocol_hash=hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:12],
-        seconds=time.monotonic() - started,
-    )
-    return report, scores

@@ -42,14 +42,18 @@ class Ranks:
         """Whether this process writes files and talks to the user."""
         return self.rank == 0
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, sync_batchnorm: bool) -> nn.Module:
         """Return the module to call in training: averaged gradients, and on GPUs shared BatchNorm statistics.
 
         The model itself takes over the weights of rank 0.
+
+        Args:
+            model: what to train, in place.
+            sync_batchnorm: share the statistics; on the CPU PyTorch cannot, and each rank keeps its own.
         """
         if self.world_size == 1:
             return model
-        if self.device.type == "cuda":
+        if sync_batchnorm and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return nn.parallel.DistributedDataParallel(model)
 

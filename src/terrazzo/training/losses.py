@@ -34,7 +34,7 @@ def upsampled_cross_entropy(
     Args:
         logits_BKhw: the network's output.
         labels_BHW: int64 class indices.
-        ignore_index: the label that does not count.
+        ignore_index: the label that does not count, 0 or more.
         class_weights: (K,) factor of each class's pixels; with ``valid`` the mean is the weighted mean.
         normalize_by: divide by the labelled pixels' weight, or, as both papers' code does, by all pixels.
 
@@ -87,9 +87,14 @@ class _StripLoss(torch.autograd.Function):
 def _divisor(labels: Tensor, ignore_index: int, class_weights: Tensor | None, normalize_by: str) -> Tensor:
     if normalize_by == "all":
         return torch.tensor(float(labels.numel()))
-    valid = labels[labels != ignore_index]
-    weight = valid.numel() if class_weights is None else class_weights[valid].sum()
-    return torch.as_tensor(weight, dtype=torch.float32).clamp(min=1e-6)
+    if class_weights is None:
+        weight = (labels != ignore_index).sum()
+    else:
+        # One pass over the labels: picking the labelled ones out and looking up their weights takes ten times as long.
+        counts = torch.bincount(labels.flatten(), minlength=max(len(class_weights), ignore_index + 1))
+        counts[ignore_index] = 0
+        weight = counts[: len(class_weights)].double() @ class_weights.double()
+    return weight.float().clamp(min=1e-6)
 
 
 def class_weights_from_counts(counts: Tensor, power: float, largest: float = 10.0) -> Tensor:

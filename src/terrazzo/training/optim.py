@@ -1,4 +1,4 @@
-"""Parameter groups, and the poly schedule with linear warm-up (SegFormer section 4.1 and its code)."""
+"""Optimisers, their parameter groups, and the poly schedule with linear warm-up (both papers' section 4.1 and code)."""
 
 from __future__ import annotations
 
@@ -8,29 +8,43 @@ import torch
 from torch import nn
 
 from terrazzo.models import Segmenter
+from terrazzo.models.decoders.mla import MLADecoder
+from terrazzo.training.recipe import Recipe
 
-__all__ = ["learning_rate_factor", "parameter_groups", "set_learning_rate"]
+__all__ = ["create_optimizer", "learning_rate_factor", "parameter_groups", "set_learning_rate"]
+
+
+def create_optimizer(model: Segmenter, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser over the model's parameter groups."""
+    groups = parameter_groups(model, recipe.lr, recipe.weight_decay, recipe.decoder_lr_factor)
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=recipe.momentum, fused=True)
+    return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999), fused=True)
 
 
 def parameter_groups(
     model: Segmenter, lr: float, weight_decay: float, decoder_lr_factor: float
 ) -> list[dict[str, Any]]:
-    """Split the parameters as SegFormer's code does.
+    """Split the parameters as both papers' code does.
 
-    The decoder, its BatchNorm and biases included, gets `decoder_lr_factor` times the rate, with decay. The encoder's
-    norms get no decay. Everything else, biases included, gets both as given.
+    Decoder and auxiliary heads, their BatchNorm and biases included, get `decoder_lr_factor` times the rate, with
+    decay. The encoder's norms get no decay (SETR decays nothing). Everything else, biases included, gets both as given.
+    MLA's aggregation counts as encoder: it is part of the backbone in SETR's code.
     """
+    backbone = [model.encoder, *([model.decoder.aggregation] if isinstance(model.decoder, MLADecoder) else [])]
     norms = {
         id(parameter)
-        for module in model.encoder.modules()
+        for part in backbone
+        for module in part.modules()
         if isinstance(module, nn.LayerNorm)
         for parameter in module.parameters()
     }
-    encoder = list(model.encoder.parameters())
+    encoder = [parameter for part in backbone for parameter in part.parameters()]
+    inside = {id(parameter) for parameter in encoder}
     groups = [
         ([p for p in encoder if id(p) not in norms], lr, weight_decay),
         ([p for p in encoder if id(p) in norms], lr, 0.0),
-        (list(model.decoder.parameters()), lr * decoder_lr_factor, weight_decay),
+        ([p for p in model.parameters() if id(p) not in inside], lr * decoder_lr_factor, weight_decay),
     ]
     return [{"params": p, "lr": rate, "base_lr": rate, "weight_decay": decay} for p, rate, decay in groups]
 

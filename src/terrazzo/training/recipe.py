@@ -6,18 +6,24 @@ folder, output folder, loader processes, device) is not part of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
 
 from terrazzo.config import read_yaml_mapping, refuse_unknown_keys
 from terrazzo.errors import ConfigError
+from terrazzo.inference.protocols import find_protocol
 from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 
 __all__ = ["Recipe", "automatic_recipe"]
 
+Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["auto", "fp32", "bf16"]
 Normalization = Literal["valid", "all"]
 
@@ -29,12 +35,14 @@ class Recipe:
     Attributes:
         model: architecture name.
         labels: name of a bundled class list, or None for the data set's own classes.
-        weights: model to start from, or None for random weights.
+        weights: what to start from, or None for random weights: a model, or a file that the recipe's reader has to
+            bring, such as an encoder trained on ImageNet. Where it is not found, the run does not start.
         train_split: split to learn from.
         val_split: split that chooses the best epoch.
         holdout: photos of the training split whose name matches one of these patterns (such as ``0001TP*``) are not
             learnt from, and take the place of the validation split.
-        epochs: passes over the training photos.
+        epochs: passes over the training photos; None where `steps` is given.
+        steps: optimiser steps (the papers' iterations); the last pass is cut short. None where `epochs` is given.
         batch_size: photos per step, over all ranks.
         crop: (height, width) of the training windows.
         resize: (long, short) side of the box that photos are scaled into before cropping; None is each photo's own
@@ -51,20 +59,25 @@ class Recipe:
         blur: probability of a Gaussian blur.
         rotate: largest turn in degrees, tried on half of the photos; 0 switches it off.
         preprocess: resize rule and normalisation of validation and of everything after training.
-        lr: AdamW's base learning rate.
-        weight_decay: AdamW's decay; none on the encoder's norms.
-        decoder_lr_factor: the decoder's rate over the encoder's.
+        optimizer: ``adamw`` or ``sgd``.
+        lr: base learning rate.
+        momentum: SGD's, or AdamW's first beta (its second is 0.999).
+        weight_decay: none on the encoder's norms.
+        decoder_lr_factor: the rate of the decoder and the auxiliary heads over the encoder's.
         warmup_steps: linear warm-up.
         warmup_ratio: factor at the first step.
         power: of the poly decay.
         min_lr: where the decay ends.
         clip_norm: largest gradient norm, or None.
-        drop_path: stochastic depth of the last encoder block.
+        drop_path: stochastic depth of the last encoder block, where the encoder has it.
+        sync_batchnorm: take BatchNorm's statistics over the photos of all ranks; only GPUs can.
         class_weight_power: classes weigh frequency ** -power; 0 weighs pixels alike.
         normalize_by: divide the loss by the labelled pixels (``valid``) or by all of them (``all``, the papers' code).
+        auxiliary_weight: what the loss of each auxiliary head counts beside the main one; 0 trains without the heads.
         ema_decay: of the weight average that is validated and kept; None keeps the weights themselves.
         precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware multiplies it natively.
         seed: of weights, order and augmentation.
+        protocol: name of how photos are shown to the network in validation, such as ``whole``.
         validate_every: epochs from one validation to the next.
         patience: validations without a better mIoU before the run stops early, or None.
     """
@@ -75,7 +88,8 @@ class Recipe:
     train_split: str
     val_split: str
     holdout: tuple[str, ...]
-    epochs: int
+    epochs: int | None
+    steps: int | None
     batch_size: int
     crop: tuple[int, int]
     resize: tuple[int, int] | None
@@ -91,7 +105,9 @@ class Recipe:
     blur: float
     rotate: float
     preprocess: Preprocess
+    optimizer: Optimizer
     lr: float
+    momentum: float
     weight_decay: float
     decoder_lr_factor: float
     warmup_steps: int
@@ -100,31 +116,43 @@ class Recipe:
     min_lr: float
     clip_norm: float | None
     drop_path: float
+    sync_batchnorm: bool
     class_weight_power: float
     normalize_by: Normalization
+    auxiliary_weight: float
     ema_decay: float | None
     precision: Precision
     seed: int
+    protocol: str
     validate_every: int
     patience: int | None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "validate_every"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        rates = ("lr", "weight_decay", "decoder_lr_factor", "power", "min_lr")
-        for name in (*rates, "class_weight_power", "rotate", "seed"):
+        for name, kind in get_type_hints(type(self)).items():
+            self._require(name, _is(getattr(self, name), kind), _described(kind))
+        for name in ("epochs", "steps", "batch_size", "validate_every"):
+            self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
+        self._require(
+            "steps", (self.epochs is None) != (self.steps is None), "given where epochs is null, and only there"
+        )
+        rates = ("lr", "weight_decay", "decoder_lr_factor", "warmup_steps", "power", "min_lr")
+        losses = ("class_weight_power", "auxiliary_weight")
+        for name in (*rates, *losses, "rotate", "brightness", "hue", "seed"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         for name in ("flip", "gamma", "gray", "blur", "cat_max_ratio", "warmup_ratio"):
             self._require(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
-        for name in ("crop", "ratio_range", "contrast", "saturation"):
+        for name in ("crop", "resize", "ratio_range", "contrast", "saturation"):
             pair = getattr(self, name)
-            self._require(name, len(pair) == 2 and min(pair) > 0, "two positive numbers")
-        self._require("precision", self.precision in get_args(Precision), " or ".join(get_args(Precision)))
-        self._require(
-            "normalize_by", self.normalize_by in get_args(Normalization), " or ".join(get_args(Normalization))
-        )
-        self._require("drop_path", 0 <= self.drop_path < 1, "at least 0 and below 1")
+            self._require(name, pair is None or min(pair) > 0, "two positive numbers")
+        for name in ("ratio_range", "contrast", "saturation"):
+            low, high = getattr(self, name)
+            self._require(name, low <= high, "a lower and an upper bound")
+        self._require("clip_norm", self.clip_norm is None or self.clip_norm > 0, "above 0, or null")
+        self._require("patience", self.patience is None or self.patience >= 0, "0 or more, or null")
+        for name in ("drop_path", "momentum"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and below 1")
         self._require("ema_decay", self.ema_decay is None or 0 <= self.ema_decay < 1, "at least 0 and below 1, or null")
+        find_protocol(self.protocol)
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -148,12 +176,13 @@ class Recipe:
             raise ConfigError(
                 f"{where} lacks {', '.join(missing)}", fix="a recipe is complete: copy the line from another"
             )
-        try:
-            converted: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        converted: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        if isinstance(values["preprocess"], Mapping):
             converted["preprocess"] = Preprocess.from_dict(values["preprocess"])
+        try:
             return cls(**converted)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{where} has a value of the wrong kind: {error}", fix="compare with recipes/") from error
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error.message}", fix=error.fix, code=error.code) from error
 
     @classmethod
     def from_file(cls, path: Path) -> Recipe:
@@ -165,11 +194,47 @@ class Recipe:
         return cls.from_dict(read_yaml_mapping(path), str(path))
 
 
+def _is(value: object, kind: Any) -> bool:
+    """Tell whether a value is of a field's type; whole numbers are numbers, and true is not 1."""
+    parts = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return any(_is(value, part) for part in parts)
+    if get_origin(kind) is Literal:
+        return value in parts
+    if get_origin(kind) is tuple:
+        kinds = parts[:1] * len(value) if parts[-1] is Ellipsis and isinstance(value, tuple) else parts
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_is, value, kinds))
+    if isinstance(value, bool):
+        return kind is bool
+    if kind is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+def _described(kind: Any) -> str:
+    parts = get_args(kind)
+    if get_origin(kind) is UnionType:
+        return " or ".join(_described(part) for part in parts)
+    if get_origin(kind) is Literal:
+        return " or ".join(parts)
+    if get_origin(kind) is tuple:
+        return "a list of names" if parts[-1] is Ellipsis else f"a list of {len(parts)}, each {_described(parts[0])}"
+    return {
+        NoneType: "null",
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number, such as 6.0e-5",  # YAML takes 6e-5 for text; numbers in it need a point.
+        str: "a name",
+        Preprocess: "a mapping, as in recipes/",
+    }[kind]
+
+
 def automatic_recipe(
     model: str,
     image_sizes: list[tuple[int, int]],
     *,
-    epochs: int = 100,
+    epochs: int | None = None,
+    steps: int | None = None,
     batch_size: int = 8,
     weights: str | None = None,
 ) -> Recipe:
@@ -181,16 +246,20 @@ def automatic_recipe(
     Args:
         model: architecture name.
         image_sizes: (height, width) of the training photos.
-        epochs: passes over the training photos.
+        epochs: passes over the training photos; 100 where neither this nor `steps` is given.
+        steps: optimiser steps, instead of `epochs`.
         batch_size: photos per step.
         weights: model to start from, or None for random weights.
     """
-    create_model(model, 2)  # refuses an unknown name before anything else happens
+    with torch.device("meta"):
+        create_model(model, 2)  # refuses an unknown name before anything else happens
     short_sides = sorted(min(size) for size in image_sizes)
     usual = short_sides[len(short_sides) // 2]
     side = min(max(usual // 32 * 32, 128), 512)
     one_size = len(set(image_sizes)) == 1
-    steps = max(len(image_sizes) // batch_size, 1) * epochs
+    if steps is None and epochs is None:
+        epochs = 100
+    total = (steps or 0) + (epochs or 0) * max(len(image_sizes) // batch_size, 1)
     return Recipe(
         model=model,
         labels=None,
@@ -199,6 +268,7 @@ def automatic_recipe(
         val_split="val",
         holdout=(),
         epochs=epochs,
+        steps=steps,
         batch_size=batch_size,
         crop=(side, side),
         resize=None,
@@ -214,20 +284,25 @@ def automatic_recipe(
         blur=0.0,
         rotate=0.0,
         preprocess=Preprocess(short_side=usual, long_side=usual * 4) if one_size else Preprocess(),
+        optimizer="adamw",
         lr=1e-3 if weights is None else 1e-4,
+        momentum=0.9,
         weight_decay=0.05,
         decoder_lr_factor=1.0,
-        warmup_steps=min(300, steps // 10),
+        warmup_steps=min(300, total // 10),
         warmup_ratio=1e-3,
         power=1.0,
         min_lr=0.0,
         clip_norm=1.0,
         drop_path=0.1,
+        sync_batchnorm=True,
         class_weight_power=0.25,
         normalize_by="valid",
+        auxiliary_weight=0.4,
         ema_decay=0.999,
         precision="auto",
         seed=0,
+        protocol="whole",
         validate_every=1,
         patience=30,
     )

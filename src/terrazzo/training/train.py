@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from terrazzo.data import open_dataset
+from terrazzo.data.photos import photo_size
 from terrazzo.errors import ConfigError
 from terrazzo.evaluation.report import Report
-from terrazzo.images import image_size
 from terrazzo.inference.engines.torch import keep_freed_memory
 from terrazzo.labels import LabelSpec
 from terrazzo.training.artifacts import write_artifacts
@@ -30,12 +30,13 @@ from terrazzo.training.run_folder import (
     refuse_or_resume,
     write_recipe,
 )
+from terrazzo.training.start import starting_weights
 from terrazzo.training.trainer import Trainer
-from terrazzo.weights.load import load
 
 __all__ = ["Run", "train"]
 
 DEFAULT_ARCHITECTURE = "segformer_b0"
+RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def train(
     labels: str | None = None,
     weights: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    reset_head: bool = False,
     resume: bool = False,
     workers: int | None = None,
     device: str | None = None,
@@ -75,9 +77,11 @@ def train(
         recipe: a complete recipe or the path of one; by default one is made from the photos (`automatic_recipe`), or,
             to resume, the run's own is taken.
         labels: a bundled class list for a folder that does not say what its classes are.
-        weights: model to start from (as `terrazzo.load` takes it); it must be the same architecture. Where its classes
-            are not the data set's, its classifier starts at random.
+        weights: what to start from: a model of the same architecture, as `terrazzo.load` takes it, or an encoder alone,
+            such as the ImageNet files that the papers start from; ``random`` where the recipe has weights and you have
+            not.
         overrides: recipe fields that take other values, such as ``{"epochs": 20}``.
+        reset_head: where the classes of `weights` are not the data set's, let its classifier start at random.
         resume: go on from the newest checkpoint in `output`; the result is the same as without the break.
         workers: loader processes; by default one for each core but one, at most 8.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
@@ -88,6 +92,7 @@ def train(
     Raises:
         ConfigError: the recipe or an override is not usable.
         DatasetError: the data set cannot be read.
+        CheckpointError: the weights to start from cannot be read, or do not fit.
         TrainingError: the folder is taken, there is nothing to resume, or the run diverged.
         OutputError: the output folder cannot be written to.
     """
@@ -99,17 +104,22 @@ def train(
         recipe = output / RECIPE_FILE
     given = {"labels": labels, "weights": weights}
     changes = {key: value for key, value in given.items() if value is not None} | dict(overrides or {})
+    if changes.get("weights") == RANDOM:
+        changes["weights"] = None
+    for length, other in (("epochs", "steps"), ("steps", "epochs")):
+        if changes.get(length) is not None:
+            changes.setdefault(other, None)  # whichever of the two the recipe has
     chosen = _recipe(recipe, model, data, changes)
     train_split, val_split = open_splits(chosen, data)
     pixels_K, _ = labelled_pixels(train_split), labelled_pixels(val_split)
-    initial = load(chosen.weights).network if chosen.weights and not resume else None
+    initial = None if resume else starting_weights(chosen)
     if workers is None:
         cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         workers = min(max(cores - 1, 1), 8)
     with joined_ranks(device) as ranks, locked(output) if ranks.is_main else nullcontext():
         if ranks.is_main:
             clear_leftovers(output)
-        trainer = Trainer(chosen, train_split, val_split, pixels_K, output, ranks, workers, initial)
+        trainer = Trainer(chosen, train_split, val_split, pixels_K, output, ranks, workers, initial, reset_head)
         trainer.log.say(_plan(trainer, data))
         if resume:
             trainer.resume()
@@ -139,8 +149,8 @@ def _recipe_for(data: Path, model: str, changes: Mapping[str, Any]) -> Recipe:
     spec = LabelSpec.bundled(changes["labels"]) if changes.get("labels") else None
     photos = open_dataset(data, "train", spec).samples
     # The length of the warm-up follows from how many steps there are to be, the rate from what is started from.
-    length = {key: changes[key] for key in ("epochs", "batch_size") if isinstance(changes.get(key), int)}
-    sizes = [image_size(photo.image) for photo in photos]
+    length = {key: changes[key] for key in ("epochs", "steps", "batch_size") if isinstance(changes.get(key), int)}
+    sizes = [photo_size(photo.image) for photo in photos]
     return automatic_recipe(model, sizes, weights=changes.get("weights"), **length)
 
 
@@ -150,11 +160,15 @@ def _plan(trainer: Trainer, data: Path) -> str:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     start = f"starting from {recipe.weights}" if recipe.weights else "from random weights"
     height, width = recipe.crop
-    schedule = f"{_counted(recipe.epochs, 'epoch')} of {_counted(loader.batches_per_epoch, 'step')}"
+    schedule = f"{_counted(trainer.epochs, 'epoch')} of {_counted(loader.batches_per_epoch, 'step')}"
+    if last := trainer.total_steps % loader.batches_per_epoch:
+        schedule += f", the last of {last}"
     shared = f" on each of {ranks.world_size} processes" if ranks.world_size > 1 else ""
+    if shared and recipe.sync_batchnorm and ranks.device.type == "cpu":
+        shared += ", each with BatchNorm statistics of its own"
     lines = {
         "model": f"{recipe.model}, {parameters:,} parameters, {start}",
-        "data": f"{data}: {trainer.labels.num_classes} classes, "
+        "data": f"{data}, taken for {loader.dataset.layout}: {trainer.labels.num_classes} classes, "
         f"{_counted(len(loader.dataset), 'photo')} to learn from, {len(trainer.val)} to validate on",
         "batch": f"{_counted(recipe.batch_size, 'window')} of {width} x {height}",
         "schedule": f"{schedule}, {trainer.total_steps} in all; learning rate {recipe.lr:g}",

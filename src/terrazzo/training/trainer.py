@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import random
 import signal
@@ -10,20 +9,24 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from terrazzo.data import Dataset
 from terrazzo.data.loaders import Batch, TrainLoader
-from terrazzo.errors import CheckpointError, TrainingError
+from terrazzo.errors import TrainingError
 from terrazzo.evaluation.confusion import ConfusionMatrix, Metrics
 from terrazzo.evaluation.evaluator import score
 from terrazzo.inference.engines.torch import TorchEngine
 from terrazzo.inference.predictor import Predictor
+from terrazzo.inference.protocols import find_protocol
 from terrazzo.models import create_model
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
@@ -32,11 +35,13 @@ from terrazzo.training.distributed import Ranks
 from terrazzo.training.ema import WeightAverage
 from terrazzo.training.log import RunLog
 from terrazzo.training.losses import class_weights_from_counts, upsampled_cross_entropy
-from terrazzo.training.optim import learning_rate_factor, parameter_groups, set_learning_rate
+from terrazzo.training.optim import create_optimizer, learning_rate_factor, set_learning_rate
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.record import training_record
 from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER
+from terrazzo.training.start import start_from
 from terrazzo.weights.files import TrainedModel, save_folder
+from terrazzo.weights.load import StartingWeights
 
 __all__ = ["Trainer"]
 
@@ -58,10 +63,11 @@ class Trainer:
         output: the run's folder.
         ranks: this process among those of the run.
         workers: loader processes.
-        initial: weights to start from. A classifier for other classes is not taken over.
+        initial: weights to start from.
+        reset_head: start with a random classifier where theirs is for other classes.
 
     Raises:
-        CheckpointError: `initial` is another architecture.
+        CheckpointError: `initial` is another architecture's, or for other classes.
         ConfigError: the ranks cannot share a batch evenly.
     """
 
@@ -74,7 +80,8 @@ class Trainer:
         output: Path,
         ranks: Ranks,
         workers: int,
-        initial: Segmenter | None = None,
+        initial: StartingWeights | None = None,
+        reset_head: bool = False,
     ) -> None:
         self.recipe, self.val, self.output, self.ranks = recipe, val, output, ranks
         self.labels = train.labels
@@ -82,17 +89,21 @@ class Trainer:
             train, augmentation(recipe, self.labels.ignore_index), recipe.preprocess, recipe.crop, recipe.batch_size,
             recipe.seed, workers, ranks.rank, ranks.world_size,
         )  # fmt: skip
-        self.total_steps = recipe.epochs * self.loader.batches_per_epoch
+        per_epoch = self.loader.batches_per_epoch
+        self.total_steps = recipe.steps if recipe.steps is not None else (recipe.epochs or 0) * per_epoch
+        self.epochs = -(-self.total_steps // per_epoch)
         seed_everything(recipe.seed + ranks.rank)
-        self.model = create_model(recipe.model, self.labels.num_classes, recipe.drop_path)
+        self.model = create_model(recipe.model, self.labels.num_classes, recipe.drop_path, recipe.crop)
+        if not recipe.auxiliary_weight:
+            self.model.drop_auxiliary()
         if initial is not None:
-            start_from(self.model, initial, recipe)
+            start_from(self.model, initial, recipe, reset_head)
         self.model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.wrapped = ranks.wrap(self.model)
-        self.average = WeightAverage(self.model, recipe.ema_decay) if recipe.ema_decay is not None else None
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, recipe.lr, recipe.weight_decay, recipe.decoder_lr_factor), fused=True
-        )
+        self.wrapped = ranks.wrap(self.model, recipe.sync_batchnorm)
+        self.average: WeightAverage | None = None
+        if recipe.ema_decay is not None:
+            self.average = WeightAverage(without_auxiliary(self.model), recipe.ema_decay)
+        self.optimizer = create_optimizer(self.model, recipe)
         self.bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and multiplies_bf16(ranks.device))
         self.class_weights = (
             class_weights_from_counts(torch.from_numpy(pixels_K), recipe.class_weight_power).to(ranks.device)
@@ -119,7 +130,7 @@ class Trainer:
         """
         recipe, per_epoch = self.recipe, self.loader.batches_per_epoch
         with self._signals_noted(), self.log.progress(self.total_steps, self.step):
-            for epoch in range(len(self.log.rows), recipe.epochs):
+            for epoch in range(len(self.log.rows), self.epochs):
                 if recipe.patience is not None and self.stale_validations > recipe.patience:
                     self.log.say(f"no better mIoU in {self.stale_validations} validations: stopping early")
                     break
@@ -131,11 +142,11 @@ class Trainer:
                     if self._note_step(loss):
                         self.save()
                         self._stop()
-                last = epoch + 1 == recipe.epochs
+                last = epoch + 1 == self.epochs
                 metrics = self.validate() if last or (epoch + 1) % recipe.validate_every == 0 else None
                 self.seconds = before + time.monotonic() - started
                 best = metrics is not None and self._keep_if_best(metrics)
-                self.log.epoch(epoch + 1, recipe.epochs, self.step, self._lr(), metrics, self.seconds, best)
+                self.log.epoch(epoch + 1, self.epochs, self.step, self._lr(), metrics, self.seconds, best)
                 self.save()
                 if self.ranks.any(self._stop_signal > 0):
                     self._stop()
@@ -154,14 +165,15 @@ class Trainer:
         labels = batch.labels.to(device, non_blocking=True)
         statistics = [buffer.clone() for buffer in self.model.buffers()]
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.wrapped(images)
-        loss = upsampled_cross_entropy(
-            logits, labels, self.labels.ignore_index, self.class_weights, recipe.normalize_by
-        )
+            logits, *auxiliary = self.wrapped(images, auxiliary=True)
+        loss = self._loss(logits, labels)
+        for logits in auxiliary:
+            loss = loss + recipe.auxiliary_weight * self._loss(logits, labels)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        limit = math.inf if recipe.clip_norm is None else recipe.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        if recipe.clip_norm is not None:
+            clip_grads_with_norm_(self.model.parameters(), recipe.clip_norm, norm)
         self.step += 1
         # Gradients are averaged over ranks, so every rank sees the same norm and decides alike.
         if torch.isfinite(norm):
@@ -183,7 +195,10 @@ class Trainer:
         """
         network, ranks = self.shipped_network(), self.ranks
         ranks.share_buffers(network)
-        predictor = Predictor(TorchEngine(network, ranks.device), self.recipe.preprocess, self.labels)
+        protocol = find_protocol(self.recipe.protocol)
+        predictor = Predictor(
+            TorchEngine(network, ranks.device), self.recipe.preprocess, self.labels, protocol=protocol
+        )
         total = ConfusionMatrix(self.labels.num_classes, self.labels.ignore_index)
         group = VALIDATION_BATCH * ranks.world_size
         for first in range(0, len(self.val), group):
@@ -197,21 +212,26 @@ class Trainer:
         return total.metrics()
 
     def shipped_network(self) -> Segmenter:
-        """Return the network that is validated and kept: the weight average, if there is one."""
+        """Return the network that is validated and kept: the weight average, if there is one; no auxiliary heads."""
         network = self.model if self.average is None else self.average.module
         assert isinstance(network, Segmenter)
-        return network
+        return without_auxiliary(network)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return upsampled_cross_entropy(
+            logits, labels, self.labels.ignore_index, self.class_weights, self.recipe.normalize_by
+        )
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """Yield the rest of an epoch; after resuming in the middle, with the generators where they were.
 
         Starting the loader draws a number, which an unbroken run does only where an epoch begins.
         """
-        per_epoch = self.loader.batches_per_epoch
-        if start in (0, per_epoch):
+        left = min(self.loader.batches_per_epoch - start, self.total_steps - self.step)
+        if start == 0 or left == 0:
             self._restore_rng()
-        if start < per_epoch:
-            for batch in self.loader.epoch(epoch, start):
+        if left:
+            for batch in islice(self.loader.epoch(epoch, start), left):
                 self._restore_rng()
                 yield batch
 
@@ -356,24 +376,12 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-# -- what a run starts from -------------------------------------------------------------------------------------------
+# -- what a run begins with -------------------------------------------------------------------------------------------
 
 
-def start_from(network: Segmenter, initial: Segmenter, recipe: Recipe) -> None:
-    """Copy the weights to start from; a classifier for other classes stays random.
-
-    Raises:
-        CheckpointError: they are another architecture's.
-    """
-    mine, theirs = network.state_dict(), initial.state_dict()
-    other = {key for key in mine if key not in theirs or mine[key].shape != theirs[key].shape}
-    if mine.keys() != theirs.keys() or any(not key.startswith("decoder.classifier.") for key in other):
-        raise CheckpointError(
-            f"{recipe.weights} is not a {recipe.model}",
-            fix="start from weights of the same architecture",
-            code="checkpoint-architecture",
-        )
-    network.load_state_dict({**theirs, **{key: mine[key] for key in other}})
+def without_auxiliary(network: Segmenter) -> Segmenter:
+    """Return the same encoder and decoder, and so the same weights, without the heads that only training needs."""
+    return Segmenter(network.encoder, network.decoder) if len(network.auxiliary) else network
 
 
 def multiplies_bf16(device: torch.device) -> bool:

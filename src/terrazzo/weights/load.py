@@ -1,39 +1,157 @@
-"""`load`: a model by name or path."""
+"""`load`: a model by name, path or hub id, in whatever form somebody wrote it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from terrazzo.errors import CheckpointError
-from terrazzo.weights.catalog import bundled_folder, bundled_names
+from terrazzo.weights.catalog import bundled_folder, bundled_names, published
+from terrazzo.weights.companions import labels_from_meta, licence_in_model_card, paper_preprocess, read_json
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
+from terrazzo.weights.huggingface import WEIGHTS_FILES, download, is_hub_id, read_companions, read_weights
+from terrazzo.weights.recognize import Recognized, load_network, meta_network, our_tensors, recognize, shapes_of
+from terrazzo.weights.tensor_files import read_tensor_file
 
-__all__ = ["load"]
+__all__ = ["StartingWeights", "load", "load_starting_weights"]
+
+
+@dataclass(frozen=True)
+class StartingWeights:
+    """What a training run starts from.
+
+    Attributes:
+        what: for messages.
+        architecture: whose weights they are; for an encoder alone, one that has it.
+        tensors: under our names; of an encoder alone, only those.
+    """
+
+    what: str
+    architecture: str
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Somebody else's model, recognised but not yet loaded.
+
+    Attributes:
+        where: the file or folder, for messages.
+        name: how it was asked for.
+        found: its tensors.
+        meta: what a checkpoint notes beside them.
+        folder: the Hugging Face folder that it came in.
+    """
+
+    where: str
+    name: str
+    found: Recognized
+    meta: Mapping[str, Any]
+    folder: Path | None = None
 
 
 def load(model: str | Path) -> TrainedModel:
     """Load a model with its labels and preprocessing.
 
     Args:
-        model: a shipped model's name such as ``segformer_b0.camvid``, a model folder, or the output folder of a
-            training run (its best model is taken).
+        model: a shipped model's name such as ``segformer_b0.camvid``; a model folder, or the output folder of a
+            training run (its best model is taken); a folder of Hugging Face transformers; a ``.safetensors``, ``.pth``,
+            ``.pt`` or ``.bin`` file of NVlabs, mmsegmentation, SETR's authors or transformers; or a hub id such as
+            ``nvidia/segformer-b0-finetuned-ade-512-512``.
 
     Raises:
         CheckpointError: there is no such model, or its files are damaged or do not fit.
     """
-    folder = bundled_folder(str(model)) or Path(model)
-    for candidate in (folder, folder / "model"):
-        if (candidate / CONFIG_FILE).is_file():
-            return load_folder(candidate, str(model))
-    if folder.is_dir():
-        raise CheckpointError(
-            f"{folder} holds no model: there is neither config.json nor model/config.json",
-            fix="give a folder written by `terrazzo train`",
-            code="checkpoint-missing",
-        )
-    what = "is not a model folder" if folder.exists() else "is neither a shipped model nor a path that exists"
+    opened = _open(model)
+    return opened if isinstance(opened, TrainedModel) else _assemble(opened)
+
+
+def load_starting_weights(model: str | Path) -> StartingWeights:
+    """Load the weights that a training run starts from: a whole model as `load` takes it, or an encoder alone.
+
+    Encoders are the ImageNet files that the papers start from: MiT for SegFormer, ViT and DeiT for SETR.
+
+    Raises:
+        CheckpointError: as `load`.
+    """
+    opened = _open(model)
+    if isinstance(opened, TrainedModel):
+        state = opened.network.state_dict()
+        return StartingWeights(f"a {opened.architecture}", opened.architecture, state)
+    found = opened.found
+    shapes = shapes_of(meta_network(found.architecture, found.num_classes or 2).state_dict())
+    what = f"{found.layout.name}, a {found.architecture}" if found.num_classes else f"{found.layout.name}"
+    return StartingWeights(what, found.architecture, our_tensors(found, shapes, opened.where))
+
+
+def _open(model: str | Path) -> TrainedModel | Foreign:
+    name, path = str(model), Path(model)
+    if folder := bundled_folder(name):
+        return load_folder(folder, name)
+    if path.is_dir():
+        return _open_folder(path, name)
+    if path.is_file():
+        return _open_file(path, name)
+    if not path.exists() and is_hub_id(name):
+        return _open_huggingface(download(name), name)
+    what = "is neither file nor folder" if path.exists() else "is neither a shipped model nor a path that exists"
     raise CheckpointError(
-        f"{str(model)!r} {what}",
-        fix=f"shipped models: {', '.join(bundled_names()) or 'none'}; or give a folder written by `terrazzo train`",
+        f"{name!r} {what}",
+        fix=f"shipped models: {', '.join(bundled_names()) or 'none'}; or give a folder written by `terrazzo train`, "
+        "a checkpoint file, or a hub id",
         code="checkpoint-missing",
     )
+
+
+def _open_folder(folder: Path, name: str) -> TrainedModel | Foreign:
+    for candidate in (folder, folder / "model"):
+        if (candidate / CONFIG_FILE).is_file():
+            is_theirs = "model_type" in read_json(candidate / CONFIG_FILE)
+            return (_open_huggingface if is_theirs else load_folder)(candidate, name)
+    raise CheckpointError(
+        f"{folder} holds no model: there is neither config.json nor model/config.json",
+        fix="give a folder written by `terrazzo train`, or the checkpoint file itself",
+        code="checkpoint-missing",
+    )
+
+
+def _open_file(path: Path, name: str) -> TrainedModel | Foreign:
+    if path.name in WEIGHTS_FILES and (path.parent / CONFIG_FILE).is_file():
+        return _open_folder(path.parent, name)
+    file = read_tensor_file(path)
+    return Foreign(str(path), name, recognize(file.tensors, str(path)), file.meta)
+
+
+def _open_huggingface(folder: Path, name: str) -> Foreign:
+    found = recognize(read_weights(folder).tensors, str(folder))
+    return Foreign(str(folder), name, found, {}, folder)
+
+
+def _assemble(foreign: Foreign) -> TrainedModel:
+    """Make a model of somebody else's tensors and of what stands beside them."""
+    found, where = foreign.found, foreign.where
+    if found.num_classes is None:
+        raise CheckpointError(
+            f"{where} is an encoder alone ({found.layout.name}), which cannot segment anything",
+            fix=f"train a model that starts from it: terrazzo train --model {found.architecture} --weights ...",
+            code="checkpoint-encoder",
+        )
+    record: dict[str, Any] = {"origin": foreign.name, "format": found.layout.name}
+    known = published(foreign.name)
+    if foreign.folder is not None:
+        beside = read_companions(foreign.folder, read_json(foreign.folder / CONFIG_FILE), found.num_classes)
+        labels, preprocess = beside.labels, beside.preprocess
+        record = {**beside.record, **({} if "origin" in beside.record else record)}
+        licence = licence_in_model_card(foreign.folder)
+    else:
+        labels, record["labels from"] = labels_from_meta(foreign.meta, found.num_classes, where)
+        preprocess = paper_preprocess(found.architecture, labels)
+        licence = None
+    record.setdefault("licence", known.licence if known else licence or found.layout.licence)
+    network = meta_network(found.architecture, found.num_classes)
+    state = our_tensors(found, shapes_of(network.state_dict()), where)
+    return TrainedModel(found.architecture, load_network(network, state), labels, preprocess, record, foreign.name)

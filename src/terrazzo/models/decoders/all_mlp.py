@@ -69,6 +69,13 @@ class AllMLPDecoder(nn.Module):
             # output is a view, whose in-place changes make autograd copy the gradient to another memory order.
             resized = F.interpolate(level, fused.shape[-2:], mode="bilinear", align_corners=False)
             fused = resized.add_(fused)
-        hidden = self.dropout(F.relu(self.norm(fused), inplace=True))
-        logits_BhwK: Tensor = self.classifier(hidden.permute(0, 2, 3, 1))
-        return logits_BhwK.permute(0, 3, 1, 2)
+        hidden = F.relu(self.norm(fused), inplace=True).permute(0, 2, 3, 1)
+        if not self.training:
+            logits_BhwK: Tensor = self.classifier(hidden)
+            return logits_BhwK.permute(0, 3, 1, 2)
+        # Dropping a channel of the map is dropping the classifier's column for that image, and touches no map.
+        B, h, w, C = hidden.shape
+        kept_BC11 = self.dropout(hidden.new_ones(B, C, 1, 1))
+        columns_BCK = self.classifier.weight.T * kept_BC11[..., 0]
+        logits_BNK = torch.baddbmm(self.classifier.bias, hidden.reshape(B, h * w, C), columns_BCK)
+        return logits_BNK.reshape(B, h, w, -1).permute(0, 3, 1, 2)

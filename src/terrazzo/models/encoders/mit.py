@@ -3,7 +3,8 @@
 Paper: "SegFormer: Simple and Efficient Design for Semantic Segmentation with Transformers", Xie et al. 2021,
 arXiv 2105.15203, section 3.1. Where the paper and its released weights disagree, this follows the weights:
 Mix-FFN expands by 4 in every stage, the sequence reduction is a strided convolution followed by a LayerNorm, and
-LayerNorm eps is 1e-6 in blocks and after stages but 1e-5 after patch embedding and sequence reduction.
+LayerNorm eps is 1e-6 in blocks and after stages but 1e-5 after patch embedding and sequence reduction (1e-6 there too
+in mmsegmentation's weights).
 
 Deliberate departure: the released code fails where a stage's map is smaller than its reduction window (images under
 29 pixels). Here such a map is padded with zeros to one window, so that any image of at least 1 x 1 works.
@@ -33,12 +34,13 @@ class OverlapPatchEmbed(nn.Module):
         embed_dim: channels of the tokens.
         patch_size: kernel size, odd and larger than the stride; padding is half of it.
         stride: downsampling factor.
+        eps: of the LayerNorm.
     """
 
-    def __init__(self, in_channels: int, embed_dim: int, patch_size: int, stride: int) -> None:
+    def __init__(self, in_channels: int, embed_dim: int, patch_size: int, stride: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, stride, padding=patch_size // 2)
-        self.norm = nn.LayerNorm(embed_dim, eps=1e-5)
+        self.norm = nn.LayerNorm(embed_dim, eps=eps)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Return (B, ceil(H / stride), ceil(W / stride), embed_dim)."""
@@ -57,12 +59,13 @@ class SequenceReduction(nn.Module):
     Args:
         dim: channels.
         ratio: R, side of the window that becomes one token.
+        eps: of the LayerNorm.
     """
 
-    def __init__(self, dim: int, ratio: int) -> None:
+    def __init__(self, dim: int, ratio: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.conv = nn.Conv2d(dim, dim, ratio, ratio)
-        self.norm = nn.LayerNorm(dim, eps=1e-5)
+        self.norm = nn.LayerNorm(dim, eps=eps)
         self.ratio = ratio
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
@@ -85,15 +88,16 @@ class EfficientSelfAttention(nn.Module):
         dim: channels C.
         num_heads: attention heads; divides C.
         sr_ratio: R; at 1 there is neither reduction nor its norm.
+        sr_eps: of the LayerNorm after the reduction.
     """
 
-    def __init__(self, dim: int, num_heads: int, sr_ratio: int) -> None:
+    def __init__(self, dim: int, num_heads: int, sr_ratio: int, sr_eps: float = 1e-5) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
-        self.sr = SequenceReduction(dim, sr_ratio) if sr_ratio > 1 else None
+        self.sr = SequenceReduction(dim, sr_ratio, sr_eps) if sr_ratio > 1 else None
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Return (B, H, W, C)."""
@@ -134,10 +138,12 @@ class MixFFN(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block: attention, then Mix-FFN, each on a residual branch with drop path."""
 
-    def __init__(self, dim: int, num_heads: int, sr_ratio: int, mlp_ratio: int, drop_path: float) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, sr_ratio: int, mlp_ratio: int, drop_path: float, sr_eps: float = 1e-5
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = EfficientSelfAttention(dim, num_heads, sr_ratio)
+        self.attn = EfficientSelfAttention(dim, num_heads, sr_ratio, sr_eps)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.ffn = MixFFN(dim, dim * mlp_ratio)
         self.drop_path = DropPath(drop_path)
@@ -177,6 +183,7 @@ class MixTransformer(nn.Module):
         patch_sizes: kernel of each patch embedding.
         patch_strides: stride of each patch embedding.
         drop_path_rate: drop path of the last block; the rates rise linearly from 0 over all blocks.
+        reduction_eps: of the LayerNorms after patch embedding and sequence reduction.
     """
 
     def __init__(
@@ -189,6 +196,7 @@ class MixTransformer(nn.Module):
         patch_sizes: Sequence[int],
         patch_strides: Sequence[int],
         drop_path_rate: float,
+        reduction_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self.channels = tuple(embed_dims)
@@ -199,8 +207,10 @@ class MixTransformer(nn.Module):
             stride *= patch_strides[i]
             strides.append(stride)
             in_channels = 3 if i == 0 else embed_dims[i - 1]
-            patch_embed = OverlapPatchEmbed(in_channels, dim, patch_sizes[i], patch_strides[i])
-            blocks = [Block(dim, num_heads[i], sr_ratios[i], mlp_ratio, next(rates)) for _ in range(depths[i])]
+            patch_embed = OverlapPatchEmbed(in_channels, dim, patch_sizes[i], patch_strides[i], reduction_eps)
+            blocks = [
+                Block(dim, num_heads[i], sr_ratios[i], mlp_ratio, next(rates), reduction_eps) for _ in range(depths[i])
+            ]
             stages.append(Stage(patch_embed, blocks, dim))
         self.strides = tuple(strides)
         self.stages = nn.ModuleList(stages)

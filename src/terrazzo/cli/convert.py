@@ -1,0 +1,49 @@
+"""`terrazzo convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+__all__ = ["convert"]
+
+
+def convert(
+    source: Annotated[str, Parameter(negative=())],
+    destination: Path,
+    /,
+    *,
+    to: str = "terrazzo",
+    labels: str | None = None,
+) -> None:
+    """Turn a model of any known form into a folder for Terrazzo or for Hugging Face transformers.
+
+    Read are files of NVlabs SegFormer, mmsegmentation and SETR, folders and hub ids of transformers, and our own. Class
+    names and preprocessing come along from whatever stands beside the weights. Nothing in a file is ever executed.
+
+    Examples:
+        terrazzo convert segformer.b2.512x512.ade.160k.pth b2-ade
+        terrazzo convert nvidia/segformer-b0-finetuned-ade-512-512 b0-ade
+        terrazzo convert runs/mine mine-hf --to hf
+
+    Parameters
+    ----------
+    source
+        Checkpoint file, model folder, output folder of a training run, shipped model, or hub id.
+    destination
+        Folder to write; it must not be there yet.
+    to
+        terrazzo, or hf for a folder that transformers loads (SegFormer only).
+    labels
+        A bundled class list (such as ade20k), for a source that does not name its classes.
+    """
+    from terrazzo.cli.origin import tell_origin
+    from terrazzo.weights.convert import convert as write
+
+    model = write(source, destination, to, labels=labels)
+    tell_origin(model)
+    parameters = sum(parameter.numel() for parameter in model.network.parameters())
+    print(f"{model.architecture}, {parameters / 1e6:.1f} M parameters, {model.labels.num_classes} classes")
+    print(f"written to {destination}")

@@ -1,0 +1,28 @@
+"""Where a model's weights come from and what may be done with them: said once, when a command has loaded them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from terrazzo.weights.files import TrainedModel
+
+__all__ = ["tell_origin"]
+
+
+def tell_origin(model: TrainedModel) -> None:
+    """Print one line to stderr: the licence, and for somebody else's weights what they were recognised as.
+
+    Models without a record of either (a run of one's own) pass in silence.
+    """
+    record = model.record
+    parts = [f"licence {record['licence']}"] if "licence" in record else []
+    if "format" in record:
+        parts.append(f"read as {record['format']}")
+    if str(record.get("origin", model.name)) != model.name:
+        parts.append(f"from {record['origin']}")
+    if str(record.get("labels from", "the file's own")) != "the file's own":
+        parts.append(f"classes {record['labels from']}")
+    if parts:
+        print(f"{model.name}: {'; '.join(parts)}", file=sys.stderr)

@@ -1,0 +1,114 @@
+"""Which classes a data set has: said by the caller, by ``labels.yaml``, by its layout, or guessed from its masks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from terrazzo.data.layout import Layout
+from terrazzo.data.masks import MaskSource, Stored, count_stored
+from terrazzo.errors import DatasetError
+from terrazzo.image_headers import shown_path
+from terrazzo.label_checks import list_counts
+from terrazzo.labels import LabelSpec
+
+__all__ = ["LABELS_FILE", "guess_labels", "infer_labels", "known_labels", "undecoded_colors"]
+
+LABELS_FILE = "labels.yaml"
+MOST_GUESSED_CLASSES = 255
+
+
+def known_labels(layout: Layout, given: LabelSpec | None = None) -> tuple[LabelSpec | None, str]:
+    """Return the classes as far as they are known without reading a mask, and who says so.
+
+    `given` comes first, then ``labels.yaml`` in the data set's folder, then what the layout is known to have. Where
+    `given` has the layout's own names and leaves open what the masks store, the layout fills that in: ``cityscapes`` is
+    then read from labelIds as well as from labelTrainIds.
+
+    Raises:
+        DatasetError: the data set's own list of classes is not usable.
+        LabelError: ``labels.yaml`` is not usable.
+    """
+    if given is not None:
+        own = layout.labels() if layout.labels is not None and None in (given.id_map, given.colors) else None
+        if own is not None and own.names == given.names:
+            given = replace(given, id_map=given.id_map or own.id_map, colors=given.colors or own.colors)
+        return given, "given"
+    document = layout.root / LABELS_FILE
+    if document.exists():
+        return LabelSpec.from_yaml(document), LABELS_FILE
+    if layout.labels is not None:
+        return layout.labels(), "layout"
+    return None, "guessed"
+
+
+def infer_labels(layout: Layout) -> LabelSpec:
+    """Guess the classes from the masks of all splits, as `guess_labels`.
+
+    Raises:
+        DatasetError: as `guess_labels`, or a mask is in colour or cannot be read.
+    """
+    masks = [sample.mask for split in layout.splits for sample in layout.pairs(split)[0]]
+    counts: Counter[Stored] = Counter()
+    with ThreadPoolExecutor(4) as pool:
+        for mask, found in zip(masks, pool.map(_count_mask, masks), strict=True):
+            if any(isinstance(key, tuple) for key in found):
+                raise undecoded_colors(mask, found)
+            counts.update(found)
+    return guess_labels(layout.root, counts)
+
+
+def guess_labels(root: Path, stored: Collection[Stored]) -> LabelSpec:
+    """Return numbered classes, 0 up to the largest value other than 255.
+
+    Raises:
+        DatasetError: fewer than two classes, or numbers that are rather grey levels or object numbers than classes.
+    """
+    values = sorted({value for value in stored if isinstance(value, int)} - {255})
+    fix, shown = f"write the classes, and what each stored value means, into {LABELS_FILE}", _shown(values)
+    if len(values) == 1 and 255 in stored:
+        message = (
+            f"the masks hold only {values[0]} and 255, and 255 means unlabelled unless {LABELS_FILE} says otherwise"
+        )
+        fix = (
+            f"if 255 is the object, write {LABELS_FILE} with `names: [background, object]` and "
+            f"`map: {{{values[0]}: 0, 255: 1}}`"
+        )
+    elif len(values) < 2:
+        message = f"the masks show fewer than two classes: {shown or 'no labelled pixel'}"
+        fix = "label the background as a class of its own, or check that these are the right files"
+    elif values[0] < 0:
+        message = f"the masks hold negative values: {shown}"
+    elif values[-1] >= MOST_GUESSED_CLASSES:
+        message = f"the masks hold values up to {values[-1]}, too many to be guessed at as classes"
+    elif 2 * len(values) <= values[-1]:
+        message = f"the masks hold the values {shown}, with too many gaps to be guessed at as class numbers"
+    else:
+        count = values[-1] + 1
+        return LabelSpec.from_names(
+            ["background", "foreground"] if count == 2 else [f"class_{i}" for i in range(count)]
+        )
+    raise DatasetError(f"{shown_path(root)}: {message}", fix=fix, code="dataset-classes")
+
+
+def undecoded_colors(mask: MaskSource, counts: dict[Stored, int]) -> DatasetError:
+    """Say that a mask is in colour and nothing tells which class a colour is."""
+    is_gray = all(isinstance(key, tuple) and len(set(key)) == 1 for key in counts)
+    return DatasetError(
+        f"{shown_path(mask.file)}: {mask.part}it is in colour, and no class is known for {list_counts(counts)}",
+        fix="red, green and blue are equal everywhere: export it as a single-channel PNG"
+        if is_gray
+        else f'add {LABELS_FILE} with `names:`, and with `colors:` such as {{"255,0,0": 0, "0,0,0": ignore}}',
+        code="mask-colors",
+    )
+
+
+def _count_mask(mask: MaskSource) -> dict[Stored, int]:
+    return count_stored(mask.read().values)
+
+
+def _shown(values: list[int]) -> str:
+    return ", ".join(map(str, values[:8])) + (f" and {len(values) - 8} more" if len(values) > 8 else "")

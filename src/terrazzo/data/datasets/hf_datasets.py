@@ -1,0 +1,140 @@
+"""A folder that Hugging Face `datasets` wrote with ``save_to_disk``, with a column of photos and a column of masks.
+
+It has a subfolder for each split, or is one table, which is then the split train; validation is called val here. Of the
+columns of images, the one whose name speaks of a mask, label, annotation or segmentation holds the masks, and the other
+the photos. The classes are those of a ``labels.yaml`` put beside them, or are guessed. Tables stay on the disk; rows
+are decoded when a pair is read. Reading needs the extra ``datasets``, recognising a folder does not.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from terrazzo.data.dataset import Sample
+from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_split
+from terrazzo.data.masks import StoredMask, read_stored_mask
+from terrazzo.data.problems import Problem
+from terrazzo.errors import DatasetError, MissingExtraError
+from terrazzo.image_headers import shown_path
+
+__all__ = ["NAME", "SHAPE", "Cell", "find"]
+
+NAME = "Hugging Face datasets"
+SHAPE = "dataset_dict.json, train/*.arrow, from save_to_disk"
+MASK_WORDS = ("mask", "label", "annotation", "segm")
+
+
+def find(root: Path) -> Layout | NearMiss | None:
+    """Recognise it by ``dataset_dict.json``, or by ``state.json`` and ``dataset_info.json``."""
+    folders = _folders(root)
+    if not folders:
+        return None
+    ours = {"validation": "val"}
+    tables = {ours.get(name, name): folder for name, folder in folders.items()}
+    splits = (*(s for s in USUAL_SPLITS if s in tables), *sorted(tables.keys() - set(USUAL_SPLITS)))
+    columns = _columns(tables[splits[0]])
+    if isinstance(columns, NearMiss):
+        return columns
+    name = f"{NAME} (columns {columns[0]} and {columns[1]})"
+    marker = next(root / file for file in ("dataset_dict.json", "state.json") if (root / file).is_file())
+    return Layout(name, root, marker, splits, partial(_pairs, root, tables, splits, columns))
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A photo or a mask in one row of a table: a `Photo` and a `MaskSource`."""
+
+    file: Path
+    table: Any
+    row: int
+    column: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.row:06}"
+
+    @property
+    def part(self) -> str:
+        return f"row {self.row}, {self.column}: "
+
+    def encoded(self) -> Path | bytes:
+        """Return the image file in the cell, or the path in it."""
+        content = self.table[self.row][self.column] or {}
+        if content.get("bytes") is not None:
+            return bytes(content["bytes"])
+        return Path(content.get("path") or "")
+
+    def read(self) -> StoredMask:
+        """Decode it as a mask."""
+        try:
+            return read_stored_mask(self.encoded())
+        except DatasetError as error:
+            message = error.message.removeprefix("the image: ")
+            raise DatasetError(
+                f"{shown_path(self.file)}: {self.part}{message}", fix=error.fix, code=error.code
+            ) from error
+
+
+def _folders(root: Path) -> dict[str, Path]:
+    if (root / "dataset_dict.json").is_file():
+        splits = _json(root / "dataset_dict.json").get("splits")
+        names = [name for name in splits if isinstance(name, str)] if isinstance(splits, list) else []
+        return {name: root / name for name in names if (root / name / "dataset_info.json").is_file()}
+    return {"train": root} if all((root / f"{n}.json").is_file() for n in ("state", "dataset_info")) else {}
+
+
+def _columns(folder: Path) -> tuple[str, str] | NearMiss:
+    """Tell the column of photos and the column of masks by their types and names."""
+    features = _json(folder / "dataset_info.json").get("features")
+    given = features if isinstance(features, dict) else {}
+    images = [name for name, kind in given.items() if isinstance(kind, dict) and kind.get("_type") == "Image"]
+    masks = [name for name in images if any(word in name.casefold() for word in MASK_WORDS)]
+    photos = [name for name in images if name not in masks]
+    if len(masks) == 1 and len(photos) == 1:
+        return photos[0], masks[0]
+    there = f"its columns of images are {', '.join(images)}" if images else "it has no column of images"
+    fix = "save it with one column of images called image and one called mask"
+    return NearMiss(NAME, f"{there}, and which are photos and which are masks is not clear", fix)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _pairs(root: Path, tables: dict[str, Path], splits: tuple[str, ...], columns: tuple[str, str], split: str) -> Pairs:
+    if split not in splits:
+        raise no_such_split(NAME, root, split, splits)
+    folder = tables[split]
+    table = _table(folder, columns)
+    image, mask = columns
+    samples = [Sample(Cell(folder, table, row, image), Cell(folder, table, row, mask)) for row in range(len(table))]
+    message, fix = "this split holds no rows", "save it anew"
+    return samples, [] if samples else [Problem("error", "dataset-empty", folder, message, fix)]
+
+
+@lru_cache(maxsize=4)
+def _table(folder: Path, columns: tuple[str, str]) -> Any:
+    """Open a table without reading it, its images as they are stored."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError("datasets", "datasets") from error
+    try:
+        table = datasets.load_from_disk(str(folder)).select_columns(list(columns))
+        for column in columns:
+            table = table.cast_column(column, datasets.Image(decode=False))
+    except Exception as error:  # the package meets damaged files with every kind of exception
+        raise DatasetError(
+            f"{shown_path(folder)}: cannot be read as a table: {error}",
+            fix="save it anew with save_to_disk",
+            code="dataset-annotations",
+        ) from error
+    return table

@@ -1,0 +1,181 @@
+"""Protocols: how a photo is shown to the network and its answers are joined, as named and frozen settings.
+
+Half a point of mIoU can hang on how large the network sees a photo, so every evaluation says which protocol it followed
+and the hash of all its settings. The names of the papers' protocols are settled for good: a changed setting gets a new
+name.
+
+Who owns the resize. `Preprocess` belongs to the weights: the size their network is used at, and the normalisation
+they were trained with. A paper's protocol belongs to a data set: it says how large that data set's photos are shown,
+whatever the weights. So a protocol that has a `short_side` replaces the weights' resize rule and keeps their mean and
+std; one that has none leaves the rule to the weights, and the hash then covers their `Preprocess`.
+
+Sources: the official code of SegFormer (arXiv 2105.15203) and of SETR (arXiv 2012.15840). Both resize by 8-bit
+bilinear interpolation, as `Preprocess` does. Where they differ:
+
+- SegFormer's ADE20K photos are resized twice: keeping the aspect, and then each side up to a multiple of 32. The paper
+  does not mention the second one. No COCO-Stuff configuration was released; the paper describes its test as ADE20K's.
+- SegFormer's ratios depend on the data set. SETR's are six, but three for Naive and MLA on ADE20K.
+- At several scales SETR shows a photo no smaller than a window and sets no limit to its long side. On Pascal Context it
+  does so at a single scale too, in the version of its code that its configuration was written for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrazzo.errors import ConfigError
+from terrazzo.preprocess import Preprocess
+
+__all__ = ["PROTOCOLS", "WHOLE", "Protocol", "find_protocol"]
+
+Photo: TypeAlias = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """All settings of a test-time procedure; `tiling.py` says in which order they act.
+
+    Attributes:
+        name: what reports call it.
+        short_side: keep the aspect ratio and make the shorter side this many pixels; None leaves the resize to the
+            weights' preprocessing.
+        long_side: the most the longer side may have; the smaller of the two factors wins.
+        multiple_of: afterwards resize each side up to a multiple of this.
+        ratios: one view for each; it multiplies both sides above, fractions dropped.
+        at_least: the least that a short side becomes by that.
+        flip: a second, mirrored view for each ratio.
+        window: side of the sliding windows; None shows each view whole.
+        stride: from one window to the next.
+    """
+
+    name: str
+    short_side: int | None = None
+    long_side: int | None = None
+    multiple_of: int = 1
+    ratios: tuple[float, ...] = (1.0,)
+    at_least: int = 1
+    flip: bool = False
+    window: int | None = None
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.ratios or min(self.ratios) <= 0:
+            problem = "ratios that are not above 0"
+        elif (self.window is None) != (self.stride is None):
+            problem = "only one of window and stride"
+        elif self.window is not None and self.stride is not None and not 1 <= self.stride <= self.window:
+            problem = "a stride that is not between 1 and the window"
+        elif self.short_side is None and (self.long_side, self.multiple_of, self.at_least) != (None, 1, 1):
+            problem = "a rule for resizing without a short_side"
+        else:
+            return
+        raise ConfigError(f"protocol {self.name!r} has {problem}", fix="correct that setting", code="protocol-settings")
+
+    @property
+    def single_view(self) -> bool:
+        """Whether the network's logits decide, and not a mean of probabilities."""
+        return len(self.ratios) == 1 and not self.flip
+
+    def views(self, photo_HW3: Photo, preprocess: Preprocess) -> Iterator[tuple[NDArray[np.float32], bool]]:
+        """Yield the network's inputs for a photo, (3, H', W') each, and whether they are mirrored left to right."""
+        for ratio in self.ratios:
+            view_HW3 = self._resized(photo_HW3, preprocess, ratio)
+            yield preprocess.normalize(view_HW3).transpose(2, 0, 1), False
+            if self.flip:
+                mirrored_HW3 = np.ascontiguousarray(view_HW3[:, ::-1])
+                yield preprocess.normalize(mirrored_HW3).transpose(2, 0, 1), True
+
+    def settings(self, preprocess: Preprocess) -> dict[str, Any]:
+        """Everything that decides what the network sees, in JSON's types, leaving out what has its default."""
+        values: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.default is MISSING or value != field.default:
+                values[field.name] = list(value) if isinstance(value, tuple) else value
+        if self.short_side is None:
+            values["preprocess"] = preprocess.to_dict()
+        return values
+
+    def digest(self, preprocess: Preprocess) -> str:
+        """Identify the settings: equal hashes mean comparable numbers."""
+        return hashlib.sha256(json.dumps(self.settings(preprocess), sort_keys=True).encode()).hexdigest()[:12]
+
+    def _resized(self, photo_HW3: Photo, preprocess: Preprocess, ratio: float) -> Photo:
+        if self.short_side is not None:
+            short_side = max(int(self.short_side * ratio), self.at_least)
+            long_side = None if self.long_side is None else int(self.long_side * ratio)
+            kept_HW3 = Preprocess(short_side=short_side, long_side=long_side).resize(photo_HW3)
+            return Preprocess(multiple_of=self.multiple_of).resize(kept_HW3)
+        if ratio == 1:
+            return preprocess.resize(photo_HW3)
+        short_side = max(int((preprocess.short_side or min(photo_HW3.shape[:2])) * ratio), 1)
+        long_side = None if preprocess.long_side is None else max(int(preprocess.long_side * ratio), 1)
+        return replace(preprocess, short_side=short_side, long_side=long_side).resize(photo_HW3)
+
+
+WHOLE = Protocol("whole")
+
+_SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+_SEGFORMER_ADE20K = Protocol("segformer-ade20k", short_side=512, long_side=2048, multiple_of=32)
+_SEGFORMER_ADE20K_640 = replace(_SEGFORMER_ADE20K, name="segformer-ade20k-640", short_side=640)
+_SEGFORMER_ADE20K_RATIOS = (0.75, 0.875, 1.0, 1.125, 1.25)
+_SEGFORMER_CITYSCAPES = Protocol("segformer-cityscapes", short_side=1024, long_side=2048, window=1024, stride=768)
+_SETR_ADE20K = Protocol("setr-ade20k", short_side=512, long_side=2048, window=512, stride=341)
+_SETR_ADE20K_MS = replace(_SETR_ADE20K, name="setr-ade20k-ms", long_side=None, ratios=_SIX, at_least=512, flip=True)
+_SETR_CITYSCAPES = Protocol("setr-cityscapes", short_side=1025, long_side=2049, window=768, stride=512)
+_SETR_PASCAL_CONTEXT = Protocol("setr-pascal-context", short_side=520, at_least=480, window=480, stride=320)
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        # Terrazzo's own, at the size that the weights' preprocessing gives.
+        WHOLE,
+        Protocol("slide", window=1024, stride=768),
+        Protocol("multi-scale", ratios=_SIX, flip=True),
+        # SegFormer. B5's ADE20K weights were trained, and are tested, at 640.
+        _SEGFORMER_ADE20K,
+        replace(_SEGFORMER_ADE20K, name="segformer-ade20k-ms", ratios=_SEGFORMER_ADE20K_RATIOS, flip=True),
+        _SEGFORMER_ADE20K_640,
+        replace(_SEGFORMER_ADE20K_640, name="segformer-ade20k-640-ms", ratios=_SEGFORMER_ADE20K_RATIOS, flip=True),
+        _SEGFORMER_CITYSCAPES,
+        replace(_SEGFORMER_CITYSCAPES, name="segformer-cityscapes-ms", ratios=(*_SIX, 2.0), flip=True),
+        # B0 on smaller Cityscapes photos (table 2 of the paper).
+        Protocol("segformer-cityscapes-512", short_side=512, long_side=1024),
+        Protocol("segformer-cityscapes-640", short_side=640, long_side=1280),
+        Protocol("segformer-cityscapes-768", short_side=768, long_side=1536, window=768, stride=768),
+        replace(_SEGFORMER_ADE20K, name="segformer-coco-stuff"),
+        # SETR.
+        _SETR_CITYSCAPES,
+        replace(_SETR_CITYSCAPES, name="setr-cityscapes-ms", long_side=None, ratios=_SIX, at_least=768, flip=True),
+        _SETR_ADE20K,
+        _SETR_ADE20K_MS,
+        replace(_SETR_ADE20K_MS, name="setr-ade20k-ms3", ratios=_SIX[:3]),
+        _SETR_PASCAL_CONTEXT,
+        replace(_SETR_PASCAL_CONTEXT, name="setr-pascal-context-ms", ratios=_SIX, flip=True),
+    )
+}
+
+
+def find_protocol(protocol: str | Protocol) -> Protocol:
+    """Return the protocol of a name, or the protocol given.
+
+    Raises:
+        ConfigError: no protocol is called so (code "protocol-name"); the fix names the nearest ones.
+    """
+    if isinstance(protocol, Protocol):
+        return protocol
+    if protocol not in PROTOCOLS:
+        near = difflib.get_close_matches(protocol, PROTOCOLS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ConfigError(
+            f"unknown protocol {protocol!r}", fix=f"{hint}choose one of {', '.join(PROTOCOLS)}", code="protocol-name"
+        )
+    return PROTOCOLS[protocol]

@@ -1,0 +1,254 @@
+"""Hugging Face's form of a model: a folder with ``config.json`` that transformers loads, and the hub that serves them.
+
+`save_huggingface` writes what transformers cannot express (palette, stored mask values, record) under the key
+``terrazzo`` of ``config.json``, which transformers keeps and ignores, so that our own loader gets it back. In the other
+direction, what we have no place for goes into the record and comes back out from there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save as serialize_safetensors
+
+from terrazzo.errors import CheckpointError, ConfigError, TerrazzoError
+from terrazzo.files import replacing_folder, write_atomic
+from terrazzo.labels import LabelSpec
+from terrazzo.models import segformer
+from terrazzo.preprocess import Preprocess
+from terrazzo.weights.companions import labels_from_names, preprocess_from_huggingface, read_json, reduces_labels
+from terrazzo.weights.files import CONFIG_FILE, WEIGHTS_FILE, TrainedModel
+from terrazzo.weights.remap.segformer import HF4
+from terrazzo.weights.tensor_files import TensorFile, read_tensor_file, read_tensor_shards
+
+__all__ = ["Companions", "download", "is_hub_id", "read_companions", "read_weights", "save_huggingface"]
+
+PREPROCESSOR_FILE = "preprocessor_config.json"
+WEIGHTS_FILES = (WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+OURS = "terrazzo"
+KEPT = "huggingface"
+"""Where the record keeps what only transformers has a use for."""
+
+ARCHITECTURE = {
+    "num_channels": 3,
+    "num_encoder_blocks": 4,
+    "sr_ratios": [8, 4, 2, 1],
+    "patch_sizes": [7, 3, 3, 3],
+    "strides": [4, 2, 2, 2],
+    "num_attention_heads": [1, 2, 5, 8],
+    "mlp_ratios": [4, 4, 4, 4],
+    "hidden_act": "gelu",
+    "reshape_last_stage": True,
+}
+"""What all six variants share, as SegformerConfig spells it; these are its defaults too."""
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What a folder says about its network.
+
+    Attributes:
+        labels: class names and what masks store.
+        preprocess: how a photo becomes the input.
+        record: what of ours was kept there, and what of theirs we must keep.
+    """
+
+    labels: LabelSpec
+    preprocess: Preprocess
+    record: dict[str, Any]
+
+
+# -- in ---------------------------------------------------------------------------------------------------------------
+
+
+def read_weights(folder: Path) -> TensorFile:
+    """Read a folder's tensors, whole or in shards, from safetensors if it has them.
+
+    Raises:
+        CheckpointError: there are none, or they cannot be read.
+    """
+    for name in WEIGHTS_FILES:
+        path = folder / name
+        if path.is_file():
+            file = (read_tensor_shards if name.endswith(".json") else read_tensor_file)(path)
+            # In the hub's cache, large files lie under their checksums.
+            stored = path.resolve().name
+            if file.sha256 is not None and re.fullmatch("[0-9a-f]{64}", stored) and stored != file.sha256:
+                raise CheckpointError(
+                    f"{path} is not the file that the hub has: the checksums differ",
+                    fix=f"remove {path.resolve()} and load the model again",
+                    code="checkpoint-checksum",
+                )
+            return file
+    raise CheckpointError(
+        f"{folder} holds no weights: there is none of {', '.join(WEIGHTS_FILES)}",
+        fix="copy the whole folder again",
+        code="checkpoint-missing",
+    )
+
+
+def read_companions(folder: Path, config: Mapping[str, Any], num_classes: int) -> Companions:
+    """Read the labels and the preprocessing of a SegFormer folder.
+
+    Args:
+        folder: the folder.
+        config: its ``config.json``.
+        num_classes: K of its network.
+
+    Raises:
+        CheckpointError: they do not fit the network, or ask for one that is computed otherwise.
+    """
+    where = str(folder / CONFIG_FILE)
+    for key, value in ARCHITECTURE.items():
+        if config.get(key, value) not in (value, tuple(value) if isinstance(value, list) else value):
+            raise CheckpointError(
+                f"{where} asks for {key} {str(config[key])[:80]}, and SegFormer has {value}",
+                fix="use weights of a published size: see `terrazzo models`",
+                code="checkpoint-variant",
+            )
+    processor = read_json(folder / PREPROCESSOR_FILE) if (folder / PREPROCESSOR_FILE).is_file() else None
+    kept = {key: value for key, value in config.items() if key not in (OURS, "id2label", "label2id")}
+    record: dict[str, Any] = {KEPT: {"config": kept, "preprocessor": processor}}
+    reduced = bool(processor and (processor.get("do_reduce_labels") or processor.get("reduce_labels")))
+    labels = labels_from_names(config.get("id2label"), num_classes, where, reduced=reduced)
+    preprocess = Preprocess()
+    if processor is not None:
+        preprocess = preprocess_from_huggingface(processor, str(folder / PREPROCESSOR_FILE))
+    ours = config.get(OURS)
+    if isinstance(ours, Mapping) and {"labels", "preprocess", "record"} <= ours.keys():
+        try:
+            own_labels, own_preprocess = LabelSpec.from_dict(ours["labels"]), Preprocess.from_dict(ours["preprocess"])
+            record |= dict(ours["record"])
+        except (TerrazzoError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{where} holds no readable {OURS!r}: {error}", fix="remove that key") from error
+        # Someone may have edited what transformers reads; that is then what is meant.
+        if own_labels.names == labels.names:
+            labels = own_labels
+        if processor == _preprocessor(own_preprocess, labels):
+            preprocess = own_preprocess
+    return Companions(labels, preprocess, record)
+
+
+# -- out --------------------------------------------------------------------------------------------------------------
+
+
+def save_huggingface(folder: Path, model: TrainedModel) -> None:
+    """Write a folder that transformers' SegformerForSemanticSegmentation and our `load` read.
+
+    Raises:
+        ConfigError: the model is no SegFormer as transformers knows it.
+        OutputError: the place cannot be written.
+    """
+    variant = segformer.VARIANTS.get(model.architecture)
+    if variant is None or variant.mmseg:
+        raise ConfigError(
+            f"transformers has no {model.architecture}",
+            fix="only segformer_b0 to segformer_b5 can be written for it; use --to terrazzo",
+            code="convert-architecture",
+        )
+    state = HF4.to_theirs({key: value.detach().cpu() for key, value in model.network.state_dict().items()})
+    record = dict(model.record)
+    kept = record.pop(KEPT, None) or {}
+    names = model.labels.names
+    config = {
+        "architectures": ["SegformerForSemanticSegmentation"],
+        "model_type": "segformer",
+        "depths": list(variant.depths),
+        "hidden_sizes": list(variant.embed_dims),
+        "decoder_hidden_size": variant.decoder_dim,
+        **ARCHITECTURE,
+        "semantic_loss_ignore_index": model.labels.ignore_index,
+        **(kept.get("config") or {}),
+        "id2label": {str(k): name for k, name in enumerate(names)},
+        "label2id": {name: k for k, name in enumerate(names)},
+        OURS: {"labels": model.labels.to_dict(), "preprocess": model.preprocess.to_dict(), "record": record},
+    }
+    processor = kept.get("preprocessor")
+    if processor is None or preprocess_from_huggingface(processor, PREPROCESSOR_FILE) != model.preprocess:
+        processor = _preprocessor(model.preprocess, model.labels)
+    with replacing_folder(folder) as partial:
+        write_atomic(partial / WEIGHTS_FILE, serialize_safetensors(state, metadata={"format": "pt"}))
+        write_atomic(partial / PREPROCESSOR_FILE, (json.dumps(processor, indent=2) + "\n").encode())
+        write_atomic(partial / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def _preprocessor(preprocess: Preprocess, labels: LabelSpec) -> dict[str, Any]:
+    """Write a rule as transformers' processor has it; rounding to a multiple is beyond it and left out."""
+    size: dict[str, int] = {}
+    if preprocess.size is not None:
+        size = dict(zip(("height", "width"), preprocess.size, strict=True))
+    elif preprocess.short_side is not None:
+        size = {"shortest_edge": preprocess.short_side}
+        if preprocess.long_side is not None:
+            size["longest_edge"] = preprocess.long_side
+    return {
+        "image_processor_type": "SegformerImageProcessor",
+        "do_resize": bool(size),
+        **({"size": size} if size else {}),
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [round(value / 255, 9) for value in preprocess.mean],
+        "image_std": [round(value / 255, 9) for value in preprocess.std],
+        "do_reduce_labels": reduces_labels(labels),
+    }
+
+
+# -- the hub ----------------------------------------------------------------------------------------------------------
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether this can be the name of a model on the hub: ``owner/name``, and ``@revision`` if one is meant."""
+    return re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]{1,100})?", text, re.ASCII) is not None
+
+
+def download(model: str) -> Path:
+    """Return the folder of a model of the hub, from the cache if it is there.
+
+    Raises:
+        CheckpointError: the hub cannot be reached and the cache does not have it, there is no such model, or it may not
+            be had without asking for it.
+    """
+    from huggingface_hub import constants, errors, snapshot_download
+
+    name, _, revision = model.partition("@")
+    cache = constants.HF_HUB_CACHE
+    described = ["config.json", PREPROCESSOR_FILE, "README.md", "*.safetensors", "*.safetensors.index.json"]
+    try:
+        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=described))
+        if not any((folder / file).is_file() for file in WEIGHTS_FILES[:2]):
+            snapshot_download(
+                name, revision=revision or None, allow_patterns=["pytorch_model*.bin", "pytorch_model.bin.index.json"]
+            )
+    except errors.LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"there is no path {model}; as a model of the Hugging Face hub it is not in the cache at {cache}, "
+            "and the hub cannot be reached",
+            fix="check the path; or connect to the internet once, or copy the cache from a machine that has it",
+            code="hub-offline",
+        ) from error
+    except errors.GatedRepoError as error:
+        raise CheckpointError(
+            f"{model} is given only to those who accept its terms",
+            fix="accept them on its page of the hub, then log in with: hf auth login",
+            code="hub-gated",
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        raise CheckpointError(
+            f"there is no path {model}, and the Hugging Face hub has no such model",
+            fix="check the path or the name; for a private model log in with: hf auth login",
+            code="hub-missing",
+        ) from error
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise CheckpointError(
+            f"{model} could not be fetched from the hub: {' '.join(str(error).split())[:200]}",
+            fix=f"try again; what was fetched so far is kept in {cache}",
+            code="hub-failed",
+        ) from error
+    return folder

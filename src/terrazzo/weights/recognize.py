@@ -1,0 +1,216 @@
+"""Whose names a file's tensors bear, which of our models they are, and how they get into it.
+
+Nothing is loaded by halves: a tensor that is missing, left over or of another shape is an error that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from terrazzo.errors import CheckpointError
+from terrazzo.models import Segmenter, create_model
+from terrazzo.weights.remap import segformer
+from terrazzo.weights.remap.layout import Layout, Shapes
+
+__all__ = [
+    "Recognized",
+    "architecture_of",
+    "load_network",
+    "meta_network",
+    "our_tensors",
+    "recognize",
+    "refuse_differences",
+    "refuse_not_finite",
+    "shapes_of",
+]
+
+FAMILIES: dict[Layout, Callable[[Layout, Shapes], tuple[str | None, str]]] = {
+    layout: family.variant_in for family in (segformer,) for layout in family.LAYOUTS
+}
+LAYOUTS = sorted(FAMILIES, key=lambda layout: layout.encoder_only)
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """A file's tensors, known for what they are.
+
+    Attributes:
+        layout: whose names they bear.
+        architecture: which of our models they are; for an encoder alone, one that has it.
+        num_classes: K; None for an encoder alone.
+        tensors: under the layout's own names, without what nobody uses.
+    """
+
+    layout: Layout
+    architecture: str
+    num_classes: int | None
+    tensors: dict[str, Tensor]
+
+
+def recognize(tensors: dict[str, Tensor], where: str) -> Recognized:
+    """Find out what a file's tensors are.
+
+    Args:
+        tensors: as the file names them. They are taken out of this dictionary.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: they are no model that is known here.
+    """
+    layout, prefix = layout_of(tensors)
+    if layout is None:
+        known = "; ".join(layout.name for layout in LAYOUTS if not layout.encoder_only)
+        raise CheckpointError(
+            f"{where} is no model that is known here: its tensors begin with {_first(list(tensors))}",
+            fix=f"give one of these: {known}",
+            code="checkpoint-unknown",
+        )
+    named = {}
+    for key in list(tensors):
+        value = tensors.pop(key)
+        if not layout.is_dropped(own := key.removeprefix(prefix)):
+            named[own] = value
+    architecture, described = FAMILIES[layout](layout, shapes_of(named))
+    if architecture is None:
+        raise CheckpointError(
+            f"{where} is {layout.name}, but with {described}",
+            fix="use weights of a size that `terrazzo models` lists",
+            code="checkpoint-variant",
+        )
+    return Recognized(layout, architecture, _num_classes(named, layout, where), named)
+
+
+def layout_of(tensors: Mapping[str, Tensor]) -> tuple[Layout | None, str]:
+    """Return whose names these are, and what stands before them (``module.``)."""
+    for layout in LAYOUTS:
+        prefix = layout.prefix_in(tensors)
+        if prefix is not None:
+            return layout, prefix
+    return None, ""
+
+
+def architecture_of(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return which of our models these tensors are, if any."""
+    layout, prefix = layout_of(tensors)
+    if layout is None:
+        return None
+    shapes = {key.removeprefix(prefix): shape for key, shape in shapes_of(tensors).items()}
+    return FAMILIES[layout](layout, shapes)[0]
+
+
+def our_tensors(found: Recognized, shapes: Shapes, where: str) -> dict[str, Tensor]:
+    """Return the tensors under our names, as float32.
+
+    Args:
+        found: its tensors are taken out of it one by one, so that no more than one is ever there twice.
+        shapes: of our model's tensors.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: tensors are missing, left over, misshapen, or hold NaN or infinity.
+    """
+    what = f"{found.layout.name}, nearest to {found.architecture}"
+    refuse_differences(found.tensors, found.layout.their_shapes(shapes), where, what)
+    refuse_not_finite(found.tensors, where)
+    return found.layout.to_ours(found.tensors, shapes)
+
+
+def refuse_differences(tensors: Mapping[str, Tensor], expected: Shapes, where: str, what: str) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        CheckpointError: naming the first tensors that are missing, left over or misshapen.
+    """
+    problems = []
+    if missing := [key for key in expected if key not in tensors]:
+        problems.append(f"{len(missing)} missing ({_first(missing)})")
+    if unexpected := [key for key in tensors if key not in expected]:
+        problems.append(f"{len(unexpected)} unexpected ({_first(unexpected)})")
+    misshapen = [
+        f"{key} is {tuple(tensors[key].shape)}, not {tuple(shape)}"
+        for key, shape in expected.items()
+        if key in tensors and tuple(tensors[key].shape) != tuple(shape)
+    ]
+    if misshapen:
+        problems.append(f"{len(misshapen)} misshapen ({_first(misshapen)})")
+    if problems:
+        raise CheckpointError(
+            f"{where} is {what}, but its tensors do not fit: {'; '.join(problems)}",
+            fix="load the weights into the model they were made for",
+            code="checkpoint-keys",
+        )
+
+
+def refuse_not_finite(tensors: dict[str, Tensor], where: str) -> None:
+    """Refuse NaN and infinity; make float32 of every other floating-point type, in place of it.
+
+    Raises:
+        CheckpointError: naming the tensor.
+    """
+    for key, value in tensors.items():
+        if value.is_floating_point():
+            if not torch.isfinite(value).all():
+                raise CheckpointError(
+                    f"{where} holds NaN or infinity in {key}",
+                    fix="use an earlier checkpoint: this training run had diverged",
+                    code="checkpoint-not-finite",
+                )
+            tensors[key] = value.float()
+
+
+def meta_network(architecture: str, num_classes: int, image_size: tuple[int, int] | None = None) -> Segmenter:
+    """Return a model without memory, for its shapes or to be loaded; arguments as of `create_model`."""
+    with torch.device("meta"), NothingToInitialize():
+        return create_model(architecture, num_classes, image_size=image_size)
+
+
+class NothingToInitialize(TorchFunctionMode):
+    """Passes over in-place operations on tensors without memory.
+
+    For the random ones among them PyTorch would first import its compiler, which takes seconds.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        target = args[0] if args else kwargs.get("tensor")
+        in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")
+        if in_place and isinstance(target, Tensor) and target.is_meta:
+            return target
+        return func(*args, **kwargs)
+
+
+def load_network(network: Segmenter, state: Mapping[str, Tensor]) -> Segmenter:
+    """Give a model of `meta_network` its tensors, without copying them, and put it into evaluation mode."""
+    network.load_state_dict(dict(state), assign=True)
+    return network.eval()
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor."""
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def _num_classes(tensors: Mapping[str, Tensor], layout: Layout, where: str) -> int | None:
+    if layout.encoder_only:
+        return None
+    weight = tensors.get(layout.theirs("decoder.classifier.weight")[0])
+    num_classes = 0 if weight is None or not weight.ndim else weight.shape[0]
+    if num_classes < 2:
+        raise CheckpointError(
+            f"{where} is {layout.name} whose classifier tells {num_classes} class(es) apart",
+            fix="train it with the background as a class of its own: one kind of object makes two classes",
+            code="checkpoint-labels",
+        )
+    return num_classes
+
+
+def _first(items: list[str]) -> str:
+    return ", ".join(item[:100] for item in items[:3]) + (", ..." if len(items) > 3 else "")

@@ -1,0 +1,1 @@
+"""Which of our tensors is which of another program's: pure tables of names, usable both ways."""

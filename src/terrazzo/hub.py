@@ -9,6 +9,7 @@ from terrazzo.errors import CheckpointError
 __all__ = ["download"]
 
 DESCRIBED = ("config.json", "preprocessor_config.json", "README.md", "*.safetensors", "*.safetensors.index.json")
+SAFE = ("model.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 
@@ -28,7 +29,7 @@ def download(model: str) -> Path:
     cache = constants.HF_HUB_CACHE
     try:
         folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=list(DESCRIBED)))
-        if not any(folder.glob("*.safetensors")):
+        if not any((folder / file).is_file() for file in SAFE):
             snapshot_download(name, revision=revision or None, allow_patterns=list(PICKLED))
     except errors.LocalEntryNotFoundError as error:
         raise CheckpointError(

@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError
 from terrazzo.hub import download
 
-__all__ = ["Backbone", "create_backbone", "dilate_last_stages"]
+__all__ = ["Backbone", "brings_weights", "create_backbone", "dilate_last_stages", "weights_folder"]
 
 PREFIX = "hf:"
 STEM = "stem"
@@ -93,7 +93,7 @@ class Backbone(nn.Module):
                 code="encoder-backbone",
             )
         for parameter in _unused(backbone, maps):
-            parameter.requires_grad_(False)
+            parameter.requires_grad = False
         self.multiple = 1 if self._rounds_up(side + 1) else max(self.strides)
         backbone.train()
 
@@ -226,10 +226,25 @@ def dilate_last_stages(backbone: Any, stages: int = 2) -> None:
 # -- where a backbone comes from --------------------------------------------------------------------------------------
 
 
-def _locate(encoder: str | Mapping[str, Any]) -> tuple[Mapping[str, Any], Path | None, str]:
-    """Return the configuration, the folder of its weights if there is one, and what to call it in messages."""
-    if isinstance(encoder, Mapping):
-        return encoder, None, "the encoder"
+def brings_weights(encoder: str) -> bool:
+    """Whether an encoder, named as `create_backbone` takes it, is one with weights and no ``config.json`` alone."""
+    return not _path(encoder).is_file()
+
+
+def weights_folder(encoder: str) -> Path | None:
+    """Return the folder with an encoder's weights, fetched from the hub where that is needed; None for random weights.
+
+    Raises:
+        ConfigError: the encoder is not named as `create_backbone` takes it.
+        CheckpointError: the hub does not give it.
+    """
+    if not brings_weights(encoder):
+        return None
+    path = _path(encoder)
+    return path if path.is_dir() else download(encoder.removeprefix(PREFIX))
+
+
+def _path(encoder: str) -> Path:
     name = encoder.removeprefix(PREFIX)
     if name == encoder or not name:
         raise ConfigError(
@@ -238,11 +253,16 @@ def _locate(encoder: str | Mapping[str, Any]) -> tuple[Mapping[str, Any], Path |
             f"{PREFIX}facebook/dinov2-base",
             code="encoder-name",
         )
-    path = Path(name)
-    if path.is_file():
-        return _read_json(path), None, name
-    folder = path if path.is_dir() else download(name)
-    return _read_json(folder / "config.json"), folder, name
+    return Path(name)
+
+
+def _locate(encoder: str | Mapping[str, Any]) -> tuple[Mapping[str, Any], Path | None, str]:
+    """Return the configuration, the folder of its weights if there is one, and what to call it in messages."""
+    if isinstance(encoder, Mapping):
+        return encoder, None, "the encoder"
+    folder = weights_folder(encoder)
+    values = _read_json(_path(encoder) if folder is None else folder / "config.json")
+    return values, folder, encoder.removeprefix(PREFIX)
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

@@ -8,11 +8,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from terrazzo.models import Segmenter, create_model, list_models
 
-QUICK = {"segformer_b0", "segformer_b1"}
+QUICK = {"segformer_b0", "segformer_b1", "setr_naive_tiny", "setr_pup_tiny", "setr_mla_tiny"}
 """Small enough to compute with at every run; the larger ones share their code and are marked slow."""
 
 NUM_CLASSES = 4
@@ -38,6 +38,14 @@ def images() -> Tensor:
     return torch.randn(2, 3, 40, 52)
 
 
+def logits_shape(name: str, model: Segmenter, batch: int, height: int, width: int) -> tuple[int, ...]:
+    """What the decoder makes of the finest map's ceil(H / stride) x ceil(W / stride) places."""
+    factors = {"setr_pup": 8, "setr_mla": 4, "setr_naive_large_mmseg": 4}
+    factor = next((factor for start, factor in factors.items() if name.startswith(start)), 1)
+    stride = model.encoder.strides[0]
+    return batch, NUM_CLASSES, factor * math.ceil(height / stride), factor * math.ceil(width / stride)
+
+
 @pytest.mark.parametrize("any_name", list_models())
 def test_builds_without_memory(any_name: str) -> None:
     """On the meta device, for counts and shapes of a model too large to hold."""
@@ -47,14 +55,13 @@ def test_builds_without_memory(any_name: str) -> None:
 
 
 @torch.no_grad()
-def test_logits_at_the_declared_stride(model: Segmenter, images: Tensor) -> None:
+def test_maps_and_logits_have_the_declared_sizes(name: str, model: Segmenter, images: Tensor) -> None:
     features = model.eval().encoder(images)
     for x_BCHW, channels, stride in zip(features, model.encoder.channels, model.encoder.strides, strict=True):
         assert tuple(x_BCHW.shape) == (2, channels, math.ceil(40 / stride), math.ceil(52 / stride))
     assert model.decoder.num_classes == model.num_classes == NUM_CLASSES
     logits = model(images)
-    stride = model.encoder.strides[0]
-    assert tuple(logits.shape) == (2, NUM_CLASSES, math.ceil(40 / stride), math.ceil(52 / stride))
+    assert tuple(logits.shape) == logits_shape(name, model, 2, 40, 52)
     assert logits.dtype == torch.float32
     assert logits.isfinite().all()
     torch.testing.assert_close(model.decoder(features), logits)
@@ -63,15 +70,30 @@ def test_logits_at_the_declared_stride(model: Segmenter, images: Tensor) -> None
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 def test_every_parameter_learns(model: Segmenter, images: Tensor, train: bool) -> None:
     model.train(train).zero_grad()
-    logits = model(images)
-    labels = torch.arange(logits[:, 0].numel()).view(logits[:, 0].shape) % NUM_CLASSES
-    F.cross_entropy(logits, labels).backward()
-    for path, parameter in model.named_parameters():
+    losses = []
+    for logits in model(images, auxiliary=True):
+        labels = torch.arange(logits[:, 0].numel()).view(logits[:, 0].shape) % NUM_CLASSES
+        losses.append(F.cross_entropy(logits, labels))
+    torch.stack(losses).sum().backward()
+    for path, parameter in trained_parameters(model):
         assert parameter.grad is not None, path
         assert parameter.grad.isfinite().all(), path
         # In training, BatchNorm takes the mean out and with it the gradient of every bias before it.
         assert train or parameter.grad.any(), path
     model.zero_grad()
+
+
+def trained_parameters(model: Segmenter) -> list[tuple[str, nn.Parameter]]:
+    return [(path, parameter) for path, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+@torch.no_grad()
+def test_auxiliary_logits_follow_the_main_ones(model: Segmenter, images: Tensor) -> None:
+    main, *others = model.eval()(images, auxiliary=True)
+    assert torch.equal(main, model(images))
+    assert len(others) == len(model.auxiliary)
+    for logits in others:
+        assert logits.shape[:2] == (2, NUM_CLASSES) and logits.isfinite().all()
 
 
 @torch.no_grad()
@@ -99,12 +121,11 @@ def test_memory_layout_does_not_matter(model: Segmenter, images: Tensor) -> None
 
 
 @torch.no_grad()
-def test_other_sizes(model: Segmenter) -> None:
+def test_other_sizes(name: str, model: Segmenter) -> None:
     model.eval()
-    for height, width in [(1, 1), (29, 31), (33, 64)]:
-        stride = model.encoder.strides[0]
+    for height, width in [(1, 1), (29, 31), (33, 64), (97, 130)]:
         logits = model(torch.randn(1, 3, height, width))
-        assert tuple(logits.shape) == (1, NUM_CLASSES, math.ceil(height / stride), math.ceil(width / stride))
+        assert tuple(logits.shape) == logits_shape(name, model, 1, height, width)
         assert logits.isfinite().all()
 
 
@@ -116,8 +137,9 @@ def test_bf16_autocast_learns_and_stays_close(model: Segmenter, images: Tensor) 
         logits = model(images)
     assert logits.dtype == torch.bfloat16
     assert (logits.float() - expected).abs().max() < 0.05 * expected.abs().max()
-    logits.float().square().mean().backward()
-    for path, parameter in model.named_parameters():
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.stack([x.float().square().mean() for x in model(images, auxiliary=True)]).sum().backward()
+    for path, parameter in trained_parameters(model):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), path
         assert parameter.grad.dtype == torch.float32
     model.zero_grad()

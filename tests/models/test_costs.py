@@ -1,4 +1,4 @@
-"""Counted multiply-accumulates: the paper's table, what composing the decoder saves, and what attention costs."""
+"""Counted multiply-accumulates: the papers' tables, what composing a decoder saves, and what attention costs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from meta_models import meta_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from terrazzo.models import MODELS, Segmenter
+from terrazzo.models import Segmenter
 from terrazzo.models.encoders.mit import EfficientSelfAttention, SequenceReduction
+from terrazzo.models.segformer import VARIANTS
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def literal_segformer(name: str, num_classes: int) -> Segmenter:
     """The network of the paper: our encoder under the decoder as it is written there."""
     encoder = meta_model(name).encoder
     with torch.device("meta"):
-        decoder = LiteralAllMLPDecoder(encoder.channels, MODELS[name].decoder_dim, num_classes)
+        decoder = LiteralAllMLPDecoder(encoder.channels, VARIANTS[name].decoder_dim, num_classes)
     return Segmenter(encoder, decoder).eval()
 
 
@@ -92,14 +93,14 @@ def test_costs_of_the_paper(name: str, num_classes: int, height: int, width: int
 @pytest.mark.parametrize("name", ["segformer_b0", "segformer_b2"])
 def test_composing_the_decoder_removes_the_fusion_at_full_resolution(name: str) -> None:
     """What is saved: 4C channels into C at every pixel of H/4 x W/4. What is added: the products of the weights."""
-    C = MODELS[name].decoder_dim
+    C = VARIANTS[name].decoder_dim
     saved = literal_cost(name, 150, 512, 512).macs - composed_cost(name).macs
     assert saved == pytest.approx((4 * C * C * 128 * 128 - weight_products(name)) / 1e9, rel=1e-3)
 
 
 def weight_products(name: str) -> int:
     """The decoder's F_i L_i, once per forward whatever the image, and the same with the biases."""
-    variant = MODELS[name]
+    variant = VARIANTS[name]
     return variant.decoder_dim**2 * sum(channels + 1 for channels in variant.embed_dims)
 
 
@@ -120,3 +121,20 @@ def test_attention_costs_n_squared_over_r_squared(dim: int, ratio: int, side: in
         reduced, full = EfficientSelfAttention(dim, 1, ratio), EfficientSelfAttention(dim, 1, 1)
     assert cost(full, 1, side, side, dim).attention == pytest.approx(2 * tokens**2 * dim / 1e9)
     assert cost(reduced, 1, side, side, dim).attention == pytest.approx(2 * tokens**2 / ratio**2 * dim / 1e9)
+
+
+# Giga multiply-accumulates of one forward without auxiliary heads; on the meta device SETR's decoders are literal.
+@pytest.mark.parametrize(
+    ("size", "num_classes", "naive", "pup", "mla"),
+    [(768, 19, 295.5, 414.0, 309.4), (512, 150, 107.3, 162.1, 123.3), (480, 60, 92.2, 139.1, 100.3)],
+)
+def test_costs_of_setr_base(size: int, num_classes: int, naive: float, pup: float, mla: float) -> None:
+    for decoder, expected in [("naive", naive), ("pup", pup), ("mla", mla)]:
+        counted = cost(meta_model(f"setr_{decoder}_base", num_classes), 1, 3, size, size)
+        assert counted.macs + counted.bias_additions == pytest.approx(expected, abs=0.1), decoder
+
+
+@pytest.mark.parametrize(("decoder", "expected"), [("naive", 959.7), ("pup", 1079.3), ("mla", 973.7)])
+def test_costs_of_setr_large(decoder: str, expected: float) -> None:
+    counted = cost(meta_model(f"setr_{decoder}_large", 19), 1, 3, 768, 768)
+    assert counted.macs + counted.bias_additions == pytest.approx(expected, abs=0.1)

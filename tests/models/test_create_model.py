@@ -1,4 +1,4 @@
-"""The six variants: sizes exactly as published (counts: encoder without classifier, decoder without unused layers)."""
+"""Models by name; SegFormer's sizes exactly as published (counts: without ImageNet's classifier and unused layers)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from meta_models import meta_model
 from torch import nn
 
 from terrazzo.errors import ConfigError
-from terrazzo.models import MODELS, create_model, list_models
+from terrazzo.models import MODELS, create_model, list_models, segformer, setr
 from terrazzo.models.decoders.all_mlp import AllMLPDecoder
 
 # name: (encoder, decoder at K = 150, decoder at K = 19, total at K = 150, total at K = 19)
@@ -37,7 +37,7 @@ def test_parameter_counts(name: str) -> None:
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_decoder_count_follows_the_closed_form(name: str) -> None:
-    variant, K = MODELS[name], 7
+    variant, K = segformer.VARIANTS[name], 7
     C = variant.decoder_dim
     projections = sum(channels * C + C for channels in variant.embed_dims)
     decoder = AllMLPDecoder(variant.embed_dims, C, K)
@@ -45,7 +45,7 @@ def test_decoder_count_follows_the_closed_form(name: str) -> None:
 
 
 def test_names() -> None:
-    assert list_models() == list(PARAMETERS)
+    assert list_models() == list(MODELS) == [*PARAMETERS, *setr.VARIANTS]
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
@@ -59,13 +59,15 @@ def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:
 
 @pytest.mark.parametrize("num_classes", [1, 0, -3])
 def test_fewer_than_two_classes_are_refused(num_classes: int) -> None:
-    with pytest.raises(ConfigError, match=str(num_classes)):
-        create_model("segformer_b0", num_classes)
+    for name in ("segformer_b0", "setr_pup_tiny"):
+        with pytest.raises(ConfigError, match=str(num_classes)):
+            create_model(name, num_classes)
 
 
-def test_a_seed_fixes_the_weights() -> None:
+@pytest.mark.parametrize("name", ["segformer_b0", "setr_naive_tiny"])
+def test_a_seed_fixes_the_weights(name: str) -> None:
     states = []
     for _ in range(2):
         torch.manual_seed(3)
-        states.append(create_model("segformer_b0", 4).state_dict())
+        states.append(create_model(name, 4).state_dict())
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())

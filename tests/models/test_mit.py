@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from meta_models import meta_model
 from torch import Tensor, nn
 
-from terrazzo.models import Segmenter, create_model, list_models
+from terrazzo.models import Segmenter, create_model
 from terrazzo.models.encoders.mit import (
     Block,
     EfficientSelfAttention,
@@ -20,6 +20,7 @@ from terrazzo.models.encoders.mit import (
     OverlapPatchEmbed,
     SequenceReduction,
 )
+from terrazzo.models.segformer import VARIANTS
 
 SIZES = [(97, 130), (29, 31), (28, 28), (1, 1), (1, 500), (500, 1), (64, 64)]
 
@@ -39,7 +40,7 @@ def b0_encoder() -> MixTransformer:
 # --- Shapes -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", VARIANTS)
 @torch.no_grad()
 def test_shape_table_of_the_paper(name: str) -> None:
     """512 x 512 x 3 becomes four maps and a mask of H/4 x W/4 x K."""
@@ -58,7 +59,7 @@ def test_shape_table_of_the_paper(name: str) -> None:
     assert tuple(model.decoder(features).shape) == (1, 150, 128, 128)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", VARIANTS)
 def test_patches_of_the_paper(name: str) -> None:
     convolutions = [stage.patch_embed.proj for stage in meta_model(name).encoder.stages]
     assert [conv.kernel_size for conv in convolutions] == [(7, 7), (3, 3), (3, 3), (3, 3)]
@@ -67,7 +68,7 @@ def test_patches_of_the_paper(name: str) -> None:
     assert all(conv.bias is not None for conv in convolutions)
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", VARIANTS)
 def test_blocks_of_the_paper(name: str) -> None:
     """Heads 1, 2, 5, 8; reduction 8, 4, 2, 1; Mix-FFN four times as wide, as in the released weights; biases on."""
     head_dim = 32 if name == "segformer_b0" else 64
@@ -86,7 +87,7 @@ def test_blocks_of_the_paper(name: str) -> None:
 
 
 def test_depths() -> None:
-    depths = {name: [len(stage.blocks) for stage in meta_model(name).encoder.stages] for name in list_models()}
+    depths = {name: [len(stage.blocks) for stage in meta_model(name).encoder.stages] for name in VARIANTS}
     assert depths == {
         "segformer_b0": [2, 2, 2, 2],
         "segformer_b1": [2, 2, 2, 2],
@@ -226,7 +227,7 @@ def test_the_next_stage_sees_the_normed_map() -> None:
 # --- Norms, initial weights, drop path --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", VARIANTS)
 def test_norm_eps_follows_the_released_code(name: str) -> None:
     encoder = meta_model(name).encoder
     eps: dict[str, set[float]] = {}
@@ -266,7 +267,7 @@ def assert_normal(path: str, weight: Tensor, std: float) -> None:
     assert abs(values.std().item() / std - 1) < 5 / math.sqrt(2 * values.numel()), path
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", VARIANTS)
 def test_drop_path_rises_linearly_over_all_blocks(name: str) -> None:
     rates = [block.drop_path.drop_prob for stage in meta_model(name).encoder.stages for block in stage.blocks]
     assert rates[0] == 0

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from terrazzo.models import MODELS, Segmenter, create_model
+from terrazzo.models import Segmenter, create_model
+from terrazzo.models.segformer import VARIANTS
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'terrazzo[dev]'")
 
@@ -19,7 +20,7 @@ NUM_CLASSES = 19
 def pair(name: str) -> tuple[Segmenter, nn.Module]:
     """Return our model and transformers' with the same random weights, norms, biases and statistics included."""
     torch.manual_seed(0)
-    variant = MODELS[name]
+    variant = VARIANTS[name]
     config = transformers.SegformerConfig(
         depths=list(variant.depths),
         hidden_sizes=list(variant.embed_dims),

@@ -55,13 +55,14 @@ def linear_ramp(end: float, steps: int) -> list[float]:
     return [end * step / max(steps - 1, 1) for step in range(steps)]
 
 
-def interpolation_matrix(source: int, target: int, like: Tensor) -> Tensor:
-    """Return the (target, source) matrix of bilinear resizing along one axis (align_corners=False).
+def interpolation_matrix(source: int, target: int, like: Tensor, align_corners: bool = False) -> Tensor:
+    """Return the (target, source) matrix of bilinear resizing along one axis.
 
     Args:
         source: size to resize from.
         target: size to resize to.
         like: gives the matrix its device and dtype.
+        align_corners: whether the outermost pixel centres stay where they are, instead of the outer edges.
     """
     eye = torch.eye(source, device=like.device, dtype=like.dtype)[None]
-    return F.interpolate(eye, target, mode="linear", align_corners=False)[0].T.contiguous()
+    return F.interpolate(eye, target, mode="linear", align_corners=align_corners)[0].T.contiguous()

@@ -1,0 +1,97 @@
+"""SETR's decoders exactly as its released code and mmsegmentation's compute them, to hold ours against.
+
+Each function takes one of our modules for its weights and norms, and does with them what the other code does, step by
+step, up to logits at the image size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Maps = Sequence[Tensor]
+
+
+def resized(x_BChw: Tensor, factor: int, align_corners: bool = False) -> Tensor:
+    size = factor * x_BChw.shape[2], factor * x_BChw.shape[3]
+    return F.interpolate(x_BChw, size, mode="bilinear", align_corners=align_corners)
+
+
+def convolved(x_BChw: Tensor, layer: nn.Linear | nn.Conv2d) -> Tensor:
+    weight = layer.weight if layer.weight.ndim == 4 else layer.weight[:, :, None, None]
+    return F.conv2d(x_BChw, weight, layer.bias, padding=weight.shape[-1] // 2)
+
+
+def tokens_normed(x_BChw: Tensor, norm: nn.LayerNorm) -> Tensor:
+    return norm(x_BChw.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x_BChw.shape[2:]).contiguous()
+
+
+def naive(decoder: Any, features: Maps, code: str) -> Tensor:
+    x = tokens_normed(features[decoder.level], decoder.norm)
+    x = F.relu(decoder.proj_norm(convolved(x, decoder.proj)))
+    if code == "official":
+        return resized(convolved(x, decoder.classifier), 16)
+    return resized(convolved(resized(x, 4), decoder.classifier), 4)
+
+
+def pup(decoder: Any, features: Maps, code: str) -> Tensor:
+    x = tokens_normed(features[decoder.level], decoder.norm)
+    for number, stage in enumerate(decoder.stages):
+        x = F.relu(stage.norm(convolved(x, stage.conv)))
+        if code == "mmseg" or number < 3:
+            x = resized(x, 2)
+    logits = convolved(x, decoder.classifier)
+    return logits if code == "mmseg" else resized(logits, 2)
+
+
+def pup_auxiliary(head: Any, features: Maps, code: str) -> Tensor:
+    """Official: one convolution. mmsegmentation: two; with 1 x 1 kernels also the heads of its Naive."""
+    x = tokens_normed(features[head.level], head.norm)
+    for stage in head.stages:
+        x = resized(F.relu(stage.norm(convolved(x, stage.conv))), 4)
+    logits = convolved(x, head.classifier)
+    return logits if code == "mmseg" else resized(logits, 4)
+
+
+def aggregated(decoder: Any, features: Maps) -> list[Tensor]:
+    """The maps p2, p3, p4, p5 of layers 6, 12, 18, 24."""
+    parts = decoder.aggregation
+    p2, p3, p4, p5 = (
+        F.relu(project.norm(convolved(tokens_normed(x, norm), project.conv)))
+        for x, norm, project in zip(features, parts.norms, parts.projections, strict=True)
+    )
+    s5 = p5
+    s4 = s5 + p4
+    s3 = s4 + p3
+    s2 = s3 + p2
+    return [
+        F.relu(output.norm(convolved(s, output.conv)))
+        for s, output in zip([s2, s3, s4, s5], parts.outputs, strict=True)
+    ]
+
+
+def mla(decoder: Any, maps: Maps, code: str) -> Tensor:
+    streams = []
+    for x, stream in zip(maps, decoder.streams, strict=True):
+        for layer in stream:
+            x = F.relu(layer.norm(convolved(x, layer.conv)))
+        streams.append(resized(x, 4, align_corners=code == "official"))
+    return resized(convolved(torch.cat(streams, dim=1), decoder.classifier), 4)
+
+
+def mla_auxiliary(head: Any, maps: Maps) -> Tensor:
+    return resized(convolved(maps[head.level], head.classifier), 16)
+
+
+def all_logits(segmenter: Any, features: Maps, decoder: str, code: str) -> list[Tensor]:
+    """Main and auxiliary logits at sixteen times the features' size."""
+    if decoder == "mla":
+        maps = aggregated(segmenter.decoder, features)
+        return [mla(segmenter.decoder, maps, code), *(mla_auxiliary(head, maps) for head in segmenter.auxiliary)]
+    main = {"naive": naive, "pup": pup}[decoder](segmenter.decoder, features, code)
+    head_of = naive if (decoder, code) == ("naive", "official") else pup_auxiliary
+    return [main, *(head_of(head, features, code) for head in segmenter.auxiliary)]

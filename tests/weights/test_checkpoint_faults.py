@@ -206,7 +206,9 @@ def test_row_46_a_torchscript_program(tmp_path: Path) -> None:
     assert "TorchScript" in refusal(tmp_path / "x.pt").message
 
 
-@pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], {"state_dict": {"a": 3}}, {"a": torch.ones(1), "b": "x"}])
+@pytest.mark.parametrize(
+    "content", [{}, {"epoch": 3}, [1, 2], {"state_dict": {"a": 3}}, {"a": torch.ones(1), "b": "x"}]
+)
 def test_row_46_a_file_without_tensors(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "x.pth")
     assert refusal(tmp_path / "x.pth").code in ("checkpoint-empty", "checkpoint-not-tensor")
@@ -258,9 +260,19 @@ def test_row_47_a_configuration_that_is_hard_to_parse(tmp_path: Path, text: str)
 
 @pytest.mark.parametrize(
     "values",
-    [{"size": [10**9, 2]}, {"size": "x"}, {"size": {"depth": 3}}, {"size": -5}, {"image_mean": [1]}, {"image_std": [0, 0, 0]},
-     {"image_mean": "abc"}, {"rescale_factor": 0}, {"image_std": [1e400, 1, 1]}, {"image_scale": [1, "a"], "keep_ratio": 1}],
-)  # fmt: skip
+    [
+        {"size": [10**9, 2]},
+        {"size": "x"},
+        {"size": {"depth": 3}},
+        {"size": -5},
+        {"image_mean": [1]},
+        {"image_std": [0, 0, 0]},
+        {"image_mean": "abc"},
+        {"rescale_factor": 0},
+        {"image_std": [1e400, 1, 1]},
+        {"image_scale": [1, "a"], "keep_ratio": 1},
+    ],
+)
 def test_row_47_a_hostile_processor(tmp_path: Path, values: dict[str, Any]) -> None:
     save_file(state_in(HF4), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"model_type": "segformer"}')
@@ -285,7 +297,9 @@ def small_files() -> dict[str, bytes]:
     files = {"safetensors": save(state)}
     for legacy in (False, True):
         file = io.BytesIO()
-        torch.save({"state_dict": state, "meta": {"CLASSES": ("a", "b")}}, file, _use_new_zipfile_serialization=not legacy)
+        torch.save(
+            {"state_dict": state, "meta": {"CLASSES": ("a", "b")}}, file, _use_new_zipfile_serialization=not legacy
+        )
         files["legacy" if legacy else "zip"] = file.getvalue()
     return files
 

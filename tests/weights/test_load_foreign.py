@@ -56,7 +56,9 @@ def test_an_nvlabs_checkpoint_with_its_classes_and_its_unused_head(tmp_path: Pat
 
 def test_mmsegmentations_segformer_is_a_model_of_its_own(tmp_path: Path) -> None:
     state = state_in(MMSEG, random_model("segformer_b0_mmseg"))
-    model = load(save_checkpoint(tmp_path / "x.pth", state, dataset_meta={"classes": NAMES, "palette": [[9, 9, 9]] * 5}))
+    model = load(
+        save_checkpoint(tmp_path / "x.pth", state, dataset_meta={"classes": NAMES, "palette": [[9, 9, 9]] * 5})
+    )
     assert model.architecture == "segformer_b0_mmseg" and equal(model, "segformer_b0_mmseg")
     assert model.labels.names == tuple(NAMES) and model.labels.palette[4] == (9, 9, 9)
 

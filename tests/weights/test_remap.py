@@ -25,7 +25,7 @@ from terrazzo.weights.remap.segformer import HF4, HF5, LAYOUTS, MMSEG, NVLABS, v
 )
 def test_every_key_and_shape_of_the_other_program_has_its_place(file: str, layout: Layout, architecture: str) -> None:
     theirs = key_list(file)
-    assert [some for some in LAYOUTS if some.prefix_in(theirs) is not None][0] is layout
+    assert next(some for some in LAYOUTS if some.prefix_in(theirs) is not None) is layout
     assert variant_in(layout, theirs)[0] == architecture
     ours = shapes_of(meta_network(architecture, 150).state_dict())
     expected = {key: shape for key, shape in theirs.items() if not layout.is_dropped(key)}

@@ -374,9 +374,11 @@ def start_from(network: Segmenter, initial: StartingWeights, recipe: Recipe, res
     Raises:
         CheckpointError: they are another architecture's, or their classifier is for other classes.
     """
-    mine, theirs = network.state_dict(), initial.tensors
+    mine, theirs = network.state_dict(), initial.fitted_to(network)
     if all(key.startswith("encoder.") for key in theirs):
         mine = {key: value for key, value in mine.items() if key.startswith("encoder.")}
+    elif not any(key.startswith("auxiliary.") for key in theirs):
+        mine = {key: value for key, value in mine.items() if not key.startswith("auxiliary.")}
     other = [key for key in mine if key not in theirs or mine[key].shape != theirs[key].shape]
     if mine.keys() != theirs.keys() or any("classifier." not in key for key in other):
         raise CheckpointError(

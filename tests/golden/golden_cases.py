@@ -18,26 +18,32 @@ from terrazzo.training.losses import upsampled_cross_entropy
 from terrazzo.training.optim import learning_rate_factor, parameter_groups, set_learning_rate
 
 DATA = Path(__file__).parent / "data"
-LOGITS_FILE = DATA / "segformer_b0_logits.npz"
+MODELS = ("segformer_b0", "setr_naive_tiny", "setr_pup_tiny", "setr_mla_tiny")
 CURVE_FILE = DATA / "segformer_b0_loss_curve.json"
 STEPS = 10
 
 
-def seeded_model(num_classes: int) -> Segmenter:
+def logits_file(name: str) -> Path:
+    return DATA / f"{name}_logits.npz"
+
+
+def seeded_model(name: str, num_classes: int) -> Segmenter:
     """Return the model that seed 0 makes, with nothing random left in its training mode."""
     torch.manual_seed(0)
-    model = create_model("segformer_b0", num_classes, drop_path_rate=0.0)
-    model.decoder.dropout.p = 0.0
+    model = create_model(name, num_classes, drop_path_rate=0.0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout2d):
+            module.p = 0.0
     return model
 
 
-def logits_case() -> dict[str, np.ndarray]:
-    """Return what segformer_b0 makes of a random image: its initial weights, feature maps and logits.
+def logits_case(name: str) -> dict[str, np.ndarray]:
+    """Return what a model makes of a random image: its initial weights, feature maps and logits.
 
     Arrays: `initial_norms`, the length of every initial tensor in the order of the state dict; `features`, (4, 4), the
-    mean, standard deviation, smallest and largest value of each map; `logits`, (1, 5, 12, 16).
+    mean, standard deviation, smallest and largest value of each map; `logits`, (1, 5, h, w).
     """
-    model = seeded_model(5).eval()
+    model = seeded_model(name, 5).eval()
     norms = [value.double().norm().item() for value in model.state_dict().values()]
     with torch.no_grad():
         # Biases and norms that start at 0 and 1 would hide how they are used.
@@ -57,7 +63,7 @@ def logits_case() -> dict[str, np.ndarray]:
 
 def loss_curve_case() -> list[float]:
     """Return the losses of ten training steps on two random images whose labels depend on their colour."""
-    model = seeded_model(4).train()
+    model = seeded_model("segformer_b0", 4).train()
     images = torch.nn.functional.interpolate(torch.randn(2, 3, 6, 8), size=(48, 64), mode="bilinear")
     labels = (images[:, 0] > 0).long() * 2 + (images[:, 1] > 0).long()
     labels[:, :5] = 255
@@ -77,5 +83,6 @@ def loss_curve_case() -> list[float]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     DATA.mkdir(exist_ok=True)
-    np.savez_compressed(LOGITS_FILE, **logits_case())
+    for model_name in MODELS:
+        np.savez_compressed(logits_file(model_name), **logits_case(model_name))
     CURVE_FILE.write_text(json.dumps([round(loss, 6) for loss in loss_curve_case()]) + "\n")

@@ -9,17 +9,24 @@ import json
 
 import numpy as np
 import pytest
-from golden_cases import CURVE_FILE, LOGITS_FILE, STEPS, logits_case, loss_curve_case
+from golden_cases import CURVE_FILE, MODELS, STEPS, logits_case, logits_file, loss_curve_case
+
+SIZES = {"segformer_b0": (12, 16), "setr_naive_tiny": (3, 4), "setr_pup_tiny": (24, 32), "setr_mla_tiny": (12, 16)}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def computed() -> dict[str, np.ndarray]:
-    return logits_case()
+def computed(name: str) -> dict[str, np.ndarray]:
+    return logits_case(name)
 
 
 @pytest.fixture(scope="module")
-def stored() -> dict[str, np.ndarray]:
-    with np.load(LOGITS_FILE, allow_pickle=False) as arrays:
+def stored(name: str) -> dict[str, np.ndarray]:
+    with np.load(logits_file(name), allow_pickle=False) as arrays:
         return dict(arrays)
 
 
@@ -32,8 +39,8 @@ def test_feature_maps(computed: dict[str, np.ndarray], stored: dict[str, np.ndar
     np.testing.assert_allclose(computed["features"], stored["features"], atol=1e-4)
 
 
-def test_logits(computed: dict[str, np.ndarray], stored: dict[str, np.ndarray]) -> None:
-    assert stored["logits"].shape == (1, 5, 12, 16)
+def test_logits(name: str, computed: dict[str, np.ndarray], stored: dict[str, np.ndarray]) -> None:
+    assert stored["logits"].shape == (1, 5, *SIZES[name])
     assert stored["logits"].std() > 0.1
     np.testing.assert_allclose(computed["logits"], stored["logits"], atol=1e-4)
 

@@ -76,6 +76,19 @@ def test_the_engine_keeps_the_weights_it_was_made_with() -> None:
     assert np.array_equal(engine(images), before)
 
 
+@pytest.mark.parametrize("name", ["setr_naive_tiny", "setr_pup_tiny", "setr_mla_tiny"])
+def test_other_networks_run_as_they_are(name: str) -> None:
+    torch.manual_seed(0)
+    network = create_model(name, 3).eval()
+    assert not can_fuse(network)
+    images = torch.randn(1, 3, 40, 56)
+    with torch.no_grad():
+        expected = network(images).numpy()
+    logits = TorchEngine(network)(images.numpy())
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected, atol=1e-6)
+
+
 def test_only_float32_on_a_cpu_is_rewritten() -> None:
     assert can_fuse(NETWORK)
     assert not can_fuse(scrambled("segformer_b0", 3).double())

@@ -19,7 +19,6 @@ the blocks see it, C channels.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -52,7 +51,7 @@ class PatchEmbed(nn.Module):
         H, W = images_B3HW.shape[2:]
         P = self.patch_size
         if H % P or W % P:
-            whole = math.ceil(H / P) * P, math.ceil(W / P) * P
+            whole = -(-H // P) * P, -(-W // P) * P
             images_B3HW = F.interpolate(images_B3HW, whole, mode="bilinear", align_corners=False)
         tokens_BhwC: Tensor = self.proj(images_B3HW).permute(0, 2, 3, 1)
         return tokens_BhwC
@@ -142,7 +141,7 @@ class VisionTransformer(nn.Module):
         self.channels = (embed_dim,) * len(layers)
         self.strides = (patch_size,) * len(layers)
         self.class_token_in_blocks = class_token_in_blocks
-        grid = math.ceil(image_size[0] / patch_size), math.ceil(image_size[1] / patch_size)
+        grid = -(-image_size[0] // patch_size), -(-image_size[1] // patch_size)
         self.patch_embed = PatchEmbed(embed_dim, patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim), requires_grad=class_token_in_blocks)
         self.cls_pos_embed = nn.Parameter(torch.empty(1, 1, embed_dim), requires_grad=class_token_in_blocks)

@@ -30,11 +30,13 @@ class StartingWeights:
         what: for messages.
         architecture: whose weights they are; for an encoder alone, one that has it.
         tensors: under our names; of an encoder alone, only those.
+        licence: of the weights, as far as it is known.
     """
 
     what: str
     architecture: str
     tensors: Mapping[str, Tensor]
+    licence: str = "not stated"
 
     def fitted_to(self, network: Segmenter) -> dict[str, Tensor]:
         """Return the tensors, position embeddings resized to the grid of a model to be trained.
@@ -95,10 +97,12 @@ def load_starting_weights(model: str | Path) -> StartingWeights:
     opened = _open(model)
     if isinstance(opened, TrainedModel):
         state = opened.network.state_dict()
-        return StartingWeights(f"a {opened.architecture}", opened.architecture, state)
+        licence = str(opened.record.get("licence", "that of your own run"))
+        return StartingWeights(f"a {opened.architecture}", opened.architecture, state, licence)
     found = opened.found
     what = f"{found.layout.name}, a {found.architecture}" if found.num_classes else f"{found.layout.name}"
-    return StartingWeights(what, found.architecture, our_tensors(found, found.empty_network(), opened.where))
+    tensors = our_tensors(found, found.empty_network(), opened.where)
+    return StartingWeights(what, found.architecture, tensors, _licence(opened))
 
 
 def _open(model: str | Path) -> TrainedModel | Foreign:
@@ -154,17 +158,21 @@ def _assemble(foreign: Foreign) -> TrainedModel:
             code="checkpoint-encoder",
         )
     record: dict[str, Any] = {"origin": foreign.name, "format": found.layout.name}
-    known = published(foreign.name)
     if foreign.folder is not None:
         beside = read_companions(foreign.folder, read_json(foreign.folder / CONFIG_FILE), found.num_classes)
         labels, preprocess = beside.labels, beside.preprocess
         record = {**beside.record, **({} if "origin" in beside.record else record)}
-        licence = licence_in_model_card(foreign.folder)
     else:
         labels, record["labels from"] = labels_from_meta(foreign.meta, found.num_classes, where)
         preprocess = paper_preprocess(found.architecture, labels)
-        licence = None
-    record.setdefault("licence", known.licence if known else licence or found.layout.licence)
+    record.setdefault("licence", _licence(foreign))
     network = found.empty_network()
     state = our_tensors(found, network, where)
     return TrainedModel(found.architecture, load_network(network, state), labels, preprocess, record, foreign.name)
+
+
+def _licence(foreign: Foreign) -> str:
+    if known := published(foreign.name):
+        return known.licence
+    card = licence_in_model_card(foreign.folder) if foreign.folder is not None else None
+    return card or foreign.found.layout.licence

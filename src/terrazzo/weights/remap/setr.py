@@ -9,7 +9,7 @@ from terrazzo.models.setr import VARIANTS
 from terrazzo.weights.remap.layout import Layout, Place, Shapes
 from terrazzo.weights.remap.vit import mmseg_encoder, size_in, timm_encoder
 
-__all__ = ["LAYOUTS", "variant_in"]
+__all__ = ["LAYOUTS", "MLA", "MMSEG_MLA", "MMSEG_NAIVE", "MMSEG_PUP", "NAIVE", "PUP", "variant_in"]
 
 NOT_USED = ("decode_head.conv_seg.*", "auxiliary_head.*.conv_seg.*", "backbone.norm.*", "backbone.head.*")
 MIT_LICENCE = "not stated in the file; SETR's authors release theirs under MIT"

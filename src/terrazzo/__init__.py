@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from terrazzo.preprocess import Preprocess
     from terrazzo.training.recipe import Recipe
     from terrazzo.training.train import Run, train
+    from terrazzo.weights.convert import convert
     from terrazzo.weights.files import TrainedModel
     from terrazzo.weights.load import load
 
@@ -40,6 +41,7 @@ __all__ = [
     "TerrazzoError",
     "TrainedModel",
     "check_dataset",
+    "convert",
     "create_model",
     "evaluate",
     "list_models",
@@ -61,6 +63,7 @@ _HOMES = {
     "TerrazzoError": "terrazzo.errors",
     "TrainedModel": "terrazzo.weights.files",
     "check_dataset": "terrazzo.data.check",
+    "convert": "terrazzo.weights.convert",
     "create_model": "terrazzo.models",
     "evaluate": "terrazzo.evaluation.evaluator",
     "list_models": "terrazzo.models",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections import ChainMap
+from typing import Any
 
 from terrazzo.errors import ConfigError
 from terrazzo.models import segformer, setr
@@ -10,7 +12,7 @@ from terrazzo.models.segmenter import Segmenter
 
 __all__ = ["MODELS", "Segmenter", "create_model", "list_models"]
 
-MODELS = {**segformer.VARIANTS, **setr.VARIANTS}
+MODELS: ChainMap[str, Any] = ChainMap(setr.VARIANTS, segformer.VARIANTS)  # which lists the last one's names first
 
 
 def list_models() -> list[str]:

@@ -20,6 +20,7 @@ from terrazzo.preprocess import Preprocess
 from terrazzo.weights.companions import read_json
 from terrazzo.weights.recognize import (
     architecture_of,
+    grid_in_ours,
     load_network,
     meta_network,
     refuse_differences,
@@ -101,16 +102,18 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
             code="checkpoint-checksum",
         )
     labels = LabelSpec.from_dict(config["labels"])
-    network = meta_network(architecture, labels.num_classes, _positions_size(file.tensors))
+    network = meta_network(architecture, labels.num_classes, grid_in_ours(file.tensors))
     if not any(key.startswith("auxiliary.") for key in file.tensors):
         network.drop_auxiliary()
-    if (really := architecture_of(file.tensors)) not in (None, architecture):
-        raise CheckpointError(
-            f"{where} is a {really}, and {CONFIG_FILE} says {architecture}",
-            fix="copy the whole folder again from its origin",
-            code="checkpoint-architecture",
-        )
-    refuse_differences(file.tensors, shapes_of(network.state_dict()), where, f"a {architecture}")
+    expected = shapes_of(network.state_dict())
+    if shapes_of(file.tensors) != expected:
+        if (really := architecture_of(file.tensors)) not in (None, architecture):
+            raise CheckpointError(
+                f"{where} is a {really}, and {CONFIG_FILE} says {architecture}",
+                fix="copy the whole folder again from its origin",
+                code="checkpoint-architecture",
+            )
+        refuse_differences(file.tensors, expected, where, f"a {architecture}")
     refuse_not_finite(file.tensors, where)
     return TrainedModel(
         architecture=architecture,

@@ -26,6 +26,7 @@ VERBS = {
     "train": ("terrazzo.cli.train", "train a model on a folder of photos and masks"),
     "evaluate": ("terrazzo.cli.evaluate", "measure a model on labelled photos"),
     "check-data": ("terrazzo.cli.check_data", "look through a data set and list what is wrong with it"),
+    "explain": ("terrazzo.cli.explain", "show what a model looks at in a photo"),
     "models": ("terrazzo.cli.models", "list the models, their sizes, scores and licences"),
 }
 

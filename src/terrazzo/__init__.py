@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from terrazzo.errors import TerrazzoError
     from terrazzo.evaluation.evaluator import evaluate
     from terrazzo.evaluation.report import Report
+    from terrazzo.explanation.attention import attention_maps
+    from terrazzo.explanation.receptive_field import receptive_fields
     from terrazzo.inference.predict import predict
     from terrazzo.inference.result import Segmentation
     from terrazzo.labels import LabelSpec
@@ -39,6 +41,7 @@ __all__ = [
     "Segmentation",
     "TerrazzoError",
     "TrainedModel",
+    "attention_maps",
     "check_dataset",
     "create_model",
     "evaluate",
@@ -46,6 +49,7 @@ __all__ = [
     "load",
     "open_dataset",
     "predict",
+    "receptive_fields",
     "train",
 ]
 
@@ -60,6 +64,7 @@ _HOMES = {
     "Segmentation": "terrazzo.inference.result",
     "TerrazzoError": "terrazzo.errors",
     "TrainedModel": "terrazzo.weights.files",
+    "attention_maps": "terrazzo.explanation.attention",
     "check_dataset": "terrazzo.data.check",
     "create_model": "terrazzo.models",
     "evaluate": "terrazzo.evaluation.evaluator",
@@ -67,6 +72,7 @@ _HOMES = {
     "load": "terrazzo.weights.load",
     "open_dataset": "terrazzo.data",
     "predict": "terrazzo.inference.predict",
+    "receptive_fields": "terrazzo.explanation.receptive_field",
     "train": "terrazzo.training.train",
 }
 

@@ -19,7 +19,6 @@ from terrazzo.weights.catalog import DEFAULT_MODEL
 __all__ = ["explain"]
 
 SHOWN = ("attention", "receptive-field")
-WINDOW = 512
 
 
 def explain(
@@ -32,7 +31,7 @@ def explain(
     at: list[str] | None = None,
     layers: str | None = None,
     heads: bool = False,
-    window: int = WINDOW,
+    window: int = 512,
     device: str | None = None,
     skip_bad: bool = False,
 ) -> None:

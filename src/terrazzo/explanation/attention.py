@@ -113,9 +113,8 @@ class AttentionMaps:
             half, most = (
                 float(np.mean([area_holding(mean_hw, share) for mean_hw in layer.mean_Phw])) for share in (0.5, 0.95)
             )
-            lines.append(
-                f"{layer.title:<20}{heads:>6}{f'{w} x {h}':>10}{f'{distance:.0f} px':>16}{percent(half):>9}{percent(most):>9}"
-            )
+            line = f"{layer.title:<20}{heads:>6}{f'{w} x {h}':>10}{f'{distance:.0f} px':>16}"
+            lines.append(f"{line}{percent(half):>9}{percent(most):>9}")
         return "\n".join(lines)
 
     def save(self, folder: str | Path, stem: str, *, heads: bool = False) -> list[Path]:
@@ -251,12 +250,8 @@ def _chosen_layers(encoder: nn.Module, names: Sequence[str] | None) -> dict[str,
     if names is None:
         if isinstance(encoder, VisionTransformer):
             names = [str(number) for number in encoder.layers]
-        else:  # the last block of a stage is the one before a stage of another number
-            order = list(known)
-            stages = [name.partition(".")[0] for name in order]
-            names = [
-                name for name, stage, after in zip(order, stages, [*stages[1:], ""], strict=True) if stage != after
-            ]
+        else:  # of a stage's blocks, the last one stays
+            names = list({name.partition(".")[0]: name for name in known}.values())
     if not names or (unknown := [name for name in names if name not in known]):
         raise ConfigError(
             f"the model has no layer {unknown[0]!r}" if names else "no layer is asked for",

@@ -196,7 +196,8 @@ def receptive_fields_png(fields: ReceptiveFields) -> bytes:
         left = GAP + place * (PANEL + GAP)
         _, _, cell_height, cell_width = field.cell
         half, most = (area_holding(field.share_HW, share) for share in (0.5, 0.95))
-        text = f"{field.name}, unit of {cell_width:.3g} x {cell_height:.3g} pixels\n50% in {percent(half)}, 95% in {percent(most)}"
+        unit = f"{field.name}, unit of {cell_width:.3g} x {cell_height:.3g} pixels"
+        text = f"{unit}\n50% in {percent(half)}, 95% in {percent(most)}"
         _write(figure, left, TITLE + HEAD - 0.08, text, 9, va="bottom", linespacing=1.35)
         image = _draw_field(figure.add_axes(box(left, TITLE + HEAD, PANEL, tall)), field)
     left = GAP + count * (PANEL + GAP)

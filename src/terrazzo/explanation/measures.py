@@ -41,7 +41,8 @@ def share_within(values_HW: Floats, center: tuple[float, float], radii: NDArray[
     rows_H, columns_W = (np.arange(size) + 0.5 - middle for size, middle in zip(values_HW.shape, center, strict=True))
     nearest = np.searchsorted(radii, np.hypot(rows_H[:, None], columns_W).ravel())
     sums = np.bincount(nearest, values_HW.ravel().astype(np.float64), minlength=len(radii) + 1)
-    return np.cumsum(sums)[:-1] / sums.sum()
+    within: NDArray[np.float64] = np.cumsum(sums)[:-1] / sums.sum()
+    return within
 
 
 def percent(share: float) -> str:

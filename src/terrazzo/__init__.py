@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from terrazzo.errors import TerrazzoError
     from terrazzo.evaluation.evaluator import evaluate
     from terrazzo.evaluation.report import Report
+    from terrazzo.explanation.attention import attention_maps
+    from terrazzo.explanation.receptive_field import receptive_fields
     from terrazzo.inference.predict import predict
     from terrazzo.inference.result import Segmentation
     from terrazzo.labels import LabelSpec
@@ -40,6 +42,7 @@ __all__ = [
     "Segmentation",
     "TerrazzoError",
     "TrainedModel",
+    "attention_maps",
     "check_dataset",
     "convert",
     "create_model",
@@ -48,6 +51,7 @@ __all__ = [
     "load",
     "open_dataset",
     "predict",
+    "receptive_fields",
     "train",
 ]
 
@@ -62,6 +66,7 @@ _HOMES = {
     "Segmentation": "terrazzo.inference.result",
     "TerrazzoError": "terrazzo.errors",
     "TrainedModel": "terrazzo.weights.files",
+    "attention_maps": "terrazzo.explanation.attention",
     "check_dataset": "terrazzo.data.check",
     "convert": "terrazzo.weights.convert",
     "create_model": "terrazzo.models",
@@ -70,6 +75,7 @@ _HOMES = {
     "load": "terrazzo.weights.load",
     "open_dataset": "terrazzo.data",
     "predict": "terrazzo.inference.predict",
+    "receptive_fields": "terrazzo.explanation.receptive_field",
     "train": "terrazzo.training.train",
 }
 

@@ -125,15 +125,6 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
     )
 
 
-def _positions_size(state: Mapping[str, torch.Tensor]) -> tuple[int, int] | None:
-    """Return the image size that position embeddings were trained for, if there are any."""
-    positions = state.get("encoder.pos_embed")
-    if positions is None or positions.ndim != 4:
-        return None
-    height, width = positions.shape[1:3]
-    return 16 * height, 16 * width
-
-
 def _read_config(path: Path) -> dict[str, Any]:
     config = read_json(path)
     needed = {"format_version", "architecture", "labels", "preprocess", "sha256", "record"}

@@ -48,7 +48,7 @@ class FixedMaps(nn.Module):
 def build(decoder: str, size: int, classes: int, train: bool) -> tuple[Callable[[], list[Tensor]], ...]:
     """Return what each side does, ours first: all logits at the image size, after backward in training."""
     torch.manual_seed(0)
-    # A transformer of four blocks, which is not run, gives the decoder and its heads the same four maps as one of twelve.
+    # The transformer is not run, and four blocks are built faster than twelve; the decoder and its heads are the same.
     published = VARIANTS[f"setr_{decoder}_base"]
     layers = (1, 2, 3, 4)
     heads = tuple(layers[published.layers.index(layer)] for layer in published.auxiliary)

@@ -144,11 +144,12 @@ def _draw_keys(axes: Axes, photo_HW3: Picture, panel: _Panel, height: int, width
     colors_hw4[..., 3] = 0.45 + 0.4 * level_hw
     reach = panel.covered[0] * height, panel.covered[1] * width
     axes.imshow(colors_hw4, extent=(0, reach[1], reach[0], 0), interpolation="nearest", aspect="auto")
-    style = {"facecolor": "#00000080", "edgecolor": "#ffffff70", "hatch": "/////", "linewidth": 0.0}
-    if reach[0] < height:
-        axes.add_patch(Rectangle((0, reach[0]), width, height - reach[0], **style))
-    if reach[1] < width:
-        axes.add_patch(Rectangle((reach[1], 0), width - reach[1], reach[0], **style))
+    below = Rectangle((0, reach[0]), width, height - reach[0])
+    beside = Rectangle((reach[1], 0), width - reach[1], reach[0])
+    for unseen in (below, beside):
+        if unseen.get_width() > 0 and unseen.get_height() > 0:
+            unseen.set(facecolor="#00000080", edgecolor="#ffffff70", hatch="/////", linewidth=0.0)
+            axes.add_patch(unseen)
 
 
 def _mark(axes: Axes, point: Point) -> None:
@@ -191,7 +192,7 @@ def receptive_fields_png(fields: ReceptiveFields) -> bytes:
     lines = "inside the lines, drawn smooth, are 50% (white) and 95% (blue) of all contributions"
     line = f"{over}, window of {width} x {height} pixels; {lines}"
     _write(figure, GAP, 0.55, line, 8.5, color=FAINT)
-    image = None
+    image: Any = None
     for place, field in enumerate(fields.fields):
         left = GAP + place * (PANEL + GAP)
         _, _, cell_height, cell_width = field.cell
@@ -224,7 +225,7 @@ def _draw_field(axes: Axes, field: ReceptiveField) -> Any:
     image = axes.imshow(levels_HW, cmap="magma", vmin=-DECADES, vmax=0, extent=extent, aspect="auto")
     # Single pixels alternate with the strides of the convolutions and with the photos' edges; a line through them all
     # would be a tangle.
-    smooth_HW = cv2.GaussianBlur(field.share_HW, (0, 0), max(height, width) / 64)
+    smooth_HW = cv2.GaussianBlur(field.share_HW, (0, 0), max(height, width) / 64).astype(np.float32)
     if smooth_HW.max() > 0:
         middles = np.arange(width) + 0.5, np.arange(height) + 0.5
         for share, color in ((0.95, "#58b4ff"), (0.5, "white")):

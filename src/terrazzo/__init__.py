@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from terrazzo.errors import TerrazzoError
     from terrazzo.evaluation.evaluator import evaluate
     from terrazzo.evaluation.report import Report
+    from terrazzo.explanation.attention import attention_maps
+    from terrazzo.explanation.receptive_field import receptive_fields
     from terrazzo.inference.predict import predict
     from terrazzo.inference.result import Segmentation
     from terrazzo.labels import LabelSpec
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from terrazzo.preprocess import Preprocess
     from terrazzo.training.recipe import Recipe
     from terrazzo.training.train import Run, train
+    from terrazzo.weights.convert import convert
     from terrazzo.weights.files import TrainedModel
     from terrazzo.weights.load import load
 
@@ -39,13 +42,16 @@ __all__ = [
     "Segmentation",
     "TerrazzoError",
     "TrainedModel",
+    "attention_maps",
     "check_dataset",
+    "convert",
     "create_model",
     "evaluate",
     "list_models",
     "load",
     "open_dataset",
     "predict",
+    "receptive_fields",
     "train",
 ]
 
@@ -60,13 +66,16 @@ _HOMES = {
     "Segmentation": "terrazzo.inference.result",
     "TerrazzoError": "terrazzo.errors",
     "TrainedModel": "terrazzo.weights.files",
+    "attention_maps": "terrazzo.explanation.attention",
     "check_dataset": "terrazzo.data.check",
+    "convert": "terrazzo.weights.convert",
     "create_model": "terrazzo.models",
     "evaluate": "terrazzo.evaluation.evaluator",
     "list_models": "terrazzo.models",
     "load": "terrazzo.weights.load",
     "open_dataset": "terrazzo.data",
     "predict": "terrazzo.inference.predict",
+    "receptive_fields": "terrazzo.explanation.receptive_field",
     "train": "terrazzo.training.train",
 }
 

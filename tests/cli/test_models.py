@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from terrazzo.cli.models import describe, models
+from terrazzo.cli.models import describe, models, table
 from terrazzo.models import list_models
-from terrazzo.weights.catalog import bundled_names
+from terrazzo.weights.catalog import HUB, PUBLISHED, bundled_names
 
 CONFIG = {
     "architecture": "segformer_b0",
@@ -38,5 +38,16 @@ def test_the_list_has_what_ships_and_what_can_be_trained(capsys: pytest.CaptureF
     models()
     text = capsys.readouterr().out
     assert all(name in text for name in [*bundled_names(), *list_models()])
-    assert "  segformer_b0      3.72 M\n" in text and "  segformer_b5     84.61 M\n" in text
+    assert "  segformer_b0              3.72 M\n" in text and "  segformer_b5             84.61 M\n" in text
     assert max(map(len, text.splitlines())) <= 80
+    assert all(text.count(f"  {weights.name} ") == 1 for weights in PUBLISHED)
+    assert text.index("segformer_b0.camvid") < text.index("nvidia/") < text.index("SETR pup_large")
+    assert "non-commercial use only" in text and "11 of 26 are dead" in " ".join(text.split())
+
+
+def test_cached_weights_come_first() -> None:
+    rows = [weights for weights in PUBLISHED if weights.where == HUB]
+    cached = {rows[5].name}
+    lines = table(HUB, sorted(rows, key=lambda weights: weights.name not in cached), cached).splitlines()
+    assert [line for line in lines if line.endswith("cached")] == [lines[lines.index("") + 2]]
+    assert rows[5].name in lines[lines.index("") + 2]

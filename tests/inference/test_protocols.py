@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -159,6 +161,12 @@ def test_mirrored_views_hold_the_mirrored_pixels() -> None:
 def test_the_protocols_are_frozen() -> None:
     assert {name: protocol.digest(Preprocess()) for name, protocol in PROTOCOLS.items()} == DIGESTS
     assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
+
+
+def test_the_manual_has_every_protocol() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`([\w-]+)`", "\n".join(row.split("|")[1] for row in rows))) == sorted(PROTOCOLS)
 
 
 def test_the_hash_covers_what_decides_and_nothing_else() -> None:

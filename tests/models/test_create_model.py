@@ -45,7 +45,8 @@ def test_decoder_count_follows_the_closed_form(name: str) -> None:
 
 
 def test_names() -> None:
-    assert list_models() == list(MODELS) == [*PARAMETERS, *setr.VARIANTS]
+    mmseg = [f"{name}_mmseg" for name in PARAMETERS]
+    assert list_models() == list(MODELS) == [*PARAMETERS, *mmseg, *setr.VARIANTS]
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tiny_runs import TINY
+from tiny_runs import tiny_models
 
 
 @pytest.fixture(scope="module")
 def tiny_variant() -> Iterator[None]:
     """Add `segformer_tiny` and the nano SETRs to the models while a test file runs."""
     with pytest.MonkeyPatch.context() as patch:
-        for table, more in TINY:
-            for name, variant in more.items():
-                patch.setitem(table, name, variant)
+        for table, name, variant in tiny_models():
+            patch.setitem(table, name, variant)
         yield

@@ -94,8 +94,8 @@ def family(model: str) -> str:
 
 
 def test_every_run_of_the_papers_has_its_recipe() -> None:
-    there = {path.stem for path in FOLDER.glob("*.yaml")}
-    assert there - {"segformer_b0_camvid"} == set(NAMES)
+    there = {path.stem for path in FOLDER.glob("*.yaml") if "camvid" not in path.stem}
+    assert there == set(NAMES)
 
 
 @pytest.mark.parametrize(("model", "run"), RUNS, ids=NAMES)

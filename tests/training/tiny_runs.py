@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -33,18 +33,19 @@ TINY_SETR = {
     "setr_pup_nano": SETRVariant(ViTSize(16, 4, 2), "pup", (1, 2, 3, 4), (1, 2, 3, 4), "official"),
     "setr_mla_nano": SETRVariant(ViTSize(16, 4, 2), "mla", (1, 2, 3, 4), (1, 2, 3, 4), "official"),
 }
-TINY: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    (segformer.VARIANTS, TINY_SEGFORMER),
-    (setr.VARIANTS, TINY_SETR),
-    (MODELS, TINY_SEGFORMER | TINY_SETR),
-]
-"""What the fixture `tiny_variant` adds to which table of models."""
+
+
+def tiny_models() -> Iterator[tuple[Any, str, Any]]:
+    """Yield a table of models, a name that it lacks, and its variant; each is to be put in before the next is asked."""
+    for own, variants in ((segformer.VARIANTS, TINY_SEGFORMER), (setr.VARIANTS, TINY_SETR)):
+        for table in (own, MODELS):
+            yield from ((table, name, variant) for name, variant in variants.items() if name not in table)
 
 
 def add_tiny_models() -> None:
     """Do for a process of its own what the fixture `tiny_variant` does."""
-    for table, more in TINY:
-        table.update(more)
+    for table, name, variant in tiny_models():
+        table[name] = variant
 
 
 def make_data(root: Path, train: int = 5, val: int = 3, classes: int = 3) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from terrazzo.models.segmenter import Segmenter
 
 __all__ = ["DECODERS", "MODELS", "Segmenter", "create_model", "list_models", "refuse_unknown_model"]
 
-MODELS = {**segformer.VARIANTS, **setr.VARIANTS}
+MODELS: ChainMap[str, Any] = ChainMap(setr.VARIANTS, segformer.VARIANTS)  # which lists the last one's names first
 
 
 def list_models() -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 from terrazzo.errors import CheckpointError
-from terrazzo.models.encoders.vit import resize_positions
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.training.recipe import Recipe
 from terrazzo.weights.load import StartingWeights, load_starting_weights
@@ -13,7 +12,6 @@ from terrazzo.weights.load import StartingWeights, load_starting_weights
 __all__ = ["start_from", "starting_weights"]
 
 CLASSIFIER = re.compile(r"(decoder|auxiliary\.\d+)\.classifier\.")
-POSITIONS = "encoder.pos_embed"
 
 
 def starting_weights(recipe: Recipe) -> StartingWeights | None:
@@ -52,9 +50,7 @@ def start_from(network: Segmenter, initial: StartingWeights, recipe: Recipe, res
         CheckpointError: they are another architecture's, or their classifier is for other classes.
     """
     mine = network.state_dict()
-    theirs = {key: value for key, value in initial.tensors.items() if key in mine or not key.startswith("auxiliary.")}
-    if POSITIONS in mine and POSITIONS in theirs and theirs[POSITIONS].shape != mine[POSITIONS].shape:
-        theirs[POSITIONS] = resize_positions(theirs[POSITIONS], *mine[POSITIONS].shape[1:3])
+    theirs = initial.fitted_to(network)
     encoder_only = all(key.startswith("encoder.") for key in theirs)
     optional = ("auxiliary.", "decoder.") if encoder_only else ("auxiliary.",)
     missing = [key for key in mine if key not in theirs and not key.startswith(optional)]

@@ -33,6 +33,7 @@ from terrazzo.training.run_folder import (
 )
 from terrazzo.training.start import starting_weights
 from terrazzo.training.trainer import Trainer
+from terrazzo.weights.load import StartingWeights
 
 __all__ = ["Run", "train"]
 
@@ -126,7 +127,7 @@ def train(
         if ranks.is_main:
             clear_leftovers(output)
         trainer = Trainer(chosen, train_split, val_split, pixels_K, output, ranks, workers, initial, reset_head)
-        trainer.log.say(_plan(trainer, data))
+        trainer.log.say(_plan(trainer, data, initial))
         if resume:
             trainer.resume()
         if ranks.is_main:
@@ -161,12 +162,14 @@ def _recipe_for(data: Path, model: str, changes: Mapping[str, Any]) -> Recipe:
     return automatic_recipe(model, sizes, encoder=changes.get("encoder"), weights=changes.get("weights"), **length)
 
 
-def _plan(trainer: Trainer, data: Path) -> str:
+def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
     """Say what is going to happen, for people to check before they go and have lunch."""
     recipe, loader, ranks = trainer.recipe, trainer.loader, trainer.ranks
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     start = f"starting from {recipe.weights}" if recipe.weights else "from random weights"
-    if recipe.encoder and not recipe.weights and brings_weights(recipe.encoder):
+    if initial is not None:
+        start += f" ({initial.what}; licence {initial.licence})"
+    elif recipe.encoder is not None and recipe.weights is None and brings_weights(recipe.encoder):
         start = "with the encoder's weights"
     height, width = recipe.crop
     schedule = f"{_counted(trainer.epochs, 'epoch')} of {_counted(loader.batches_per_epoch, 'step')}"

@@ -22,6 +22,7 @@ from terrazzo.weights.companions import read_json
 from terrazzo.weights.recognize import (
     architecture_of,
     empty_network,
+    grid_in_ours,
     load_network,
     meta_network,
     refuse_differences,
@@ -107,7 +108,7 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
     labels = LabelSpec.from_dict(config["labels"])
     encoder, described = config.get("encoder"), f"a {architecture}"
     if encoder is None:
-        network = meta_network(architecture, labels.num_classes, _positions_size(file.tensors))
+        network = meta_network(architecture, labels.num_classes, grid_in_ours(file.tensors))
     else:
         described += f" whose encoder was written by transformers {encoder.get('transformers_version')}"
         try:
@@ -118,13 +119,15 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
             ) from error
     if not any(key.startswith("auxiliary.") for key in file.tensors):
         network.drop_auxiliary()
-    if (really := architecture_of(file.tensors)) not in (None, architecture):
-        raise CheckpointError(
-            f"{where} is a {really}, and {CONFIG_FILE} says {architecture}",
-            fix="copy the whole folder again from its origin",
-            code="checkpoint-architecture",
-        )
-    refuse_differences(file.tensors, shapes_of(network.state_dict()), where, described)
+    expected = shapes_of(network.state_dict())
+    if shapes_of(file.tensors) != expected:
+        if (really := architecture_of(file.tensors)) not in (None, architecture):
+            raise CheckpointError(
+                f"{where} is a {really}, and {CONFIG_FILE} says {architecture}",
+                fix="copy the whole folder again from its origin",
+                code="checkpoint-architecture",
+            )
+        refuse_differences(file.tensors, expected, where, described)
     refuse_not_finite(file.tensors, where)
     return TrainedModel(
         architecture=architecture,
@@ -134,15 +137,6 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
         record=config["record"],
         name=name or folder.name,
     )
-
-
-def _positions_size(state: Mapping[str, torch.Tensor]) -> tuple[int, int] | None:
-    """Return the image size that position embeddings were trained for, if there are any."""
-    positions = state.get("encoder.pos_embed")
-    if positions is None or positions.ndim != 4:
-        return None
-    height, width = positions.shape[1:3]
-    return 16 * height, 16 * width
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from terrazzo.errors import CheckpointError
 from terrazzo.hub import download
+from terrazzo.models import Segmenter
+from terrazzo.models.encoders.vit import resize_positions
 from terrazzo.weights.catalog import bundled_folder, bundled_names, published
 from terrazzo.weights.companions import labels_from_meta, licence_in_model_card, paper_preprocess, read_json
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
 from terrazzo.weights.huggingface import WEIGHTS_FILES, is_hub_id, read_companions, read_weights
-from terrazzo.weights.recognize import Recognized, load_network, meta_network, our_tensors, recognize, shapes_of
+from terrazzo.weights.recognize import Recognized, load_network, our_tensors, recognize
 from terrazzo.weights.tensor_files import read_tensor_file
 
 __all__ = ["StartingWeights", "load", "load_starting_weights"]
@@ -29,11 +31,25 @@ class StartingWeights:
         what: for messages.
         architecture: whose weights they are; for an encoder alone, one that has it.
         tensors: under our names; of an encoder alone, only those.
+        licence: of the weights, as far as it is known.
     """
 
     what: str
     architecture: str
     tensors: Mapping[str, Tensor]
+    licence: str = "not stated"
+
+    def fitted_to(self, network: Segmenter) -> dict[str, Tensor]:
+        """Return the tensors, position embeddings resized to the grid of a model to be trained.
+
+        Auxiliary heads that either of the two does not have are left out.
+        """
+        tensors = dict(self.tensors)
+        mine = network.state_dict()
+        positions = "encoder.pos_embed"
+        if positions in tensors and positions in mine and tensors[positions].shape[-1] == mine[positions].shape[-1]:
+            tensors[positions] = resize_positions(tensors[positions], *mine[positions].shape[1:3])
+        return {key: value for key, value in tensors.items() if key in mine or not key.startswith("auxiliary.")}
 
 
 @dataclass(frozen=True)
@@ -82,11 +98,12 @@ def load_starting_weights(model: str | Path) -> StartingWeights:
     opened = _open(model)
     if isinstance(opened, TrainedModel):
         state = opened.network.state_dict()
-        return StartingWeights(f"a {opened.architecture}", opened.architecture, state)
+        licence = str(opened.record.get("licence", "that of your own run"))
+        return StartingWeights(f"a {opened.architecture}", opened.architecture, state, licence)
     found = opened.found
-    shapes = shapes_of(meta_network(found.architecture, found.num_classes or 2).state_dict())
     what = f"{found.layout.name}, a {found.architecture}" if found.num_classes else f"{found.layout.name}"
-    return StartingWeights(what, found.architecture, our_tensors(found, shapes, opened.where))
+    tensors = our_tensors(found, found.empty_network(), opened.where)
+    return StartingWeights(what, found.architecture, tensors, _licence(opened))
 
 
 def _open(model: str | Path) -> TrainedModel | Foreign:
@@ -142,17 +159,21 @@ def _assemble(foreign: Foreign) -> TrainedModel:
             code="checkpoint-encoder",
         )
     record: dict[str, Any] = {"origin": foreign.name, "format": found.layout.name}
-    known = published(foreign.name)
     if foreign.folder is not None:
         beside = read_companions(foreign.folder, read_json(foreign.folder / CONFIG_FILE), found.num_classes)
         labels, preprocess = beside.labels, beside.preprocess
         record = {**beside.record, **({} if "origin" in beside.record else record)}
-        licence = licence_in_model_card(foreign.folder)
     else:
         labels, record["labels from"] = labels_from_meta(foreign.meta, found.num_classes, where)
         preprocess = paper_preprocess(found.architecture, labels)
-        licence = None
-    record.setdefault("licence", known.licence if known else licence or found.layout.licence)
-    network = meta_network(found.architecture, found.num_classes)
-    state = our_tensors(found, shapes_of(network.state_dict()), where)
+    record.setdefault("licence", _licence(foreign))
+    network = found.empty_network()
+    state = our_tensors(found, network, where)
     return TrainedModel(found.architecture, load_network(network, state), labels, preprocess, record, foreign.name)
+
+
+def _licence(foreign: Foreign) -> str:
+    if known := published(foreign.name):
+        return known.licence
+    card = licence_in_model_card(foreign.folder) if foreign.folder is not None else None
+    return card or foreign.found.layout.licence

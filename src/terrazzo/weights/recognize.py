@@ -5,6 +5,7 @@ Nothing is loaded by halves: a tensor that is missing, left over or of another s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,14 @@ from torch.overrides import TorchFunctionMode
 
 from terrazzo.errors import CheckpointError
 from terrazzo.models import Segmenter, create_model
-from terrazzo.weights.remap import segformer
+from terrazzo.weights.remap import segformer, setr, vit
 from terrazzo.weights.remap.layout import Layout, Shapes
 
 __all__ = [
     "Recognized",
     "architecture_of",
     "empty_network",
+    "grid_in_ours",
     "load_network",
     "meta_network",
     "our_tensors",
@@ -32,8 +34,9 @@ __all__ = [
 ]
 
 FAMILIES: dict[Layout, Callable[[Layout, Shapes], tuple[str | None, str]]] = {
-    layout: family.variant_in for family in (segformer,) for layout in family.LAYOUTS
+    layout: family.variant_in for family in (segformer, setr, vit) for layout in family.LAYOUTS
 }
+PATCH = 16
 LAYOUTS = sorted(FAMILIES, key=lambda layout: layout.encoder_only)
 
 
@@ -46,12 +49,21 @@ class Recognized:
         architecture: which of our models they are; for an encoder alone, one that has it.
         num_classes: K; None for an encoder alone.
         tensors: under the layout's own names, without what nobody uses.
+        grid: rows and columns of its position embeddings; None for what has none.
     """
 
     layout: Layout
     architecture: str
     num_classes: int | None
     tensors: dict[str, Tensor]
+    grid: tuple[int, int] | None
+
+    def empty_network(self) -> Segmenter:
+        """Return the model that these tensors are for, without memory; with auxiliary heads if they have any."""
+        network = meta_network(self.architecture, self.num_classes or 2, self.grid)
+        if not any(key.startswith(("auxiliary_head.", "auxiliary.")) for key in self.tensors):
+            network.drop_auxiliary()
+        return network
 
 
 def recognize(tensors: dict[str, Tensor], where: str) -> Recognized:
@@ -77,14 +89,17 @@ def recognize(tensors: dict[str, Tensor], where: str) -> Recognized:
         value = tensors.pop(key)
         if not layout.is_dropped(own := key.removeprefix(prefix)):
             named[own] = value
-    architecture, described = FAMILIES[layout](layout, shapes_of(named))
+    if layout.prepare is not None:
+        layout.prepare(named)
+    shapes = shapes_of(named)
+    architecture, described = FAMILIES[layout](layout, shapes)
     if architecture is None:
         raise CheckpointError(
             f"{where} is {layout.name}, but with {described}",
             fix="use weights of a size that `terrazzo models` lists",
             code="checkpoint-variant",
         )
-    return Recognized(layout, architecture, _num_classes(named, layout, where), named)
+    return Recognized(layout, architecture, _num_classes(named, layout, where), named, _grid(layout, shapes, where))
 
 
 def layout_of(tensors: Mapping[str, Tensor]) -> tuple[Layout | None, str]:
@@ -105,17 +120,18 @@ def architecture_of(tensors: Mapping[str, Tensor]) -> str | None:
     return FAMILIES[layout](layout, shapes)[0]
 
 
-def our_tensors(found: Recognized, shapes: Shapes, where: str) -> dict[str, Tensor]:
+def our_tensors(found: Recognized, network: Segmenter, where: str) -> dict[str, Tensor]:
     """Return the tensors under our names, as float32.
 
     Args:
         found: its tensors are taken out of it one by one, so that no more than one is ever there twice.
-        shapes: of our model's tensors.
+        network: the model that they are for.
         where: the file, for messages.
 
     Raises:
         CheckpointError: tensors are missing, left over, misshapen, or hold NaN or infinity.
     """
+    shapes = shapes_of(network.state_dict())
     what = f"{found.layout.name}, nearest to {found.architecture}"
     refuse_differences(found.tensors, found.layout.their_shapes(shapes), where, what)
     refuse_not_finite(found.tensors, where)
@@ -165,8 +181,15 @@ def refuse_not_finite(tensors: dict[str, Tensor], where: str) -> None:
             tensors[key] = value.float()
 
 
-def meta_network(architecture: str, num_classes: int, image_size: tuple[int, int] | None = None) -> Segmenter:
-    """Return a model without memory, for its shapes or to be loaded; arguments as of `create_model`."""
+def meta_network(architecture: str, num_classes: int, grid: tuple[int, int] | None = None) -> Segmenter:
+    """Return a model without memory, for its shapes or to be loaded.
+
+    Args:
+        architecture: its name.
+        num_classes: K.
+        grid: rows and columns of its position embeddings.
+    """
+    image_size = None if grid is None else (PATCH * grid[0], PATCH * grid[1])
     with torch.device("meta"), NothingToInitialize():
         return create_model(architecture, num_classes, image_size=image_size)
 
@@ -206,6 +229,33 @@ def load_network(network: Segmenter, state: Mapping[str, Tensor]) -> Segmenter:
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor."""
     return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def grid_in_ours(tensors: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """Return the rows and columns of the position embeddings among our own tensors, if they have any."""
+    positions = tensors.get("encoder.pos_embed")
+    if positions is None or positions.ndim != 4 or 0 in positions.shape:
+        return None
+    return positions.shape[1], positions.shape[2]
+
+
+def _grid(layout: Layout, shapes: Shapes, where: str) -> tuple[int, int] | None:
+    """Everyone else stores positions as one row; their code knows square grids alone, after the class token."""
+    place = layout.places.get("encoder.pos_embed")
+    if place is None:
+        return None
+    shape = shapes.get(place.paths[0], ())
+    if not place.tokens:
+        return (shape[1], shape[2]) if len(shape) == 4 and 0 not in shape else None
+    tokens = shape[1] - 1 if len(shape) == 3 else 0
+    side = math.isqrt(max(tokens, 0))
+    if side < 1 or side * side != tokens:
+        raise CheckpointError(
+            f"{where} is {layout.name}, but {place.paths[0]} is {shape}: no class token and a square grid of positions",
+            fix="use weights that were trained on square crops",
+            code="checkpoint-positions",
+        )
+    return side, side
 
 
 def _num_classes(tensors: Mapping[str, Tensor], layout: Layout, where: str) -> int | None:

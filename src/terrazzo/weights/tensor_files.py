@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -181,14 +182,13 @@ def _check_archive(path: Path) -> None:
 
 def _read_torch(path: Path, size: int) -> TensorFile:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a pickle is of an unusual kind is said below, if it matters
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        asked = re.search(
-            r"(?:GLOBAL|global|class) ([\w.]+) was not an allowed|[Tt]rying to (?:call|access) .{0,80}", str(error)
-        )
-        what = f" ({asked[1] or asked[0]})" if asked else ""
+        asked = re.search(r"(?:unsupported )?(?:GLOBAL|class) ([\w.]{1,200})", str(error))
         raise CheckpointError(
-            f"{path} asks Python to run code while it is read{what}, and was not read"
+            f"{path} asks Python to run {asked[1]} while it is read, and was not read"
             if asked
             else f"{path} is damaged, or is no checkpoint of tensors alone",
             fix="in the program that wrote it, save the tensors alone: torch.save(model.state_dict(), path)",

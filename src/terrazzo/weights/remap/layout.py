@@ -1,7 +1,7 @@
 """Layout: the names and shapes under which some program stores a model, and the two ways between them and ours.
 
 A table says where each of our modules lives. ``{i}`` and ``{j}`` stand for the numbers in our module's path, counted
-from 0; ``{I}`` is i + 1, ``{i2}`` is i + 2, ``{r}`` is 3 - i::
+from 0; ``{I}`` is i + 1, ``{i2}`` is i + 2, ``{r}`` is 3 - i, ``{j3}`` and ``{n3}`` are 3 j and 3 j + 1::
 
     "encoder.stages.{i}.blocks.{j}.attn.q": Place("backbone.block{I}.{j}.attn.q")
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -35,14 +35,18 @@ class Place:
     Attributes:
         paths: its module there; several where it takes rows from several.
         conv: its weight is a 1 x 1 convolution there, and a matrix here.
+        tokens: it is a sequence (1, T, C) there, and here one row of it, or its rest as a grid (1, h, w, C).
+        flipped: its weight's inputs are this many blocks, which stand there in reverse; 1 leaves them.
     """
 
     paths: tuple[str, ...]
     conv: bool
+    tokens: bool
+    flipped: int
 
-    def __init__(self, *paths: str, conv: bool = False) -> None:
-        object.__setattr__(self, "paths", paths)
-        object.__setattr__(self, "conv", conv)
+    def __init__(self, *paths: str, conv: bool = False, tokens: bool = False, flipped: int = 1) -> None:
+        for name, value in {"paths": paths, "conv": conv, "tokens": tokens, "flipped": flipped}.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Piece:
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
-    conv: bool
+    place: Place
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +68,7 @@ class Layout:
         places: our module's path, numbers written as ``{i}`` and ``{j}``, to its place.
         dropped: patterns of keys that such files hold and nobody uses.
         encoder_only: there is no decoder in such files.
+        prepare: changes that make a file of this layout regular, such as an unused token taken out; in place.
         licence: what is known of the licence of such files, which do not say it themselves.
     """
 
@@ -72,6 +77,7 @@ class Layout:
     places: Mapping[str, Place]
     dropped: tuple[str, ...] = ()
     encoder_only: bool = False
+    prepare: Callable[[dict[str, Tensor]], None] | None = None
     licence: str = "not stated in the file"
 
     def prefix_in(self, keys: Mapping[str, object]) -> str | None:
@@ -96,7 +102,7 @@ class Layout:
                 continue
             place, theirs = self._place(key)
             before = found[theirs].ours if theirs in found else ()
-            found[theirs] = Piece((*before, key), theirs, place.conv)
+            found[theirs] = Piece((*before, key), theirs, place)
         return list(found.values())
 
     def their_shapes(self, shapes: Shapes) -> dict[str, tuple[int, ...]]:
@@ -131,11 +137,12 @@ class Layout:
                 ours |= {key: torch.zeros(shapes[key]) for key in piece.ours}
                 continue
             parts = [state.pop(key) for key in piece.theirs]
-            whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+            whole = _flipped(parts[0] if len(parts) == 1 else torch.cat(parts), piece.place)
             if len(piece.ours) == 1:
                 ours[piece.ours[0]] = whole.reshape(shapes[piece.ours[0]])
                 continue
-            rows = torch.split(whole, [shapes[key][0] for key in piece.ours])
+            whole = whole.flatten(0, -2) if piece.place.tokens else whole
+            rows = torch.split(whole, [_rows(shapes[key], piece.place) for key in piece.ours])
             for key, part in zip(piece.ours, rows, strict=True):
                 ours[key] = part.reshape(shapes[key]).clone()
         return ours
@@ -148,10 +155,12 @@ class Layout:
         shapes = {key: tuple(value.shape) for key, value in state.items()}
         theirs: dict[str, Tensor] = {}
         for piece in self.pieces(shapes):
-            parts = [state[key] for key in piece.ours]
-            whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+            if not piece.theirs:
+                continue
+            parts = [state[key].flatten(0, -2) if piece.place.tokens else state[key] for key in piece.ours]
+            whole = _flipped(parts[0] if len(parts) == 1 else torch.cat(parts), piece.place)
             rows = whole.chunk(len(piece.theirs)) if len(piece.theirs) > 1 else [whole]
-            for key, part, shape in zip(piece.theirs, rows, _shapes_of(piece, shapes), strict=bool(piece.theirs)):
+            for key, part, shape in zip(piece.theirs, rows, _shapes_of(piece, shapes), strict=True):
                 theirs[key] = part.reshape(shape).contiguous()
         return theirs
 
@@ -162,13 +171,25 @@ def _template(key: str) -> tuple[str, dict[str, int]]:
     letters = iter(("{i}", "{j}"))
     i, j = (*map(int, numbers), 0, 0)[:2]
     template = re.sub(NUMBER, lambda _: next(letters), key, count=2)
-    return template, {"i": i, "I": i + 1, "i2": i + 2, "r": 3 - i, "j": j, "J": j + 1}
+    return template, {"i": i, "I": i + 1, "i2": i + 2, "r": 3 - i, "j": j, "j3": 3 * j, "n3": 3 * j + 1}
 
 
 def _shapes_of(piece: Piece, shapes: Shapes) -> list[tuple[int, ...]]:
-    first = shapes[piece.ours[0]]
+    first, place = shapes[piece.ours[0]], piece.place
     if not first or not piece.theirs:
         return [()] * len(piece.theirs)
-    rows = sum(shapes[key][0] for key in piece.ours)
-    tail = (*first[1:], 1, 1) if piece.conv and len(first) == 2 else first[1:]
+    rows = sum(_rows(shapes[key], place) for key in piece.ours)
+    if place.tokens:
+        return [(1, rows, first[-1])]
+    tail = (*first[1:], 1, 1) if place.conv and len(first) == 2 else first[1:]
     return [(math.ceil(rows / len(piece.theirs)), *tail)] * len(piece.theirs)
+
+
+def _rows(shape: tuple[int, ...], place: Place) -> int:
+    return math.prod(shape[:-1]) if place.tokens else shape[0]
+
+
+def _flipped(weight: Tensor, place: Place) -> Tensor:
+    if place.flipped == 1 or weight.ndim < 2:
+        return weight
+    return torch.cat(weight.chunk(place.flipped, dim=1)[::-1], dim=1)

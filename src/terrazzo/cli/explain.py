@@ -1,0 +1,130 @@
+"""`terrazzo explain`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from terrazzo.cli.predict import output_places
+from terrazzo.cli.progress import progress_bar
+from terrazzo.errors import ConfigError, ImageError
+from terrazzo.explanation.points import Point, check_points
+from terrazzo.images import find_images, image_size, read_image
+from terrazzo.weights.catalog import DEFAULT_MODEL
+
+__all__ = ["explain"]
+
+SHOWN = ("attention", "receptive-field")
+
+
+def explain(
+    photos: Annotated[list[str], Parameter(negative=())],
+    /,
+    *,
+    model: Annotated[str, Parameter(name=["--model", "-m"])] = DEFAULT_MODEL,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("terrazzo-output"),
+    show: str = "attention,receptive-field",
+    at: list[str] | None = None,
+    layers: str | None = None,
+    heads: bool = False,
+    window: int = 512,
+    device: str | None = None,
+    skip_bad: bool = False,
+) -> None:
+    """Show what a model looks at: attention maps and effective receptive fields.
+
+    For each photo this writes NAME_attention.png and .npz: where some points of it look, in some layers. For all photos
+    together it writes receptive_field.png and .npz: which pixels the middle of each feature map and of the result
+    depends on, on average.
+
+    Examples:
+        terrazzo explain street.jpg
+        terrazzo explain street.jpg --at 240,180 --at 30,300 --layers 1.1,4.2
+        terrazzo explain photos/ --model runs/mine --show receptive-field
+
+    Parameters
+    ----------
+    photos
+        Photo files, folders (searched to any depth) and patterns in quotes.
+    model
+        Shipped model, model folder, or output folder of a training run.
+    output
+        Folder for the results; subfolders of a folder of photos are kept.
+    show
+        What to show, with commas between: attention, receptive-field.
+    at
+        A point X,Y to ask about, in pixels of the photo from its upper left; give it once for each point. By default
+        the photo's centre and the middles of the largest classes seen.
+    layers
+        Layers of attention, with commas between: 2.1 is block 1 of stage 2 of a SegFormer, 12 a block of a SETR. By
+        default the last block of each stage, or the blocks whose output the decoders read.
+    heads
+        Draw each head of a layer too.
+    window
+        Largest side of what is cut from the middle of the photos for the receptive fields, in pixels.
+    device
+        cpu or cuda; by default a GPU where there is one.
+    skip_bad
+        Exit with status 0 although some photos could not be read.
+    """
+    kinds = [kind.strip() for kind in show.split(",")]
+    if unknown := [kind for kind in kinds if kind not in SHOWN]:
+        raise ConfigError(f"--show has an unknown kind {unknown[0]!r}", fix=f"choose from {', '.join(SHOWN)}")
+    points = None if at is None else [_point(text) for text in at]
+    paths = find_images(photos)
+    places = output_places(paths, photos, output)
+    if points is not None:
+        for path in paths:
+            with suppress(ImageError):  # told when its turn comes
+                check_points(points, *image_size(path), str(path))
+
+    # Only here, so that a mistyped path is told at once and not after torch has been imported.
+    from terrazzo.explanation.attention import attention_maps
+    from terrazzo.explanation.receptive_field import receptive_fields
+    from terrazzo.weights.load import load
+
+    trained = load(model)
+    good: list[Path] = []
+    written: list[Path] = []
+    with progress_bar("attention") as progress:
+        for number, (path, (folder, stem)) in enumerate(zip(paths, places, strict=True), 1):
+            try:
+                image_HW3 = read_image(path)
+            except ImageError as error:
+                print(f"skipped: {error.message}\n  fix: {error.fix}", file=sys.stderr)
+                continue
+            good.append(path)
+            if "attention" in kinds:
+                chosen = None if layers is None else [layer.strip() for layer in layers.split(",")]
+                maps = attention_maps(image_HW3, trained, points=points, layers=chosen, device=device)
+                written += maps.save(folder, stem, heads=heads)
+                if len(paths) == 1:
+                    print(maps.table(), end="\n\n")
+            progress(number, len(paths))
+    if good and "receptive-field" in kinds:
+        with progress_bar("receptive field") as progress:
+            fields = receptive_fields(good, trained, window=window, device=device, progress=progress)
+        written += fields.save(output)
+        print(fields.table(), end="\n\n")
+    failed = len(paths) - len(good)
+    if len(good) == 1:
+        print("\n".join(map(str, written)))
+    else:
+        told = f", {failed} could not be read" if failed else ""
+        print(f"{len(good)} of {len(paths)} photos explained, {len(written)} files written to {output}{told}")
+    if failed and not (skip_bad and good):
+        sys.exit(2)
+
+
+def _point(text: str) -> Point:
+    try:
+        x, y = (int(number) for number in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--at {text!r} is not a point", fix="give whole pixels x,y such as --at 240,180", code="explain-point"
+        ) from None
+    return x, y

@@ -1,0 +1,105 @@
+"""Folders of Hugging Face transformers, with random weights: the same logits in, the same logits out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from terrazzo.models import create_model
+from terrazzo.models.segformer import VARIANTS
+from terrazzo.weights.convert import convert
+from terrazzo.weights.load import load, load_starting_weights
+from terrazzo.weights.recognize import load_network, meta_network, shapes_of
+from terrazzo.weights.remap.segformer import HF5
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'terrazzo[dev]'")
+
+B0_TO_B5 = [name for name in VARIANTS if name.startswith("segformer_b") and not VARIANTS[name].mmseg]
+PROCESSOR = {"do_resize": True, "size": {"height": 512, "width": 512}, "resample": 2, "do_reduce_labels": True}
+
+
+def config_of(name: str) -> transformers.SegformerConfig:
+    variant = VARIANTS[name]
+    return transformers.SegformerConfig(
+        depths=list(variant.depths),
+        hidden_sizes=list(variant.embed_dims),
+        decoder_hidden_size=variant.decoder_dim,
+        id2label={k: f"thing {k}" for k in range(7)},
+        label2id={f"thing {k}": k for k in range(7)},
+    )
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == "segformer_b0" else pytest.param(n, marks=pytest.mark.slow) for n in B0_TO_B5]
+)
+@torch.no_grad()
+def test_a_folder_to_ours_and_back_without_a_bit_lost(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = transformers.SegformerForSemanticSegmentation(config_of(name)).eval()
+    for key, value in theirs.state_dict().items():
+        if key.endswith("running_var"):
+            value.uniform_(0.5, 2.0)
+        elif value.ndim > 1:
+            value.normal_(std=value[0].numel() ** -0.5)
+    theirs.save_pretrained(tmp_path / "hf")
+    (tmp_path / "hf" / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    images = torch.randn(1, 3, 97, 130)
+    expected = theirs(images).logits
+    assert expected.std() > 0.1
+
+    model = load(tmp_path / "hf")
+    assert model.architecture == name and model.labels.names[6] == "thing 6"
+    assert (model.network(images) - expected).abs().max() < 1e-4
+
+    convert(tmp_path / "hf", tmp_path / "ours")
+    convert(tmp_path / "ours", tmp_path / "back", "hf")
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("hf", "back"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) and before[key].dtype == after[key].dtype for key in before)
+    for file in ("config.json", "preprocessor_config.json"):
+        first, second = (json.loads((tmp_path / name / file).read_text()) for name in ("hf", "back"))
+        second.pop("terrazzo", None)
+        assert first == second
+    again = transformers.SegformerForSemanticSegmentation.from_pretrained(tmp_path / "back").eval()
+    assert torch.equal(again(images).logits, expected)
+
+
+@pytest.mark.parametrize("name", B0_TO_B5)
+def test_every_size_has_the_tensors_that_transformers_has(name: str) -> None:
+    with torch.device("meta"):
+        theirs = transformers.SegformerForSemanticSegmentation(config_of(name))
+    assert HF5.their_shapes(shapes_of(meta_network(name, 7).state_dict())) == shapes_of(theirs.state_dict())
+
+
+@torch.no_grad()
+def test_our_own_model_in_transformers(tmp_path: Path) -> None:
+    convert("segformer_b0.camvid", tmp_path / "hf", "hf")
+    theirs = transformers.SegformerForSemanticSegmentation.from_pretrained(tmp_path / "hf").eval()
+    ours = load("segformer_b0.camvid")
+    images = torch.randn(1, 3, 64, 96)
+    assert (theirs(images).logits - ours.network(images)).abs().max() < 1e-4
+    assert theirs.config.id2label[0] == "Sky"
+
+
+@torch.no_grad()
+def test_a_vit_of_transformers_under_setr(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(
+        hidden_size=192, num_attention_heads=3, intermediate_size=768, image_size=64, layer_norm_eps=1e-6
+    )
+    theirs = transformers.ViTModel(config).eval()
+    for parameter in theirs.parameters():
+        parameter.normal_(std=0.05)
+    theirs.save_pretrained(tmp_path / "vit")
+    start = load_starting_weights(tmp_path / "vit")
+    assert start.architecture == "setr_pup_tiny" and "ViT encoder" in start.what
+    network = create_model("setr_pup_tiny", 5, image_size=(64, 64))
+    network = load_network(network, {**network.state_dict(), **start.fitted_to(network)})
+    images = torch.randn(2, 3, 64, 64)
+    expected = theirs(images, output_hidden_states=True).hidden_states[-1][:, 1:]
+    features = network.encoder(images)[-1].flatten(2).transpose(1, 2)
+    assert expected.std() > 0.1 and (features - expected).abs().max() < 1e-4

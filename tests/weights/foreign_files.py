@@ -1,0 +1,58 @@
+"""Checkpoints in other programs' forms, made from a model of ours by the key maps read backwards."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from terrazzo.models import Segmenter, create_model
+from terrazzo.weights.remap import segformer
+from terrazzo.weights.remap.layout import Layout
+
+KEY_LISTS = (
+    Path(os.environ.get("TERRAZZO_REFERENCE") or Path(__file__).parents[3] / "shared" / "reference") / "checkpoint_keys"
+)
+SEGFORMER = {layout.name: layout for layout in segformer.LAYOUTS}
+NAMES = ["street", "pavement", "wall", "tree", "sky"]
+
+
+@cache
+def random_model(architecture: str = "segformer_b0", num_classes: int = len(NAMES)) -> Segmenter:
+    """A model whose norms, biases and running statistics are random too."""
+    generator = torch.Generator().manual_seed(0)
+    model = create_model(architecture, num_classes).eval()
+    for key, value in model.state_dict().items():
+        if key.endswith("running_var"):
+            value.uniform_(0.5, 2.0, generator=generator)
+        elif value.ndim > 1:
+            value.normal_(std=value[0].numel() ** -0.5, generator=generator)
+        elif value.is_floating_point():
+            value.normal_(std=0.2, generator=generator).add_(1.0 if "norm" in key and key.endswith("weight") else 0.0)
+    return model
+
+
+def state_in(layout: Layout, model: Segmenter | None = None) -> dict[str, Tensor]:
+    """The model's tensors, or its encoder's, as another program names them; copies."""
+    state = (model or random_model()).state_dict()
+    return {key: value.clone() for key, value in layout.to_theirs(state).items()}
+
+
+def save_checkpoint(path: Path, state: dict[str, Any], **meta: Any) -> Path:
+    """Write what mmsegmentation and NVlabs write."""
+    torch.save({"meta": meta, "state_dict": state}, path)
+    return path
+
+
+def key_list(name: str) -> dict[str, tuple[int, ...]]:
+    """Read a list of keys and shapes that was made by running the other program."""
+    path = KEY_LISTS / f"{name}.json"
+    if not path.is_file():
+        pytest.skip(f"no key lists at {KEY_LISTS}; set TERRAZZO_REFERENCE to the folder above them")
+    return {key: tuple(shape) for key, shape in json.loads(path.read_text()).items()}

@@ -1,0 +1,36 @@
+"""The catalog of published weights: its numbers are those of the networks, its names those of the hub."""
+
+from __future__ import annotations
+
+import pytest
+
+from terrazzo.labels import LabelSpec
+from terrazzo.weights.catalog import HUB, PUBLISHED, published
+from terrazzo.weights.huggingface import is_hub_id
+from terrazzo.weights.recognize import meta_network
+
+SIZES = sorted({(row.architecture, row.labels) for row in PUBLISHED if "deit" not in row.architecture})
+
+
+@pytest.mark.parametrize(("architecture", "labels"), SIZES)
+def test_parameters_are_those_of_the_network(architecture: str, labels: str) -> None:
+    """SETR's table counts with 19 classes for all data sets."""
+    stated = {row.parameters for row in PUBLISHED if (row.architecture, row.labels) == (architecture, labels)}
+    num_classes = LabelSpec.bundled(labels).num_classes if architecture.startswith("segformer") else 19
+    network = meta_network(architecture, num_classes)
+    network.drop_auxiliary()
+    assert stated == {sum(parameter.numel() for parameter in network.parameters())}
+
+
+def test_names_are_unique_and_complete() -> None:
+    names = [row.name for row in PUBLISHED]
+    assert len(names) == len(set(names)) == 37
+    assert all(is_hub_id(row.name) == (row.where == HUB) for row in PUBLISHED)
+    assert all(40 < row.mIoU < 85 or row.architecture == "segformer_b0" for row in PUBLISHED)
+    assert all(row.licence and row.protocol for row in PUBLISHED)
+
+
+def test_a_revision_is_the_same_model() -> None:
+    row = published("nvidia/segformer-b5-finetuned-ade-640-640@main")
+    assert row is not None and (row.architecture, row.mIoU, row.mIoU_multi) == ("segformer_b5", 51.0, 51.8)
+    assert published("somebody/else") is None

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_backbones import PLAIN, PYRAMIDS, TINY_BACKBONES
 from torch import Tensor, nn
 
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError
 from terrazzo.models.encoders.backbones import Backbone, create_backbone
+from tiny_backbones import PLAIN, PYRAMIDS, TINY_BACKBONES
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed: pip install 'terrazzo[backbones]'"
@@ -392,6 +392,13 @@ def test_models_without_a_backbone(values: dict[str, Any], named: str) -> None:
 def test_configurations_that_cannot_be_built(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="resnet"):
         create_backbone({**TINY_BACKBONES["resnet"], **change}, several=True)
+
+
+def test_a_configuration_names_no_code_to_run() -> None:
+    code = {"attn_implementation": "someone/kernels", "_attn_implementation": "x", "auto_map": {"AutoBackbone": "x.X"}}
+    encoder = create_backbone({**TINY_BACKBONES["dinov2"], **code, "quantization_config": {}}, several=False)
+    assert encoder.backbone.config._attn_implementation == "sdpa"
+    assert not code.keys() & encoder.configuration().keys()
 
 
 def test_a_backbone_for_other_images() -> None:

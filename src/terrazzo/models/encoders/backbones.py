@@ -52,8 +52,11 @@ STEM = "stem"
 NEW_NORMS = "hidden_states_norms."
 """What Swin's and ConvNeXt's backbones have and a classifier's weights have not."""
 
-NOT_THE_NETWORK = {"architectures", "dtype", "id2label", "label2id", "out_features", "out_indices", "_name_or_path"}
-"""What a configuration says of other things than the layers: a classifier's names, where it came from, which maps."""
+NOT_THE_NETWORK = {
+    *("architectures", "dtype", "torch_dtype", "id2label", "label2id", "out_features", "out_indices", "_name_or_path"),
+    *("attn_implementation", "_attn_implementation", "auto_map", "quantization_config"),
+}
+"""What a configuration says beside the layers: a classifier's names, which maps, whose code is to run."""
 
 
 class Backbone(nn.Module):
@@ -175,14 +178,14 @@ def create_backbone(
     # Inference mode would leave its mark on the parameters, and the pass over a small image looks at gradients.
     with torch.inference_mode(False), torch.enable_grad():
         try:
-            config = CONFIG_MAPPING[kind].from_dict(dict(values))
+            config = CONFIG_MAPPING[kind].from_dict({k: v for k, v in values.items() if k not in NOT_THE_NETWORK})
             config.out_features = _stages(config, several)
             if hasattr(config, "reshape_hidden_states"):
                 config.reshape_hidden_states = True
             if drop_path_rate is not None and hasattr(config, "drop_path_rate"):
                 config.drop_path_rate = drop_path_rate
             model_class = MODEL_FOR_BACKBONE_MAPPING[type(config)]
-            backbone = model_class(config) if folder is None else None
+            backbone: Any = model_class(config) if folder is None else None
         except Exception as error:  # whatever a configuration's own checks raise
             raise ConfigError(
                 f"{where} is no usable {kind} configuration: {' '.join(str(error).split())[:200]}",

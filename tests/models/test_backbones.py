@@ -190,6 +190,28 @@ def test_inference_mode_leaves_the_parameters_trainable() -> None:
     assert all(parameter.requires_grad for parameter in encoder.parameters())
 
 
+KIN: dict[str, dict[str, Any]] = {
+    "convnextv2": {"hidden_sizes": [4, 8, 12, 16], "depths": [1, 1, 1, 1]},
+    "swinv2": {"embed_dim": 4, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4},
+    "dinov3_convnext": {"hidden_sizes": [4, 8, 12, 16], "depths": [1, 1, 1, 1]},
+    "dinov2_with_registers": {"hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 56},
+    "beit": {"hidden_size": 8, "num_hidden_layers": 4, "num_attention_heads": 2, "image_size": 64},
+    "pp_lcnet": {},  # has five stages
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KIN)
+def test_kin_of_the_families(kind: str) -> None:
+    encoder = create_backbone({"model_type": kind, **KIN[kind]}, several=True).eval()
+    assert encoder.strides in [(4, 8, 16, 32), (14,) * 4, (16,) * 4]
+    for height, width in SIZES:
+        for x_BChw, channels, stride in zip(
+            encoder(noise(height, width)), encoder.channels, encoder.strides, strict=True
+        ):
+            assert tuple(x_BChw.shape) == (1, channels, math.ceil(height / stride), math.ceil(width / stride))
+
+
 # -- dilation ---------------------------------------------------------------------------------------------------------
 
 RESNETS = {
@@ -399,6 +421,13 @@ def test_a_configuration_names_no_code_to_run() -> None:
     encoder = create_backbone({**TINY_BACKBONES["dinov2"], **code, "quantization_config": {}}, several=False)
     assert encoder.backbone.config._attn_implementation == "sdpa"
     assert not code.keys() & encoder.configuration().keys()
+
+
+def test_a_backbone_for_one_image_size() -> None:
+    values = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "image_size": [64, 64]}
+    with pytest.raises(ConfigError, match="hiera") as error:
+        create_backbone({"model_type": "hiera", **values}, several=True)
+    assert error.value.code == "encoder-backbone" and "any size" in error.value.fix
 
 
 def test_a_backbone_for_other_images() -> None:

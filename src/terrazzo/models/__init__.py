@@ -81,7 +81,7 @@ def refuse_unknown_model(name: str, has_encoder: bool) -> None:
     if name in DECODERS and not has_encoder:
         raise ConfigError(
             f"{name} is a decoder, and no encoder is named",
-            fix="name one, such as hf:microsoft/resnet-50",
+            fix="name one, such as --encoder hf:microsoft/resnet-50",
             code="model-encoder",
         )
     if name in MODELS and has_encoder:

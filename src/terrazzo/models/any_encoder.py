@@ -2,7 +2,7 @@
 
     fcn           decoders/fcn.py      on the last map
     fcn_dilated   decoders/fcn.py      on the last map of a ResNet at output stride 8
-    all_mlp       decoders/all_mlp.py  on all stages of a pyramid, or four layers of a plain transformer
+    all_mlp       decoders/all_mlp.py  on four stages of a pyramid, or four layers of a plain transformer
     setr_naive    decoders/naive.py    on the last map
     setr_pup      decoders/pup.py      on the last map
     setr_mla      decoders/mla.py      on four layers of a plain transformer

@@ -3,10 +3,11 @@
 Needs the extra ``backbones``. The networks are transformers' own (its AutoBackbone classes); this file gives them what
 the `Encoder` protocol asks for.
 
-*Which maps.* A decoder reads several maps or the last. Of a pyramid, several are all stages, finest first. Of a plain
-transformer, they are those after a quarter, a half, three quarters and all of its layers. The maps are AutoBackbone's:
-without class and register tokens; of DINOv2 and DINOv3 each with the final LayerNorm; of Swin and ConvNeXt each with a
-LayerNorm of its own, which files trained for classification do not have and which then starts as the identity.
+*Which maps.* A decoder reads several maps or the last. Of a pyramid, several are its last four stages, finest first;
+of a plain transformer, the layers after which a quarter, a half, three quarters and all of it is done. The maps are
+AutoBackbone's: without class and register tokens; of DINOv2 and DINOv3 each with the final LayerNorm; of Swin and
+ConvNeXt each with a LayerNorm of its own, which files trained for classification do not have and which then starts
+with weight 1 and bias 0.
 
 *Channels and strides* are read off the maps of a small image when the network is built, and so are two more things:
 whether maps of any size are rounded up, and which parameters no map depends on (mask tokens, and Swin's last norm).
@@ -289,7 +290,7 @@ def _stages(config: Any, several: bool) -> list[str]:
     if not several:
         return names[-1:]
     if hasattr(config, "depths"):
-        return names
+        return names[-4:]
     return [names[number - 1] for number in sorted({math.ceil(len(names) * part / 4) for part in range(1, 5)})]
 
 

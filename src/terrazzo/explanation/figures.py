@@ -243,10 +243,9 @@ def _draw_growth(axes: Axes, fields: Sequence[ReceptiveField]) -> None:
     height, width = fields[0].share_HW.shape
     radii = np.linspace(0, np.hypot(height, width) / 2, 200)[1:]
     for place, field in enumerate(fields):
-        if not field.share_HW.any():
-            continue
         top, left, high, wide = field.cell
-        shares = share_within(field.share_HW, (top + high / 2, left + wide / 2), radii)
+        center = top + high / 2, left + wide / 2
+        shares = share_within(field.share_HW, center, radii) if field.share_HW.any() else np.zeros(len(radii))
         color = CURVES[-1] if place == len(fields) - 1 else CURVES[min(place, len(CURVES) - 2)]
         axes.plot(radii, 100 * shares, color=color, linewidth=1.8, label=field.name)
     axes.set(xlim=(0, radii[-1]), ylim=(0, 102))

@@ -137,14 +137,19 @@ def _draw_keys(axes: Axes, photo_HW3: Picture, panel: _Panel, height: int, width
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    axes.imshow(photo_HW3.mean(axis=2), cmap="gray", vmin=-20, vmax=290, extent=(0, width, height, 0), aspect="auto")
+    grey_HW = photo_HW3.mean(axis=2)
+    # A dark street's outlines must show through the colours too.
+    dark, bright = np.percentile(grey_HW, (1, 99))
+    room = 0.15 * (bright - dark) + 1
+    shades: dict[str, Any] = {"cmap": "gray", "vmin": dark - room, "vmax": bright + room}
+    axes.imshow(grey_HW, **shades, extent=(0, width, height, 0), aspect="auto")
     # The square root brings out what lies between the peak and nothing.
     level_hw = np.sqrt(panel.keys_hw / (panel.keys_hw.max() or 1.0))
     colors_hw4 = colormaps["inferno"](level_hw)
     colors_hw4[..., 3] = 0.45 + 0.4 * level_hw
     reach = panel.covered[0] * height, panel.covered[1] * width
     axes.imshow(colors_hw4, extent=(0, reach[1], reach[0], 0), interpolation="nearest", aspect="auto")
-    style = {"facecolor": "#00000080", "edgecolor": "#ffffff70", "hatch": "/////", "linewidth": 0.0}
+    style: dict[str, Any] = {"facecolor": "#00000080", "edgecolor": "#ffffff70", "hatch": "/////", "linewidth": 0.0}
     if reach[0] < height:
         axes.add_patch(Rectangle((0, reach[0]), width, height - reach[0], **style))
     if reach[1] < width:
@@ -191,7 +196,7 @@ def receptive_fields_png(fields: ReceptiveFields) -> bytes:
     lines = "inside the lines, drawn smooth, are 50% (white) and 95% (blue) of all contributions"
     line = f"{over}, window of {width} x {height} pixels; {lines}"
     _write(figure, GAP, 0.55, line, 8.5, color=FAINT)
-    image = None
+    image: Any = None
     for place, field in enumerate(fields.fields):
         left = GAP + place * (PANEL + GAP)
         _, _, cell_height, cell_width = field.cell
@@ -224,7 +229,8 @@ def _draw_field(axes: Axes, field: ReceptiveField) -> Any:
     image = axes.imshow(levels_HW, cmap="magma", vmin=-DECADES, vmax=0, extent=extent, aspect="auto")
     # Single pixels alternate with the strides of the convolutions and with the photos' edges; a line through them all
     # would be a tangle.
-    smooth_HW = cv2.GaussianBlur(field.share_HW, (0, 0), max(height, width) / 64)
+    blurred = cv2.GaussianBlur(field.share_HW, (0, 0), max(height, width) / 64)
+    smooth_HW = np.asarray(blurred, dtype=np.float32)
     if smooth_HW.max() > 0:
         middles = np.arange(width) + 0.5, np.arange(height) + 0.5
         for share, color in ((0.95, "#58b4ff"), (0.5, "white")):

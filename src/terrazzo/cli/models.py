@@ -43,13 +43,15 @@ def models() -> None:
     for where, rows in groupby(PUBLISHED, key=lambda weights: weights.where):
         print(table(where, sorted(rows, key=lambda weights: weights.name not in cached), cached), end="\n\n")
 
-    from terrazzo.models import list_models
+    from terrazzo.models import DECODERS, list_models
     from terrazzo.weights.recognize import meta_network
 
     print(f"Architectures, for `terrazzo train --model`; parameters with {COUNTED_CLASSES} classes:\n")
     for name in list_models():
         count = sum(parameter.numel() for parameter in meta_network(name, COUNTED_CLASSES).parameters())
         print(f"  {name:<24}{count / 1e6:6.2f} M")
+    print("\nDecoders, for the same and a backbone of transformers (--encoder hf:NAME):\n")
+    print(f"  {', '.join(DECODERS)}")
 
 
 def describe(name: str, config: Mapping[str, Any]) -> str:

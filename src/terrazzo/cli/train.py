@@ -15,6 +15,7 @@ def train(
     data: Annotated[Path, Parameter(name=["--data", "-d"])],
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     model: Annotated[str | None, Parameter(name=["--model", "-m"])] = None,
+    encoder: str | None = None,
     recipe: Path | None = None,
     labels: str | None = None,
     weights: str | None = None,
@@ -40,6 +41,7 @@ def train(
     Examples:
         terrazzo train --data my-folder --model segformer_b0 --output runs/mine
         terrazzo train --data camvid --recipe camvid.yaml --output runs/camvid
+        terrazzo train --data camvid --encoder hf:OpenGVLab/pvt_v2_b2 --output pvt
 
     Parameters
     ----------
@@ -48,7 +50,11 @@ def train(
     output
         The run's folder: weights, log, curves, report, pictures.
     model
-        Architecture, such as segformer_b0 (the default without a recipe).
+        Architecture, such as segformer_b0 (the default without a recipe); with --encoder a decoder: fcn, fcn_dilated,
+        all_mlp (then the default), setr_naive, setr_pup or setr_mla.
+    encoder
+        A backbone of Hugging Face transformers: hf: and a model of its hub, or a folder, with weights; hf: and a
+        config.json for random ones.
     recipe
         A complete recipe file; other options change single values of it.
     labels
@@ -101,6 +107,7 @@ def train(
         data,
         output,
         model,
+        encoder=encoder,
         recipe=recipe,
         labels=labels,
         weights=weights,

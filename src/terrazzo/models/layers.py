@@ -1,4 +1,4 @@
-"""Layers, initialisers and a matrix that SegFormer and SETR share."""
+"""Layers, initialisers and a matrix that several models share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["DropPath", "init_conv_fan_out", "init_transformer_linear", "interpolation_matrix", "linear_ramp"]
+__all__ = [
+    "ConvNormReLU",
+    "DropPath",
+    "init_conv_fan_out",
+    "init_transformer_linear",
+    "interpolation_matrix",
+    "linear_ramp",
+]
 
 
 class DropPath(nn.Module):
@@ -33,6 +40,18 @@ class DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f"drop_prob={self.drop_prob:g}"
+
+
+class ConvNormReLU(nn.Module):
+    """Convolution without bias, BatchNorm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x_BChw: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x_BChw)), inplace=True)
 
 
 def init_transformer_linear(linear: nn.Linear) -> None:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import torch
-
 from terrazzo.config import read_yaml_mapping, refuse_unknown_keys
 from terrazzo.errors import ConfigError
 from terrazzo.inference.protocols import find_protocol
-from terrazzo.models import create_model
+from terrazzo.models import refuse_unknown_model
+from terrazzo.models.encoders.backbones import weights_folder
 from terrazzo.preprocess import Preprocess
+from terrazzo.weights.companions import preprocess_from_huggingface, read_json
 
 __all__ = ["Recipe", "automatic_recipe"]
 
@@ -34,6 +34,8 @@ class Recipe:
 
     Attributes:
         model: architecture name.
+        encoder: a backbone of Hugging Face transformers, as `create_model` takes it, for a `model` that is a decoder
+            alone; None for all others.
         labels: name of a bundled class list, or None for the data set's own classes.
         weights: what to start from, or None for random weights: a model, or a file that the recipe's reader has to
             bring, such as an encoder trained on ImageNet. Where it is not found, the run does not start.
@@ -83,6 +85,7 @@ class Recipe:
     """
 
     model: str
+    encoder: str | None
     labels: str | None
     weights: str | None
     train_split: str
@@ -157,6 +160,11 @@ class Recipe:
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
             raise ConfigError(f"{name} is {getattr(self, name)!r}", fix=f"it must be {expected}", code="recipe-value")
+
+    @property
+    def network(self) -> str:
+        """What is trained, for messages."""
+        return self.model if self.encoder is None else f"{self.model} on {self.encoder}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain YAML and JSON values."""
@@ -233,6 +241,7 @@ def automatic_recipe(
     model: str,
     image_sizes: list[tuple[int, int]],
     *,
+    encoder: str | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int = 8,
@@ -246,22 +255,28 @@ def automatic_recipe(
     Args:
         model: architecture name.
         image_sizes: (height, width) of the training photos.
+        encoder: see `Recipe`. Photos are then normalised as its folder says. An encoder with weights learns at a tenth
+            of the decoder's rate.
         epochs: passes over the training photos; 100 where neither this nor `steps` is given.
         steps: optimiser steps, instead of `epochs`.
         batch_size: photos per step.
         weights: model to start from, or None for random weights.
     """
-    with torch.device("meta"):
-        create_model(model, 2)  # refuses an unknown name before anything else happens
+    refuse_unknown_model(model, encoder is not None)
     short_sides = sorted(min(size) for size in image_sizes)
     usual = short_sides[len(short_sides) // 2]
     side = min(max(usual // 32 * 32, 128), 512)
     one_size = len(set(image_sizes)) == 1
     if steps is None and epochs is None:
         epochs = 100
+    folder = None if encoder is None else weights_folder(encoder)
+    preprocess = _normalised_for(folder)
+    if one_size:
+        preprocess = replace(preprocess, short_side=usual, long_side=usual * 4)
     total = (steps or 0) + (epochs or 0) * max(len(image_sizes) // batch_size, 1)
     return Recipe(
         model=model,
+        encoder=encoder,
         labels=None,
         weights=weights,
         train_split="train",
@@ -283,12 +298,12 @@ def automatic_recipe(
         gray=0.0,
         blur=0.0,
         rotate=0.0,
-        preprocess=Preprocess(short_side=usual, long_side=usual * 4) if one_size else Preprocess(),
+        preprocess=preprocess,
         optimizer="adamw",
-        lr=1e-3 if weights is None else 1e-4,
+        lr=1e-3 if weights is None and folder is None else 1e-4,
         momentum=0.9,
         weight_decay=0.05,
-        decoder_lr_factor=1.0,
+        decoder_lr_factor=10.0 if weights is None and folder is not None else 1.0,
         warmup_steps=min(300, total // 10),
         warmup_ratio=1e-3,
         power=1.0,
@@ -306,3 +321,12 @@ def automatic_recipe(
         validate_every=1,
         patience=30,
     )
+
+
+def _normalised_for(folder: Path | None) -> Preprocess:
+    """Take mean and std from what an encoder's folder says of its training, if it does."""
+    path = None if folder is None else folder / "preprocessor_config.json"
+    if path is None or not path.is_file():
+        return Preprocess()
+    theirs = preprocess_from_huggingface(read_json(path), str(path))
+    return Preprocess(mean=theirs.mean, std=theirs.std)

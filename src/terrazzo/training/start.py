@@ -57,7 +57,7 @@ def start_from(network: Segmenter, initial: StartingWeights, recipe: Recipe, res
     other = [key for key in theirs if key in mine and theirs[key].shape != mine[key].shape]
     if missing or not theirs.keys() <= mine.keys() or not all(CLASSIFIER.match(key) for key in other):
         raise CheckpointError(
-            f"{recipe.weights} is not a {recipe.model}: it is {initial.what}",
+            f"{recipe.weights} is not a {recipe.network}: it is {initial.what}",
             fix=f"start from weights of the same architecture, or train --model {initial.architecture}",
             code="checkpoint-architecture",
         )

@@ -15,6 +15,7 @@ from terrazzo.errors import ConfigError
 from terrazzo.evaluation.report import Report
 from terrazzo.inference.engines.torch import keep_freed_memory
 from terrazzo.labels import LabelSpec
+from terrazzo.models.encoders.backbones import brings_weights
 from terrazzo.training.artifacts import write_artifacts
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
@@ -37,6 +38,7 @@ from terrazzo.weights.load import StartingWeights
 __all__ = ["Run", "train"]
 
 DEFAULT_ARCHITECTURE = "segformer_b0"
+DEFAULT_DECODER = "all_mlp"
 RANDOM = "random"
 
 
@@ -60,6 +62,7 @@ def train(
     output: str | Path,
     model: str | None = None,
     *,
+    encoder: str | None = None,
     recipe: str | Path | Recipe | None = None,
     labels: str | None = None,
     weights: str | None = None,
@@ -74,7 +77,10 @@ def train(
     Args:
         data: the data set's folder.
         output: the run's folder.
-        model: architecture name; by default the recipe's, or segformer_b0 where there is no recipe.
+        model: architecture name; by default the recipe's, or where there is no recipe segformer_b0, or with an encoder
+            all_mlp.
+        encoder: a backbone of Hugging Face transformers for a `model` that is a decoder alone: ``hf:`` and a model of
+            its hub or a folder, with weights, or ``hf:`` and a ``config.json``, for random ones.
         recipe: a complete recipe or the path of one; by default one is made from the photos (`automatic_recipe`), or,
             to resume, the run's own is taken.
         labels: a bundled class list for a folder that does not say what its classes are.
@@ -103,7 +109,7 @@ def train(
     refuse_or_resume(output, resume)
     if resume and recipe is None and (output / RECIPE_FILE).exists():
         recipe = output / RECIPE_FILE
-    given = {"labels": labels, "weights": weights}
+    given = {"encoder": encoder, "labels": labels, "weights": weights}
     changes = {key: value for key, value in given.items() if value is not None} | dict(overrides or {})
     if changes.get("weights") == RANDOM:
         changes["weights"] = None
@@ -134,7 +140,8 @@ def train(
 
 def _recipe(recipe: str | Path | Recipe | None, model: str | None, data: Path, changes: Mapping[str, Any]) -> Recipe:
     if recipe is None:
-        chosen = _recipe_for(data, model or DEFAULT_ARCHITECTURE, changes)
+        default = DEFAULT_DECODER if changes.get("encoder") else DEFAULT_ARCHITECTURE
+        chosen = _recipe_for(data, model or default, changes)
     else:
         chosen = recipe if isinstance(recipe, Recipe) else Recipe.from_file(Path(recipe))
         if model not in (None, chosen.model):
@@ -152,7 +159,7 @@ def _recipe_for(data: Path, model: str, changes: Mapping[str, Any]) -> Recipe:
     # The length of the warm-up follows from how many steps there are to be, the rate from what is started from.
     length = {key: changes[key] for key in ("epochs", "steps", "batch_size") if isinstance(changes.get(key), int)}
     sizes = [photo_size(photo.image) for photo in photos]
-    return automatic_recipe(model, sizes, weights=changes.get("weights"), **length)
+    return automatic_recipe(model, sizes, encoder=changes.get("encoder"), weights=changes.get("weights"), **length)
 
 
 def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
@@ -162,6 +169,8 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
     start = f"starting from {recipe.weights}" if recipe.weights else "from random weights"
     if initial is not None:
         start += f" ({initial.what}; licence {initial.licence})"
+    elif recipe.encoder is not None and recipe.weights is None and brings_weights(recipe.encoder):
+        start = "with the encoder's weights"
     height, width = recipe.crop
     schedule = f"{_counted(trainer.epochs, 'epoch')} of {_counted(loader.batches_per_epoch, 'step')}"
     if last := trainer.total_steps % loader.batches_per_epoch:
@@ -170,7 +179,7 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
     if shared and recipe.sync_batchnorm and ranks.device.type == "cpu":
         shared += ", each with BatchNorm statistics of its own"
     lines = {
-        "model": f"{recipe.model}, {parameters:,} parameters, {start}",
+        "model": f"{recipe.network}, {parameters:,} parameters, {start}",
         "data": f"{data}, taken for {loader.dataset.layout}: {trainer.labels.num_classes} classes, "
         f"{_counted(len(loader.dataset), 'photo')} to learn from, {len(trainer.val)} to validate on",
         "batch": f"{_counted(recipe.batch_size, 'window')} of {width} x {height}",

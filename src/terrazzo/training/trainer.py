@@ -93,7 +93,7 @@ class Trainer:
         self.total_steps = recipe.steps if recipe.steps is not None else (recipe.epochs or 0) * per_epoch
         self.epochs = -(-self.total_steps // per_epoch)
         seed_everything(recipe.seed + ranks.rank)
-        self.model = create_model(recipe.model, self.labels.num_classes, recipe.drop_path, recipe.crop)
+        self.model = create_model(recipe.model, self.labels.num_classes, recipe.drop_path, recipe.crop, recipe.encoder)
         if not recipe.auxiliary_weight:
             self.model.drop_auxiliary()
         if initial is not None:

@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from safetensors.torch import save as serialize_safetensors
 
-from terrazzo.errors import CheckpointError
+from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.files import replacing_folder, write_atomic
 from terrazzo.labels import LabelSpec
 from terrazzo.models import Segmenter
+from terrazzo.models.encoders.backbones import Backbone
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.companions import read_json
 from terrazzo.weights.recognize import (
     architecture_of,
+    empty_network,
     grid_in_ours,
     load_network,
     meta_network,
@@ -73,9 +75,11 @@ def save_folder(folder: Path, model: TrainedModel, dtype: torch.dtype = torch.fl
         for key, value in model.network.state_dict().items()
     }
     weights = serialize_safetensors(state, metadata={"format": "pt"})
+    encoder = model.network.encoder
     config = {
         "format_version": FORMAT_VERSION,
         "architecture": model.architecture,
+        **({"encoder": encoder.configuration()} if isinstance(encoder, Backbone) else {}),
         "labels": model.labels.to_dict(),
         "preprocess": model.preprocess.to_dict(),
         "sha256": hashlib.sha256(weights).hexdigest(),
@@ -102,7 +106,17 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
             code="checkpoint-checksum",
         )
     labels = LabelSpec.from_dict(config["labels"])
-    network = meta_network(architecture, labels.num_classes, grid_in_ours(file.tensors))
+    encoder, described = config.get("encoder"), f"a {architecture}"
+    if encoder is None:
+        network = meta_network(architecture, labels.num_classes, grid_in_ours(file.tensors))
+    else:
+        described += f" whose encoder was written by transformers {encoder.get('transformers_version')}"
+        try:
+            network = empty_network(architecture, labels.num_classes, encoder)
+        except ConfigError as error:
+            raise CheckpointError(
+                f"{folder / CONFIG_FILE} cannot be built: {error.message}", fix=error.fix, code=error.code
+            ) from error
     if not any(key.startswith("auxiliary.") for key in file.tensors):
         network.drop_auxiliary()
     expected = shapes_of(network.state_dict())
@@ -113,7 +127,7 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
                 fix="copy the whole folder again from its origin",
                 code="checkpoint-architecture",
             )
-        refuse_differences(file.tensors, expected, where, f"a {architecture}")
+        refuse_differences(file.tensors, expected, where, described)
     refuse_not_finite(file.tensors, where)
     return TrainedModel(
         architecture=architecture,
@@ -129,7 +143,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     config = read_json(path)
     needed = {"format_version", "architecture", "labels", "preprocess", "sha256", "record"}
     kinds = {"architecture": str, "labels": dict, "preprocess": dict, "record": dict}
-    if needed - config.keys() or not all(isinstance(config[key], kind) for key, kind in kinds.items()):
+    fits = not needed - config.keys() and all(isinstance(config[key], kind) for key, kind in kinds.items())
+    if not fits or not isinstance(config.get("encoder", {}), dict):
         raise CheckpointError(
             f"{path} is not the configuration of a Terrazzo model", fix="give a folder written by terrazzo"
         )

@@ -26,7 +26,7 @@ from terrazzo.weights.files import CONFIG_FILE, WEIGHTS_FILE, TrainedModel
 from terrazzo.weights.remap.segformer import HF4
 from terrazzo.weights.tensor_files import TensorFile, read_tensor_file, read_tensor_shards
 
-__all__ = ["Companions", "download", "is_hub_id", "read_companions", "read_weights", "save_huggingface"]
+__all__ = ["Companions", "is_hub_id", "read_companions", "read_weights", "save_huggingface"]
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 WEIGHTS_FILES = (WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -206,49 +206,3 @@ def _preprocessor(preprocess: Preprocess, labels: LabelSpec) -> dict[str, Any]:
 def is_hub_id(text: str) -> bool:
     """Whether this can be the name of a model on the hub: ``owner/name``, and ``@revision`` if one is meant."""
     return re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}(@[\w./-]{1,100})?", text, re.ASCII) is not None
-
-
-def download(model: str) -> Path:
-    """Return the folder of a model of the hub, from the cache if it is there.
-
-    Raises:
-        CheckpointError: the hub cannot be reached and the cache does not have it, there is no such model, or it may not
-            be had without asking for it.
-    """
-    from huggingface_hub import constants, errors, snapshot_download
-
-    name, _, revision = model.partition("@")
-    cache = constants.HF_HUB_CACHE
-    described = ["config.json", PREPROCESSOR_FILE, "README.md", "*.safetensors", "*.safetensors.index.json"]
-    try:
-        folder = Path(snapshot_download(name, revision=revision or None, allow_patterns=described))
-        if not any((folder / file).is_file() for file in WEIGHTS_FILES[:2]):
-            snapshot_download(
-                name, revision=revision or None, allow_patterns=["pytorch_model*.bin", "pytorch_model.bin.index.json"]
-            )
-    except errors.LocalEntryNotFoundError as error:
-        raise CheckpointError(
-            f"there is no path {model}; as a model of the Hugging Face hub it is not in the cache at {cache}, "
-            "and the hub cannot be reached",
-            fix="check the path; or connect to the internet once, or copy the cache from a machine that has it",
-            code="hub-offline",
-        ) from error
-    except errors.GatedRepoError as error:
-        raise CheckpointError(
-            f"{model} is given only to those who accept its terms",
-            fix="accept them on its page of the hub, then log in with: hf auth login",
-            code="hub-gated",
-        ) from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        raise CheckpointError(
-            f"there is no path {model}, and the Hugging Face hub has no such model",
-            fix="check the path or the name; for a private model log in with: hf auth login",
-            code="hub-missing",
-        ) from error
-    except (errors.HfHubHTTPError, OSError) as error:
-        raise CheckpointError(
-            f"{model} could not be fetched from the hub: {' '.join(str(error).split())[:200]}",
-            fix=f"try again; what was fetched so far is kept in {cache}",
-            code="hub-failed",
-        ) from error
-    return folder

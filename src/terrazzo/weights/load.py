@@ -10,12 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from terrazzo.errors import CheckpointError
+from terrazzo.hub import download
 from terrazzo.models import Segmenter
 from terrazzo.models.encoders.vit import resize_positions
 from terrazzo.weights.catalog import bundled_folder, bundled_names, published
 from terrazzo.weights.companions import labels_from_meta, licence_in_model_card, paper_preprocess, read_json
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
-from terrazzo.weights.huggingface import WEIGHTS_FILES, download, is_hub_id, read_companions, read_weights
+from terrazzo.weights.huggingface import WEIGHTS_FILES, is_hub_id, read_companions, read_weights
 from terrazzo.weights.recognize import Recognized, load_network, our_tensors, recognize
 from terrazzo.weights.tensor_files import read_tensor_file
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from terrazzo.errors import CheckpointError
@@ -22,6 +22,7 @@ from terrazzo.weights.remap.layout import Layout, Shapes
 __all__ = [
     "Recognized",
     "architecture_of",
+    "empty_network",
     "grid_in_ours",
     "load_network",
     "meta_network",
@@ -193,10 +194,19 @@ def meta_network(architecture: str, num_classes: int, grid: tuple[int, int] | No
         return create_model(architecture, num_classes, image_size=image_size)
 
 
-class NothingToInitialize(TorchFunctionMode):
-    """Passes over in-place operations on tensors without memory.
+def empty_network(architecture: str, num_classes: int, encoder: Mapping[str, Any]) -> Segmenter:
+    """Return a model on a backbone of transformers, to be loaded.
 
-    For the random ones among them PyTorch would first import its compiler, which takes seconds.
+    It has memory, because no file holds all of its buffers; but nothing is written into its parameters.
+    """
+    with NothingToInitialize(), torch.random.fork_rng(devices=[]):
+        return create_model(architecture, num_classes, encoder=encoder)
+
+
+class NothingToInitialize(TorchFunctionMode):
+    """Passes over in-place operations on parameters, and on all tensors without memory.
+
+    For the random ones among the latter PyTorch would first import its compiler, which takes seconds.
     """
 
     def __torch_function__(
@@ -205,7 +215,7 @@ class NothingToInitialize(TorchFunctionMode):
         kwargs = kwargs or {}
         target = args[0] if args else kwargs.get("tensor")
         in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")
-        if in_place and isinstance(target, Tensor) and target.is_meta:
+        if in_place and (isinstance(target, nn.Parameter) or (isinstance(target, Tensor) and target.is_meta)):
             return target
         return func(*args, **kwargs)
 

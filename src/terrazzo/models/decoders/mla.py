@@ -25,21 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.models.layers import ConvNormReLU
 from terrazzo.models.resized_conv import conv_of_resized
 
 __all__ = ["MLAAuxiliaryHead", "MLADecoder"]
-
-
-class ConvNormReLU(nn.Module):
-    """Convolution without bias, BatchNorm, ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
-        self.norm = nn.BatchNorm2d(out_channels)
-
-    def forward(self, x_BChw: Tensor) -> Tensor:
-        return F.relu(self.norm(self.conv(x_BChw)), inplace=True)
 
 
 class MultiLevelAggregation(nn.Module):

@@ -1,0 +1,46 @@
+"""FCN head: the fully convolutional baseline that both papers compare with.
+
+Papers: "Fully Convolutional Networks for Semantic Segmentation", Long et al. 2015, arXiv 1411.4038; on an encoder whose
+last strides are turned into dilation, "Multi-Scale Context Aggregation by Dilated Convolutions", Yu and Koltun 2016,
+arXiv 1511.07122.
+
+The map of the last stage goes through two 3 x 3 convolutions with BatchNorm and ReLU, channel dropout and a 1 x 1
+classifier. The enlargement is the resize of the logits to the image size, outside of the decoder; there are no skips
+from earlier stages (FCN-32s, and at output stride 8 what later papers call FCN).
+
+Shapes: B batch, C decoder width, K classes, h and w the size of the map that is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from terrazzo.models.layers import ConvNormReLU
+
+__all__ = ["FCNDecoder"]
+
+
+class FCNDecoder(nn.Module):
+    """Convolves and classifies the last map.
+
+    Args:
+        in_channels: channels of the last map.
+        embed_dim: decoder width C.
+        num_classes: K.
+        dropout: channel dropout before the classifier.
+    """
+
+    def __init__(self, in_channels: int, embed_dim: int, num_classes: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.convs = nn.Sequential(ConvNormReLU(in_channels, embed_dim, 3), ConvNormReLU(embed_dim, embed_dim, 3))
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Linear(embed_dim, num_classes)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return (B, K, h, w) logits."""
+        hidden_BChw = self.dropout(self.convs(features[-1]))
+        logits_BKhw: Tensor = self.classifier(hidden_BChw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return logits_BKhw

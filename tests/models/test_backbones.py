@@ -1,0 +1,407 @@
+"""transformers' backbones as encoders: their maps, any image size, dilation, files, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_backbones import PLAIN, PYRAMIDS, TINY_BACKBONES
+from torch import Tensor, nn
+
+from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError
+from terrazzo.models.encoders.backbones import Backbone, create_backbone
+
+transformers = pytest.importorskip(
+    "transformers", reason="transformers is not installed: pip install 'terrazzo[backbones]'"
+)
+
+# family: channels and strides of several maps, first and last stage's names
+MAPS = {
+    "pvt_v2": ((4, 8, 12, 16), (4, 8, 16, 32), ("stage1", "stage2", "stage3", "stage4")),
+    "swin": ((4, 8, 16, 32), (4, 8, 16, 32), ("stage1", "stage2", "stage3", "stage4")),
+    "resnet": ((8, 12, 16, 20), (4, 8, 16, 32), ("stage1", "stage2", "stage3", "stage4")),
+    "convnext": ((4, 8, 12, 16), (4, 8, 16, 32), ("stage1", "stage2", "stage3", "stage4")),
+    "dinov2": ((8,) * 4, (14,) * 4, ("stage2", "stage3", "stage5", "stage6")),
+    "dinov3_vit": ((8,) * 4, (16,) * 4, ("stage1", "stage2", "stage3", "stage4")),
+}
+UNUSED = {
+    "swin": {"swin.layernorm.weight", "swin.layernorm.bias"},
+    "dinov2": {"embeddings.mask_token"},
+    "dinov3_vit": {"embeddings.mask_token"},
+}
+FAMILIES = list(MAPS)
+SIZES = [(97, 130), (29, 31), (1, 1)]
+
+
+@cache
+def tiny(family: str, several: bool = True) -> Backbone:
+    """Return a backbone in evaluation mode, its norms and scales random; others use it too."""
+    torch.manual_seed(0)
+    encoder = create_backbone(TINY_BACKBONES[family], several=several).eval()
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, 0.1, 0.3)
+    return encoder
+
+
+def noise(height: int, width: int, batch: int = 1) -> Tensor:
+    torch.manual_seed(height * 1000 + width)
+    return torch.randn(batch, 3, height, width)
+
+
+def reference(family: str, encoder: Backbone) -> nn.Module:
+    """Return transformers' own backbone with the same weights."""
+    values = {**TINY_BACKBONES[family], "out_features": list(MAPS[family][2])}
+    config = transformers.CONFIG_MAPPING[family].from_dict(values)
+    model: nn.Module = transformers.AutoBackbone.from_config(config).eval()
+    model.load_state_dict(encoder.backbone.state_dict())
+    return model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_channels_and_strides(family: str) -> None:
+    channels, strides, stages = MAPS[family]
+    encoder, last = tiny(family), tiny(family, several=False)
+    assert (encoder.channels, encoder.strides) == (channels, strides)
+    assert encoder.backbone.config.out_features == list(stages)
+    assert (last.channels, last.strides) == (channels[-1:], strides[-1:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("several", [True, False], ids=["several", "last"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_size(family: str, several: bool) -> None:
+    encoder = tiny(family, several)
+    for height, width in SIZES:
+        maps = encoder(noise(height, width))
+        for x_BChw, channels, stride in zip(maps, encoder.channels, encoder.strides, strict=True):
+            assert tuple(x_BChw.shape) == (1, channels, math.ceil(height / stride), math.ceil(width / stride))
+            assert x_BChw.is_contiguous(memory_format=torch.channels_last)
+            assert x_BChw.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "size"),
+    [
+        *((family, (64, 96)) for family in PYRAMIDS),
+        # What rounds up by itself gets the image as it is.
+        *((family, (97, 130)) for family in ("pvt_v2", "swin", "resnet")),
+        ("dinov2", (56, 98)),
+        ("dinov3_vit", (32, 80)),
+    ],
+    ids=str,
+)
+def test_maps_are_those_of_transformers(family: str, size: tuple[int, int]) -> None:
+    encoder, image = tiny(family), noise(*size)
+    expected = reference(family, encoder)(image).feature_maps
+    for ours, theirs in zip(encoder(image), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        assert ours.std() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", PLAIN)
+def test_a_plain_transformer_sees_the_resized_image(family: str) -> None:
+    encoder, image = tiny(family), noise(45, 61)
+    P = encoder.strides[0]
+    whole = math.ceil(45 / P) * P, math.ceil(61 / P) * P
+    resized = F.interpolate(image, whole, mode="bilinear", align_corners=False)
+    for ours, expected in zip(encoder(image), encoder(resized), strict=True):
+        assert torch.equal(ours, expected)
+
+
+@torch.no_grad()
+def test_convnext_sees_the_last_row_and_column_again() -> None:
+    encoder = tiny("convnext")
+    image = noise(64, 96)
+    image[:, :, 45:] = image[:, :, 44:45]
+    image[:, :, :, 70:] = image[:, :, :, 69:70]
+    for ours, whole in zip(encoder(image[:, :, :45, :70]), encoder(image), strict=True):
+        assert torch.equal(ours, whole[:, :, : ours.shape[2], : ours.shape[3]])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_no_map_depends_on_is_not_trained_and_all_else_is(family: str) -> None:
+    encoder = copy.deepcopy(tiny(family)).train()
+    frozen = {name for name, parameter in encoder.backbone.named_parameters() if not parameter.requires_grad}
+    assert frozen == UNUSED.get(family, set())
+    sum(x.square().mean() for x in encoder(noise(64, 70, batch=2))).backward()
+    for name, parameter in encoder.backbone.named_parameters():
+        assert (parameter.grad is None) == (name in frozen), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_configuration_builds_the_network_again(family: str) -> None:
+    encoder, image = tiny(family), noise(40, 52)
+    text = json.dumps(encoder.configuration())
+    assert "label" not in text
+    again = create_backbone(json.loads(text), several=True)
+    again.load_state_dict(encoder.state_dict())
+    for ours, theirs in zip(again.eval()(image), encoder(image), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_copies_types_and_layouts(family: str) -> None:
+    encoder, image = tiny(family), noise(33, 47)
+    expected = encoder(image)
+    duplicate = copy.deepcopy(encoder)
+    for ours, theirs in zip(duplicate(image.contiguous(memory_format=torch.channels_last)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(duplicate.double()(image.double()), expected, strict=True):
+        assert ours.dtype == torch.float64
+        torch.testing.assert_close(ours.float(), theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_building_takes_no_random_numbers_from_the_weights() -> None:
+    """The pass over a small image leaves the generator and the statistics alone."""
+    torch.manual_seed(0)
+    config = transformers.ResNetConfig(**TINY_BACKBONES["resnet"], out_features=["stage4"])
+    state = transformers.AutoBackbone.from_config(config).state_dict()
+    torch.manual_seed(0)
+    encoder = create_backbone(TINY_BACKBONES["resnet"], several=False)
+    assert encoder.training and encoder.backbone.training
+    for key, value in encoder.backbone.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+def test_stochastic_depth_is_set_where_there_is_some() -> None:
+    swin = create_backbone(TINY_BACKBONES["swin"], several=True, drop_path_rate=0.25)
+    assert swin.configuration()["drop_path_rate"] == 0.25
+    resnet = create_backbone(TINY_BACKBONES["resnet"], several=True, drop_path_rate=0.25)
+    assert "drop_path_rate" not in resnet.configuration()
+
+
+def test_inference_mode_leaves_the_parameters_trainable() -> None:
+    with torch.inference_mode():
+        encoder = create_backbone(TINY_BACKBONES["pvt_v2"], several=False)
+    assert not any(parameter.is_inference() for parameter in encoder.parameters())
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+
+
+# -- dilation ---------------------------------------------------------------------------------------------------------
+
+RESNETS = {
+    "bottleneck": {},
+    "first 1 x 1 strides": {"downsample_in_bottleneck": True},
+    "basic": {"layer_type": "basic"},
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", RESNETS)
+def test_dilation_computes_the_same_network_at_more_places(kind: str) -> None:
+    values = {**TINY_BACKBONES["resnet"], **RESNETS[kind]}
+    plain = create_backbone(values, several=True).eval()
+    dilated = create_backbone(values, several=True, dilated=True).eval()
+    for name, value in plain.state_dict().items():
+        if value.is_floating_point():
+            nn.init.uniform_(value, 0.2, 0.5) if "normalization" in name else nn.init.normal_(value, 0.0, 0.3)
+    dilated.load_state_dict(plain.state_dict())
+    assert (plain.strides, dilated.strides) == ((4, 8, 16, 32), (4, 8, 8, 8))
+    for size in [(97, 130), (64, 64), (33, 200)]:
+        for coarse, fine, factor in zip(plain(noise(*size)), dilated(noise(*size)), (1, 1, 2, 4), strict=True):
+            torch.testing.assert_close(fine[:, :, ::factor, ::factor], coarse, rtol=1e-4, atol=1e-4)
+            assert coarse.std() > 1e-3
+
+
+@torch.no_grad()
+def test_a_dilated_network_takes_any_size() -> None:
+    encoder = create_backbone(TINY_BACKBONES["resnet"], several=False, dilated=True).eval()
+    assert (encoder.channels, encoder.strides) == ((20,), (8,))
+    for height, width in SIZES:
+        (x_BChw,) = encoder(noise(height, width))
+        assert tuple(x_BChw.shape) == (1, 20, math.ceil(height / 8), math.ceil(width / 8))
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "resnet"])
+def test_other_families_have_nothing_to_dilate(family: str) -> None:
+    with pytest.raises(ConfigError, match=family) as error:
+        create_backbone(TINY_BACKBONES[family], several=False, dilated=True)
+    assert error.value.code == "encoder-dilation"
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+CLASSIFIERS = {
+    "pvt_v2": "PvtV2ForImageClassification",
+    "swin": "SwinForImageClassification",
+    "resnet": "ResNetForImageClassification",
+    "convnext": "ConvNextForImageClassification",
+    "dinov2": "Dinov2Model",
+    "dinov3_vit": "DINOv3ViTModel",
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
+    """A folder as it is published: a classifier, or a model without head, in half precision."""
+    folder = tmp_path_factory.mktemp(request.param)
+    torch.manual_seed(1)
+    config = transformers.CONFIG_MAPPING[request.param].from_dict(TINY_BACKBONES[request.param])
+    model = getattr(transformers, CLASSIFIERS[request.param])(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.1, 0.3)
+    model.half().save_pretrained(folder)
+    yield folder, model
+
+
+def test_the_weights_of_a_folder(published: tuple[Path, Any], capfd: pytest.CaptureFixture[str]) -> None:
+    folder, model = published
+    encoder = create_backbone(f"hf:{folder}", several=True)
+    theirs = {key.removeprefix(f"{model.base_model_prefix}."): value for key, value in model.state_dict().items()}
+    for key, value in encoder.backbone.state_dict().items():
+        key = key.removeprefix(f"{model.base_model_prefix}.")
+        if key.startswith("hidden_states_norms"):
+            assert (value == (1.0 if key.endswith("weight") else 0.0)).all()
+        else:
+            assert torch.equal(value, theirs[key].to(value.dtype)), key
+        assert not value.is_floating_point() or value.dtype == torch.float32
+    assert str(folder) not in json.dumps(encoder.configuration())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_config_file_gives_random_weights(published: tuple[Path, Any]) -> None:
+    folder, _ = published
+    torch.manual_seed(0)
+    first = create_backbone(f"hf:{folder / 'config.json'}", several=True)
+    torch.manual_seed(0)
+    again = create_backbone(json.loads((folder / "config.json").read_text()), several=True)
+    trained = create_backbone(f"hf:{folder}", several=True)
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in first.state_dict().items())
+    assert any(not torch.equal(value, trained.state_dict()[key]) for key, value in first.state_dict().items())
+
+
+def save_tiny(folder: Path) -> Path:
+    transformers.ResNetModel(transformers.ResNetConfig(**TINY_BACKBONES["resnet"])).save_pretrained(folder)
+    return folder
+
+
+def test_a_folder_without_weights(tmp_path: Path) -> None:
+    save_tiny(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=str(tmp_path)) as error:
+        create_backbone(f"hf:{tmp_path}", several=True)
+    assert f"hf:{tmp_path / 'config.json'}" in error.value.fix
+
+
+def test_damaged_weights(tmp_path: Path) -> None:
+    path = save_tiny(tmp_path) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=str(tmp_path)) as error:
+        create_backbone(f"hf:{tmp_path}", several=True)
+    assert error.value.code == "encoder-weights"
+
+
+def test_missing_and_misshapen_tensors(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = save_tiny(tmp_path) / "model.safetensors"
+    whole = load_file(path)
+    name = next(key for key in whole if key.endswith("embedder.embedder.convolution.weight"))
+    save_file({key: value for key, value in whole.items() if key != name}, path, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lack 1 .*embedder\.embedder\.convolution\.weight") as error:
+        create_backbone(f"hf:{tmp_path}", several=True)
+    assert error.value.code == "encoder-weights"
+    save_file({**whole, name: whole[name][:2].contiguous()}, path, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=str(tmp_path)) as error:
+        create_backbone(f"hf:{tmp_path}", several=True)
+    assert error.value.code == "encoder-weights"
+
+
+def test_a_name_of_the_hub_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def unreachable(name: str, **_: object) -> str:
+        raise huggingface_hub.errors.LocalEntryNotFoundError(f"cannot find {name}")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match="someone/resnet") as error:
+        create_backbone("hf:someone/resnet", several=True)
+    assert error.value.code == "hub-offline"
+    assert str(tmp_path) in error.value.message
+
+
+def test_a_name_of_the_hub_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked = []
+
+    def cached(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision))
+        return str(save_tiny(tmp_path))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
+    encoder = create_backbone("hf:someone/resnet@v2", several=True)
+    assert asked == [("someone/resnet", "v2")]
+    assert encoder.strides == (4, 8, 16, 32)
+
+
+# -- what is refused --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet50", "timm:resnet50", "hf:", ""])
+def test_an_encoder_must_be_of_a_known_kind(name: str) -> None:
+    with pytest.raises(ConfigError, match="unknown encoder") as error:
+        create_backbone(name, several=True)
+    assert "hf:" in error.value.fix
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])
+def test_a_config_file_that_is_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.json") as error:
+        create_backbone(f"hf:{path}", several=True)
+    assert error.value.code == "encoder-config"
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({}, "None"),
+        ({"model_type": "bert"}, "bert"),
+        ({"model_type": ["resnet"]}, "resnet"),
+        ({"model_type": "timm_backbone"}, "timm_backbone"),
+        ({"model_type": "vit"}, "vit"),
+    ],
+)
+def test_models_without_a_backbone(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as error:
+        create_backbone(values, several=True)
+    assert error.value.code == "encoder-backbone"
+    assert ("setr_pup_base" in error.value.fix) == (named == "vit")
+
+
+@pytest.mark.parametrize(
+    "change", [{"hidden_sizes": "wide"}, {"depths": "deep"}, {"layer_type": "odd"}, {"embedding_size": -1}], ids=str
+)
+def test_configurations_that_cannot_be_built(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="resnet"):
+        create_backbone({**TINY_BACKBONES["resnet"], **change}, several=True)
+
+
+def test_a_backbone_for_other_images() -> None:
+    with pytest.raises(ConfigError, match="resnet") as error:
+        create_backbone({**TINY_BACKBONES["resnet"], "num_channels": 4}, several=True)
+    assert error.value.code == "encoder-backbone"
+
+
+def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtraError, match="transformers") as error:
+        create_backbone("hf:facebook/dinov2-base", several=True)
+    assert "terrazzo[backbones]" in error.value.fix

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_backbones import PYRAMIDS, TINY_BACKBONES
 
 from terrazzo.errors import ConfigError
 from terrazzo.models import DECODERS, Segmenter, create_model, list_models
+from tiny_backbones import PYRAMIDS, TINY_BACKBONES
 
 pytest.importorskip("transformers", reason="transformers is not installed: pip install 'terrazzo[backbones]'")
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_backbones import PLAIN, PYRAMIDS, TINY_BACKBONES
 from torch import Tensor, nn
 
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError
 from terrazzo.models.encoders.backbones import Backbone, create_backbone
+from tiny_backbones import PLAIN, PYRAMIDS, TINY_BACKBONES
 
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not installed: pip install 'terrazzo[backbones]'"

@@ -182,7 +182,7 @@ def create_backbone(
             if drop_path_rate is not None and hasattr(config, "drop_path_rate"):
                 config.drop_path_rate = drop_path_rate
             model_class = MODEL_FOR_BACKBONE_MAPPING[type(config)]
-            backbone = model_class(config) if folder is None else None
+            backbone: Any = model_class(config) if folder is None else None
         except Exception as error:  # whatever a configuration's own checks raise
             raise ConfigError(
                 f"{where} is no usable {kind} configuration: {' '.join(str(error).split())[:200]}",

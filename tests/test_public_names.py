@@ -21,6 +21,8 @@ TORCH_FREE = [
     "terrazzo.evaluation.boundary",
     "terrazzo.evaluation.confusion",
     "terrazzo.evaluation.report",
+    "terrazzo.explanation.figures",
+    "terrazzo.explanation.points",
     "terrazzo.images",
     "terrazzo.inference.overlay",
     "terrazzo.inference.postprocess",

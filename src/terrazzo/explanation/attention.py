@@ -239,8 +239,8 @@ def attention_rows(module: AttentionModule, x: Tensor, tokens_P: Tensor) -> Tens
         weights, biases = module.qkv.weight, module.qkv.bias
         queries_PC = F.linear(tokens_TC[tokens_P], weights[:C], biases[:C])
         keys_MC = F.linear(tokens_TC, weights[C : 2 * C], biases[C : 2 * C])
-    queries_NPc = queries_PC.reshape(-1, heads, C // heads).transpose(0, 1)
-    keys_NcM = keys_MC.reshape(-1, heads, C // heads).permute(1, 2, 0)
+    queries_NPc = queries_PC.view(len(tokens_P), heads, C // heads).transpose(0, 1)
+    keys_NcM = keys_MC.view(len(keys_MC), heads, C // heads).permute(1, 2, 0)
     scores_NPM: Tensor = queries_NPc @ keys_NcM / math.sqrt(C // heads)
     return scores_NPM.softmax(-1).transpose(0, 1)
 
@@ -303,7 +303,7 @@ def _segformer_layer(
     return LayerAttention(
         name=name,
         title=f"stage {stage}, block {block}",
-        weights_PNhw=weights_PNM.reshape(*weights_PNM.shape[:-1], h, w).float().cpu().numpy(),
+        weights_PNhw=weights_PNM.reshape(len(points), -1, h, w).float().cpu().numpy(),
         class_token_PN=None,
         query_grid=(H, W),
         covered=(min(h * R / H, 1.0), min(w * R / W, 1.0)),
@@ -323,7 +323,7 @@ def _setr_layer(
     return LayerAttention(
         name=name,
         title=f"block {name}",
-        weights_PNhw=weights_PNT[..., prefix:].reshape(*weights_PNT.shape[:-1], *grid).cpu().numpy(),
+        weights_PNhw=weights_PNT[..., prefix:].reshape(len(points), -1, *grid).cpu().numpy(),
         class_token_PN=weights_PNT[..., 0].cpu().numpy() if class_token else None,
         query_grid=grid,
         covered=(1.0, 1.0),

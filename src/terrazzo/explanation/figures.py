@@ -137,19 +137,23 @@ def _draw_keys(axes: Axes, photo_HW3: Picture, panel: _Panel, height: int, width
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    axes.imshow(photo_HW3.mean(axis=2), cmap="gray", vmin=-20, vmax=290, extent=(0, width, height, 0), aspect="auto")
+    grey_HW = photo_HW3.mean(axis=2)
+    # A dark street's outlines must show through the colours too.
+    dark, bright = np.percentile(grey_HW, (1, 99))
+    room = 0.15 * (bright - dark) + 1
+    shades: dict[str, Any] = {"cmap": "gray", "vmin": dark - room, "vmax": bright + room}
+    axes.imshow(grey_HW, **shades, extent=(0, width, height, 0), aspect="auto")
     # The square root brings out what lies between the peak and nothing.
     level_hw = np.sqrt(panel.keys_hw / (panel.keys_hw.max() or 1.0))
     colors_hw4 = colormaps["inferno"](level_hw)
     colors_hw4[..., 3] = 0.45 + 0.4 * level_hw
     reach = panel.covered[0] * height, panel.covered[1] * width
     axes.imshow(colors_hw4, extent=(0, reach[1], reach[0], 0), interpolation="nearest", aspect="auto")
-    below = Rectangle((0, reach[0]), width, height - reach[0])
-    beside = Rectangle((reach[1], 0), width - reach[1], reach[0])
-    for unseen in (below, beside):
-        if unseen.get_width() > 0 and unseen.get_height() > 0:
-            unseen.set(facecolor="#00000080", edgecolor="#ffffff70", hatch="/////", linewidth=0.0)
-            axes.add_patch(unseen)
+    style: dict[str, Any] = {"facecolor": "#00000080", "edgecolor": "#ffffff70", "hatch": "/////", "linewidth": 0.0}
+    if reach[0] < height:
+        axes.add_patch(Rectangle((0, reach[0]), width, height - reach[0], **style))
+    if reach[1] < width:
+        axes.add_patch(Rectangle((reach[1], 0), width - reach[1], reach[0], **style))
 
 
 def _mark(axes: Axes, point: Point) -> None:
@@ -225,7 +229,8 @@ def _draw_field(axes: Axes, field: ReceptiveField) -> Any:
     image = axes.imshow(levels_HW, cmap="magma", vmin=-DECADES, vmax=0, extent=extent, aspect="auto")
     # Single pixels alternate with the strides of the convolutions and with the photos' edges; a line through them all
     # would be a tangle.
-    smooth_HW = cv2.GaussianBlur(field.share_HW, (0, 0), max(height, width) / 64).astype(np.float32)
+    blurred = cv2.GaussianBlur(field.share_HW, (0, 0), max(height, width) / 64)
+    smooth_HW = np.asarray(blurred, dtype=np.float32)
     if smooth_HW.max() > 0:
         middles = np.arange(width) + 0.5, np.arange(height) + 0.5
         for share, color in ((0.95, "#58b4ff"), (0.5, "white")):
@@ -244,10 +249,9 @@ def _draw_growth(axes: Axes, fields: Sequence[ReceptiveField]) -> None:
     height, width = fields[0].share_HW.shape
     radii = np.linspace(0, np.hypot(height, width) / 2, 200)[1:]
     for place, field in enumerate(fields):
-        if not field.share_HW.any():
-            continue
         top, left, high, wide = field.cell
-        shares = share_within(field.share_HW, (top + high / 2, left + wide / 2), radii)
+        center = top + high / 2, left + wide / 2
+        shares = share_within(field.share_HW, center, radii) if field.share_HW.any() else np.zeros(len(radii))
         color = CURVES[-1] if place == len(fields) - 1 else CURVES[min(place, len(CURVES) - 2)]
         axes.plot(radii, 100 * shares, color=color, linewidth=1.8, label=field.name)
     axes.set(xlim=(0, radii[-1]), ylim=(0, 102))

@@ -2,10 +2,11 @@
 
     python benchmarks/setr_decoders.py [--size 512] [--classes 150] [--rounds 3] [--write]
 
-Each side gets T-Base's feature maps (768 channels, a sixteenth of the image size) and ends in logits at the image size.
-`inference` is one forward in evaluation mode; `training` is forward and backward of main and auxiliary heads. The other
-side does one step after the other as the released code does (tests/models/literal_setr.py, which the tests hold ours
-against). Peak memory is the process's largest resident size over its size before, each side in a process of its own.
+Each side gets T-Base's feature maps (768 channels, a sixteenth of the image size). `inference` is one forward in
+evaluation mode, up to the logits that are then resized to the image size; `training` is forward and backward of main
+and auxiliary heads with the loss at label resolution. The other side does one step after the other as the released code
+does (tests/models/literal_setr.py, which the tests hold ours against), and for the loss resizes the logits. Peak memory
+is the process's largest resident size over its size before, each side in a process of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from measure import alternate, header, publish, table
 from terrazzo.inference.engines.torch import keep_freed_memory
 from terrazzo.models.setr import VARIANTS, ViTSize
 from terrazzo.models.setr import build as build_setr
+from terrazzo.training.losses import upsampled_cross_entropy
 from training_step import resident_mb
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
@@ -46,7 +48,7 @@ class FixedMaps(nn.Module):
 
 
 def build(decoder: str, size: int, classes: int, train: bool) -> tuple[Callable[[], list[Tensor]], ...]:
-    """Return what each side does, ours first: all logits at the image size, after backward in training."""
+    """Return what each side does, ours first: all logits, after backward in training."""
     torch.manual_seed(0)
     # The transformer is not run, and four blocks are built faster than twelve; the decoder and its heads are the same.
     published = VARIANTS[f"setr_{decoder}_base"]
@@ -64,20 +66,26 @@ def build(decoder: str, size: int, classes: int, train: bool) -> tuple[Callable[
     segmenter.encoder = FixedMaps(maps)
     images = torch.empty(1, 3, size, size)
 
+    labels = torch.randint(0, classes, (1, size, size))
+
     def ours() -> list[Tensor]:
         logits = segmenter(images, auxiliary=True)
-        return [F.interpolate(x, (size, size), mode="bilinear", align_corners=False) for x in logits]
+        if train:
+            losses = [upsampled_cross_entropy(x, labels, ignore_index=255) for x in logits]
+            torch.stack(losses).sum().backward()
+        return logits
 
     def theirs() -> list[Tensor]:
-        return all_logits(segmenter, maps, decoder, "official")
-
-    def run(logits_of: Callable[[], list[Tensor]]) -> list[Tensor]:
-        with torch.inference_mode(not train):
-            logits = logits_of()
+        logits = all_logits(segmenter, maps, decoder, "official")
         if train:
-            segmenter.zero_grad()
-            torch.stack([x.square().mean() for x in logits]).sum().backward()
-        return [x.detach() for x in logits]
+            large = [F.interpolate(x, (size, size), mode="bilinear", align_corners=False) for x in logits]
+            torch.stack([F.cross_entropy(x, labels, ignore_index=255) for x in large]).sum().backward()
+        return logits
+
+    def run(side: Callable[[], list[Tensor]]) -> list[Tensor]:
+        segmenter.zero_grad()
+        with torch.inference_mode(not train):
+            return [x.detach() for x in side()]
 
     return lambda: run(ours), lambda: run(theirs)
 
@@ -120,7 +128,8 @@ def main() -> None:
         decoder, _, _, train = case
         sides = build(*case)
         ours, theirs = alternate(sides, options.rounds)
-        difference = max((a - b).abs().max().item() for a, b in zip(*(side() for side in sides), strict=True))
+        logits, their_logits = (side() for side in sides)
+        difference = max((a - b).abs().max().item() for a, b in zip(logits, their_logits, strict=True))
         assert difference < 1e-4, f"{decoder}: the two sides differ by {difference}"
         rows.append(
             [

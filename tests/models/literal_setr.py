@@ -1,7 +1,7 @@
 """SETR's decoders exactly as its released code and mmsegmentation's compute them, to hold ours against.
 
 Each function takes one of our modules for its weights and norms, and does with them what the other code does, step by
-step, up to logits at the image size.
+step. What remains is the resize of the logits to the image size.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def naive(decoder: Any, features: Maps, code: str) -> Tensor:
     x = tokens_normed(features[decoder.level], decoder.norm)
     x = F.relu(decoder.proj_norm(convolved(x, decoder.proj)))
     if code == "official":
-        return resized(convolved(x, decoder.classifier), 16)
-    return resized(convolved(resized(x, 4), decoder.classifier), 4)
+        return convolved(x, decoder.classifier)
+    return convolved(resized(x, 4), decoder.classifier)
 
 
 def pup(decoder: Any, features: Maps, code: str) -> Tensor:
@@ -44,17 +44,15 @@ def pup(decoder: Any, features: Maps, code: str) -> Tensor:
         x = F.relu(stage.norm(convolved(x, stage.conv)))
         if code == "mmseg" or number < 3:
             x = resized(x, 2)
-    logits = convolved(x, decoder.classifier)
-    return logits if code == "mmseg" else resized(logits, 2)
+    return convolved(x, decoder.classifier)
 
 
-def pup_auxiliary(head: Any, features: Maps, code: str) -> Tensor:
+def pup_auxiliary(head: Any, features: Maps) -> Tensor:
     """Official: one convolution. mmsegmentation: two; with 1 x 1 kernels also the heads of its Naive."""
     x = tokens_normed(features[head.level], head.norm)
     for stage in head.stages:
         x = resized(F.relu(stage.norm(convolved(x, stage.conv))), 4)
-    logits = convolved(x, head.classifier)
-    return logits if code == "mmseg" else resized(logits, 4)
+    return convolved(x, head.classifier)
 
 
 def aggregated(decoder: Any, features: Maps) -> list[Tensor]:
@@ -80,18 +78,19 @@ def mla(decoder: Any, maps: Maps, code: str) -> Tensor:
         for layer in stream:
             x = F.relu(layer.norm(convolved(x, layer.conv)))
         streams.append(resized(x, 4, align_corners=code == "official"))
-    return resized(convolved(torch.cat(streams, dim=1), decoder.classifier), 4)
+    return convolved(torch.cat(streams, dim=1), decoder.classifier)
 
 
 def mla_auxiliary(head: Any, maps: Maps) -> Tensor:
-    return resized(convolved(maps[head.level], head.classifier), 16)
+    return convolved(maps[head.level], head.classifier)
 
 
 def all_logits(segmenter: Any, features: Maps, decoder: str, code: str) -> list[Tensor]:
-    """Main and auxiliary logits at sixteen times the features' size."""
+    """Main and auxiliary logits, each at its own size."""
     if decoder == "mla":
         maps = aggregated(segmenter.decoder, features)
         return [mla(segmenter.decoder, maps, code), *(mla_auxiliary(head, maps) for head in segmenter.auxiliary)]
     main = {"naive": naive, "pup": pup}[decoder](segmenter.decoder, features, code)
-    head_of = naive if (decoder, code) == ("naive", "official") else pup_auxiliary
-    return [main, *(head_of(head, features, code) for head in segmenter.auxiliary)]
+    if (decoder, code) == ("naive", "official"):
+        return [main, *(naive(head, features, code) for head in segmenter.auxiliary)]
+    return [main, *(pup_auxiliary(head, features) for head in segmenter.auxiliary)]

@@ -113,7 +113,7 @@ def test_equals_the_released_code(decoder: str, code: str, train: bool) -> None:
             segmenter.encoder = Fixed(maps)
             images = torch.zeros(2, 3, 16 * h, 16 * w, dtype=torch.float64)
             logits = segmenter(images, auxiliary=True)
-            logits = at_image_size(logits, h, w)
+        logits = at_image_size(logits, h, w)
         weight = torch.linspace(-9e3, 9e3, logits[0].numel(), dtype=torch.float64).sin().view(logits[0].shape)
         sum((x * weight).sum() for x in logits).backward()
         parts = {"decoder": segmenter.decoder, "auxiliary": segmenter.auxiliary}

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from terrazzo.evaluation.report import Report
     from terrazzo.explanation.attention import attention_maps
     from terrazzo.explanation.receptive_field import receptive_fields
-    from terrazzo.inference.predict import predict
+    from terrazzo.inference.predict import make_predictor, predict
+    from terrazzo.inference.predictor import Predictor
     from terrazzo.inference.result import Segmentation
     from terrazzo.labels import LabelSpec
     from terrazzo.models import create_model, list_models
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LabelSpec",
+    "Predictor",
     "Preprocess",
     "Recipe",
     "Report",
@@ -49,6 +51,7 @@ __all__ = [
     "evaluate",
     "list_models",
     "load",
+    "make_predictor",
     "open_dataset",
     "predict",
     "receptive_fields",
@@ -59,6 +62,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "LabelSpec": "terrazzo.labels",
+    "Predictor": "terrazzo.inference.predictor",
     "Preprocess": "terrazzo.preprocess",
     "Recipe": "terrazzo.training.recipe",
     "Report": "terrazzo.evaluation.report",
@@ -73,6 +77,7 @@ _HOMES = {
     "evaluate": "terrazzo.evaluation.evaluator",
     "list_models": "terrazzo.models",
     "load": "terrazzo.weights.load",
+    "make_predictor": "terrazzo.inference.predict",
     "open_dataset": "terrazzo.data",
     "predict": "terrazzo.inference.predict",
     "receptive_fields": "terrazzo.explanation.receptive_field",

@@ -247,7 +247,7 @@ def test_norm_eps_follows_the_released_code(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name not in PAPER])
 def test_norm_eps_of_mmsegmentation(name: str) -> None:
-    assert norm_eps(name) == dict.fromkeys(["patch", "reduction", "norm1", "norm2", "stage"], {1e-6})
+    assert norm_eps(name) == {kind: {1e-6} for kind in ("patch", "reduction", "norm1", "norm2", "stage")}
 
 
 def test_initial_weights() -> None:

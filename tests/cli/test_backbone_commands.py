@@ -157,4 +157,6 @@ def test_a_name_of_the_hub_without_a_network(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(here / "cache"))
     told = refusal(["train", "--data", str(data), "--output", "run", "--encoder", "hf:someone/resnet"], capsys)
-    assert told[-2].startswith("error[hub-offline]: there is no path someone/resnet") and str(here / "cache") in told[-2]
+    assert (
+        told[-2].startswith("error[hub-offline]: there is no path someone/resnet") and str(here / "cache") in told[-2]
+    )

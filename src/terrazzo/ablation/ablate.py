@@ -10,21 +10,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from terrazzo.ablation.costs import count_operations, count_parameters, peak_memory, seconds_of_forward
-from terrazzo.ablation.figures import masks_png
+from terrazzo.ablation.figures import fields_png, masks_png
 from terrazzo.ablation.results import Result, Row
 from terrazzo.ablation.runs import Setting, scores_by_side, train_variant, trained_network
 from terrazzo.ablation.studies import Study, Variant, find_study
 from terrazzo.data import open_dataset
 from terrazzo.data.photos import photo_size
 from terrazzo.errors import ConfigError
+from terrazzo.explanation.receptive_field import receptive_fields
 from terrazzo.files import write_atomic
 from terrazzo.inference.engines.torch import default_device, keep_freed_memory
 from terrazzo.labels import LabelSpec
 from terrazzo.training.data import open_splits
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.record import machine_name
+from terrazzo.weights.files import TrainedModel
 
 __all__ = ["ablate"]
 
@@ -37,7 +40,10 @@ PHOTOS_SHOWN = 3
 COUNTED_SIDES = (128, 256, 384, 512, 768, 1024, 1536, 2048)
 """Image sides for which attention is counted; nothing is computed for that."""
 
-MASKS_FILE = "patches_masks.png"
+MASKS_FILE, FIELDS_FILE = "patches_masks.png", "models_receptive_fields.png"
+
+FIELD_WINDOW = 256
+"""Side of what is cut from the middle of photos at their own size for receptive fields; SETR's fill any window."""
 
 MEASURED_SIDES = (128, 256, 384, 512)
 """Image sides for which time and memory are measured."""
@@ -115,6 +121,8 @@ def ablate(
     finished.save(Path(output))
     if chosen.name == "patches":
         write_atomic(Path(output) / MASKS_FILE, _masks(setting, chosen))
+    if chosen.name == "models":
+        write_atomic(Path(output) / FIELDS_FILE, _fields(setting, chosen))
     return finished
 
 
@@ -179,12 +187,15 @@ def _more(setting: Setting, study: Study, row: Row, variant: Variant, sides: Seq
     return row
 
 
+def _shown_photos(setting: Setting) -> list[tuple[NDArray[np.uint8], NDArray[Any]]]:
+    """Return some validation photos, evenly spaced, and their masks."""
+    places = np.linspace(0, len(setting.val) - 1, PHOTOS_SHOWN + 2).round().astype(int)[1:-1]
+    return [setting.val.read(index) for index in sorted(set(places.tolist()))]
+
+
 def _masks(setting: Setting, study: Study) -> bytes:
     """Draw some photos, their labels, and the masks of each variant of a study."""
-    labels = setting.val.labels
-    chosen = np.linspace(0, len(setting.val) - 1, min(PHOTOS_SHOWN, len(setting.val)) + 2).round().astype(int)
-    indices = sorted(set(chosen[1:-1].tolist()))
-    pairs = [setting.val.read(index) for index in indices]
+    labels, pairs = setting.val.labels, _shown_photos(setting)
     pictures = [[image, labels.colorize(label)] for image, label in pairs]
     for variant in study.variants:
         predictor = setting.predictor(trained_network(setting, variant))
@@ -192,6 +203,20 @@ def _masks(setting: Setting, study: Study) -> bytes:
             row.append(labels.colorize(predictor.masks([image])[0]))
     headings = ["photo", "label", *(variant.title for variant in study.variants)]
     return masks_png(pictures, headings, study.title, labels)
+
+
+def _fields(setting: Setting, study: Study) -> bytes:
+    """Draw what the middle of each network's last map, and of its result, depends on."""
+    recipe = setting.recipe
+    photos = [image for image, _ in _shown_photos(setting)]
+    as_they_are = replace(recipe.preprocess, short_side=None, long_side=None)
+    measured = []
+    for variant in study.variants:
+        _say(f"{variant.title}: receptive fields")
+        network = trained_network(setting, variant)
+        model = TrainedModel(variant.name, network, setting.train.labels, as_they_are, name=variant.title)
+        measured.append(receptive_fields(photos, model, window=FIELD_WINDOW, device=str(setting.device)))
+    return fields_png(measured)
 
 
 def _say(text: str) -> None:

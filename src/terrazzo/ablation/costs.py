@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 __all__ = ["Operations", "count_operations", "count_parameters", "peak_memory", "seconds_of_forward"]
 
 ROUNDS = 3
+MATRIX_PRODUCTS = (torch.matmul, Tensor.matmul, Tensor.__matmul__)
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,9 @@ def count_parameters(network: nn.Module) -> int:
 def count_operations(network: nn.Module, height: int, width: int) -> Operations:
     """Count one forward of an image of this size."""
     on_meta = copy.deepcopy(network).eval().to("meta")
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, _AttentionCount() as attention:
         on_meta(torch.empty(1, 3, height, width, device="meta"))
-    counts = {str(operation): flops // 2 for operation, flops in counter.get_flop_counts()["Global"].items()}
-    return Operations(sum(counts.values()), sum(n for operation, n in counts.items() if operation == "aten.bmm"))
+    return Operations(counter.get_total_flops() // 2, attention.products)
 
 
 @torch.inference_mode()
@@ -87,6 +89,28 @@ def peak_memory(network: nn.Module, height: int, width: int, device: torch.devic
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+class _AttentionCount(TorchFunctionMode):  # type: ignore[no-untyped-call]
+    """Adds up attention's products: of torch's function, and of (B, heads, N, C) matrices where that is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.products = 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            query, key, value = args[:3]
+            self.products += query.numel() * key.shape[-2] + query.shape[:-1].numel() * value.shape[-2:].numel()
+        elif func in MATRIX_PRODUCTS and args[0].ndim == args[1].ndim == 4:
+            self.products += args[0].numel() * args[1].shape[-1]
+        return func(*args, **(kwargs or {}))
 
 
 class _StorageCount(TorchDispatchMode):  # type: ignore[no-untyped-call]

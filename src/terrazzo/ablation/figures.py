@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.explanation.figures import draw_field
+from terrazzo.explanation.measures import area_holding, percent
 from terrazzo.labels import LabelSpec
 
 if TYPE_CHECKING:
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from terrazzo.ablation.results import Result, Row
+    from terrazzo.explanation.receptive_field import ReceptiveFields
 
-__all__ = ["masks_png", "study_png"]
+__all__ = ["fields_png", "masks_png", "study_png"]
 
 INK, FAINT, GRID = "#222222", "#6a6a6a", "#e6e6e6"
+OTHERS = "#6d8fb5"
 COLORS = ("#c2410c", "#1f5fa8", "#2f8f5b", "#8a63b8", "#7a7a7a")  # the paper's own first
 DPI = 150
 
@@ -37,7 +41,7 @@ def study_png(result: Result) -> bytes:
     draw = {"position": _position, "reduction": _reduction, "models": _models}.get(result.study, _bars)
     figure = Figure(figsize=(10, 3.1 + 0.34 * len(result.rows)), layout="constrained")
     draw(figure, result)
-    lines = textwrap.wrap(result.claim, 118)
+    lines = textwrap.wrap(f"Claim: {result.claim}", 118)
     small = f"{result.data}. {result.trained}"
     figure.suptitle(
         "\n".join([result.title, *lines]), x=0.01, ha="left", fontsize=11, color=INK, parse_math=False, linespacing=1.4
@@ -48,7 +52,7 @@ def study_png(result: Result) -> bytes:
 
 def _bars(figure: Figure, result: Result) -> None:
     left, right = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
-    _score_bars(left, result.rows)
+    _score_bars(left, result.rows, (COLORS[0], *[OTHERS] * (len(result.rows) - 1)))
     _cost_bars(right, result)
 
 
@@ -58,7 +62,6 @@ def _position(figure: Figure, result: Result) -> None:
     trained_at = min(result.side)
     axes.axvline(trained_at, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     _curves(axes, result.rows, lambda row: row.mIoU_by_side, "validation mIoU, %, by the photos' shorter side, pixels")
-    axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
     axes.annotate(
         " the size of training, on average",
         (trained_at, 0),
@@ -101,9 +104,9 @@ def _models(figure: Figure, result: Result) -> None:
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _score_bars(axes: Axes, rows: Sequence[Row]) -> None:
+def _score_bars(axes: Axes, rows: Sequence[Row], colors: Sequence[str] = COLORS) -> None:
     scores = [row.mIoU for row in rows]
-    axes.barh(range(len(rows)), scores, height=0.62, color=[COLORS[k % len(COLORS)] for k in range(len(rows))])
+    axes.barh(range(len(rows)), scores, height=0.62, color=colors[: len(rows)])
     for place, score in enumerate(scores):
         axes.text(score, place, f" {score:.1f}", va="center", fontsize=10, color=INK)
     axes.set_yticks(range(len(rows)), [row.title for row in rows], fontsize=10, parse_math=False)
@@ -146,6 +149,9 @@ def _curves(
     if logarithmic:
         axes.set_yscale("log")
         axes.set_xscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    else:
+        axes.set_ylim(0, 1.08 * max(axes.get_ylim()[1], 1))
     axes.set_xticks(sides, map(str, sides))
     axes.minorticks_off()
     # Names keep a line's height from each other, in the order of the lines' ends.
@@ -217,6 +223,37 @@ def masks_png(
     figure.legend(
         handles=handles[:24], loc="outside lower left", ncols=min(len(handles), 8) or 1, frameon=False, fontsize=9
     )
+    return _png(figure)
+
+
+# -- receptive fields -------------------------------------------------------------------------------------------------
+
+
+def fields_png(networks: Sequence[ReceptiveFields]) -> bytes:
+    """Draw networks side by side: the field of the encoder's last map above, that of the logits below."""
+    from matplotlib.figure import Figure
+
+    height, width = networks[0].fields[0].share_HW.shape
+    figure = Figure(figsize=(2.6 * len(networks), 1.3 + 5.9 * height / width), layout="constrained")
+    over = f"mean of {networks[0].photos} photos, window of {width} x {height} pixels"
+    figure.suptitle(
+        "What the middle of the result depends on: effective receptive fields\n"
+        f"{over}; inside the lines are 50% (white) and 95% (blue) of all contributions",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+        color=INK,
+        linespacing=1.4,
+    )
+    grid = figure.subplots(2, len(networks), squeeze=False)
+    for column, network in enumerate(networks):
+        for line, (field, what) in enumerate(zip(network.fields[-2:], ("last map", "result"), strict=True)):
+            axes = grid[line, column]
+            draw_field(axes, field)
+            axes.set_aspect("equal")
+            held = percent(area_holding(field.share_HW, 0.5))
+            name = f"{network.model}\n" if line == 0 else ""
+            axes.set_title(f"{name}{what}: 50% in {held}", loc="left", fontsize=9, color=INK, parse_math=False)
     return _png(figure)
 
 

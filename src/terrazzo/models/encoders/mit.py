@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terrazzo.models.layers import DropPath, init_conv_fan_out, init_transformer_linear, linear_ramp
+from terrazzo.models.layers import DropPath, init_conv_fan_out, init_transformer_linear, linear_ramp, recomputed
 
 __all__ = ["EfficientSelfAttention", "MixFFN", "MixTransformer", "OverlapPatchEmbed"]
 
@@ -127,11 +127,17 @@ class MixFFN(nn.Module):
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
+        self.recompute = True
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Return (B, H, W, C)."""
-        hidden = self.dwconv(self.fc1(x_BHWC).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        out_BHWC: Tensor = self.fc2(F.gelu(hidden))
+        hidden = self.fc1(x_BHWC)
+        # The widest tensors of the encoder, and cheap to make: two of the three are made again rather than kept.
+        return recomputed(self._mix, hidden) if self.training and self.recompute else self._mix(hidden)
+
+    def _mix(self, hidden_BHWC: Tensor) -> Tensor:
+        hidden_BHWC = self.dwconv(hidden_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        out_BHWC: Tensor = self.fc2(F.gelu(hidden_BHWC))
         return out_BHWC
 
 
@@ -162,11 +168,12 @@ class Stage(nn.Module):
         self.patch_embed = patch_embed
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.recompute_blocks = False
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         x_BHWC = self.patch_embed(x_BHWC)
         for block in self.blocks:
-            x_BHWC = block(x_BHWC)
+            x_BHWC = recomputed(block, x_BHWC, draws=True) if self.recompute_blocks else block(x_BHWC)
         normed_BHWC: Tensor = self.norm(x_BHWC)
         return normed_BHWC
 
@@ -222,6 +229,14 @@ class MixTransformer(nn.Module):
             init_transformer_linear(module)
         elif isinstance(module, nn.Conv2d):
             init_conv_fan_out(module)
+
+    def recompute_blocks(self) -> None:
+        """Keep only what goes into each block for the backward pass, and compute the rest again."""
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.recompute_blocks = True
+            elif isinstance(module, MixFFN):
+                module.recompute = False  # once is enough
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         """Return the four maps, the first (B, embed_dims[0], ceil(H / 4), ceil(W / 4)), each half the one before."""

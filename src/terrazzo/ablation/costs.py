@@ -91,11 +91,11 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-class _AttentionCount(TorchFunctionMode):  # type: ignore[no-untyped-call]
+class _AttentionCount(TorchFunctionMode):
     """Adds up attention's products: of torch's function, and of (B, heads, N, C) matrices where that is not used."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.products = 0
 
     def __torch_function__(

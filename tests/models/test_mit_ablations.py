@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from terrazzo.inference.engines.torch import TorchEngine
-from terrazzo.inference.fused_segformer import can_fuse
+from terrazzo.engines.fused_segformer import can_fuse
+from terrazzo.engines.torch import TorchEngine
 from terrazzo.models.decoders.all_mlp import AllMLPDecoder
 from terrazzo.models.encoders.mit import MixFFN, MixTransformer, OverlapPatchEmbed
 from terrazzo.models.encoders.vit import resize_positions

@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from terrazzo.cli.main import main
 from terrazzo.models import create_model
 from terrazzo.models.segformer import VARIANTS
 from terrazzo.weights.convert import convert
+from terrazzo.weights.files import save_folder
 from terrazzo.weights.load import load, load_starting_weights
 from terrazzo.weights.recognize import load_network, meta_network, shapes_of
 from terrazzo.weights.remap.segformer import HF5
@@ -66,6 +68,56 @@ def test_a_folder_to_ours_and_back_without_a_bit_lost(name: str, tmp_path: Path)
         assert first == second
     again = transformers.SegformerForSemanticSegmentation.from_pretrained(tmp_path / "back").eval()
     assert torch.equal(again(images).logits, expected)
+
+
+@pytest.mark.parametrize("names_of", [4, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_command_there_and_back(
+    names_of: int, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With class names that are spelled as ours are not: twice the same, and a blank at the end."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    config = config_of("segformer_b0")
+    spelled = [f"thing {k}" for k in range(5)] + ["door ", "thing 0"]
+    config.id2label, config.label2id = dict(enumerate(spelled)), {name: k for k, name in enumerate(spelled)}
+    theirs = transformers.SegformerForSemanticSegmentation(config)
+    with torch.no_grad():
+        for value in theirs.state_dict().values():
+            value.uniform_(0.1, 1.0) if value.is_floating_point() else value.fill_(7)
+    theirs.to(dtype).save_pretrained("hf", save_original_format=names_of == 4)
+    Path("hf/preprocessor_config.json").write_text(json.dumps(PROCESSOR))
+    stored = load_file("hf/model.safetensors")
+    assert ("segformer.encoder.block.0.0.mlp.dense1.weight" in stored) == (names_of == 4)
+
+    main(["convert", "hf", "ours"])
+    main(["convert", "ours", "back", "--to", "hf"])
+
+    back = load_file("back/model.safetensors")
+    if names_of == 4:
+        assert back.keys() == stored.keys()
+        assert all(back[key].dtype == value.dtype and torch.equal(back[key], value) for key, value in stored.items())
+    read, again = (
+        transformers.SegformerForSemanticSegmentation.from_pretrained(folder).state_dict() for folder in ("hf", "back")
+    )
+    assert read.keys() == again.keys() and read["decode_head.batch_norm.num_batches_tracked"] == 7
+    assert all(again[key].dtype == value.dtype and torch.equal(again[key], value) for key, value in read.items())
+    for file in ("config.json", "preprocessor_config.json"):
+        first, second = (json.loads((tmp_path / folder / file).read_text()) for folder in ("hf", "back"))
+        second.pop("terrazzo", None)
+        assert first == second
+
+
+def test_half_precision_is_given_up_where_it_would_lose_something(tmp_path: Path) -> None:
+    transformers.SegformerForSemanticSegmentation(config_of("segformer_b0")).half().save_pretrained(tmp_path / "hf")
+    model = load(tmp_path / "hf")
+    with torch.no_grad():
+        model.network.decoder.classifier.bias += 1e-5
+    save_folder(tmp_path / "ours", model)
+    convert(tmp_path / "ours", tmp_path / "back", "hf")
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["dtype"] == "float32"
+    again = transformers.SegformerForSemanticSegmentation.from_pretrained(tmp_path / "back")
+    assert torch.equal(again.decode_head.classifier.bias, model.network.decoder.classifier.bias)
 
 
 @pytest.mark.parametrize("name", B0_TO_B5)

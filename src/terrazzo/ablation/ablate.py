@@ -19,10 +19,10 @@ from terrazzo.ablation.runs import Setting, scores_by_side, train_variant, train
 from terrazzo.ablation.studies import Study, Variant, find_study
 from terrazzo.data import open_dataset
 from terrazzo.data.photos import photo_size
+from terrazzo.engines.torch import default_device, keep_freed_memory
 from terrazzo.errors import ConfigError
 from terrazzo.explanation.receptive_field import receptive_fields
 from terrazzo.files import write_atomic
-from terrazzo.inference.engines.torch import default_device, keep_freed_memory
 from terrazzo.labels import LabelSpec
 from terrazzo.training.data import open_splits
 from terrazzo.training.recipe import Recipe, automatic_recipe

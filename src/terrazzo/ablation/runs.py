@@ -17,10 +17,10 @@ import torch
 
 from terrazzo.ablation.studies import Variant, build
 from terrazzo.data import Dataset
+from terrazzo.engines.torch import TorchEngine
 from terrazzo.errors import CheckpointError, TrainingError
 from terrazzo.evaluation.evaluator import score
 from terrazzo.files import make_folder, write_atomic
-from terrazzo.inference.engines.torch import TorchEngine
 from terrazzo.inference.predictor import Predictor
 from terrazzo.models import Segmenter
 from terrazzo.training.checkpoint import has_checkpoint

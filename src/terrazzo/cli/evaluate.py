@@ -59,8 +59,8 @@ def evaluate(
     procedure = find_protocol(protocol)  # before torch is imported, so that a mistyped name is told at once
 
     from terrazzo.data import find_layout
+    from terrazzo.engines.torch import keep_freed_memory
     from terrazzo.evaluation.evaluator import evaluate as measure
-    from terrazzo.inference.engines.torch import keep_freed_memory
     from terrazzo.weights.load import load
 
     keep_freed_memory()

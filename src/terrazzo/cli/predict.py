@@ -78,7 +78,7 @@ def predict(
     places = output_places(paths, photos, output)
 
     # Only here, so that a mistyped path is told at once and not after torch has been imported.
-    from terrazzo.inference.engines.torch import keep_freed_memory
+    from terrazzo.engines.torch import keep_freed_memory
     from terrazzo.inference.predict import make_predictor
     from terrazzo.weights.load import load
 

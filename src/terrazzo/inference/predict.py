@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from terrazzo.engines.torch import TorchEngine, default_device
 from terrazzo.images import ImageSource, find_images, read_image
-from terrazzo.inference.engines.torch import TorchEngine, default_device
 from terrazzo.inference.predictor import Failure, Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol
 from terrazzo.inference.result import Segmentation

@@ -21,10 +21,10 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from terrazzo.data import Dataset
 from terrazzo.data.loaders import Batch, TrainLoader
+from terrazzo.engines.torch import TorchEngine
 from terrazzo.errors import TrainingError
 from terrazzo.evaluation.confusion import ConfusionMatrix, Metrics
 from terrazzo.evaluation.evaluator import score
-from terrazzo.inference.engines.torch import TorchEngine
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import find_protocol
 from terrazzo.models import create_model

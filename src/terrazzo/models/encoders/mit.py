@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrazzo.models.encoders.vit import resize_positions
-from terrazzo.models.layers import DropPath, init_conv_fan_out, init_transformer_linear, linear_ramp
+from terrazzo.models.layers import DropPath, init_conv_fan_out, init_transformer_linear, linear_ramp, recomputed
 
 __all__ = ["EfficientSelfAttention", "MixFFN", "MixTransformer", "OverlapPatchEmbed"]
 
@@ -140,13 +140,18 @@ class MixFFN(nn.Module):
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim) if convolution else None
         self.fc2 = nn.Linear(hidden_dim, dim)
+        self.recompute = True
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Return (B, H, W, C)."""
-        hidden: Tensor = self.fc1(x_BHWC)
+        hidden = self.fc1(x_BHWC)
+        # The widest tensors of the encoder, and cheap to make: two of the three are made again rather than kept.
+        return recomputed(self._mix, hidden) if self.training and self.recompute else self._mix(hidden)
+
+    def _mix(self, hidden_BHWC: Tensor) -> Tensor:
         if self.dwconv is not None:
-            hidden = self.dwconv(hidden.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        out_BHWC: Tensor = self.fc2(F.gelu(hidden))
+            hidden_BHWC = self.dwconv(hidden_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        out_BHWC: Tensor = self.fc2(F.gelu(hidden_BHWC))
         return out_BHWC
 
 
@@ -195,6 +200,7 @@ class Stage(nn.Module):
         self.pos_embed = None if position_grid is None else nn.Parameter(torch.empty(1, *position_grid, dim))
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.recompute_blocks = False
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         x_BHWC = self.patch_embed(x_BHWC)
@@ -203,7 +209,7 @@ class Stage(nn.Module):
             same = self.pos_embed.shape[1:3] == (H, W)
             x_BHWC = x_BHWC + (self.pos_embed if same else resize_positions(self.pos_embed, H, W))
         for block in self.blocks:
-            x_BHWC = block(x_BHWC)
+            x_BHWC = recomputed(block, x_BHWC, draws=True) if self.recompute_blocks else block(x_BHWC)
         normed_BHWC: Tensor = self.norm(x_BHWC)
         return normed_BHWC
 
@@ -278,6 +284,14 @@ class MixTransformer(nn.Module):
             init_conv_fan_out(module)
         elif isinstance(module, Stage) and module.pos_embed is not None:
             nn.init.trunc_normal_(module.pos_embed, std=0.02)
+
+    def recompute_blocks(self) -> None:
+        """Keep only what goes into each block for the backward pass, and compute the rest again."""
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.recompute_blocks = True
+            elif isinstance(module, MixFFN):
+                module.recompute = False  # once is enough
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         """Return the four maps, the first (B, embed_dims[0], ceil(H / 4), ceil(W / 4)), each half the one before."""

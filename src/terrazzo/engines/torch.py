@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from terrazzo.inference.fused_segformer import FusedSegFormer, can_fuse
+from terrazzo.engines.fused_segformer import FusedSegFormer, can_fuse
 from terrazzo.models import Segmenter
 
 __all__ = ["TorchEngine", "default_device", "keep_freed_memory"]

@@ -38,7 +38,7 @@ PHOTOS_SHOWN = 3
 """Photos whose masks are drawn side by side."""
 
 COUNTED_SIDES = (128, 256, 384, 512, 768, 1024, 1536, 2048)
-"""Image sides for which attention is counted; nothing is computed for that."""
+"""Image sides for which operations are counted; nothing is computed for that."""
 
 MASKS_FILE, FIELDS_FILE = "patches_masks.png", "models_receptive_fields.png"
 
@@ -180,7 +180,7 @@ def _more(setting: Setting, study: Study, row: Row, variant: Variant, sides: Seq
         network = trained_network(setting, variant)
         return replace(
             row,
-            operations_by_side={side: count_operations(network, side, side).total for side in chosen},
+            operations_by_side={side: count_operations(network, side, side).total for side in sides or COUNTED_SIDES},
             seconds_by_side={side: seconds_of_forward(network, side, side, setting.device) for side in chosen},
             memory_by_side={side: peak_memory(network, side, side, setting.device) for side in chosen},
         )

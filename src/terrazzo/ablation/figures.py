@@ -32,6 +32,7 @@ INK, FAINT, GRID = "#222222", "#6a6a6a", "#e6e6e6"
 OTHERS = "#6d8fb5"
 COLORS = ("#c2410c", "#1f5fa8", "#2f8f5b", "#8a63b8", "#7a7a7a")  # the paper's own first
 DPI = 150
+LINE = 0.062  # of a name beside a chart, of the chart's height
 
 
 def study_png(result: Result) -> bytes:
@@ -138,6 +139,8 @@ def _curves(
     logarithmic: bool = False,
 ) -> None:
     """Draw a line for each network, named at its end."""
+    from matplotlib.ticker import LogLocator
+
     ends = []
     for place, row in enumerate(rows):
         values = curve(row)
@@ -149,6 +152,7 @@ def _curves(
     if logarithmic:
         axes.set_yscale("log")
         axes.set_xscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(heights) < 1000 * min(heights) else (1,)))
         axes.yaxis.set_major_formatter("{x:g}")
     else:
         axes.set_ylim(0, 1.08 * max(axes.get_ylim()[1], 1))
@@ -160,7 +164,10 @@ def _curves(
     places = [(float(scale(end)) - low) / (high - low) for end, _, _ in ends]
     order = sorted(range(len(ends)), key=places.__getitem__)
     for below, above in pairwise(order):
-        places[above] = max(places[above], places[below] + 0.062)
+        places[above] = max(places[above], places[below] + LINE)
+    places[order[-1]] = min(places[order[-1]], 1 - LINE / 2)
+    for above, below in pairwise(order[::-1]):
+        places[below] = min(places[below], places[above] - LINE)
     for height, (_, name, color) in zip(places, ends, strict=True):
         axes.annotate(
             name,
@@ -234,11 +241,11 @@ def fields_png(networks: Sequence[ReceptiveFields]) -> bytes:
     from matplotlib.figure import Figure
 
     height, width = networks[0].fields[0].share_HW.shape
-    figure = Figure(figsize=(2.6 * len(networks), 1.3 + 5.9 * height / width), layout="constrained")
+    figure = Figure(figsize=(2.6 * len(networks), 1.05 + 5.4 * height / width), layout="constrained")
     over = f"mean of {networks[0].photos} photos, window of {width} x {height} pixels"
     figure.suptitle(
         "What the middle of the result depends on: effective receptive fields\n"
-        f"{over}; inside the lines are 50% (white) and 95% (blue) of all contributions",
+        f"{over}; on a logarithmic scale, with 50% (white) and 95% (blue) of all contributions inside the lines",
         x=0.01,
         ha="left",
         fontsize=11,

@@ -70,7 +70,10 @@ class OnnxRuntimeEngine:
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         shape = inputs[0].shape
         refuse_other_ports((inputs[0].name, outputs[0].name), self.description.output, len(shape), self.path)
-        self.sides: list[Side] = [(side, side) if isinstance(side, int) else (1, None) for side in shape]
+        self.sides: list[Side] = [
+            (side, side) if isinstance(side, int) else (least, None)
+            for side, least in zip(shape, self.description.least_shape, strict=True)
+        ]
 
     def __call__(self, images_B3HW: NDArray[np.float32]) -> NDArray[Any]:
         refuse_size(images_B3HW.shape, self.sides, self.path)

@@ -57,7 +57,10 @@ class TorchExportEngine:
         self.description = ExportedDescription.from_json(texts[METADATA_KEY] or None, str(path))
         names = program.graph_signature.user_inputs
         example = next(node for node in program.graph.nodes if node.name == names[0]).meta["val"]
-        self.sides: list[Side] = [(side, side) if isinstance(side, int) else (1, None) for side in example.shape]
+        self.sides: list[Side] = [
+            (side, side) if isinstance(side, int) else (least, None)
+            for side, least in zip(example.shape, self.description.least_shape, strict=True)
+        ]
         self.network = program.module()
         self.threads = options.threads
 

@@ -78,9 +78,7 @@ def pup(graph: Graph, decoder: PUPDecoder, levels: Sequence[Level]) -> str:
 def mla(graph: Graph, decoder: MLADecoder, levels: Sequence[Level]) -> str:
     """Add SETR's MLA decoder and return its (B, K, h, w) logits."""
     aggregation, total, streams = decoder.aggregation, None, []
-    parts = zip(
-        levels, aggregation.norms, aggregation.projections, aggregation.outputs, decoder.streams, strict=True
-    )
+    parts = zip(levels, aggregation.norms, aggregation.projections, aggregation.outputs, decoder.streams, strict=True)
     for level, norm, project, output, stream in reversed(list(parts)):
         assert isinstance(norm, nn.LayerNorm) and isinstance(project, ConvNormReLU)
         normed = graph.map(graph.layer_norm(level.x_TC, norm), level.sizes_BHW, level.channels)
@@ -99,7 +97,13 @@ def mla(graph: Graph, decoder: MLADecoder, levels: Sequence[Level]) -> str:
     return graph.convolution(_enlarged(graph, x_BChw, 4, decoder.align_corners), conv.weight, conv.bias, conv)
 
 
-DECODER_GRAPHS = {AllMLPDecoder: all_mlp, ConvMLPDecoder: conv_mlp, NaiveDecoder: naive, PUPDecoder: pup, MLADecoder: mla}
+DECODER_GRAPHS = {
+    AllMLPDecoder: all_mlp,
+    ConvMLPDecoder: conv_mlp,
+    NaiveDecoder: naive,
+    PUPDecoder: pup,
+    MLADecoder: mla,
+}
 
 
 def _sum_at_finest(

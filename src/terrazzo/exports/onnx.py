@@ -100,9 +100,7 @@ def minimum_side(network: Segmenter) -> int:
         return 1
     sides = [1]
     for stage, stride in zip(encoder.stages, encoder.strides, strict=True):
-        sides += [
-            stride * (part.ratio - 1) + 1 for part in stage.modules() if isinstance(part, SequenceReduction)
-        ]
+        sides += [stride * (part.ratio - 1) + 1 for part in stage.modules() if isinstance(part, SequenceReduction)]
     return max(sides)
 
 

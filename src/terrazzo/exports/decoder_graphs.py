@@ -5,7 +5,8 @@ Shapes: as there; T the tokens of all images of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -98,7 +99,7 @@ def mla(graph: Graph, decoder: MLADecoder, levels: Sequence[Level]) -> str:
     return graph.convolution(_enlarged(graph, x_BChw, 4, decoder.align_corners), conv.weight, conv.bias, conv)
 
 
-DECODER_GRAPHS = {
+DECODER_GRAPHS: dict[type[nn.Module], Callable[[Graph, Any, Sequence[Level]], str]] = {
     AllMLPDecoder: all_mlp,
     ConvMLPDecoder: conv_mlp,
     NaiveDecoder: naive,

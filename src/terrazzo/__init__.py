@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from terrazzo.ablation.ablate import ablate
     from terrazzo.data import open_dataset
     from terrazzo.data.check import check_dataset
     from terrazzo.errors import TerrazzoError
@@ -43,6 +44,7 @@ __all__ = [
     "Segmentation",
     "TerrazzoError",
     "TrainedModel",
+    "ablate",
     "attention_maps",
     "check_dataset",
     "convert",
@@ -68,6 +70,7 @@ _HOMES = {
     "Segmentation": "terrazzo.inference.result",
     "TerrazzoError": "terrazzo.errors",
     "TrainedModel": "terrazzo.weights.files",
+    "ablate": "terrazzo.ablation.ablate",
     "attention_maps": "terrazzo.explanation.attention",
     "check_dataset": "terrazzo.data.check",
     "convert": "terrazzo.weights.convert",

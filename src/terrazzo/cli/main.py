@@ -29,6 +29,7 @@ VERBS = {
     "export": ("terrazzo.cli.export", "write a model as a file for ONNX Runtime, OpenVINO or torch.export"),
     "convert": ("terrazzo.cli.convert", "read any known checkpoint and write it for Terrazzo or transformers"),
     "explain": ("terrazzo.cli.explain", "show what a model looks at in a photo"),
+    "ablate": ("terrazzo.cli.ablate", "put the papers' claims to the test: train variants alike and compare them"),
     "models": ("terrazzo.cli.models", "list the models, their sizes, scores and licences"),
 }
 

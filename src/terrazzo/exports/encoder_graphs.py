@@ -52,6 +52,7 @@ def mix_transformer(graph: Graph, encoder: MixTransformer, images: str) -> list[
 
 def _mix_block(graph: Graph, block: Block, x_TC: str, sizes_BHW: str, batch: str) -> str:
     attention, ffn = block.attn, block.ffn
+    assert ffn.dwconv is not None
     dim = attention.q.in_features
     normed_TC = source_SC = graph.layer_norm(x_TC, block.norm1)
     if attention.sr is not None:

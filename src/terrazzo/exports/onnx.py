@@ -118,7 +118,8 @@ def onnx_model(network: Segmenter, description: ExportedDescription) -> ModelPro
     except ImportError as error:
         raise MissingExtraError(error.name or "onnx", "export") from error
     network.eval()
-    written = isinstance(network.encoder, (MixTransformer, VisionTransformer))
+    encoder = network.encoder
+    written = encoder.is_papers if isinstance(encoder, MixTransformer) else isinstance(encoder, VisionTransformer)
     if written and type(network.decoder) in DECODER_GRAPHS:
         with torch.no_grad():
             model = _written(network, description)

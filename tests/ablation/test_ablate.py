@@ -204,6 +204,8 @@ def test_the_command(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     rows = json.loads((tmp_path / "out" / "reduction.json").read_text())["rows"]
     none, paper = rows[2]["attention_by_side"], rows[0]["attention_by_side"]
     assert none["64"] == 16 * none["32"] and none["64"] > 20 * paper["64"]
+    with Image.open(tmp_path / "out" / "reduction_attention.png") as picture:
+        assert picture.width > picture.height > 400
     with pytest.raises(SystemExit, match="2"):
         main(["ablate", "attention", "--data", str(tiny_data), "--output", str(tmp_path / "out")])
     assert "error[ablation-study]" in capsys.readouterr().err

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from terrazzo.ablation.results import Result, Row
     from terrazzo.explanation.receptive_field import ReceptiveFields
 
-__all__ = ["fields_png", "masks_png", "study_png"]
+__all__ = ["attention_png", "fields_png", "masks_png", "study_png"]
 
 INK, FAINT, GRID = "#222222", "#6a6a6a", "#e6e6e6"
 OTHERS = "#6d8fb5"
@@ -39,7 +39,7 @@ def study_png(result: Result) -> bytes:
     """Draw a study: the scores of its networks, and what they cost or how they fare at other sizes."""
     from matplotlib.figure import Figure
 
-    draw = {"position": _position, "reduction": _reduction, "models": _models}.get(result.study, _bars)
+    draw = {"position": _position, "models": _models}.get(result.study, _bars)
     figure = Figure(figsize=(10, 3.1 + 0.34 * len(result.rows)), layout="constrained")
     draw(figure, result)
     lines = textwrap.wrap(f"Claim: {result.claim}", 118)
@@ -48,6 +48,22 @@ def study_png(result: Result) -> bytes:
         "\n".join([result.title, *lines]), x=0.01, ha="left", fontsize=11, color=INK, parse_math=False, linespacing=1.4
     )
     figure.supxlabel(small, x=0.01, ha="left", fontsize=8, color=FAINT, parse_math=False)
+    return _png(figure)
+
+
+def attention_png(rows: Sequence[Row], title: str) -> bytes:
+    """Draw what attention costs against the side of the image, which takes counting and no training."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK, parse_math=False)
+    _curves(
+        figure.subplots(),
+        rows,
+        lambda row: {side: count / 1e9 for side, count in row.attention_by_side.items()},
+        "billions of multiply-accumulates in attention's two products, by the side of a square image",
+        logarithmic=True,
+    )
     return _png(figure)
 
 
@@ -70,19 +86,6 @@ def _position(figure: Figure, result: Result) -> None:
         textcoords="offset points",
         fontsize=9,
         color=FAINT,
-    )
-
-
-def _reduction(figure: Figure, result: Result) -> None:
-    figure.set_size_inches(10, 4.8)
-    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
-    _score_bars(left, result.rows)
-    _curves(
-        right,
-        result.rows,
-        lambda row: {side: count / 1e9 for side, count in row.attention_by_side.items()},
-        "GMAC of attention's two products, by the side of a square image",
-        logarithmic=True,
     )
 
 

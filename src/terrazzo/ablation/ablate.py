@@ -177,7 +177,11 @@ def _more(setting: Setting, study: Study, row: Row, variant: Variant, sides: Seq
         side = min(_side(setting))
         chosen = sides or (side // 2, side * 3 // 4, side, side * 3 // 2, side * 2)
         _say(f"{variant.title}: photos with shorter sides of {', '.join(map(str, chosen))}")
-        return replace(row, mIoU_by_side=scores_by_side(setting, variant, chosen))
+        return replace(
+            row,
+            mIoU_by_side=scores_by_side(setting, variant, chosen),
+            mIoU_in_windows=scores_by_side(setting, variant, (max(chosen),), setting.windows),
+        )
     if study.name == "models":
         chosen = sides or MEASURED_SIDES
         _say(f"{variant.title}: time and memory for images of {', '.join(map(str, chosen))} pixels a side")

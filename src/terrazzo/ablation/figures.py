@@ -78,7 +78,25 @@ def _position(figure: Figure, result: Result) -> None:
     axes = figure.subplots()
     trained_at = min(result.side)
     axes.axvline(trained_at, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    _curves(axes, result.rows, lambda row: row.mIoU_by_side, "validation mIoU, %, by the photos' shorter side, pixels")
+    _curves(
+        axes,
+        result.rows,
+        lambda row: row.mIoU_by_side,
+        "validation mIoU, %, of whole photos by their shorter side, pixels",
+    )
+    for row, color in zip(result.rows, COLORS, strict=False):
+        for side, score in row.mIoU_in_windows.items():
+            axes.plot([side, side], [score, row.mIoU_by_side[side]], color=color, linewidth=1, linestyle=":", zorder=2)
+            axes.plot(side, score, "s", ms=8, mfc="white", mec=color, mew=1.8, zorder=4)
+    height, width = result.recipe["crop"]
+    axes.annotate(
+        f"squares: the largest photos in windows of {width} x {height}, the size of training",
+        (0.99, 0.03),
+        xycoords="axes fraction",
+        ha="right",
+        fontsize=9,
+        color=FAINT,
+    )
     axes.annotate(
         " the size of training, on average",
         (trained_at, 0),

@@ -62,8 +62,8 @@ CURVES = {
     "mIoU_in_windows": ("mIoU, %, of photos of the largest size in windows of the size of training", 1.0, ".1f"),
     "operations_by_side": ("GMAC of square images, by their side", 1e9, ".2f"),
     "attention_by_side": ("GMAC of attention's two products for square images, by their side", 1e9, ".3f"),
-    "seconds_by_side": ("milliseconds of one forward of a square image, by its side", 1e-3, ".0f"),
-    "memory_by_side": ("megabytes of feature maps at most in that forward, by the image's side", 1e6, ".1f"),
+    "seconds_by_side": ("Milliseconds of one forward of a square image, by its side", 1e-3, ".0f"),
+    "memory_by_side": ("Megabytes of feature maps at most in that forward, by the image's side", 1e6, ".1f"),
 }
 """How each curve is shown: under which heading, in which unit, with how many decimals."""
 
@@ -129,7 +129,7 @@ class Result:
                     [row.title, *(format(curve[side] / unit, form) for side in sides)]
                     for row, curve in zip(self.rows, curves, strict=True)
                 ]
-                parts += [f"{heading[0].upper()}{heading[1:]}:", _table(["network", *map(str, sides)], cells)]
+                parts += [f"{heading}:", _table(["network", *map(str, sides)], cells)]
         return "\n\n".join(parts) + "\n"
 
     def to_dict(self) -> dict[str, Any]:

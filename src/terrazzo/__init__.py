@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from terrazzo.evaluation.report import Report
     from terrazzo.explanation.attention import attention_maps
     from terrazzo.explanation.receptive_field import receptive_fields
+    from terrazzo.exports.export import export
     from terrazzo.inference.predict import predict
     from terrazzo.inference.result import Segmentation
     from terrazzo.labels import LabelSpec
@@ -49,6 +50,7 @@ __all__ = [
     "convert",
     "create_model",
     "evaluate",
+    "export",
     "list_models",
     "load",
     "open_dataset",
@@ -74,6 +76,7 @@ _HOMES = {
     "convert": "terrazzo.weights.convert",
     "create_model": "terrazzo.models",
     "evaluate": "terrazzo.evaluation.evaluator",
+    "export": "terrazzo.exports.export",
     "list_models": "terrazzo.models",
     "load": "terrazzo.weights.load",
     "open_dataset": "terrazzo.data",

@@ -116,7 +116,11 @@ def train_variant(setting: Setting, variant: Variant) -> dict[str, Any]:
         if has_checkpoint(folder / CHECKPOINT_FOLDER):
             trainer.resume()
         write_recipe(folder, recipe)
-        trainer.run()
+        try:
+            trainer.run()
+        except SystemExit:
+            trainer.log.say("here that is: the same `terrazzo ablate` once more")
+            raise
         scores = {key: trainer.log.rows[-1][key] for key in SCORES}
         result = {**scores, "steps": trainer.step, "minutes": round(trainer.seconds / 60, 2), **asked}
         write_atomic(folder / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())

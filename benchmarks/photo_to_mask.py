@@ -22,8 +22,8 @@ from PIL import Image
 
 from measure import alternate, header, publish, table
 from peers import build_pair
+from terrazzo.engines.torch import TorchEngine, keep_freed_memory
 from terrazzo.images import read_image
-from terrazzo.inference.engines.torch import TorchEngine, keep_freed_memory
 from terrazzo.inference.postprocess import upsample_argmax
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.result import Segmentation

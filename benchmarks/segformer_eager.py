@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from measure import alternate, gemm_peak, header, publish, table
 from peers import build_pair
-from terrazzo.inference.engines.torch import TorchEngine, keep_freed_memory
+from terrazzo.engines.torch import TorchEngine, keep_freed_memory
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import torch
 
 from measure import alternate, header, publish, table
 from peers import build_pair
-from terrazzo.inference.engines.torch import keep_freed_memory
+from terrazzo.engines.torch import keep_freed_memory
 from terrazzo.training.losses import upsampled_cross_entropy
 
 BATCH, CLASSES = 8, 11

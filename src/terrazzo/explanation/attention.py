@@ -26,13 +26,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from terrazzo.engines.torch import default_device
 from terrazzo.errors import ConfigError
 from terrazzo.explanation.figures import attention_png, heads_png
 from terrazzo.explanation.measures import area_holding, percent
 from terrazzo.explanation.points import Point, check_points, choose_points
 from terrazzo.files import make_folder, write_atomic
 from terrazzo.images import ImageSource, read_image
-from terrazzo.inference.engines.torch import default_device
 from terrazzo.inference.postprocess import upsample_argmax
 from terrazzo.models.encoders.mit import EfficientSelfAttention, MixTransformer
 from terrazzo.models.encoders.vit import SelfAttention, VisionTransformer

@@ -33,12 +33,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from terrazzo.engines.torch import default_device
 from terrazzo.errors import ConfigError
 from terrazzo.explanation.figures import receptive_fields_png
 from terrazzo.explanation.measures import area_holding, percent
 from terrazzo.files import make_folder, write_atomic
 from terrazzo.images import ImageSource, image_size, read_image
-from terrazzo.inference.engines.torch import default_device
 from terrazzo.models import Segmenter
 from terrazzo.models.encoders.mit import MixTransformer
 from terrazzo.models.encoders.vit import VisionTransformer
@@ -237,7 +237,7 @@ def _frozen(network: nn.Module) -> Iterator[None]:
 def _names(network: Segmenter) -> list[str]:
     encoder = network.encoder
     if isinstance(encoder, MixTransformer):
-        names = [f"stage {number}" for number in range(1, len(encoder.channels) + 1)]
+        names = [f"stage {number}" for number in encoder.emitted]
     elif isinstance(encoder, VisionTransformer):
         names = [f"block {number}" for number in encoder.layers]
     else:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from terrazzo.engines.torch import TorchEngine
 from terrazzo.evaluation.evaluator import measure
 from terrazzo.evaluation.report import Report
 from terrazzo.files import write_atomic
-from terrazzo.inference.engines.torch import TorchEngine
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import find_protocol
 from terrazzo.training.pictures import curves_png, sheet_png

@@ -11,9 +11,9 @@ from typing import Any
 
 from terrazzo.data import open_dataset
 from terrazzo.data.photos import photo_size
+from terrazzo.engines.torch import keep_freed_memory
 from terrazzo.errors import ConfigError
 from terrazzo.evaluation.report import Report
-from terrazzo.inference.engines.torch import keep_freed_memory
 from terrazzo.labels import LabelSpec
 from terrazzo.models.encoders.backbones import brings_weights
 from terrazzo.training.artifacts import write_artifacts

@@ -116,9 +116,9 @@ def _scale_rows(tensors: dict[str, Tensor], module: str, factors: str) -> None:
 def _enlarged_patches(weight_C3pp: Tensor) -> Tensor:
     """Return the projection of 16 x 16 patches that gives an enlarged patch the token of the patch."""
     enlarge = interpolation_matrix(weight_C3pp.shape[-1], PATCH, torch.empty(0, dtype=torch.float64))
-    back: Tensor = torch.linalg.pinv(enlarge.T)
-    large: Tensor = back @ weight_C3pp.double() @ back.T
-    return large.float()
+    back = torch.linalg.pinv(enlarge.T)
+    enlarged: Tensor = back @ weight_C3pp.double() @ back.T
+    return enlarged.to(torch.float32)
 
 
 def _without_distillation(tensors: dict[str, Tensor]) -> None:

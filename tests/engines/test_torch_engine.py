@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from terrazzo.inference.engines.torch import TorchEngine
-from terrazzo.inference.fused_segformer import FusedSegFormer, can_fuse
+from terrazzo.engines.fused_segformer import FusedSegFormer, can_fuse
+from terrazzo.engines.torch import TorchEngine
 from terrazzo.models import Segmenter, create_model
 
 

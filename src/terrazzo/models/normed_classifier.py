@@ -92,7 +92,7 @@ class _NormReluLinear(torch.autograd.Function):
             centred_NC = x_NC - mean_C
             grad_NC.copy_(centred_NC.mul_(-slope_C).sub_(shared_C).add_(grad_NC).mul_(scale_C))
         grad_bias_K = grad_BNK.sum((0, 1), dtype=mean_C.dtype)
-        grad_x_BChw = grad_x_BNC.mT.unflatten(2, x_BChw.shape[2:])
+        grad_x_BChw = grad_x_BNC.mT.view(x_BChw.shape)
         return grad_x_BChw, grad_weight_C, grad_bias_C, grad_columns_BCK, grad_bias_K, None, None, None, None
 
 

@@ -50,7 +50,7 @@ class PatchEmbed(nn.Module):
         """Return (B, ceil(H / P), ceil(W / P), C)."""
         H, W = images_B3HW.shape[2:]
         P = self.patch_size
-        if H % P or W % P:
+        if torch.compiler.is_exporting() or H % P or W % P:  # sizes are no numbers yet while exporting
             whole = -(-H // P) * P, -(-W // P) * P
             images_B3HW = F.interpolate(images_B3HW, whole, mode="bilinear", align_corners=False)
         tokens_BhwC: Tensor = self.proj(images_B3HW).permute(0, 2, 3, 1)
@@ -187,6 +187,8 @@ class VisionTransformer(nn.Module):
 
     def positions(self, h: int, w: int) -> Tensor:
         """Return the (1, h, w, C) position embeddings of a grid, kept for next time where no gradient is wanted."""
+        if torch.compiler.is_exporting():
+            return resize_positions(self.pos_embed, h, w)
         if (h, w) == self.pos_embed.shape[1:3]:
             return self.pos_embed
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.pos_embed.is_inference():

@@ -100,11 +100,15 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def publish(name: str, text: str, write: bool) -> None:
-    """Print a result, and put it under results/ if asked to."""
+    """Print a result, and put it under results/ if asked to, with its picture where `plots.py` has one for it."""
     print(text)
     if write:
+        from plots import PICTURES, draw
+
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+        if name in PICTURES:
+            draw(name)
 
 
 def _call_and_send(sending: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

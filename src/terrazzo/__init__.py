@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from terrazzo.inference.predict import predict
     from terrazzo.inference.result import Segmentation
     from terrazzo.labels import LabelSpec
+    from terrazzo.measurement.benchmark import benchmark
     from terrazzo.models import create_model, list_models
     from terrazzo.preprocess import Preprocess
     from terrazzo.training.recipe import Recipe
@@ -43,6 +44,7 @@ __all__ = [
     "TerrazzoError",
     "TrainedModel",
     "attention_maps",
+    "benchmark",
     "check_dataset",
     "convert",
     "create_model",
@@ -67,6 +69,7 @@ _HOMES = {
     "TerrazzoError": "terrazzo.errors",
     "TrainedModel": "terrazzo.weights.files",
     "attention_maps": "terrazzo.explanation.attention",
+    "benchmark": "terrazzo.measurement.benchmark",
     "check_dataset": "terrazzo.data.check",
     "convert": "terrazzo.weights.convert",
     "create_model": "terrazzo.models",

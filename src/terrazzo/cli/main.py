@@ -27,6 +27,7 @@ VERBS = {
     "evaluate": ("terrazzo.cli.evaluate", "measure a model on labelled photos"),
     "check-data": ("terrazzo.cli.check_data", "look through a data set and list what is wrong with it"),
     "convert": ("terrazzo.cli.convert", "read any known checkpoint and write it for Terrazzo or transformers"),
+    "benchmark": ("terrazzo.cli.benchmark", "measure how fast a model runs here, engine by engine"),
     "explain": ("terrazzo.cli.explain", "show what a model looks at in a photo"),
     "models": ("terrazzo.cli.models", "list the models, their sizes, scores and licences"),
 }

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -54,7 +55,8 @@ class SequenceReduction(nn.Module):
 
     The convolution of kernel R and stride R is written as the matrix product it is: its windows do not overlap, and on
     channels-last data a product is faster than a convolution routine. Rows and columns that do not fill a
-    window are dropped, as in the released code.
+    window are dropped, as in the released code. An export keeps the convolution: its sizes are not numbers yet, and it
+    takes no map smaller than a window.
 
     Args:
         dim: channels.
@@ -70,6 +72,8 @@ class SequenceReduction(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Return (B, M, C)."""
+        if torch.compiler.is_exporting():
+            return self.norm(self.conv(x_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2))  # type: ignore[no-any-return]
         B, H, W, C = x_BHWC.shape
         R = self.ratio
         if H < R or W < R:

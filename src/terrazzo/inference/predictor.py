@@ -1,29 +1,39 @@
-"""Photos in, masks out: preprocess, engine, exact upsampling, by a protocol."""
+"""Photos in, masks out: preprocess, engine, exact upsampling, by a protocol.
+
+Of a folder of photos, the next ones are decoded while the network works, and where the engine has several streams as
+many photos are on their way at once, each in a thread of its own from preprocessing to mask.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.errors import ImageError
+from terrazzo.engines.engine import Engine
+from terrazzo.errors import ConfigError, ImageError
 from terrazzo.images import ImageSource, read_image
 from terrazzo.inference.protocols import WHOLE, Protocol
 from terrazzo.inference.result import Segmentation
-from terrazzo.inference.tiling import Engine, Scores, decide, decide_together, slide, slide_in_bands, whole
+from terrazzo.inference.tiling import Scores, decide, decide_together, slide, slide_in_bands, whole
 from terrazzo.labels import LabelSpec
 from terrazzo.preprocess import Preprocess
+from terrazzo.weights.exported import Output
 
-__all__ = ["Engine", "Failure", "Predictor"]
+__all__ = ["Failure", "Predictor"]
 
+Photo: TypeAlias = NDArray[np.uint8]
+Mask: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
 T = TypeVar("T")
 R = TypeVar("R")
+
+DECODING_THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,12 @@ class Predictor:
         labels: the classes.
         model: the model's name, for the results.
         protocol: how photos are shown to the network; by default whole, as the preprocessing resizes them.
+        output: what the engine gives: logits, or masks, as some exported files do.
+        streams: photos that the engine computes at once.
+        record: where the weights come from. Plain JSON values.
+
+    Raises:
+        ConfigError: the protocol needs logits, and the engine gives masks (code "export-mask").
     """
 
     engine: Engine
@@ -51,8 +67,15 @@ class Predictor:
     labels: LabelSpec
     model: str | None = None
     protocol: Protocol = WHOLE
+    output: Output = "logits"
+    streams: int = 1
+    record: Mapping[str, Any] = field(default_factory=dict)
 
-    def masks(self, images: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.uint8] | NDArray[np.uint16]]:
+    def __post_init__(self) -> None:
+        if not self.protocol.single_view or self.protocol.window is not None:
+            self._require_logits(f"the protocol {self.protocol.name}")
+
+    def masks(self, images: Sequence[Photo]) -> list[Mask]:
         """Segment (H, W, 3) photos of one size as one batch; return an (H, W) mask of class indices for each.
 
         Logits are resized to the network's input size, then to the photo's own, and the argmax is taken last
@@ -61,9 +84,13 @@ class Predictor:
         return [mask for mask, _ in self._decided(images, probabilities=False)]
 
     def segment(
-        self, images: Sequence[NDArray[np.uint8]], paths: Sequence[Path | None], *, probabilities: bool = False
+        self, images: Sequence[Photo], paths: Sequence[Path | None], *, probabilities: bool = False
     ) -> list[Segmentation]:
-        """Segment photos of one size as one batch, keeping photo and, if asked, the (K, H, W) probabilities."""
+        """Segment photos of one size as one batch, keeping photo and, if asked, the (K, H, W) probabilities.
+
+        Raises:
+            ConfigError: probabilities of an engine that gives masks (code "export-mask").
+        """
         decided = self._decided(images, probabilities)
         return [
             Segmentation(mask=mask, labels=self.labels, image=image, path=path, probabilities=kept, model=self.model)
@@ -85,37 +112,38 @@ class Predictor:
             A result for each photo, or the reason why there is none.
         """
 
-        def read(path: Path) -> NDArray[np.uint8] | Failure:
+        def read(path: Path) -> Photo | Failure:
             try:
                 return _read(path, max_pixels)
             except ImageError as error:
                 return Failure(path, error)
 
-        with ThreadPoolExecutor(1) as pool:
-            waiting: list[tuple[Path, NDArray[np.uint8]]] = []
-            for path, image in zip(paths, _ahead(pool, read, paths, 2 * batch_size), strict=True):
-                fits = isinstance(image, np.ndarray) and (not waiting or image.shape == waiting[0][1].shape)
-                if waiting and (not fits or len(waiting) == batch_size):
-                    yield from self._segment_waiting(waiting, probabilities)
-                    waiting = []
-                if isinstance(image, Failure):
-                    yield image
-                else:
-                    waiting.append((path, image))
-            if waiting:
-                yield from self._segment_waiting(waiting, probabilities)
+        def finish(batch: list[tuple[Path, Photo]] | Failure) -> Sequence[Segmentation | Failure]:
+            if isinstance(batch, Failure):
+                return [batch]
+            batch_paths, images = zip(*batch, strict=True)
+            return self.segment(images, batch_paths, probabilities=probabilities)
 
-    def _segment_waiting(
-        self, waiting: list[tuple[Path, NDArray[np.uint8]]], probabilities: bool
-    ) -> list[Segmentation]:
-        paths, images = zip(*waiting, strict=True)
-        return self.segment(images, paths, probabilities=probabilities)
+        with ThreadPoolExecutor(min(self.streams, DECODING_THREADS)) as pool:
+            images = _ahead(pool, read, paths, 2 * batch_size * self.streams)
+            for results in self.side_by_side(finish, _batches(zip(paths, images, strict=True), batch_size)):
+                yield from results
+
+    def side_by_side(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Apply a function that predicts to as many items at once as the engine has streams; yield in order."""
+        if self.streams == 1:
+            yield from map(function, items)
+            return
+        with ThreadPoolExecutor(self.streams) as pool:
+            yield from _ahead(pool, function, items, self.streams + 1)
 
     def _decided(
-        self, images: Sequence[NDArray[np.uint8]], probabilities: bool
-    ) -> Iterator[tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.float32] | None]]:
+        self, images: Sequence[Photo], probabilities: bool
+    ) -> Iterator[tuple[Mask, NDArray[np.float32] | None]]:
         """Yield each photo's mask and, if asked, its probabilities, one after the other."""
         protocol, size = self.protocol, images[0].shape[:2]
+        if probabilities:
+            self._require_logits("probabilities")
         if not protocol.single_view:
             for image in images:
                 yield decide_together(self._views(image), probabilities=probabilities)
@@ -123,6 +151,10 @@ class Predictor:
         inputs = [next(protocol.views(image, self.preprocess))[0] for image in images]
         if protocol.window is None or protocol.stride is None:
             batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
+            if self.output == "mask":
+                for mask_hw in self.engine(batch):
+                    yield _nearest(mask_hw, size).astype(self.labels.mask_dtype), None
+                return
             for scores in whole(self.engine, batch, size):
                 yield decide([scores], probabilities=probabilities)
         else:
@@ -130,7 +162,7 @@ class Predictor:
                 bands = slide_in_bands(self.engine, x, size, protocol.window, protocol.stride)
                 yield decide(bands, probabilities=probabilities)
 
-    def _views(self, image: NDArray[np.uint8]) -> Iterator[tuple[Scores, bool]]:
+    def _views(self, image: Photo) -> Iterator[tuple[Scores, bool]]:
         """Yield the scores of each of the protocol's views of a photo, and whether it was mirrored."""
         protocol, size = self.protocol, image.shape[:2]
         for x, mirrored in protocol.views(image, self.preprocess):
@@ -139,8 +171,40 @@ class Predictor:
             else:
                 yield slide(self.engine, x, size, protocol.window, protocol.stride), mirrored
 
+    def _require_logits(self, what: str) -> None:
+        if self.output != "logits":
+            raise ConfigError(
+                f"{self.model or 'this exported file'} gives masks, and {what} needs the scores of all classes",
+                fix="export the model with its logits as output",
+                code="export-mask",
+            )
 
-def _read(source: ImageSource, max_pixels: int | None) -> NDArray[np.uint8]:
+
+def _nearest(mask_hw: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Bring a mask to a photo's size, each pixel from the one that holds its centre."""
+    if mask_hw.shape == size:
+        return mask_hw
+    rows, columns = ((np.arange(new) * 2 + 1) * old // (2 * new) for old, new in zip(mask_hw.shape, size, strict=True))
+    return mask_hw[rows[:, None], columns]
+
+
+def _batches(photos: Iterable[tuple[Path, Photo | Failure]], size: int) -> Iterator[list[tuple[Path, Photo]] | Failure]:
+    """Neighbours of equal size together; a failure keeps its place."""
+    waiting: list[tuple[Path, Photo]] = []
+    for path, image in photos:
+        fits = isinstance(image, np.ndarray) and (not waiting or image.shape == waiting[0][1].shape)
+        if waiting and (not fits or len(waiting) == size):
+            yield waiting
+            waiting = []
+        if isinstance(image, Failure):
+            yield image
+        else:
+            waiting.append((path, image))
+    if waiting:
+        yield waiting
+
+
+def _read(source: ImageSource, max_pixels: int | None) -> Photo:
     return read_image(source) if max_pixels is None else read_image(source, max_pixels=max_pixels)
 
 

@@ -18,24 +18,22 @@ views, or about twice the K planes at the photo's size if those are less.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.engines.engine import Engine
 from terrazzo.inference.postprocess import probability_strips_along, upsample_argmax, winners_along
 from terrazzo.inference.resampling import ComposedAxis, compose_axis, compose_windows
 
-__all__ = ["Engine", "Scores", "decide", "decide_together", "slide", "slide_in_bands", "whole", "window_starts"]
+__all__ = ["Scores", "decide", "decide_together", "slide", "slide_in_bands", "whole", "window_starts"]
 
 Floats: TypeAlias = NDArray[np.float32]
 Classes: TypeAlias = NDArray[np.unsignedinteger[Any]]  # uint8 or uint16
 Size: TypeAlias = tuple[int, int]
-
-Engine: TypeAlias = Callable[[Floats], Floats]
-"""Normalised images (B, 3, H, W) float32 to logits (B, K, h, w) float32."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,74 @@
+"""A folder of the user's for what can always be made again: converted and compiled models.
+
+``TERRAZZO_CACHE`` names it; otherwise it is where the system keeps such things. Nothing is made before the first entry,
+and deleting the folder at any time costs no more than time.
+
+An entry's file is named after what it was made of and after its own content. So it is put in place by one rename, two
+processes that make the same entry at once cannot spoil each other's, and a damaged one is told from its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from terrazzo.files import make_folder, write_atomic
+
+__all__ = ["cache_folder", "cached", "keep"]
+
+
+def cache_folder() -> Path:
+    """Return where entries are kept; the folder need not exist yet."""
+    if chosen := os.environ.get("TERRAZZO_CACHE"):
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME", "")
+        if not os.path.isabs(base):  # the XDG specification has relative ones ignored
+            base = Path.home() / ".cache"
+    return Path(base) / "terrazzo"
+
+
+def cached(key: Mapping[str, Any], suffix: str) -> Path | None:
+    """Return an entry's file, or None where there is none; damaged files are removed.
+
+    Args:
+        key: everything that decides what the entry holds. Plain JSON values.
+        suffix: of the file.
+    """
+    digest = _digest(key)
+    for path in sorted(cache_folder().glob(f"{digest}-*{suffix}")):
+        with suppress(OSError):
+            if path.name == _name(digest, path.read_bytes(), suffix):
+                return path
+            path.unlink()
+    return None
+
+
+def keep(key: Mapping[str, Any], suffix: str, content: bytes) -> Path:
+    """Make an entry and return its file.
+
+    Raises:
+        OutputError: the cache folder cannot be written.
+    """
+    folder = make_folder(cache_folder())
+    path = folder / _name(_digest(key), content, suffix)
+    write_atomic(path, content)
+    return path
+
+
+def _digest(key: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _name(digest: str, content: bytes, suffix: str) -> str:
+    return f"{digest}-{hashlib.sha256(content).hexdigest()[:32]}{suffix}"

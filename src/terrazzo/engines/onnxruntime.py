@@ -1,0 +1,82 @@
+"""ONNX Runtime as an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrazzo.engines.engine import EngineOptions, Side, refuse_other_ports, refuse_size
+from terrazzo.engines.onnx_file import damaged, describe_onnx
+from terrazzo.errors import ConfigError, MissingExtraError
+
+__all__ = ["OnnxRuntimeEngine"]
+
+QUIET = 4  # ONNX Runtime's severity "fatal": what goes wrong comes back as an exception
+
+
+class OnnxRuntimeEngine:
+    """Runs an exported ``.onnx`` file.
+
+    Args:
+        path: the file.
+        options: threads and streams. Streams share one session, and each of their runs computes with its share of the
+            threads.
+        device: ``cpu``, or ``cuda`` with a build of ONNX Runtime for GPUs (written from its manual, and never run).
+
+    Attributes:
+        description: what the file says about itself.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        CheckpointError: the file is missing, damaged, somebody else's, or has weights outside its folder.
+        ConfigError: the options ask for what ONNX Runtime does not have here.
+    """
+
+    def __init__(self, path: str | Path, options: EngineOptions | None = None, device: str = "cpu") -> None:
+        options = options or EngineOptions()
+        self.path = Path(path)
+        self.description = describe_onnx(self.path)
+        try:
+            import onnxruntime as ort
+        except ImportError as error:
+            raise MissingExtraError("onnxruntime", "export") from error
+        if options.precision != "fp32":
+            raise ConfigError(
+                f"onnxruntime computes a file in its own precision, and not in {options.precision} on request",
+                fix="use --engine openvino",
+                code="engine-precision",
+            )
+        provider = "CUDAExecutionProvider" if device.startswith("cuda") else "CPUExecutionProvider"
+        if provider not in ort.get_available_providers():
+            raise ConfigError(
+                f"this build of onnxruntime cannot compute on {device!r}",
+                fix="install onnxruntime-gpu, or use --engine torch",
+                code="engine-device",
+            )
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = options.threads_per_stream
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = QUIET
+        # Threads that wait for work by spinning take the processor from those that decode and save photos.
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.streams == 1 else "0")
+        settings.enable_mem_pattern = False  # a plan of memory for one size of photo, and made anew for the next
+        try:
+            self.session = ort.InferenceSession(str(self.path), settings, providers=[provider])
+        except Exception as error:  # onnxruntime has a dozen classes and no common one
+            raise damaged(self.path, _first_line(error)) from error
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        shape = inputs[0].shape
+        refuse_other_ports((inputs[0].name, outputs[0].name), self.description.output, len(shape), self.path)
+        self.sides: list[Side] = [(side, side) if isinstance(side, int) else (1, None) for side in shape]
+
+    def __call__(self, images_B3HW: NDArray[np.float32]) -> NDArray[Any]:
+        refuse_size(images_B3HW.shape, self.sides, self.path)
+        out: NDArray[Any] = self.session.run(None, {"images": np.ascontiguousarray(images_B3HW)})[0]
+        return out
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

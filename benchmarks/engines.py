@@ -51,9 +51,7 @@ def main() -> None:
     size = tuple(map(int, options.size.split("x")))
     has_bf16 = processor_has_bf16()
     ways = [
-        way
-        for way in ENGINE_OF
-        if (options.compiled or way != COMPILED) and (has_bf16 or not way.endswith("bf16"))
+        way for way in ENGINE_OF if (options.compiled or way != COMPILED) and (has_bf16 or not way.endswith("bf16"))
     ]
 
     import torch
@@ -67,7 +65,9 @@ def main() -> None:
     for model in options.models.split(","):
         with tempfile.TemporaryDirectory() as folder:
             operations = write_networks(model, options.classes, size, Path(folder))
-            sections.append(f"## {model.upper()}\n\n" + compare(ways, size, Path(folder), operations, peak, options.rounds))
+            sections.append(
+                f"## {model.upper()}\n\n" + compare(ways, size, Path(folder), operations, peak, options.rounds)
+            )
     default = size == (512, 512)
     name = "engines" if default else f"engines_{options.size}"
     arguments = "" if default else f" --size {options.size} --classes {options.classes} --models {options.models}"

@@ -124,7 +124,8 @@ def test_no_help_imports_torch() -> None:
         ("checkdata", "did you mean check-data?"),
         (
             "--verbose",
-            "choose one of predict, train, evaluate, check-data, convert, benchmark, explain, models; see `terrazzo --help`",
+            "choose one of predict, train, evaluate, check-data, convert, benchmark, explain, models; "
+            "see `terrazzo --help`",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from terrazzo import __version__
 from terrazzo.engines.engine import available_cores
 from terrazzo.errors import ConfigError, TerrazzoError
 from terrazzo.images import find_images
@@ -26,7 +28,7 @@ __all__ = ["MEASURED_ENGINES", "MOST_PHOTOS", "benchmark"]
 
 MEASURED_ENGINES = ("torch", "onnxruntime", "openvino")
 MOST_PHOTOS = 50
-PACKAGES = ("terrazzo", "torch", "onnxruntime", "openvino")
+REFERENCE = "reference.npy"
 
 
 def benchmark(
@@ -47,7 +49,8 @@ def benchmark(
     it has; then all are called in turn, `rounds` times.
 
     Args:
-        model: what `terrazzo.load` takes.
+        model: what `terrazzo.load` takes, or an exported file, which only some engines run, and whose masks cannot be
+            compared with PyTorch's.
         size: (height, width) of the network's input.
         batch_size: photos that go through the network together.
         engines: names, or "all" for those that are installed.
@@ -68,13 +71,14 @@ def benchmark(
     for what, number in (("size", min(size)), ("batch size", batch_size), ("threads", threads), ("rounds", rounds)):
         if number < 1:
             raise ConfigError(f"{what} is {number}", fix="give at least 1")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     paths = find_images([str(photos)])[:MOST_PHOTOS] if photos is not None else []
     steps = _Steps(progress, 1 + 2 * len(wanted) + rounds + len(paths))
     work: dict[str, Any] = {"model": str(model), "threads": threads, "size": size, "batch_size": batch_size}
     with tempfile.TemporaryDirectory(prefix="terrazzo-benchmark-") as name, ExitStack() as stack:
         folder = Path(name)
         with EngineProcess("PyTorch", threads, folder) as process:
-            facts = process.ask("facts", **work, logits=str(folder / "reference.npy"))
+            facts = process.ask("facts", **work, logits=str(folder / REFERENCE))
         steps.done()
         running: list[_Running] = []
         problems: list[Problem] = []
@@ -99,9 +103,17 @@ def benchmark(
         operations=facts["operations"],
         gemm_peak=facts["gemm_peak"],
         processor=processor_name(),
-        versions=package_versions(*PACKAGES),
+        load=load,
+        versions={"terrazzo": __version__, **package_versions("torch", "onnxruntime", "openvino")},
         engines=tuple(
-            EngineSpeed(engine=each.engine, first_start=each.first_start, start=each.start, photos=of_photo, **speed)
+            EngineSpeed(
+                engine=each.engine,
+                first_start=each.first_start,
+                start=each.start,
+                pixels=batch_size * size[0] * size[1],
+                photos=of_photo,
+                **speed,
+            )
             for each, speed, of_photo in zip(running, speeds, of_photos, strict=True)
         ),
         problems=tuple(problems),
@@ -168,26 +180,24 @@ def _measured(
         for each, measured in zip(running, calls, strict=True):
             measured.append(each.process.ask("call"))
         steps.done()
-    reference_BKhw = np.load(folder / "reference.npy")
-    expected = [upsample_argmax(logits, [size]) for logits in reference_BKhw]
-    fields = []
-    for each, measured in zip(running, calls, strict=True):
-        path = folder / f"{each.engine}.npy"
-        memory = each.process.ask("memory")
-        each.process.ask("logits", path=str(path))
-        logits_BKhw = np.load(path)
-        masks = [upsample_argmax(logits, [size]) for logits in logits_BKhw]
-        differing = sum(int((mask != right).sum()) for mask, right in zip(masks, expected, strict=True))
-        fields.append(
-            {
-                **_wall_and_cpu(measured),
-                "memory": memory,
-                "difference": float(np.abs(logits_BKhw - reference_BKhw).max()),
-                "differing": differing,
-                "pixels": sum(mask.size for mask in masks),
-            }
-        )
-    return fields
+    return [
+        {**_wall_and_cpu(measured), "memory": each.process.ask("memory"), **_compared(each, folder, size)}
+        for each, measured in zip(running, calls, strict=True)
+    ]
+
+
+def _compared(each: _Running, folder: Path, size: tuple[int, int]) -> dict[str, Any]:
+    """Hold an engine's logits and masks against the reference, where there is one."""
+    reference, path = folder / REFERENCE, folder / f"{each.engine}.npy"
+    if not reference.exists():
+        return {"difference": None, "differing": None}
+    each.process.ask("logits", path=str(path))
+    expected_BKhw, logits_BKhw = np.load(reference), np.load(path)
+    differing = sum(
+        int((upsample_argmax(logits, [size]) != upsample_argmax(expected, [size])).sum())
+        for logits, expected in zip(logits_BKhw, expected_BKhw, strict=True)
+    )
+    return {"difference": float(np.abs(logits_BKhw - expected_BKhw).max()), "differing": differing}
 
 
 def _photos_measured(

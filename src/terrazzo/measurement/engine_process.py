@@ -31,7 +31,7 @@ class EngineProcess:
 
     def __init__(self, name: str, threads: int, cache: Path) -> None:
         self.name = name
-        self.log = tempfile.TemporaryFile()
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115  # closed by __exit__
         variables = {
             **os.environ,
             "OMP_NUM_THREADS": str(threads),

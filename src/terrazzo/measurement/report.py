@@ -10,6 +10,8 @@ from terrazzo.measurement.machine import Times
 
 __all__ = ["EngineSpeed", "PhotoSpeed", "Problem", "SpeedReport"]
 
+BUSY = 0.7
+
 
 @dataclass(frozen=True)
 class PhotoSpeed:
@@ -82,6 +84,7 @@ class SpeedReport:
         operations: floating-point operations of a pass; None where they cannot be counted.
         gemm_peak: FLOP/s of a float32 matrix product on these threads.
         processor: the machine's.
+        load: programs that wanted the processor when the benchmark began; 0 where the system does not tell.
         versions: of the packages that matter.
         engines: the figures, in the order of the request.
         problems: engines without figures.
@@ -98,6 +101,7 @@ class SpeedReport:
     operations: int | None
     gemm_peak: float
     processor: str
+    load: float
     versions: dict[str, str]
     engines: tuple[EngineSpeed, ...]
     problems: tuple[Problem, ...] = ()
@@ -113,9 +117,13 @@ class SpeedReport:
         lines = [
             f"{self.model}: {self.architecture}, {self.classes} classes, photos of {height} x {width}, "
             f"batch of {self.batch_size}",
-            f"{threads} of {self.processor}; {', '.join(f'{name} {version}' for name, version in self.versions.items())}",
-            "",
+            f"{threads} of {self.processor}; {', '.join(map(' '.join, self.versions.items()))}",
         ]
+        if self.load > BUSY:
+            lines.append(
+                f"The machine was busy (load {self.load:.1f}): compare engines with each other, not with other runs."
+            )
+        lines.append("")
         if self.engines:
             lines += [*_columns(self._network_rows()), "", *self._legend()]
         if self.photos:
@@ -166,19 +174,17 @@ class SpeedReport:
         return rows
 
     def _legend(self) -> list[str]:
-        arithmetic = (
-            ""
-            if self.operations is None
-            else f"; a pass is {self.operations / 1e9:.3g} billion operations, and plain matrix products run at "
-            f"{self.gemm_peak / 1e9:.0f} billion a second here"
-        )
+        peak = f"plain matrix products run at {self.gemm_peak / 1e9:.0f} billion operations a second here"
+        batch = f"a pass of {self.batch_size} through the network"
+        passes = "" if self.operations is None else f", a pass is {self.operations / 1e9:.3g} billion"
         return [
-            f"median, least  time of a pass of {self.batch_size} through the network, of {self.rounds}, engines in turn",
+            f"median, least  time of {batch}; {self.rounds} were timed, the engines in turn",
             "processor      time of all threads together in a pass",
-            f"of peak        speed of the arithmetic beside a plain matrix product's{arithmetic}",
+            "of peak        how near the arithmetic comes to the processor's limit:",
+            f"               {peak}{passes}",
             "memory         the most that the engine's process held, Python and its packages included",
             "start          from starting the program to the first result; first: when the model must be converted",
-            "same mask      pixels with the class that PyTorch gives, operator by operator",
+            "same mask      pixels that get the class that PyTorch gives, operator by operator",
         ]
 
     def _photo_rows(self) -> list[list[str]]:
@@ -202,7 +208,9 @@ def _columns(rows: list[list[str]]) -> list[str]:
     """Line cells up: the first column to the left, figures to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            [f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
         for row in rows
     ]
 

@@ -43,7 +43,7 @@ class Worker:
         from terrazzo.measurement.scene import draw_scene
 
         cv2.setNumThreads(threads)
-        self.predictor = make_predictor(model, device)
+        self.predictor = make_predictor(model, device, engine=engine, threads=threads)
         image = self.predictor.preprocess.normalize(draw_scene(*size)).transpose(2, 0, 1)
         # Laid out as `predict` hands photos over.
         self.batch_B3HW = image[None] if batch_size == 1 else np.stack([image] * batch_size)
@@ -76,16 +76,30 @@ class Worker:
         return peak_memory()
 
     def facts(self, model: str, threads: int, size: tuple[int, int], batch_size: int, logits: str) -> dict[str, Any]:
-        """Load a model and run it as it is, operator by operator; save its logits as .npy and tell what it is."""
-        import numpy as np
+        """Tell what a model is; run it as it is, operator by operator, and save its logits as .npy.
+
+        An exported file cannot be run like that, nor its operations be counted.
+        """
         import torch
 
+        from terrazzo.inference.choice import EXPORTED
         from terrazzo.measurement.machine import gemm_peak
+
+        torch.set_num_threads(threads)
+        peak = gemm_peak()
+        if Path(model).suffix.lower() in EXPORTED:
+            from terrazzo.inference.predict import make_predictor
+
+            about = make_predictor(model, threads=threads).engine.description  # type: ignore[attr-defined]
+            named = {"architecture": about.architecture, "classes": about.labels.num_classes}
+            return {**named, "operations": None, "gemm_peak": peak}
+
+        import numpy as np
+
         from terrazzo.measurement.operations import count_operations
         from terrazzo.measurement.scene import draw_scene
         from terrazzo.weights.load import load
 
-        torch.set_num_threads(threads)
         trained = load(model)
         image = trained.preprocess.normalize(draw_scene(*size)).transpose(2, 0, 1)
         batch_B3HW = torch.from_numpy(np.stack([image] * batch_size))
@@ -95,7 +109,7 @@ class Worker:
             "architecture": trained.architecture,
             "classes": trained.labels.num_classes,
             "operations": count_operations(trained.network, batch_B3HW),
-            "gemm_peak": gemm_peak(),
+            "gemm_peak": peak,
         }
 
 

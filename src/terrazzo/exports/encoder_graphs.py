@@ -1,0 +1,72 @@
+"""The encoders of both papers as ONNX graphs. What the networks are is said in `terrazzo.models.encoders`.
+
+Shapes: as there; T the tokens of all images of the batch, S those that are left after sequence reduction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from terrazzo.exports.graph import Graph
+from terrazzo.models.encoders.mit import Block, MixTransformer, Stage
+
+__all__ = ["Level", "mix_transformer"]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A feature map in a graph.
+
+    Attributes:
+        x_TC: its tokens.
+        channels: C.
+        sizes_BHW: batch, height and width, a vector of three.
+    """
+
+    x_TC: str
+    channels: int
+    sizes_BHW: str
+
+
+def mix_transformer(graph: Graph, encoder: MixTransformer, images: str) -> list[Level]:
+    """Add SegFormer's encoder and return its four levels, finest first."""
+    levels = []
+    batch = graph.sizes(images, 0, 1)
+    x_BCHW = images
+    for stage in encoder.stages:
+        assert isinstance(stage, Stage)
+        proj = stage.patch_embed.proj
+        x_BCHW = graph.convolution(x_BCHW, proj.weight, proj.bias, proj)
+        sizes_BHW = graph.node("Concat", batch, graph.sizes(x_BCHW, 2, 4), axis=0)
+        x_TC = graph.layer_norm(graph.tokens(x_BCHW, proj.out_channels), stage.patch_embed.norm)
+        for block in stage.blocks:
+            assert isinstance(block, Block)
+            x_TC = _mix_block(graph, block, x_TC, sizes_BHW, batch)
+        x_TC = graph.layer_norm(x_TC, stage.norm)
+        levels.append(Level(x_TC, proj.out_channels, sizes_BHW))
+        x_BCHW = graph.map(x_TC, sizes_BHW, proj.out_channels)
+    return levels
+
+
+def _mix_block(graph: Graph, block: Block, x_TC: str, sizes_BHW: str, batch: str) -> str:
+    attention, ffn = block.attn, block.ffn
+    dim = attention.q.in_features
+    normed_TC = source_SC = graph.layer_norm(x_TC, block.norm1)
+    if attention.sr is not None:
+        conv = attention.sr.conv
+        reduced = graph.convolution(graph.map(normed_TC, sizes_BHW, dim), conv.weight, conv.bias, conv)
+        source_SC = graph.layer_norm(graph.tokens(reduced, dim), attention.sr.norm)
+    q_TC = graph.linear(normed_TC, attention.q.weight, attention.q.bias)
+    weights, biases = attention.kv.weight.chunk(2), attention.kv.bias.chunk(2)
+    k_SC, v_SC = (graph.linear(source_SC, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+    mixed_TC = graph.attention(q_TC, k_SC, v_SC, batch, dim, attention.num_heads)
+    x_TC = graph.node("Add", graph.linear(mixed_TC, attention.proj.weight, attention.proj.bias), x_TC)
+
+    hidden_TC = graph.linear(graph.layer_norm(x_TC, block.norm2), ffn.fc1.weight, ffn.fc1.bias)
+    hidden = graph.convolution(
+        graph.map(hidden_TC, sizes_BHW, ffn.fc1.out_features), ffn.dwconv.weight, ffn.dwconv.bias, ffn.dwconv
+    )
+    hidden_TC = graph.node("Gelu", graph.tokens(hidden, ffn.fc1.out_features))
+    return graph.node("Add", graph.linear(hidden_TC, ffn.fc2.weight, ffn.fc2.bias), x_TC)

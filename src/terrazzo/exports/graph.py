@@ -1,0 +1,155 @@
+"""ONNX graphs, written node by node.
+
+`torch.onnx.export` traces a network with symbolic sizes, which takes from half a minute to many minutes, and its graph
+is what the network's Python happens to do. The networks of `terrazzo.models` are few and small, so their graphs are
+written down here instead: within a second, with no node that does not compute something, and in the form that ONNX
+Runtime and OpenVINO run fastest. Whether a graph computes what its network does is never taken on trust: see
+`terrazzo.exports.parity`.
+
+Between convolutions, tokens are (T, C) matrices, T the places of all images of the batch: a linear layer is one Gemm
+whose bias costs nothing, and sums and norms need no reshapes. Sizes are known only when the graph runs; values called
+`sizes` are int64 vectors in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+__all__ = ["Graph"]
+
+
+class Graph:
+    """Collects the nodes and the constants of a graph; every method returns the name of a value in it.
+
+    Args:
+        half: store weights as float16; they are cast to float32 when the graph is loaded.
+    """
+
+    def __init__(self, half: bool = False) -> None:
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
+        self.half = half
+        self._integers: dict[tuple[int, ...], str] = {}
+
+    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node with one output."""
+        output = f"{operator}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        return output
+
+    def constant(self, value: NDArray[Any]) -> str:
+        """Add a constant."""
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def weight(self, tensor: Tensor) -> str:
+        """Add a tensor of the network."""
+        value = tensor.detach().float().cpu().numpy()
+        if not self.half:
+            return self.constant(value)
+        return self.node("Cast", self.constant(value.astype(np.float16)), to=TensorProto.FLOAT)
+
+    def integers(self, *values: int) -> str:
+        """Add a vector of whole numbers, once."""
+        if values not in self._integers:
+            self._integers[values] = self.constant(np.array(values, np.int64))
+        return self._integers[values]
+
+    def sizes(self, x: str, start: int, stop: int) -> str:
+        """Return some of the sizes of a value, as a vector."""
+        return self.node("Shape", x, start=start, end=stop)
+
+    def reshape(self, x: str, *sizes: str | int) -> str:
+        """Reshape to `sizes`: vectors in the graph and numbers, of which one may be -1."""
+        if all(isinstance(size, int) for size in sizes):
+            return self.node("Reshape", x, self.integers(*(int(size) for size in sizes)))
+        return self.node("Reshape", x, self.concat(*sizes))
+
+    def concat(self, *sizes: str | int) -> str:
+        """Return one vector of several and of numbers."""
+        return self.node("Concat", *(self.integers(s) if isinstance(s, int) else s for s in sizes), axis=0)
+
+    def transpose(self, x: str, *order: int) -> str:
+        return self.node("Transpose", x, perm=order)
+
+    def linear(self, x_TI: str, weight_OI: Tensor, bias_O: Tensor | None = None) -> str:
+        """Return (T, O)."""
+        inputs = [x_TI, self.weight(weight_OI)] + ([] if bias_O is None else [self.weight(bias_O)])
+        return self.node("Gemm", *inputs, transB=1)
+
+    def layer_norm(self, x: str, norm: nn.LayerNorm) -> str:
+        """Normalise along the last axis."""
+        return self.node(
+            "LayerNormalization", x, self.weight(norm.weight), self.weight(norm.bias), axis=-1, epsilon=norm.eps
+        )
+
+    def convolution(self, x_BCHW: str, weight: Tensor, bias: Tensor | None, like: nn.Conv2d) -> str:
+        """Convolve with the stride, padding, dilation and groups of `like`."""
+        assert not isinstance(like.padding, str)
+        inputs = [x_BCHW, self.weight(weight)] + ([] if bias is None else [self.weight(bias)])
+        return self.node(
+            "Conv",
+            *inputs,
+            kernel_shape=like.kernel_size,
+            strides=like.stride,
+            pads=(*like.padding, *like.padding),
+            dilations=like.dilation,
+            group=like.groups,
+        )
+
+    def attention(self, q_TC: str, k_SC: str, v_SC: str, batch: str, channels: int, heads: int) -> str:
+        """Return (T, C), the scaled dot-product attention of each image's tokens to its own S."""
+        split = self.concat(batch, -1, heads, channels // heads)
+        q, k, v = (self.transpose(self.node("Reshape", x, split), 0, 2, 1, 3) for x in (q_TC, k_SC, v_SC))
+        return self.reshape(self.transpose(self.node("Attention", q, k, v), 0, 2, 1, 3), -1, channels)
+
+    def tokens(self, x_BCHW: str, channels: int) -> str:
+        """Return (T, C)."""
+        return self.reshape(self.transpose(x_BCHW, 0, 2, 3, 1), -1, channels)
+
+    def map(self, x_TC: str, sizes_BHW: str, channels: int) -> str:
+        """Return (B, C, H, W)."""
+        return self.transpose(self.reshape(x_TC, sizes_BHW, channels), 0, 3, 1, 2)
+
+    def resize(self, x_BCHW: str, sizes_HW: str, align_corners: bool = False) -> str:
+        """Resize bilinearly, as `torch.nn.functional.interpolate` does."""
+        mode = "align_corners" if align_corners else "half_pixel"
+        sizes = self.node("Concat", self.sizes(x_BCHW, 0, 2), sizes_HW, axis=0)
+        return self.node("Resize", x_BCHW, "", "", sizes, mode="linear", coordinate_transformation_mode=mode)
+
+    def interpolation_matrix(self, source: str, target: str) -> str:
+        """Return the (target, source) matrix of bilinear resizing along one axis, of sizes that are vectors of one.
+
+        Row i is a hat of width 2 around the place (i + 1/2) source / target - 1/2 of the source, moved inside of it.
+        """
+        double = [self.node("Cast", size, to=TensorProto.DOUBLE) for size in (source, target)]
+        zero, half, one = (self.constant(np.array(value, np.float64)) for value in (0.0, 0.5, 1.0))
+        count, wanted = (self.node("Squeeze", size) for size in double)
+        ratio = self.node("Div", count, wanted)
+        places = self.node("Mul", self.node("Add", self.node("Range", zero, wanted, one), half), ratio)
+        places = self.node("Max", self.node("Sub", places, half), zero)
+        places = self.node("Min", places, self.node("Sub", count, one))
+        distances = self.node(
+            "Sub", self.node("Unsqueeze", places, self.integers(1)), self.node("Range", zero, count, one)
+        )
+        hats = self.node("Max", self.node("Sub", one, self.node("Abs", distances)), zero)
+        return self.node("Cast", hats, to=TensorProto.FLOAT)
+
+    def model(self, output: str, name: str, element_type: int, sizes: Sequence[str | int], opset: int) -> Any:
+        """Return the finished model, whose output `output` is called `name`."""
+        self.nodes.append(helper.make_node("Identity", [output], [name], name="output"))
+        images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, "height", "width"])
+        result = helper.make_tensor_value_info(name, element_type, sizes)
+        graph = helper.make_graph(self.nodes, "terrazzo", [images], [result], self.constants)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="terrazzo")
+        model.ir_version = helper.find_min_ir_version_for(model.opset_import)
+        onnx.checker.check_model(model)
+        return model

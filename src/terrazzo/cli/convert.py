@@ -43,7 +43,7 @@ def convert(
     from terrazzo.weights.convert import convert as write
 
     model = write(source, destination, to, labels=labels)
-    tell_origin(model)
+    tell_origin(model.name, model.record)
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     print(f"{model.architecture}, {parameters / 1e6:.1f} M parameters, {model.labels.num_classes} classes")
     print(f"written to {destination}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,10 @@ from cyclopts import Parameter
 
 from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
+from terrazzo.engines.engine import Precision
+from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.files import write_atomic
+from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.protocols import WHOLE, find_protocol
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
@@ -24,9 +28,12 @@ def evaluate(
     labels: str | None = None,
     only: str | None = None,
     protocol: str = WHOLE.name,
+    engine: str = "auto",
+    device: str | None = None,
+    threads: int | None = None,
+    precision: Precision = "fp32",
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     json: Path | None = None,
-    device: str | None = None,
 ) -> None:
     """Measure a model on labelled photos: mIoU, mAcc, aAcc, per-class values, boundary IoU.
 
@@ -42,42 +49,47 @@ def evaluate(
     split
         Which split of it.
     model
-        Shipped model, model folder, output folder of a training run, checkpoint file, or hub id.
+        Shipped model, model folder, output folder of a training run, checkpoint file, hub id, or an exported file.
     labels
         A bundled class list (such as camvid), for a folder that does not say what its classes are.
     only
         A pattern in quotes: only photos whose name matches it.
     protocol
         How photos are shown to the network: whole, slide, multi-scale, or a paper's, such as segformer-ade20k.
+    engine
+        What computes: torch, openvino or onnxruntime; auto takes a GPU where there is one, and else what is done first.
+    device
+        cpu or cuda; by default a GPU where there is one.
+    threads
+        Computing threads; by default one for each core.
+    precision
+        fp32, or bf16 where the processor has it.
     output
         Folder for the report: JSON, table, per-class chart, confusion matrix.
     json
         File for the report as JSON.
-    device
-        cpu or cuda; by default a GPU where there is one.
     """
-    procedure = find_protocol(protocol)  # before torch is imported, so that a mistyped name is told at once
+    procedure = find_protocol(protocol)
 
     from terrazzo.data import find_layout
-    from terrazzo.engines.torch import keep_freed_memory
+    from terrazzo.evaluation.evaluator import MANY_PHOTOS
     from terrazzo.evaluation.evaluator import evaluate as measure
-    from terrazzo.weights.load import load
 
     keep_freed_memory()
     print(f"{data}: taken for {find_layout(data).name}")
-    trained = load(model)
-    tell_origin(trained)
+    predictor = make_predictor(
+        model,
+        device,
+        procedure,
+        engine=engine,
+        threads=threads,
+        precision=precision,
+        workload=MANY_PHOTOS,
+        tell=lambda line: print(line, file=sys.stderr),
+    )
+    tell_origin(model, predictor.record)
     with progress_bar("evaluate") as progress:
-        report = measure(
-            trained,
-            data,
-            split=split,
-            labels=labels,
-            only=only,
-            protocol=procedure,
-            device=device,
-            progress=progress,
-        )
+        report = measure(predictor, data, split=split, labels=labels, only=only, progress=progress)
     print(report.table())
     if output is not None:
         report.save(output)

@@ -12,8 +12,12 @@ from cyclopts import Parameter
 
 from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
+from terrazzo.engines.engine import Precision
+from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.errors import ConfigError
 from terrazzo.images import find_images
+from terrazzo.inference.choice import Workload
+from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Failure
 from terrazzo.inference.protocols import WHOLE, find_protocol
 from terrazzo.inference.result import KINDS, Segmentation
@@ -31,9 +35,13 @@ def predict(
     model: Annotated[str, Parameter(name=["--model", "-m"])] = DEFAULT_MODEL,
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("terrazzo-output"),
     save: str = "mask,color,overlay,json",
-    batch_size: int = 1,
     protocol: str = WHOLE.name,
+    engine: str = "auto",
     device: str | None = None,
+    threads: int | None = None,
+    batch_size: int = 1,
+    precision: Precision = "fp32",
+    compile: Annotated[bool, Parameter(negative=())] = False,
     max_pixels: int | None = None,
     skip_bad: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -51,18 +59,26 @@ def predict(
     photos
         Photo files, folders (searched to any depth) and patterns in quotes.
     model
-        Shipped model, model folder, output folder of a training run, checkpoint file, or hub id.
+        Shipped model, model folder, output folder of a training run, checkpoint file, hub id, or an exported file.
     output
         Folder for the results; subfolders of a folder of photos are kept.
     save
         What to write, with commas between: mask, color, overlay, probabilities, json.
-    batch_size
-        Photos of equal size that go through the network together.
     protocol
         How photos are shown to the network: whole; slide, in windows, for large photos; multi-scale, the mean of twelve
         views; or a paper's, such as segformer-ade20k.
+    engine
+        What computes: torch, openvino or onnxruntime; auto takes a GPU where there is one, and else what is done first.
     device
         cpu or cuda; by default a GPU where there is one.
+    threads
+        Computing threads; by default one for each core.
+    batch_size
+        Photos of equal size that go through the network together.
+    precision
+        fp32, or bf16 where the processor has it: faster, and some pixels on edges differ.
+    compile
+        Compile PyTorch's network. For GPUs, and many photos of few sizes.
     max_pixels
         Refuse photos with more pixels than this.
     skip_bad
@@ -77,15 +93,19 @@ def predict(
     paths = find_images(photos)
     places = output_places(paths, photos, output)
 
-    # Only here, so that a mistyped path is told at once and not after torch has been imported.
-    from terrazzo.engines.torch import keep_freed_memory
-    from terrazzo.inference.predict import make_predictor
-    from terrazzo.weights.load import load
-
     keep_freed_memory()
-    trained = load(model)
-    tell_origin(trained)
-    predictor = make_predictor(trained, device, procedure)
+    predictor = make_predictor(
+        model,
+        device,
+        procedure,
+        engine=engine,
+        threads=threads,
+        precision=precision,
+        compiled=compile,
+        workload=Workload.of(paths),
+        tell=lambda line: print(line, file=sys.stderr),
+    )
+    tell_origin(model, predictor.record)
     results = predictor.segment_files(
         paths, batch_size=batch_size, probabilities="probabilities" in kinds, max_pixels=max_pixels
     )

@@ -27,15 +27,13 @@ def cache_folder() -> Path:
     """Return where entries are kept; the folder need not exist yet."""
     if chosen := os.environ.get("TERRAZZO_CACHE"):
         return Path(chosen)
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME", "")
-        if not os.path.isabs(base):  # the XDG specification has relative ones ignored
-            base = Path.home() / ".cache"
-    return Path(base) / "terrazzo"
+    home = os.path.expanduser("~")  # where nobody knows the user's home, a folder of the working one
+    variable, usual = {
+        "win32": ("LOCALAPPDATA", os.path.join(home, "AppData", "Local")),
+        "darwin": ("", os.path.join(home, "Library", "Caches")),
+    }.get(sys.platform, ("XDG_CACHE_HOME", os.path.join(home, ".cache")))
+    base = os.environ.get(variable, "")
+    return Path(base if os.path.isabs(base) else usual) / "terrazzo"  # XDG has relative paths ignored
 
 
 def cached(key: Mapping[str, Any], suffix: str) -> Path | None:

@@ -17,9 +17,20 @@ from numpy.typing import NDArray
 
 from terrazzo.errors import CheckpointError, ConfigError
 
-__all__ = ["ENGINES", "Engine", "EngineName", "EngineOptions", "Side", "available_cores", "refuse_size"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineName",
+    "EngineOptions",
+    "Precision",
+    "Side",
+    "available_cores",
+    "refuse_other_ports",
+    "refuse_size",
+]
 
 EngineName = Literal["auto", "torch", "openvino", "onnxruntime"]
+Precision = Literal["fp32", "bf16"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 Side: TypeAlias = tuple[int, int | None]
@@ -52,7 +63,7 @@ class EngineOptions:
 
     threads: int | None = None
     streams: int = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         if (self.threads is not None and self.threads < 1) or self.streams < 1:
@@ -61,8 +72,10 @@ class EngineOptions:
                 fix="give at least 1 of each",
                 code="engine-threads",
             )
-        if self.precision not in ("fp32", "bf16"):
-            raise ConfigError(f"engines know no precision {self.precision!r}", fix="choose fp32 or bf16")
+        if self.precision not in get_args(Precision):
+            raise ConfigError(
+                f"engines know no precision {self.precision!r}", fix="choose fp32 or bf16", code="engine-precision"
+            )
 
     @property
     def all_threads(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -111,10 +112,8 @@ class OpenVINOEngine:
             compiled = core.compile_model(network, "CPU", properties)
         except RuntimeError as error:
             raise damaged(self.path, _reason(error)) from error
-        try:
+        with suppress(OutputError, RuntimeError):  # nowhere to keep it: the next start compiles again
             keep(key, ".blob", compiled.export_model().getvalue())
-        except (OutputError, RuntimeError):
-            pass  # nowhere to keep it: the next start compiles again
         return compiled
 
 

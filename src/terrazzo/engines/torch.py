@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import threading
 from collections.abc import Callable
 
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from terrazzo.engines.engine import EngineOptions
 from terrazzo.engines.fused_segformer import FusedSegFormer, can_fuse
+from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.models import Segmenter
 
 __all__ = ["TorchEngine", "default_device", "keep_freed_memory"]
@@ -70,19 +69,3 @@ class TorchEngine:
 def default_device() -> str:
     """Return ``cuda`` where there is a GPU, else ``cpu``."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def keep_freed_memory() -> None:
-    """Tell the C library to keep freed blocks for the next tensor instead of returning them to the system.
-
-    A network's feature maps are large enough that glibc maps and unmaps each one, and the page faults take a good part
-    of a forward pass on the CPU. This changes the whole process, so programs call it and imports do not. It does
-    nothing on systems without glibc.
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +17,27 @@ from terrazzo.errors import DatasetError
 from terrazzo.evaluation.boundary import BoundaryIoU
 from terrazzo.evaluation.confusion import ConfusionMatrix
 from terrazzo.evaluation.report import Report
+from terrazzo.inference.choice import Workload
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol
 from terrazzo.labels import LabelSpec
 from terrazzo.weights.catalog import DEFAULT_MODEL
-from terrazzo.weights.files import TrainedModel
 
-__all__ = ["evaluate", "measure", "score", "select"]
+if TYPE_CHECKING:
+    from terrazzo.weights.files import TrainedModel
 
-Pair = tuple[NDArray[np.uint8], NDArray[np.integer[Any]]]
+__all__ = ["MANY_PHOTOS", "evaluate", "measure", "score", "select"]
+
+Mask = NDArray[np.integer[Any]]
+Pair = tuple[NDArray[np.uint8], Mask]
+
+MANY_PHOTOS = Workload(photos=100)
+"""What an engine is chosen for: how many photos a split has is known only after the model's labels are."""
 
 
 def evaluate(
-    model: str | Path | TrainedModel = DEFAULT_MODEL,
+    model: str | Path | TrainedModel | Predictor = DEFAULT_MODEL,
     data: str | Path = ".",
     *,
     split: str = "val",
@@ -38,6 +45,7 @@ def evaluate(
     only: str | None = None,
     protocol: str | Protocol = WHOLE,
     device: str | None = None,
+    engine: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Measure a model on a labelled split: mIoU, mAcc, aAcc, per-class values and boundary IoU.
@@ -46,7 +54,8 @@ def evaluate(
     mmsegmentation and both papers.
 
     Args:
-        model: a loaded model, or what `terrazzo.load` takes.
+        model: a loaded model, what `terrazzo.load` takes, an exported file, or a predictor from `make_predictor`, which
+            has its device, protocol and engine already.
         data: the data set's folder.
         split: which split of it.
         labels: name of a bundled class list for a folder that does not say what its classes are; by default the
@@ -55,14 +64,19 @@ def evaluate(
         protocol: how photos are shown to the network, or the name of a protocol such as ``segformer-ade20k``; by
             default whole, at the size that the model's preprocessing gives them.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        engine: ``auto``, ``torch``, ``openvino`` or ``onnxruntime``.
         progress: called with (photos done, photos in all).
 
     Raises:
         DatasetError: the data set cannot be read, or its classes are not the model's.
         CheckpointError: the model cannot be loaded.
-        ConfigError: no protocol is called so.
+        ConfigError: no protocol or engine is called so, or the engine cannot do what is asked of it.
+        MissingExtraError: the engine is not installed.
     """
-    predictor = make_predictor(model, device, protocol)
+    if isinstance(model, Predictor):
+        predictor = model
+    else:
+        predictor = make_predictor(model, device, protocol, engine=engine, workload=MANY_PHOTOS)
     spec = LabelSpec.bundled(labels) if labels else None
     dataset = open_dataset(data, split, spec, fallback=replace(predictor.labels, id_map=None, colors=None))
     if dataset.labels.num_classes != predictor.labels.num_classes:
@@ -101,8 +115,9 @@ def measure(
     total = ConfusionMatrix(labels.num_classes, labels.ignore_index)
     boundary = BoundaryIoU(labels.num_classes, labels.ignore_index)
     photo_scores = []
-    for index in range(len(dataset)):
-        photo = score(predictor, dataset, [index], boundary=boundary)
+    pairs = ([dataset.read(index)] for index in range(len(dataset)))
+    for index, batch in enumerate(_predicted(predictor, pairs)):
+        photo = _counted(batch, labels, boundary)
         total.merge(photo)
         photo_scores.append(photo.metrics().mIoU)
         if progress is not None:
@@ -159,12 +174,28 @@ def score(
         The confusion matrix, labels in rows and predictions in columns.
     """
     confusion = ConfusionMatrix(dataset.labels.num_classes, dataset.labels.ignore_index)
-    for pairs in _batches((dataset.read(index) for index in indices), batch_size):
-        predictions = predictor.masks([image for image, _ in pairs])
-        for prediction, (_, label) in zip(predictions, pairs, strict=True):
-            confusion.update(prediction, label)
-            if boundary is not None:
-                boundary.update(prediction, label)
+    pairs = (dataset.read(index) for index in indices)
+    for batch in _predicted(predictor, _batches(pairs, batch_size)):
+        confusion.merge(_counted(batch, dataset.labels, boundary))
+    return confusion
+
+
+def _predicted(predictor: Predictor, batches: Iterable[list[Pair]]) -> Iterator[list[tuple[Mask, Mask]]]:
+    """Predictions and labels of each batch, in order; the next batches are read and predicted meanwhile."""
+
+    def predict(pairs: list[Pair]) -> list[tuple[Mask, Mask]]:
+        masks = predictor.masks([image for image, _ in pairs])
+        return [(mask, label) for mask, (_, label) in zip(masks, pairs, strict=True)]
+
+    return predictor.side_by_side(predict, batches)
+
+
+def _counted(batch: list[tuple[Mask, Mask]], labels: LabelSpec, boundary: BoundaryIoU | None) -> ConfusionMatrix:
+    confusion = ConfusionMatrix(labels.num_classes, labels.ignore_index)
+    for prediction, label in batch:
+        confusion.update(prediction, label)
+        if boundary is not None:
+            boundary.update(prediction, label)
     return confusion
 
 

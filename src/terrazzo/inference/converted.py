@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from terrazzo import __version__
 from terrazzo.engines.cache import cache_folder, cached, keep
@@ -21,19 +21,21 @@ from terrazzo.weights.catalog import bundled_folder
 if TYPE_CHECKING:
     from terrazzo.weights.files import TrainedModel
 
-__all__ = ["convert_once", "converted_folder"]
+Model: TypeAlias = "str | Path | TrainedModel"
+
+__all__ = ["convert_once", "kept_conversion"]
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # as weights/files.py, which imports torch, has them
 WRITERS = ("torch", "onnx", "onnxscript")
 
 
-def converted_folder(model: str | Path) -> Path | None:
+def kept_conversion(model: str | Path) -> Path | None:
     """Return the kept conversion of a shipped model, a model folder or a run's folder; None where there is none."""
     identity = _folder_identity(model)
     return None if identity is None else cached(_key(identity), ".onnx")
 
 
-def convert_once(model: str | Path | TrainedModel, trained: TrainedModel, tell: Callable[[str], None]) -> Path:
+def convert_once(model: Model, trained: TrainedModel, tell: Callable[[str], None]) -> Path:
     """Return a model as an ONNX file: the one that is kept, or a new one.
 
     Args:

@@ -1,84 +1,199 @@
-"""`predict`: the public function for one photo or many."""
+"""`predict`: the public function for one photo or many, and `make_predictor`, which joins model and engine.
+
+torch is imported only where PyTorch runs the model, or where a model must be converted for another engine.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from terrazzo.engines.torch import TorchEngine, default_device
+from terrazzo.engines.engine import EngineName, EngineOptions, Precision
+from terrazzo.engines.onnx_file import describe_onnx
+from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.images import ImageSource, find_images, read_image
+from terrazzo.inference.choice import (
+    Workload,
+    engine_for_file,
+    find_engine,
+    gpu_at_hand,
+    is_exported,
+    starts_sooner_converted,
+)
+from terrazzo.inference.converted import convert_once, kept_conversion
 from terrazzo.inference.predictor import Failure, Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol
 from terrazzo.inference.result import Segmentation
 from terrazzo.weights.catalog import DEFAULT_MODEL
-from terrazzo.weights.files import TrainedModel
-from terrazzo.weights.load import load
+
+if TYPE_CHECKING:
+    from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
+    from terrazzo.engines.openvino import OpenVINOEngine
+    from terrazzo.engines.torch_export import TorchExportEngine
+    from terrazzo.weights.files import TrainedModel
 
 __all__ = ["make_predictor", "predict"]
 
+Model: TypeAlias = "str | Path | TrainedModel"
+
+CONVERTED = ("openvino", "onnxruntime")
+"""Engines that run a model's conversion."""
+
 
 def make_predictor(
-    model: str | Path | TrainedModel = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     device: str | None = None,
     protocol: str | Protocol = WHOLE,
+    *,
+    engine: str = "auto",
+    threads: int | None = None,
+    precision: Precision = "fp32",
+    compiled: bool = False,
+    workload: Workload | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Predictor:
-    """Return a predictor for a model.
+    """Bring a model and an engine together, for any number of calls of `predict` and `evaluate`.
 
     Args:
-        model: a loaded model, or what `terrazzo.load` takes.
+        model: a loaded model, what `terrazzo.load` takes, or an exported file (``.onnx``, ``.xml``, ``.pt2``).
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         protocol: how photos are shown to the network, or the name of a protocol.
+        engine: ``torch``, ``openvino`` or ``onnxruntime``; or ``auto``, whose rules `inference/choice.py` lists.
+        threads: computing threads; by default as many as there are cores.
+        precision: ``fp32``, or ``bf16`` for PyTorch or OpenVINO where the processor has it; masks then differ a little.
+        compiled: run PyTorch's network through torch.compile. For GPUs and photos of few sizes: the first photo of a
+            size takes a minute.
+        workload: what will be predicted, by default one photo after the other.
+        tell: called with a line for the user before something that takes long.
 
     Raises:
-        ConfigError: no protocol is called so.
+        ConfigError: no protocol or engine is called so, or the engine cannot do what is asked of it.
         CheckpointError: the model cannot be loaded.
+        MissingExtraError: the engine is not installed.
+        OutputError: the cache folder, which keeps converted models, cannot be written.
     """
-    protocol = find_protocol(protocol)
-    trained = model if isinstance(model, TrainedModel) else load(model)
-    engine = TorchEngine(trained.network, device or default_device())
-    return Predictor(engine, trained.preprocess, trained.labels, trained.name, protocol)
+    protocol, chosen, workload = find_protocol(protocol), find_engine(engine), workload or Workload()
+    options = replace(workload.options(threads), precision=precision)
+    _refuse_contradictions(chosen, device, compiled)
+    name = str(model) if isinstance(model, (str, Path)) else model.name
+    open_file = partial(_predictor_of_file, name=name, protocol=protocol, options=options, device=device)
+
+    if isinstance(model, (str, Path)) and is_exported(model):
+        return open_file(Path(model), engine_for_file(Path(model), chosen))
+    on_cpu = device == "cpu" or (device is None and not gpu_at_hand())
+    sooner = chosen == "auto" and on_cpu and not compiled
+    kept = kept_conversion(model) if isinstance(model, (str, Path)) and (sooner or chosen in CONVERTED) else None
+    if kept is not None and chosen != "auto":
+        return open_file(kept, chosen)
+    if kept is not None and starts_sooner_converted(workload.megapixels(describe_onnx(kept).preprocess)):
+        return open_file(kept, "openvino")
+
+    from terrazzo.engines.torch import TorchEngine, default_device
+    from terrazzo.weights.load import load
+
+    trained = load(model) if isinstance(model, (str, Path)) else model
+    if chosen in CONVERTED:
+        return open_file(convert_once(model, trained, tell), chosen)
+    return Predictor(
+        TorchEngine(trained.network, device or default_device(), options, compiled=compiled),
+        trained.preprocess,
+        trained.labels,
+        name,
+        protocol,
+        streams=options.streams,
+        record=trained.record,
+    )
+
+
+def _refuse_contradictions(engine: EngineName, device: str | None, compiled: bool) -> None:
+    if compiled and engine not in ("auto", "torch"):
+        raise ConfigError(
+            f"torch.compile is for PyTorch, and {engine} compiles by itself",
+            fix="leave --compile out, or use --engine torch",
+            code="engine-device",
+        )
+    if engine == "openvino" and device not in (None, "cpu"):
+        raise ConfigError(
+            f"openvino runs on the CPU here, and not on {device!r}",
+            fix="use --engine torch, or leave --device out",
+            code="engine-device",
+        )
+    if engine in CONVERTED and find_spec(engine) is None:  # before half a minute goes into a conversion
+        raise MissingExtraError(engine, "export")
+
+
+def _predictor_of_file(
+    path: Path, engine: EngineName, *, name: str, protocol: Protocol, options: EngineOptions, device: str | None
+) -> Predictor:
+    """Open an exported file, or a conversion, on the engine that runs it."""
+    opened: OpenVINOEngine | OnnxRuntimeEngine | TorchExportEngine
+    if engine == "openvino":
+        from terrazzo.engines.openvino import OpenVINOEngine
+
+        opened = OpenVINOEngine(path, options)
+    elif engine == "onnxruntime":
+        from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
+
+        opened = OnnxRuntimeEngine(path, options, device or "cpu")
+    else:
+        from terrazzo.engines.torch_export import TorchExportEngine
+
+        opened = TorchExportEngine(path, options, device)
+    about = opened.description
+    return Predictor(
+        opened, about.preprocess, about.labels, name, protocol, about.output, options.streams, about.record
+    )
 
 
 @overload
 def predict(
     photos: str | Path | bytes | Image.Image | NDArray[np.uint8],
-    model: str | Path | TrainedModel = ...,
+    model: Model | Predictor = ...,
     *,
     probabilities: bool = ...,
     device: str | None = ...,
     protocol: str | Protocol = ...,
+    engine: str = ...,
 ) -> Segmentation: ...
 @overload
 def predict(
     photos: list[str | Path],
-    model: str | Path | TrainedModel = ...,
+    model: Model | Predictor = ...,
     *,
     probabilities: bool = ...,
     device: str | None = ...,
     protocol: str | Protocol = ...,
+    engine: str = ...,
 ) -> list[Segmentation]: ...
 def predict(
     photos: ImageSource | list[str | Path],
-    model: str | Path | TrainedModel = DEFAULT_MODEL,
+    model: Model | Predictor = DEFAULT_MODEL,
     *,
     probabilities: bool = False,
     device: str | None = None,
     protocol: str | Protocol = WHOLE,
+    engine: str = "auto",
 ) -> Segmentation | list[Segmentation]:
     """Segment one photo, or a list of files, folders and glob patterns.
 
     Args:
         photos: a path, encoded bytes, a PIL image or an (H, W, 3) uint8 RGB array for one result; a list of paths for a
             list of results.
-        model: a loaded model, or what `terrazzo.load` takes.
+        model: a loaded model, what `terrazzo.load` takes, an exported file, or a predictor from `make_predictor`,
+            which has its device, protocol and engine already.
         probabilities: keep the (K, H, W) class probabilities with the mask.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         protocol: how photos are shown to the network: by default whole; "slide" for windows, which large photos need
             less memory by; "multi-scale" for the mean of twelve views; or one of the papers'.
+        engine: ``auto``, ``torch``, ``openvino`` or ``onnxruntime``.
 
     Returns:
         A `Segmentation` whose mask has the photo's own size, or a list of them.
@@ -86,14 +201,20 @@ def predict(
     Raises:
         ImageError: a photo is missing or cannot be read.
         CheckpointError: the model cannot be loaded.
-        ConfigError: no protocol is called so.
+        ConfigError: no protocol or engine is called so, or the engine cannot do what is asked of it.
+        MissingExtraError: the engine is not installed.
     """
-    predictor = make_predictor(model, device, protocol)
+    paths = find_images(photos) if isinstance(photos, list) else None
+    if isinstance(model, Predictor):
+        predictor = model
+    else:
+        workload = Workload() if paths is None else Workload.of(paths)
+        predictor = make_predictor(model, device, protocol, engine=engine, workload=workload)
     if not isinstance(photos, list):
         path = Path(photos) if isinstance(photos, (str, Path)) else None
         return predictor.segment([read_image(photos)], [path], probabilities=probabilities)[0]
     results = []
-    for result in predictor.segment_files(find_images(photos), probabilities=probabilities):
+    for result in predictor.segment_files(paths or [], probabilities=probabilities):
         if isinstance(result, Failure):
             raise result.error
         results.append(result)

@@ -185,7 +185,8 @@ def _nearest(mask_hw: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     if mask_hw.shape == size:
         return mask_hw
     rows, columns = ((np.arange(new) * 2 + 1) * old // (2 * new) for old, new in zip(mask_hw.shape, size, strict=True))
-    return mask_hw[rows[:, None], columns]
+    resized: NDArray[Any] = mask_hw[rows[:, None], columns]
+    return resized
 
 
 def _batches(photos: Iterable[tuple[Path, Photo | Failure]], size: int) -> Iterator[list[tuple[Path, Photo]] | Failure]:

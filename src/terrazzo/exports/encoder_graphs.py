@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from terrazzo.exports.graph import Graph
 from terrazzo.models.encoders.mit import Block, MixTransformer, Stage
+from terrazzo.models.encoders.vit import Block as ViTBlock
+from terrazzo.models.encoders.vit import VisionTransformer
 
-__all__ = ["Level", "mix_transformer"]
+__all__ = ["Level", "mix_transformer", "vision_transformer"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +70,52 @@ def _mix_block(graph: Graph, block: Block, x_TC: str, sizes_BHW: str, batch: str
     )
     hidden_TC = graph.node("Gelu", graph.tokens(hidden, ffn.fc1.out_features))
     return graph.node("Add", graph.linear(hidden_TC, ffn.fc2.weight, ffn.fc2.bias), x_TC)
+
+
+def vision_transformer(graph: Graph, encoder: VisionTransformer, images: str) -> list[Level]:
+    """Add SETR's encoder and return its levels, all of one size, without the class token.
+
+    The image's resize to whole patches and that of the position embeddings are part of the graph, for any size.
+    """
+    batch, proj = graph.sizes(images, 0, 1), encoder.patch_embed.proj
+    P, dim = encoder.patch_embed.patch_size, proj.out_channels
+    patches = graph.node(
+        "Div", graph.node("Add", graph.sizes(images, 2, 4), graph.integers(P - 1)), graph.integers(P)
+    )
+    whole = graph.resize(images, graph.node("Mul", patches, graph.integers(P)))
+    x_TC = graph.tokens(graph.convolution(whole, proj.weight, proj.bias, proj), dim)
+    positions = graph.resize(graph.weight(encoder.pos_embed.permute(0, 3, 1, 2)), patches)
+    positions_1NC = graph.reshape(graph.tokens(positions, dim), 1, -1, dim)
+    x_BTC = graph.node("Add", graph.reshape(x_TC, batch, -1, dim), positions_1NC)
+    prefix = encoder.class_token_in_blocks
+    if prefix:
+        token_11C = graph.weight(encoder.cls_token + encoder.cls_pos_embed)
+        token_B1C = graph.node("Expand", token_11C, graph.concat(batch, 1, dim))
+        x_BTC = graph.node("Concat", token_B1C, x_BTC, axis=1)
+    x_TC = graph.reshape(x_BTC, -1, dim)
+    sizes_BHW = graph.concat(batch, patches)
+    levels = []
+    for number, block in enumerate(encoder.blocks, start=1):
+        assert isinstance(block, ViTBlock)
+        x_TC = _plain_block(graph, block, x_TC, batch)
+        if number in encoder.layers:
+            x_BNC = graph.reshape(x_TC, batch, -1, dim)
+            if prefix:
+                last = graph.integers(2**31)
+                x_BNC = graph.node("Slice", x_BNC, graph.integers(1), last, graph.integers(1))
+            levels.append(Level(graph.reshape(x_BNC, -1, dim), dim, sizes_BHW))
+    return levels
+
+
+def _plain_block(graph: Graph, block: ViTBlock, x_TC: str, batch: str) -> str:
+    attention, mlp = block.attn, block.mlp
+    dim = attention.proj.in_features
+    normed_TC = graph.layer_norm(x_TC, block.norm1)
+    weights, biases = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
+    q_TC, k_TC, v_TC = (graph.linear(normed_TC, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+    mixed_TC = graph.attention(q_TC, k_TC, v_TC, batch, dim, attention.num_heads)
+    x_TC = graph.node("Add", graph.linear(mixed_TC, attention.proj.weight, attention.proj.bias), x_TC)
+    hidden_TC = graph.node(
+        "Gelu", graph.linear(graph.layer_norm(x_TC, block.norm2), mlp.fc1.weight, mlp.fc1.bias)
+    )
+    return graph.node("Add", graph.linear(hidden_TC, mlp.fc2.weight, mlp.fc2.bias), x_TC)

@@ -2,7 +2,8 @@
 
 1. Where CUDA finds a GPU: PyTorch on it. (Written without one at hand; never run.)
 2. An exported file: ONNX Runtime for ``.onnx``, or OpenVINO where only that is installed; OpenVINO for ``.xml``.
-3. Few photos, and a conversion of the model is kept from before: OpenVINO, which starts without importing torch.
+3. Few photos, and a conversion of the model is kept from before: ONNX Runtime or OpenVINO, which start without
+   importing torch.
 4. PyTorch.
 
 A conversion is never made unasked: in float32 it was not found to pay, however many the photos. Seconds of processor
@@ -33,16 +34,16 @@ __all__ = [
     "find_engine",
     "gpu_at_hand",
     "is_exported",
-    "starts_sooner_converted",
+    "sooner_engine",
 ]
 
 MOST_STREAMS = 4  # each holds a photo's feature maps
 
-SOONER_BELOW = 3.0
+SOONER_BELOW = 6.0
 """Megapixels up to which starting without torch gains more than PyTorch's faster network does afterwards.
 
-SegFormer-B0, as above: to the first mask XX s by PyTorch and XX s by OpenVINO from what is kept; then 0.60 and 1.03 s
-for a megapixel.
+SegFormer-B0, as above: to the first mask 3.2 s by PyTorch, 1.0 s by ONNX Runtime and 1.7 s by OpenVINO from what is
+kept; then 0.6, 0.9 and 1.0 s for a megapixel.
 """
 
 EXPORTED: dict[str, tuple[EngineName, ...]] = {
@@ -109,9 +110,11 @@ def gpu_at_hand() -> bool:
         return False
 
 
-def starts_sooner_converted(megapixels: float) -> bool:
-    """Whether OpenVINO is done before PyTorch would be, given a kept conversion."""
-    return megapixels <= SOONER_BELOW and find_spec("openvino") is not None
+def sooner_engine(megapixels: float) -> EngineName | None:
+    """Return the engine that is done before PyTorch would be, given a kept conversion (rule 3); None if there is none."""
+    if megapixels > SOONER_BELOW:
+        return None
+    return next((name for name in EXPORTED[".onnx"] if find_spec(name) is not None), None)
 
 
 def is_exported(model: str | Path) -> bool:

@@ -26,7 +26,7 @@ from terrazzo.inference.choice import (
     find_engine,
     gpu_at_hand,
     is_exported,
-    starts_sooner_converted,
+    sooner_engine,
 )
 from terrazzo.inference.converted import convert_once, kept_conversion
 from terrazzo.inference.predictor import Failure, Predictor
@@ -93,8 +93,8 @@ def make_predictor(
     kept = kept_conversion(model) if isinstance(model, (str, Path)) and (sooner or chosen in CONVERTED) else None
     if kept is not None and chosen != "auto":
         return open_file(kept, chosen)
-    if kept is not None and starts_sooner_converted(workload.megapixels(describe_onnx(kept).preprocess)):
-        return open_file(kept, "openvino")
+    if kept is not None and (quick := sooner_engine(workload.megapixels(describe_onnx(kept).preprocess))) is not None:
+        return open_file(kept, quick)
 
     from terrazzo.engines.torch import TorchEngine, default_device
     from terrazzo.weights.load import load

@@ -40,6 +40,7 @@ class ExportedDescription:
         precision: of the weights, or of most of them.
         record: where the weights come from, as in a model folder. Plain JSON values.
         name: of the model that was exported.
+        minimum_side: the least height and width of the input.
     """
 
     architecture: str
@@ -49,6 +50,7 @@ class ExportedDescription:
     precision: Precision = "fp32"
     record: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+    minimum_side: int = 1
 
     def to_json(self) -> str:
         """Return the text that is stored in the file under `METADATA_KEY`."""
@@ -62,6 +64,7 @@ class ExportedDescription:
                 "precision": self.precision,
                 "record": dict(self.record),
                 "name": self.name,
+                "minimum_side": self.minimum_side,
             }
         )
 
@@ -97,6 +100,7 @@ class ExportedDescription:
                     precision=precision,
                     record=dict(values["record"]),
                     name=str(values["name"]),
+                    minimum_side=int(values.get("minimum_side", 1)),
                 )
         except (ValueError, TypeError, KeyError, TerrazzoError) as error:
             raise CheckpointError(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from terrazzo.models.layers import DropPath, init_conv_fan_out, init_transformer_linear, linear_ramp
 
-__all__ = ["EfficientSelfAttention", "MixFFN", "MixTransformer", "OverlapPatchEmbed"]
+__all__ = ["EfficientSelfAttention", "MixFFN", "MixTransformer", "OverlapPatchEmbed", "SequenceReduction"]
 
 
 class OverlapPatchEmbed(nn.Module):

@@ -10,7 +10,8 @@ pixel, with those of a network that PyTorch runs as it is, operator by operator;
 logits tell how near they are to a tie.
 
 transformers' image processor, model and post-processing take the first --peer-count photos, with the same weights in
-its own format; its start is left out of its figures.
+its own format; its start is left out of its time. Its masks differ a little, for its LayerNorms have an epsilon of
+their own.
 """
 
 from __future__ import annotations
@@ -53,7 +54,6 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        os.environ["TERRAZZO_CACHE"] = str(folder / "cache")
         (folder / "photos").mkdir()
         for path in photos:
             shutil.copy(path, folder / "photos")
@@ -128,8 +128,9 @@ def predict(engine: str, options: argparse.Namespace, folder: Path) -> Cost:
         sys.executable, "-m", "terrazzo", "predict", str(folder / "photos"), "--model", options.model, "--engine",
         engine, "--threads", str(options.threads), "--save", "mask", "--output", str(folder / engine),
     ]  # fmt: skip
+    environment = {**os.environ, "TERRAZZO_CACHE": str(folder / f"{engine}-cache")}
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
@@ -143,7 +144,7 @@ def peer(model: str, photos: list[Path], folder: Path) -> Cost:
     import torch
     from transformers import SegformerForSemanticSegmentation, SegformerImageProcessor
 
-    from terrazzo.engines.torch import keep_freed_memory
+    from terrazzo.engines.memory import keep_freed_memory
     from terrazzo.measurement.machine import peak_memory
     from terrazzo.weights.convert import convert
 

@@ -56,7 +56,7 @@ def main() -> None:
 
     import torch
 
-    from terrazzo.engines.torch import keep_freed_memory
+    from terrazzo.engines.memory import keep_freed_memory
 
     torch.set_num_threads(1)
     keep_freed_memory()

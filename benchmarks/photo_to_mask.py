@@ -24,7 +24,8 @@ from PIL import Image
 
 from measure import alternate, header, milliseconds, publish, table
 from peers import build_pair
-from terrazzo.engines.torch import TorchEngine, keep_freed_memory
+from terrazzo.engines.memory import keep_freed_memory
+from terrazzo.engines.torch import TorchEngine
 from terrazzo.images import read_image
 from terrazzo.inference.postprocess import upsample_argmax
 from terrazzo.inference.predict import make_predictor

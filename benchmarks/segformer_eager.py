@@ -15,7 +15,8 @@ import torch
 
 from measure import alternate, gemm_peak, header, milliseconds, publish, table
 from peers import build_pair
-from terrazzo.engines.torch import TorchEngine, keep_freed_memory
+from terrazzo.engines.memory import keep_freed_memory
+from terrazzo.engines.torch import TorchEngine
 from terrazzo.measurement.operations import count_operations
 
 

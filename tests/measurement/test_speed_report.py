@@ -88,7 +88,7 @@ def test_photos_have_a_table_of_their_own() -> None:
     photos = PhotoSpeed(Times((0.5, 0.5)), Times((0.6, 0.7)), differing=3, pixels=1000)
     report = replace(REPORT, photos=2, engines=(replace(TORCH, photos=photos),))
     assert cells_of(report, "torch", 1) == ["torch", "500 ms", "500 ms", "2", "650 ms", "all but 3"]
-    assert "2 photos" in report.table()
+    assert "2 in all" in report.table()
 
 
 def test_json_holds_everything() -> None:

@@ -37,12 +37,12 @@ def benchmark(
     Examples:
         terrazzo benchmark
         terrazzo benchmark --model runs/mine --size 1024x2048 --threads 4
-        terrazzo benchmark --engine torch,openvino --photos photos/ --json speed.json
+        terrazzo benchmark --engine openvino --photos photos/ --json speed.json
 
     Parameters
     ----------
     model
-        Shipped model, model folder, output folder of a training run, checkpoint file, or hub id.
+        Shipped model, model folder, output folder of a training run, checkpoint file, hub id, or exported file.
     size
         Height and width of the network's input.
     batch_size

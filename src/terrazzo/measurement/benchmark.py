@@ -84,9 +84,10 @@ def benchmark(
         problems: list[Problem] = []
         for engine in wanted:
             try:
-                running.append(_started({**work, "engine": engine, "device": device}, folder, stack, steps))
+                options = {**work, "engine": engine, "device": device if engine == "torch" else None}
+                running.append(_started(options, folder, stack, steps))
             except TerrazzoError as error:
-                if engines != "all":
+                if engines != "all" or (engine == wanted[-1] and not running):
                     raise
                 problems.append(Problem(engine, error.message, error.fix))
         speeds = _measured(running, folder, size, rounds, steps)

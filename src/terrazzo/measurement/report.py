@@ -127,7 +127,7 @@ class SpeedReport:
         if self.engines:
             lines += [*_columns(self._network_rows()), "", *self._legend()]
         if self.photos:
-            lines += ["", f"Photo file to mask file, {self.photos} photos one after the other:", ""]
+            lines += ["", f"Photo file to mask file, one after the other, {self.photos} in all:", ""]
             lines += _columns(self._photo_rows())
         for problem in self.problems:
             lines += ["", f"{problem.engine}: not measured: {problem.message}", f"  fix: {problem.fix}"]

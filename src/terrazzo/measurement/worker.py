@@ -39,9 +39,11 @@ class Worker:
         import cv2
         import numpy as np
 
+        from terrazzo.engines.memory import keep_freed_memory
         from terrazzo.inference.predict import make_predictor
         from terrazzo.measurement.scene import draw_scene
 
+        keep_freed_memory()
         cv2.setNumThreads(threads)
         self.predictor = make_predictor(model, device, engine=engine, threads=threads)
         image = self.predictor.preprocess.normalize(draw_scene(*size)).transpose(2, 0, 1)
@@ -82,12 +84,12 @@ class Worker:
         """
         import torch
 
-        from terrazzo.inference.choice import EXPORTED
+        from terrazzo.inference.choice import is_exported
         from terrazzo.measurement.machine import gemm_peak
 
         torch.set_num_threads(threads)
         peak = gemm_peak()
-        if Path(model).suffix.lower() in EXPORTED:
+        if is_exported(model):
             from terrazzo.inference.predict import make_predictor
 
             about = make_predictor(model, threads=threads).engine.description  # type: ignore[attr-defined]

@@ -1,14 +1,24 @@
-"""What every test may rely on: one computing thread, and the shared data sets where they are at hand."""
+"""What every test may rely on: one computing thread, no cache of its user's, and the shared data sets if at hand."""
 
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache() -> Iterator[None]:
+    """Keep converted models in a folder that goes when the tests are over."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TERRAZZO_CACHE", folder)
+        yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from terrazzo.ablation.ablate import ablate
     from terrazzo.data import open_dataset
     from terrazzo.data.check import check_dataset
     from terrazzo.errors import TerrazzoError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from terrazzo.evaluation.report import Report
     from terrazzo.explanation.attention import attention_maps
     from terrazzo.explanation.receptive_field import receptive_fields
+    from terrazzo.exports.export import export
     from terrazzo.inference.predict import predict
     from terrazzo.inference.result import Segmentation
     from terrazzo.labels import LabelSpec
@@ -43,12 +45,14 @@ __all__ = [
     "Segmentation",
     "TerrazzoError",
     "TrainedModel",
+    "ablate",
     "attention_maps",
     "benchmark",
     "check_dataset",
     "convert",
     "create_model",
     "evaluate",
+    "export",
     "list_models",
     "load",
     "open_dataset",
@@ -68,12 +72,14 @@ _HOMES = {
     "Segmentation": "terrazzo.inference.result",
     "TerrazzoError": "terrazzo.errors",
     "TrainedModel": "terrazzo.weights.files",
+    "ablate": "terrazzo.ablation.ablate",
     "attention_maps": "terrazzo.explanation.attention",
     "benchmark": "terrazzo.measurement.benchmark",
     "check_dataset": "terrazzo.data.check",
     "convert": "terrazzo.weights.convert",
     "create_model": "terrazzo.models",
     "evaluate": "terrazzo.evaluation.evaluator",
+    "export": "terrazzo.exports.export",
     "list_models": "terrazzo.models",
     "load": "terrazzo.weights.load",
     "open_dataset": "terrazzo.data",

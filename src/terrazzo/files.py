@@ -11,14 +11,14 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 from terrazzo.errors import OutputError
 
-__all__ = ["PARTIAL_PREFIX", "make_folder", "replacing", "replacing_folder", "write_atomic"]
+__all__ = ["PARTIAL_PREFIX", "make_folder", "replacing", "replacing_folder", "replacing_together", "write_atomic"]
 
 PARTIAL_PREFIX = ".terrazzo-partial-"
 
@@ -65,6 +65,40 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         _discard(partial)
         raise
     _flush_folder(target.parent)
+
+
+@contextmanager
+def replacing_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield as many paths, of the same names in a hidden folder, that take the places of `paths` when the block ends.
+
+    Nothing is moved before all of the block has succeeded, so it may look at what it wrote and refuse it.
+
+    Args:
+        paths: files of one folder, the one that makes the others usable last.
+
+    Raises:
+        OutputError: the folder is missing or not writable, one of `paths` is not a regular file, or the disk is full.
+            Any other exception from the block passes through unchanged.
+    """
+    targets = [Path(os.path.realpath(path)) for path in paths]
+    hidden = targets[0].with_name(f"{PARTIAL_PREFIX}{uuid4().hex}")
+    try:
+        for target in targets:
+            _refuse_irregular(target)
+        hidden.mkdir()
+        partials = [hidden / path.name for path in paths]
+        yield partials
+        for partial in partials:
+            _flush(partial)
+        for partial, target in zip(partials, targets, strict=True):
+            os.replace(partial, target)
+    except OSError as error:
+        if error.filename is not None and not Path(error.filename).is_relative_to(hidden):
+            raise
+        raise _output_error(paths[-1], error) from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+    _flush_folder(targets[0].parent)
 
 
 @contextmanager

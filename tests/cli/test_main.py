@@ -122,11 +122,7 @@ def test_no_help_imports_torch() -> None:
     [
         ("predcit", "did you mean predict?"),
         ("checkdata", "did you mean check-data?"),
-        (
-            "--verbose",
-            "choose one of predict, train, evaluate, check-data, convert, benchmark, explain, models; "
-            "see `terrazzo --help`",
-        ),
+        ("--verbose", f"choose one of {', '.join(VERBS)}; see `terrazzo --help`"),
     ],
 )
 def test_unknown_verb(word: str, fix: str, leave: Leave) -> None:

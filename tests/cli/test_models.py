@@ -42,7 +42,17 @@ def test_the_list_has_what_ships_and_what_can_be_trained(capsys: pytest.CaptureF
     assert max(map(len, text.splitlines())) <= 80
     assert all(text.count(f"  {weights.name} ") == 1 for weights in PUBLISHED)
     assert text.index("segformer_b0.camvid") < text.index("nvidia/") < text.index("SETR pup_large")
-    assert "non-commercial use only" in text and "11 of 26 are dead" in " ".join(text.split())
+    told = " ".join(text.split())
+    assert "non-commercial use only" in told and "11 of its 26 links are empty" in told
+
+
+def test_what_is_gone_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    models()
+    lines = capsys.readouterr().out.splitlines()
+    gone = {line[2:].split("  ")[0] for line in lines if line.endswith("  gone")}
+    assert gone == {weights.name for weights in PUBLISHED if weights.link is None}
+    assert {"SETR pup_deit_base: Cityscapes, 80k", "SETR mla_large: ADE20K, 160k, batch 16"} < gone
+    assert "  SETR naive_large: ADE20K, 160k                      305.7 M 48.06  48.80" in lines
 
 
 def test_cached_weights_come_first() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -85,7 +84,6 @@ def evaluate(
         threads=threads,
         precision=precision,
         workload=MANY_PHOTOS,
-        tell=lambda line: print(line, file=sys.stderr),
     )
     tell_origin(model, predictor.record)
     with progress_bar("evaluate") as progress:

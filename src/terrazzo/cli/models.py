@@ -46,11 +46,16 @@ def models() -> None:
     from terrazzo.models import DECODERS, list_models
     from terrazzo.weights.recognize import meta_network
 
-    print(f"Architectures, for `terrazzo train --model`; parameters with {COUNTED_CLASSES} classes:\n")
+    about = (
+        f"Architectures, for `terrazzo train --model`; parameters with {COUNTED_CLASSES} classes, for SETR with the "
+        "auxiliary heads, which are for training only. Names in _mmseg are the networks that mmsegmentation made of "
+        "them, for its checkpoints:"
+    )
+    print(f"{textwrap.fill(about, WIDTH, break_on_hyphens=False)}\n")
     for name in list_models():
         count = sum(parameter.numel() for parameter in meta_network(name, COUNTED_CLASSES).parameters())
         print(f"  {name:<24}{count / 1e6:6.2f} M")
-    print("\nDecoders, for the same and a backbone of transformers (--encoder hf:NAME):\n")
+    print("\nDecoders, for --model together with a backbone of transformers (--encoder):\n")
     print(f"  {', '.join(DECODERS)}")
 
 
@@ -69,14 +74,28 @@ def describe(name: str, config: Mapping[str, Any]) -> str:
 
 
 def table(where: str, rows: Sequence[PublishedWeights], cached: set[str]) -> str:
-    """Lay out published weights of one place: name, parameters, mIoU single-scale and multi-scale, whether cached."""
-    on_hub = where == HUB
-    about = "for --model by these names" if on_hub else "of which 11 of 26 are dead; fetch by hand what is left"
+    """Lay out published weights of one place: name, parameters, mIoU single-scale and multi-scale, cached or gone."""
     licences = ", ".join(sorted({weights.licence for weights in rows}))
-    head = f"Published by the papers' authors, {where}, {about}. Licence: {licences}. mIoU as published:"
-    lines = [textwrap.fill(head, WIDTH), "", f"  {'':<{NAME_COLUMN}}{'size':>7}{'mIoU':>6}{'multi':>7}"]
+    if where == HUB:
+        decimals, about = 1, f"on the {HUB}, for --model by these names."
+    else:
+        gone = sum(weights.link is None for weights in rows)
+        decimals = 2
+        about = (
+            f"through the {where}. {gone} of its {len(rows)} links are empty: those weights are gone. The others "
+            "lead to Google Drive: fetch the file by hand and give its path as --model."
+        )
+    head = f"Published by the papers' authors {about} Licence: {licences}. mIoU as published:"
+    lines = [
+        textwrap.fill(head, WIDTH, break_on_hyphens=False),
+        "",
+        f"  {'':<{NAME_COLUMN}}{'size':>7}{'mIoU':>6}{'multi':>7}",
+    ]
     for weights in rows:
-        multi = weights.mIoU_multi or ""
-        line = f"  {weights.name:<{NAME_COLUMN}}{weights.parameters / 1e6:5.1f} M{weights.mIoU:>6}{multi:>7}"
-        lines.append(f"{line}  cached" if weights.name in cached else line.rstrip())
+        single, multi = (
+            "" if score is None else f"{score:.{decimals}f}" for score in (weights.mIoU, weights.mIoU_multi)
+        )
+        line = f"  {weights.name:<{NAME_COLUMN}}{weights.parameters / 1e6:5.1f} M{single:>6}{multi:>7}"
+        state = "gone" if weights.link is None else "cached" if weights.name in cached else ""
+        lines.append(f"{line}  {state}".rstrip())
     return "\n".join(lines)

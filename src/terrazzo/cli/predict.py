@@ -103,7 +103,6 @@ def predict(
         precision=precision,
         compiled=compile,
         workload=Workload.of(paths),
-        tell=lambda line: print(line, file=sys.stderr),
     )
     tell_origin(model, predictor.record)
     results = predictor.segment_files(

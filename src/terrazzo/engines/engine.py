@@ -16,14 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.errors import CheckpointError, ConfigError
+from terrazzo.weights.exported import ExportedDescription
 
 __all__ = [
     "ENGINES",
     "Engine",
     "EngineName",
     "EngineOptions",
+    "FileEngine",
     "Precision",
     "Side",
+    "at_least",
     "available_cores",
     "refuse_other_ports",
     "refuse_size",
@@ -48,6 +51,13 @@ class Engine(Protocol):
         An exported file whose output is a mask gives (B, H, W) class indices instead.
         """
         ...
+
+
+class FileEngine(Engine, Protocol):
+    """Runs an exported file."""
+
+    description: ExportedDescription
+    """What the file says about itself."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,12 @@ def available_cores() -> int:
     except OSError:
         return len(mine)
     return len(siblings)
+
+
+def at_least(sides: Sequence[Side], description: ExportedDescription) -> list[Side]:
+    """Return what a file declares for each dimension, height and width being no less than its description says."""
+    smallest = (1, 1, description.minimum_side, description.minimum_side)
+    return [(max(least, small), most) for (least, most), small in zip(sides, smallest, strict=True)]
 
 
 def refuse_size(shape: Sequence[int], sides: Sequence[Side], where: str | Path) -> None:

@@ -35,10 +35,11 @@ onednn = torch.ops.mkldnn
 
 
 def can_fuse(network: Segmenter) -> bool:
-    """Tell whether this is a SegFormer in float32 on a CPU, and oneDNN is there."""
+    """Tell whether this is the paper's SegFormer in float32 on a CPU, and oneDNN is there."""
     parameter = next(network.parameters())
     return (
         isinstance(network.encoder, MixTransformer)
+        and network.encoder.is_papers
         and isinstance(network.decoder, AllMLPDecoder)
         and parameter.device.type == "cpu"
         and parameter.dtype == torch.float32
@@ -111,6 +112,7 @@ class FusedBlock:
         self.num_heads = attention.num_heads
         self.q, self.kv, self.proj = FusedLinear(attention.q), FusedLinear(attention.kv), FusedLinear(attention.proj)
         self.reduction = None if attention.sr is None else FusedReduction(attention.sr)
+        assert ffn.dwconv is not None
         self.fc1, self.dwconv, self.fc2 = FusedLinear(ffn.fc1), FusedConv(ffn.dwconv, gelu=True), FusedLinear(ffn.fc2)
 
     def __call__(self, x_BHWC: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.engines.engine import EngineOptions, Side, refuse_other_ports, refuse_size
+from terrazzo.engines.engine import EngineOptions, at_least, refuse_other_ports, refuse_size
 from terrazzo.engines.onnx_file import damaged, describe_onnx
 from terrazzo.errors import ConfigError, MissingExtraError
 
@@ -70,7 +70,9 @@ class OnnxRuntimeEngine:
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         shape = inputs[0].shape
         refuse_other_ports((inputs[0].name, outputs[0].name), self.description.output, len(shape), self.path)
-        self.sides: list[Side] = [(side, side) if isinstance(side, int) else (1, None) for side in shape]
+        self.sides = at_least(
+            [(side, side) if isinstance(side, int) else (1, None) for side in shape], self.description
+        )
 
     def __call__(self, images_B3HW: NDArray[np.float32]) -> NDArray[Any]:
         refuse_size(images_B3HW.shape, self.sides, self.path)

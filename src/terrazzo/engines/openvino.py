@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.engines.cache import cached, keep
-from terrazzo.engines.engine import EngineOptions, Side, refuse_other_ports, refuse_size
+from terrazzo.engines.engine import EngineOptions, Side, at_least, refuse_other_ports, refuse_size
 from terrazzo.engines.onnx_file import damaged, describe_onnx
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError, OutputError
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
@@ -63,7 +63,7 @@ class OpenVINOEngine:
         ports = (network.input(0).any_name, network.output(0).any_name)
         shape = network.input(0).partial_shape
         refuse_other_ports(ports, self.description.output, shape.rank.get_length(), self.path)
-        self.sides: list[Side] = [_side(dimension) for dimension in shape]
+        self.sides = at_least([_side(dimension) for dimension in shape], self.description)
         properties = {
             "INFERENCE_PRECISION_HINT": "bf16" if options.precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": options.all_threads,

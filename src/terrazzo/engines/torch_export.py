@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from terrazzo.engines.engine import EngineOptions, Side, refuse_size
+from terrazzo.engines.engine import EngineOptions, Side, at_least, refuse_size
 from terrazzo.engines.onnx_file import damaged
 from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
@@ -57,7 +57,8 @@ class TorchExportEngine:
         self.description = ExportedDescription.from_json(texts[METADATA_KEY] or None, str(path))
         names = program.graph_signature.user_inputs
         example = next(node for node in program.graph.nodes if node.name == names[0]).meta["val"]
-        self.sides: list[Side] = [(side, side) if isinstance(side, int) else (1, None) for side in example.shape]
+        sides: list[Side] = [(side, side) if isinstance(side, int) else (1, None) for side in example.shape]
+        self.sides = at_least(sides, self.description)
         self.network = program.module()
         self.threads = options.threads
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from terrazzo.explanation.attention import AttentionMaps, LayerAttention
     from terrazzo.explanation.receptive_field import ReceptiveField, ReceptiveFields
 
-__all__ = ["attention_png", "heads_png", "receptive_fields_png"]
+__all__ = ["attention_png", "draw_field", "heads_png", "receptive_fields_png"]
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Point = tuple[int, int]
@@ -204,7 +204,7 @@ def receptive_fields_png(fields: ReceptiveFields) -> bytes:
         unit = f"{field.name}, unit of {cell_width:.3g} x {cell_height:.3g} pixels"
         text = f"{unit}\n50% in {percent(half)}, 95% in {percent(most)}"
         _write(figure, left, TITLE + HEAD - 0.08, text, 9, va="bottom", linespacing=1.35)
-        image = _draw_field(figure.add_axes(box(left, TITLE + HEAD, PANEL, tall)), field)
+        image = draw_field(figure.add_axes(box(left, TITLE + HEAD, PANEL, tall)), field)
     left = GAP + count * (PANEL + GAP)
     bar_axes = figure.add_axes(box(left, TITLE + HEAD, 0.12, tall))
     colors = figure.colorbar(image, cax=bar_axes, ticks=range(-DECADES, 1))
@@ -217,7 +217,7 @@ def receptive_fields_png(fields: ReceptiveFields) -> bytes:
     return _png(figure)
 
 
-def _draw_field(axes: Axes, field: ReceptiveField) -> Any:
+def draw_field(axes: Axes, field: ReceptiveField) -> Any:
     """The contributions on a logarithmic scale: they fall by powers of ten, and the far ones are what one looks for."""
     import cv2
     from matplotlib.patches import Rectangle

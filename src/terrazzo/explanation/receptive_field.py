@@ -237,7 +237,7 @@ def _frozen(network: nn.Module) -> Iterator[None]:
 def _names(network: Segmenter) -> list[str]:
     encoder = network.encoder
     if isinstance(encoder, MixTransformer):
-        names = [f"stage {number}" for number in range(1, len(encoder.channels) + 1)]
+        names = [f"stage {number}" for number in encoder.emitted]
     elif isinstance(encoder, VisionTransformer):
         names = [f"block {number}" for number in encoder.layers]
     else:

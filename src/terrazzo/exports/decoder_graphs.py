@@ -5,7 +5,8 @@ Shapes: as there; T the tokens of all images of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from terrazzo.models.decoders.all_mlp import AllMLPDecoder
 from terrazzo.models.decoders.conv_mlp import ConvMLPDecoder
 from terrazzo.models.decoders.mla import MLADecoder
 from terrazzo.models.decoders.naive import NaiveDecoder
-from terrazzo.models.decoders.pup import PUPDecoder
+from terrazzo.models.decoders.pup import PUPDecoder, UpsamplingStage
 from terrazzo.models.layers import ConvNormReLU
 
 __all__ = ["DECODER_GRAPHS", "all_mlp", "conv_mlp", "mla", "naive", "pup"]
@@ -66,6 +67,7 @@ def pup(graph: Graph, decoder: PUPDecoder, levels: Sequence[Level]) -> str:
     level = levels[decoder.level]
     x_BChw = graph.map(graph.layer_norm(level.x_TC, decoder.norm), level.sizes_BHW, level.channels)
     for stage in decoder.stages:
+        assert isinstance(stage, UpsamplingStage)
         if stage.factor > 1:
             x_BChw = _enlarged(graph, x_BChw, stage.factor)
         x_BChw = _conv_norm_relu(graph, x_BChw, stage.conv, stage.norm)
@@ -78,9 +80,7 @@ def pup(graph: Graph, decoder: PUPDecoder, levels: Sequence[Level]) -> str:
 def mla(graph: Graph, decoder: MLADecoder, levels: Sequence[Level]) -> str:
     """Add SETR's MLA decoder and return its (B, K, h, w) logits."""
     aggregation, total, streams = decoder.aggregation, None, []
-    parts = zip(
-        levels, aggregation.norms, aggregation.projections, aggregation.outputs, decoder.streams, strict=True
-    )
+    parts = zip(levels, aggregation.norms, aggregation.projections, aggregation.outputs, decoder.streams, strict=True)
     for level, norm, project, output, stream in reversed(list(parts)):
         assert isinstance(norm, nn.LayerNorm) and isinstance(project, ConvNormReLU)
         normed = graph.map(graph.layer_norm(level.x_TC, norm), level.sizes_BHW, level.channels)
@@ -99,7 +99,13 @@ def mla(graph: Graph, decoder: MLADecoder, levels: Sequence[Level]) -> str:
     return graph.convolution(_enlarged(graph, x_BChw, 4, decoder.align_corners), conv.weight, conv.bias, conv)
 
 
-DECODER_GRAPHS = {AllMLPDecoder: all_mlp, ConvMLPDecoder: conv_mlp, NaiveDecoder: naive, PUPDecoder: pup, MLADecoder: mla}
+DECODER_GRAPHS: dict[type[nn.Module], Callable[[Graph, Any, Sequence[Level]], str]] = {
+    AllMLPDecoder: all_mlp,
+    ConvMLPDecoder: conv_mlp,
+    NaiveDecoder: naive,
+    PUPDecoder: pup,
+    MLADecoder: mla,
+}
 
 
 def _sum_at_finest(

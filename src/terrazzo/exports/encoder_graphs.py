@@ -52,6 +52,7 @@ def mix_transformer(graph: Graph, encoder: MixTransformer, images: str) -> list[
 
 def _mix_block(graph: Graph, block: Block, x_TC: str, sizes_BHW: str, batch: str) -> str:
     attention, ffn = block.attn, block.ffn
+    assert ffn.dwconv is not None
     dim = attention.q.in_features
     normed_TC = source_SC = graph.layer_norm(x_TC, block.norm1)
     if attention.sr is not None:
@@ -79,9 +80,7 @@ def vision_transformer(graph: Graph, encoder: VisionTransformer, images: str) ->
     """
     batch, proj = graph.sizes(images, 0, 1), encoder.patch_embed.proj
     P, dim = encoder.patch_embed.patch_size, proj.out_channels
-    patches = graph.node(
-        "Div", graph.node("Add", graph.sizes(images, 2, 4), graph.integers(P - 1)), graph.integers(P)
-    )
+    patches = graph.node("Div", graph.node("Add", graph.sizes(images, 2, 4), graph.integers(P - 1)), graph.integers(P))
     whole = graph.resize(images, graph.node("Mul", patches, graph.integers(P)))
     x_TC = graph.tokens(graph.convolution(whole, proj.weight, proj.bias, proj), dim)
     positions = graph.resize(graph.weight(encoder.pos_embed.permute(0, 3, 1, 2)), patches)
@@ -115,7 +114,5 @@ def _plain_block(graph: Graph, block: ViTBlock, x_TC: str, batch: str) -> str:
     q_TC, k_TC, v_TC = (graph.linear(normed_TC, weight, bias) for weight, bias in zip(weights, biases, strict=True))
     mixed_TC = graph.attention(q_TC, k_TC, v_TC, batch, dim, attention.num_heads)
     x_TC = graph.node("Add", graph.linear(mixed_TC, attention.proj.weight, attention.proj.bias), x_TC)
-    hidden_TC = graph.node(
-        "Gelu", graph.linear(graph.layer_norm(x_TC, block.norm2), mlp.fc1.weight, mlp.fc1.bias)
-    )
+    hidden_TC = graph.node("Gelu", graph.linear(graph.layer_norm(x_TC, block.norm2), mlp.fc1.weight, mlp.fc1.bias))
     return graph.node("Add", graph.linear(hidden_TC, mlp.fc2.weight, mlp.fc2.bias), x_TC)

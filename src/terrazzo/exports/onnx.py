@@ -100,9 +100,7 @@ def minimum_side(network: Segmenter) -> int:
         return 1
     sides = [1]
     for stage, stride in zip(encoder.stages, encoder.strides, strict=True):
-        sides += [
-            stride * (part.ratio - 1) + 1 for part in stage.modules() if isinstance(part, SequenceReduction)
-        ]
+        sides += [stride * (part.ratio - 1) + 1 for part in stage.modules() if isinstance(part, SequenceReduction)]
     return max(sides)
 
 
@@ -120,7 +118,8 @@ def onnx_model(network: Segmenter, description: ExportedDescription) -> ModelPro
     except ImportError as error:
         raise MissingExtraError(error.name or "onnx", "export") from error
     network.eval()
-    written = isinstance(network.encoder, (MixTransformer, VisionTransformer))
+    encoder = network.encoder
+    written = encoder.is_papers if isinstance(encoder, MixTransformer) else isinstance(encoder, VisionTransformer)
     if written and type(network.decoder) in DECODER_GRAPHS:
         with torch.no_grad():
             model = _written(network, description)

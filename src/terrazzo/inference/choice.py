@@ -2,14 +2,13 @@
 
 1. Where CUDA finds a GPU: PyTorch on it. (Written without one at hand; never run.)
 2. An exported file: ONNX Runtime for ``.onnx``, or OpenVINO where only that is installed; OpenVINO for ``.xml``.
-3. Few photos, and a conversion of the model is kept from before: ONNX Runtime or OpenVINO, which start without
-   importing torch.
+3. Few photos: ONNX Runtime or OpenVINO, which start without importing torch, if the model's conversion is kept from
+   before. If not, PyTorch, and the conversion is made and kept for the next time.
 4. PyTorch.
 
-A conversion is never made unasked: in float32 it was not found to pay, however many the photos. Seconds of processor
-time, one thread of a Xeon at 2.5 GHz without bf16, 480 x 640 pixels, by PyTorch (SegFormers rewritten,
-`engines/fused_segformer.py`), ONNX Runtime and OpenVINO: SegFormer-B0 0.18, 0.28, 0.31; SETR-PUP over DeiT-Small 1.64,
-2.38, 2.15. Converting took 34 and 27 s.
+In float32 the other engines were not found to be faster once they run. Seconds of processor time for a photo of
+480 x 640, one thread of a Xeon at 2.5 GHz without bf16, by PyTorch (SegFormers rewritten,
+`engines/fused_segformer.py`), ONNX Runtime and OpenVINO: SegFormer-B0 0.18, 0.22, 0.28.
 
 Every choice computes in float32, and gives the same masks but for exact ties.
 """
@@ -29,21 +28,22 @@ from terrazzo.images import image_size
 from terrazzo.preprocess import Preprocess
 
 __all__ = [
+    "FEW_MEGAPIXELS",
     "Workload",
+    "early_engine",
     "engine_for_file",
     "find_engine",
     "gpu_at_hand",
     "is_exported",
-    "sooner_engine",
 ]
 
 MOST_STREAMS = 4  # each holds a photo's feature maps
 
-SOONER_BELOW = 6.0
-"""Megapixels up to which starting without torch gains more than PyTorch's faster network does afterwards.
+FEW_MEGAPIXELS = 10.0
+"""How much may be predicted before PyTorch, which is faster for each photo, has made up for its later start.
 
 SegFormer-B0, as above: to the first mask 3.2 s by PyTorch, 1.0 s by ONNX Runtime and 1.7 s by OpenVINO from what is
-kept; then 0.6, 0.9 and 1.0 s for a megapixel.
+kept; then 0.6, 0.7 and 0.9 s for a megapixel. Converting took 0.35 s.
 """
 
 EXPORTED: dict[str, tuple[EngineName, ...]] = {
@@ -110,10 +110,8 @@ def gpu_at_hand() -> bool:
         return False
 
 
-def sooner_engine(megapixels: float) -> EngineName | None:
-    """Return the engine that is done before PyTorch would be, given a kept conversion (rule 3); None if there is none."""
-    if megapixels > SOONER_BELOW:
-        return None
+def early_engine() -> EngineName | None:
+    """Return the engine that runs a conversion of the model without torch, or None if none is installed."""
     return next((name for name in EXPORTED[".onnx"] if find_spec(name) is not None), None)
 
 

@@ -11,10 +11,14 @@ import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from terrazzo import __version__
-from terrazzo.engines.cache import cache_folder, cached, keep
+import numpy as np
+from numpy.typing import NDArray
+
+from terrazzo.engines.cache import cached, keep
+from terrazzo.engines.engine import Engine
 from terrazzo.errors import OutputError
 from terrazzo.weights.catalog import bundled_folder
 
@@ -23,10 +27,10 @@ if TYPE_CHECKING:
 
 Model: TypeAlias = "str | Path | TrainedModel"
 
-__all__ = ["convert_once", "kept_conversion"]
+__all__ = ["FallingBack", "convert_once", "is_quickly_converted", "kept_conversion"]
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # as weights/files.py, which imports torch, has them
-WRITERS = ("torch", "onnx", "onnxscript")
+WRITERS = ("torch", "onnx")
 
 
 def kept_conversion(model: str | Path) -> Path | None:
@@ -35,13 +39,12 @@ def kept_conversion(model: str | Path) -> Path | None:
     return None if identity is None else cached(_key(identity), ".onnx")
 
 
-def convert_once(model: Model, trained: TrainedModel, tell: Callable[[str], None]) -> Path:
+def convert_once(model: Model, trained: TrainedModel) -> Path:
     """Return a model as an ONNX file: the one that is kept, or a new one.
 
     Args:
         model: how the model was asked for.
         trained: the model.
-        tell: called before the work begins, which takes about half a minute, with a line that says so.
 
     Raises:
         ConfigError: the model has an operation that ONNX cannot express.
@@ -54,7 +57,6 @@ def convert_once(model: Model, trained: TrainedModel, tell: Callable[[str], None
         return path
     from terrazzo.exports.onnx import write_onnx
 
-    tell(f"{trained.name or trained.architecture}: converting it to ONNX, once; it is kept in {cache_folder()}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         write_onnx(trained, path)
@@ -69,8 +71,18 @@ def convert_once(model: Model, trained: TrainedModel, tell: Callable[[str], None
         ) from error
 
 
+def is_quickly_converted(trained: TrainedModel) -> bool:
+    """Whether converting takes a fraction of a second: an encoder of transformers is traced, which takes minutes."""
+    from terrazzo.models.encoders.backbones import Backbone
+
+    return not isinstance(trained.network.encoder, Backbone)
+
+
 def _key(identity: str) -> dict[str, Any]:
-    return {"model": identity, "terrazzo": __version__, **{name: _version(name) for name in WRITERS}}
+    writer = hashlib.sha256()
+    for path in sorted((Path(__file__).parents[1] / "exports").glob("*.py")):
+        writer.update(path.read_bytes())
+    return {"model": identity, "writer": writer.hexdigest(), **{name: _version(name) for name in WRITERS}}
 
 
 def _version(package: str) -> str | None:
@@ -107,3 +119,27 @@ def _state_identity(trained: TrainedModel) -> str:
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
         digest.update(values.float().numpy().tobytes())
     return digest.hexdigest()
+
+
+class FallingBack:
+    """A conversion, and PyTorch for the inputs below the least size that a graph of free sizes is written for.
+
+    Args:
+        converted: runs the conversion.
+        minimum_side: the least height and width that it takes.
+        make_plain: makes the engine for smaller inputs, the first time that one comes.
+    """
+
+    def __init__(self, converted: Engine, minimum_side: int, make_plain: Callable[[], Engine]) -> None:
+        self.converted = converted
+        self.minimum_side = minimum_side
+        self.make_plain = make_plain
+        self._plain: Engine | None = None
+        self._making = Lock()
+
+    def __call__(self, images_B3HW: NDArray[np.float32]) -> NDArray[Any]:
+        if min(images_B3HW.shape[2:]) >= self.minimum_side:
+            return self.converted(images_B3HW)
+        with self._making:
+            self._plain = self._plain or self.make_plain()
+        return self._plain(images_B3HW)

@@ -5,7 +5,7 @@ torch is imported only where PyTorch runs the model, or where a model must be co
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -16,28 +16,27 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from terrazzo.engines.engine import EngineName, EngineOptions, Precision
+from terrazzo.engines.engine import Engine, EngineName, EngineOptions, FileEngine, Precision
 from terrazzo.engines.onnx_file import describe_onnx
-from terrazzo.errors import ConfigError, MissingExtraError
+from terrazzo.errors import ConfigError, MissingExtraError, TerrazzoError
 from terrazzo.images import ImageSource, find_images, read_image
 from terrazzo.inference.choice import (
+    FEW_MEGAPIXELS,
     Workload,
+    early_engine,
     engine_for_file,
     find_engine,
     gpu_at_hand,
     is_exported,
-    sooner_engine,
 )
-from terrazzo.inference.converted import convert_once, kept_conversion
+from terrazzo.inference.converted import FallingBack, convert_once, is_quickly_converted, kept_conversion
 from terrazzo.inference.predictor import Failure, Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol
 from terrazzo.inference.result import Segmentation
 from terrazzo.weights.catalog import DEFAULT_MODEL
+from terrazzo.weights.exported import ExportedDescription
 
 if TYPE_CHECKING:
-    from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
-    from terrazzo.engines.openvino import OpenVINOEngine
-    from terrazzo.engines.torch_export import TorchExportEngine
     from terrazzo.weights.files import TrainedModel
 
 __all__ = ["make_predictor", "predict"]
@@ -58,7 +57,6 @@ def make_predictor(
     precision: Precision = "fp32",
     compiled: bool = False,
     workload: Workload | None = None,
-    tell: Callable[[str], None] = lambda line: None,
 ) -> Predictor:
     """Bring a model and an engine together, for any number of calls of `predict` and `evaluate`.
 
@@ -72,7 +70,6 @@ def make_predictor(
         compiled: run PyTorch's network through torch.compile. For GPUs and photos of few sizes: the first photo of a
             size takes a minute.
         workload: what will be predicted, by default one photo after the other.
-        tell: called with a line for the user before something that takes long.
 
     Raises:
         ConfigError: no protocol or engine is called so, or the engine cannot do what is asked of it.
@@ -84,33 +81,44 @@ def make_predictor(
     options = replace(workload.options(threads), precision=precision)
     _refuse_contradictions(chosen, device, compiled)
     name = str(model) if isinstance(model, (str, Path)) else model.name
-    open_file = partial(_predictor_of_file, name=name, protocol=protocol, options=options, device=device)
-
+    wrap = partial(_predictor, name=name, protocol=protocol, streams=options.streams)
     if isinstance(model, (str, Path)) and is_exported(model):
-        return open_file(Path(model), engine_for_file(Path(model), chosen))
-    on_cpu = device == "cpu" or (device is None and not gpu_at_hand())
-    sooner = chosen == "auto" and on_cpu and not compiled
-    kept = kept_conversion(model) if isinstance(model, (str, Path)) and (sooner or chosen in CONVERTED) else None
-    if kept is not None and chosen != "auto":
-        return open_file(kept, chosen)
-    if kept is not None and (quick := sooner_engine(workload.megapixels(describe_onnx(kept).preprocess))) is not None:
-        return open_file(kept, quick)
+        opened = _open_file(Path(model), engine_for_file(Path(model), chosen), options, device)
+        return wrap(opened, opened.description)
+
+    def few(about: TrainedModel | ExportedDescription) -> bool:
+        return workload.megapixels(about.preprocess) <= FEW_MEGAPIXELS
+
+    unasked = chosen == "auto" and isinstance(model, (str, Path)) and not compiled and _on_cpu(device)
+    runtime = early_engine() if unasked else chosen
+    if isinstance(model, (str, Path)) and runtime in CONVERTED and (kept := kept_conversion(model)) is not None:
+        about = describe_onnx(kept)
+        if not unasked or few(about):
+            return wrap(_open_conversion(kept, about, runtime, options, device, model), about)
 
     from terrazzo.engines.torch import TorchEngine, default_device
     from terrazzo.weights.load import load
 
     trained = load(model) if isinstance(model, (str, Path)) else model
     if chosen in CONVERTED:
-        return open_file(convert_once(model, trained, tell), chosen)
-    return Predictor(
-        TorchEngine(trained.network, device or default_device(), options, compiled=compiled),
-        trained.preprocess,
-        trained.labels,
-        name,
-        protocol,
-        streams=options.streams,
-        record=trained.record,
-    )
+        converted = convert_once(model, trained)
+        about = describe_onnx(converted)
+        return wrap(_open_conversion(converted, about, chosen, options, device, trained), about)
+    if runtime in CONVERTED and few(trained) and is_quickly_converted(trained):
+        with suppress(TerrazzoError):  # nothing is lost but the next start's speed
+            convert_once(model, trained)
+    return wrap(TorchEngine(trained.network, device or default_device(), options, compiled=compiled), trained)
+
+
+def _predictor(
+    engine: Engine, about: TrainedModel | ExportedDescription, *, name: str, protocol: Protocol, streams: int
+) -> Predictor:
+    output = about.output if isinstance(about, ExportedDescription) else "logits"
+    return Predictor(engine, about.preprocess, about.labels, name, protocol, output, streams, about.record)
+
+
+def _on_cpu(device: str | None) -> bool:
+    return device == "cpu" or (device is None and not gpu_at_hand())
 
 
 def _refuse_contradictions(engine: EngineName, device: str | None, compiled: bool) -> None:
@@ -130,27 +138,34 @@ def _refuse_contradictions(engine: EngineName, device: str | None, compiled: boo
         raise MissingExtraError(engine, "export")
 
 
-def _predictor_of_file(
-    path: Path, engine: EngineName, *, name: str, protocol: Protocol, options: EngineOptions, device: str | None
-) -> Predictor:
-    """Open an exported file, or a conversion, on the engine that runs it."""
-    opened: OpenVINOEngine | OnnxRuntimeEngine | TorchExportEngine
+def _open_file(path: Path, engine: EngineName, options: EngineOptions, device: str | None) -> FileEngine:
+    """Open an exported file on the engine that runs it."""
     if engine == "openvino":
         from terrazzo.engines.openvino import OpenVINOEngine
 
-        opened = OpenVINOEngine(path, options)
-    elif engine == "onnxruntime":
+        return OpenVINOEngine(path, options)
+    if engine == "onnxruntime":
         from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 
-        opened = OnnxRuntimeEngine(path, options, device or "cpu")
-    else:
-        from terrazzo.engines.torch_export import TorchExportEngine
+        return OnnxRuntimeEngine(path, options, device or "cpu")
+    from terrazzo.engines.torch_export import TorchExportEngine
 
-        opened = TorchExportEngine(path, options, device)
-    about = opened.description
-    return Predictor(
-        opened, about.preprocess, about.labels, name, protocol, about.output, options.streams, about.record
-    )
+    return TorchExportEngine(path, options, device)
+
+
+def _open_conversion(
+    path: Path, about: ExportedDescription, engine: EngineName, options: EngineOptions, device: str | None, model: Model
+) -> Engine:
+    """Open a conversion; inputs too small for it go through the model itself."""
+
+    def plain() -> Engine:
+        from terrazzo.engines.torch import TorchEngine
+        from terrazzo.weights.load import load
+
+        trained = load(model) if isinstance(model, (str, Path)) else model
+        return TorchEngine(trained.network, "cpu")
+
+    return FallingBack(_open_file(path, engine, options, device), about.minimum_side, plain)
 
 
 @overload

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from terrazzo import __version__
 from terrazzo.engines.engine import available_cores
 from terrazzo.errors import ConfigError, TerrazzoError
 from terrazzo.images import find_images
@@ -105,7 +104,7 @@ def benchmark(
         gemm_peak=facts["gemm_peak"],
         processor=processor_name(),
         load=load,
-        versions={"terrazzo": __version__, **package_versions("torch", "onnxruntime", "openvino")},
+        versions=package_versions("terrazzo", "torch", "onnxruntime", "openvino"),
         engines=tuple(
             EngineSpeed(
                 engine=each.engine,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 __all__ = [
     "ConvNormReLU",
@@ -15,6 +17,7 @@ __all__ = [
     "init_transformer_linear",
     "interpolation_matrix",
     "linear_ramp",
+    "recomputed",
 ]
 
 
@@ -72,6 +75,20 @@ def init_conv_fan_out(conv: nn.Conv2d) -> None:
 def linear_ramp(end: float, steps: int) -> list[float]:
     """The drop-path rates of `steps` blocks, from 0 to `end`."""
     return [end * step / max(steps - 1, 1) for step in range(steps)]
+
+
+def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, draws: bool = False) -> Tensor:
+    """Call a function, and again in the backward pass, instead of keeping its inner tensors until then.
+
+    Values and gradients are the same; x itself is kept.
+
+    Args:
+        function: what to call; calling it twice must have no other effect than calling it once.
+        x: its argument.
+        draws: whether it draws random numbers, and so has to draw the same again.
+    """
+    again: Tensor = checkpoint(function, x, use_reentrant=False, preserve_rng_state=draws)
+    return again
 
 
 def interpolation_matrix(source: int, target: int, like: Tensor, align_corners: bool = False) -> Tensor:

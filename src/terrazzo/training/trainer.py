@@ -65,6 +65,7 @@ class Trainer:
         workers: loader processes.
         initial: weights to start from.
         reset_head: start with a random classifier where theirs is for other classes.
+        network: what to train, where it is none of the models that `create_model` knows.
 
     Raises:
         CheckpointError: `initial` is another architecture's, or for other classes.
@@ -82,6 +83,7 @@ class Trainer:
         workers: int,
         initial: StartingWeights | None = None,
         reset_head: bool = False,
+        network: Segmenter | None = None,
     ) -> None:
         self.recipe, self.val, self.output, self.ranks = recipe, val, output, ranks
         self.labels = train.labels
@@ -93,7 +95,9 @@ class Trainer:
         self.total_steps = recipe.steps if recipe.steps is not None else (recipe.epochs or 0) * per_epoch
         self.epochs = -(-self.total_steps // per_epoch)
         seed_everything(recipe.seed + ranks.rank)
-        self.model = create_model(recipe.model, self.labels.num_classes, recipe.drop_path, recipe.crop, recipe.encoder)
+        self.model = network or create_model(
+            recipe.model, self.labels.num_classes, recipe.drop_path, recipe.crop, recipe.encoder
+        )
         if not recipe.auxiliary_weight:
             self.model.drop_auxiliary()
         if initial is not None:

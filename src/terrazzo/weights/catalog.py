@@ -28,7 +28,7 @@ DEFAULT_MODEL = "segformer_b0.camvid"
 NVIDIA = "NVIDIA Source Code License for SegFormer: non-commercial use only"
 SETR_MIT = "MIT"
 HUB = "Hugging Face hub"
-SETR_README = "links in the README of github.com/fudan-zvg/SETR"
+SETR_README = "README of github.com/fudan-zvg/SETR"
 
 WHOLE = "whole photo, short side {}, both sides rounded up to multiples of 32"
 SLIDE = "windows of {0} x {0}, stride {1}"
@@ -48,6 +48,7 @@ class PublishedWeights:
         mIoU_multi: with several scales and mirroring; None where the paper has none.
         licence: of the weights.
         where: who has them.
+        link: the page to fetch them from; None for what is gone.
     """
 
     name: str
@@ -59,6 +60,7 @@ class PublishedWeights:
     mIoU_multi: float | None
     licence: str
     where: str
+    link: str | None
 
 
 def bundled_names() -> list[str]:
@@ -125,66 +127,82 @@ def _segformer() -> list[PublishedWeights]:
         )
         rows.append((name, "b0", "cityscapes", cityscapes["b0"][0], protocol, single, None))
     return [
-        PublishedWeights(name, f"segformer_{size}", labels, parameters, protocol, single, multi, NVIDIA, HUB)
+        PublishedWeights(
+            name, f"segformer_{size}", labels, parameters, protocol, single, multi, NVIDIA, HUB,
+            f"https://huggingface.co/{name}",
+        )
         for name, size, labels, parameters, protocol, single, multi in rows
-    ]
+    ]  # fmt: skip
 
 
 def _setr() -> list[PublishedWeights]:
-    """The table in the README of SETR's authors."""
-    cityscapes = {  # 40 000 and 80 000 iterations
-        "naive_large": (77.37, 77.90),
-        "mla_large": (76.65, 77.24),
-        "pup_large": (78.39, 79.34),
-        "naive_deit_base": (77.85, 78.66),
-        "mla_deit_base": (78.04, 78.98),
-        "pup_deit_base": (78.79, 79.45),
-    }
-    ade = {
-        "naive_large": (48.06, 48.80),
-        "pup_large": (48.62, 50.09),
-        "mla_large": (48.64, 50.28),
-        "pup_deit_base": (46.34, 47.30),
-        "mla_deit_base": (46.15, 47.71),
-    }
-    context = {
-        "naive_large": (52.89, 53.61),
-        "pup_large": (54.37, 55.27),
-        "mla_large": (55.01, 55.83),
-        "pup_deit_base": (52.00, 52.50),
-        "mla_deit_base": (52.91, 53.74),
-    }
+    """The table in the README of SETR's authors (commit 1361561 of 2024). Some scores differ from the paper's.
+
+    Eleven of its 26 links are empty.
+    """
     parameters = {  # 19 classes at 768 x 768
         "naive_large": 305_728_019,
         "mla_large": 310_737_427,
         "pup_large": 309_596_947,
+        "naive_base": 87_619_859,
         "naive_deit_base": 87_619_859,
         "mla_deit_base": 92_431_123,
         "pup_deit_base": 90_964_499,
     }
-    rows: list[tuple[str, str, str, str, float, float | None]] = []
-    for name, scores in cityscapes.items():
-        for iterations, score in zip(("40k", "80k"), scores, strict=True):
-            rows.append((name, f"Cityscapes, {iterations}", "cityscapes", SLIDE.format(768, 512), score, None))
-    for data, labels, protocol, table in (
-        ("ADE20K, 160k", "ade20k", SLIDE.format(512, 341), ade),
-        ("Pascal Context, 80k", "pascal_context", SLIDE.format(480, 320), context),
-    ):
-        rows += [(name, data, labels, protocol, single, multi) for name, (single, multi) in table.items()]
-    return [
-        PublishedWeights(
-            f"SETR {name}: {data}",
-            f"setr_{name}",
-            labels,
-            parameters[name],
-            protocol,
-            single,
-            multi,
-            SETR_MIT,
-            SETR_README,
-        )
-        for name, data, labels, protocol, single, multi in rows
+    runs = {
+        "cityscapes": ("Cityscapes", SLIDE.format(768, 512)),
+        "ade20k": ("ADE20K, 160k", SLIDE.format(512, 341)),
+        "pascal_context": ("Pascal Context, 80k", SLIDE.format(480, 320)),
+    }
+    # Network, data set, what tells runs apart, mIoU, multi-scale, file at Google Drive.
+    rows: list[tuple[str, str, str, float, float | None, str | None]] = [
+        ("naive_large", "cityscapes", "40k", 77.37, None, "1f3b7I7IwKx-hcr16afjcxkAyXyeNQCAz"),
+        ("naive_large", "cityscapes", "80k", 77.90, None, "1dplB4wceJhyVRQfZR5AWODywMN90CY0h"),
+        ("mla_large", "cityscapes", "40k", 76.65, None, "18k26X-xM7BEQZUjzkvroeGV-6XwPgBqN"),
+        ("mla_large", "cityscapes", "80k", 77.24, None, "1ke6wcsCwP_J-p8sYriCZ3pC8G61bE0v_"),
+        ("pup_large", "cityscapes", "40k", 78.39, None, "1DcZltdh6eHwmQ5BvCdHudJRgJUjPzS56"),
+        ("pup_large", "cityscapes", "80k", 79.34, None, "1469aYtEAuhT39BrHn0yOv1s71unF85JE"),
+        ("naive_base", "cityscapes", "40k", 75.54, None, "1kGzdSLCazsbgZe0Y1Lo6sNwv9s5V3CAp"),
+        ("naive_base", "cityscapes", "80k", 76.25, None, "1vOD1-PGNfuM9IUvwnm2CrAXsPkadoyW8"),
+        ("naive_deit_base", "cityscapes", "40k", 77.85, None, None),
+        ("naive_deit_base", "cityscapes", "80k", 78.66, None, None),
+        ("mla_deit_base", "cityscapes", "40k", 78.04, None, None),
+        ("mla_deit_base", "cityscapes", "80k", 78.98, None, None),
+        ("pup_deit_base", "cityscapes", "40k", 78.79, None, None),
+        ("pup_deit_base", "cityscapes", "80k", 79.45, None, None),
+        ("naive_large", "ade20k", "", 48.06, 48.80, "17ZlPBcJRKO3c3XoAeNutrExIETu23qKY"),
+        ("mla_large", "ade20k", "batch 8", 47.79, 50.03, "1Zcaut5LAKYibjyeCcD3m-aG-ETWW6uhA"),
+        ("mla_large", "ade20k", "batch 16", 48.64, 50.28, None),
+        ("mla_deit_base", "ade20k", "", 46.15, 47.71, None),
+        ("pup_large", "ade20k", "", 48.62, 50.09, "1hCeiz60ITgVPkWsrKwah8JnwM3G8VVL4"),
+        ("pup_deit_base", "ade20k", "", 46.34, 47.30, None),
+        ("naive_large", "pascal_context", "", 52.89, 53.61, "140T7-wQ3UOzHA0-6pjO3lik_5Vi5RvqJ"),
+        ("mla_large", "pascal_context", "batch 8", 54.39, 55.39, "1XvhUVIMcdcEYUYKudUcV99vOwhisYh61"),
+        ("mla_large", "pascal_context", "batch 16", 55.01, 55.83, "1k5CwpKfpNUdAFWOuzwWz9PrRwiGS0Xu9"),
+        ("mla_deit_base", "pascal_context", "", 52.91, 53.74, None),
+        ("pup_large", "pascal_context", "", 54.37, 55.27, "1kXZYyqjA96d2DTL-tRvQjixfDBIZFIyR"),
+        ("pup_deit_base", "pascal_context", "", 52.00, 52.50, None),
     ]
+    weights = []
+    for network, labels, run, single, multi, file in rows:
+        data, protocol = runs[labels]
+        name = f"SETR {network}: {data}{', ' if run else ''}{run}"
+        link = None if file is None else f"https://drive.google.com/file/d/{file}"
+        weights.append(
+            PublishedWeights(
+                name,
+                f"setr_{network}",
+                labels,
+                parameters[network],
+                protocol,
+                single,
+                multi,
+                SETR_MIT,
+                SETR_README,
+                link,
+            )
+        )
+    return weights
 
 
 PUBLISHED = (*_segformer(), *_setr())

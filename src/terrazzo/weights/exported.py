@@ -52,6 +52,11 @@ class ExportedDescription:
     name: str = ""
     minimum_side: int = 1
 
+    @property
+    def least_shape(self) -> tuple[int, int, int, int]:
+        """The smallest input."""
+        return 1, 3, self.minimum_side, self.minimum_side
+
     def to_json(self) -> str:
         """Return the text that is stored in the file under `METADATA_KEY`."""
         return json.dumps(

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save as serialize_safetensors
+from torch import Tensor
 
 from terrazzo.errors import CheckpointError, ConfigError, TerrazzoError
 from terrazzo.files import replacing_folder, write_atomic
@@ -31,6 +33,7 @@ __all__ = ["Companions", "is_hub_id", "read_companions", "read_weights", "save_h
 PREPROCESSOR_FILE = "preprocessor_config.json"
 WEIGHTS_FILES = (WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 OURS = "terrazzo"
+HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 KEPT = "huggingface"
 """Where the record keeps what only transformers has a use for."""
 
@@ -112,7 +115,7 @@ def read_companions(folder: Path, config: Mapping[str, Any], num_classes: int) -
                 code="checkpoint-variant",
             )
     processor = read_json(folder / PREPROCESSOR_FILE) if (folder / PREPROCESSOR_FILE).is_file() else None
-    kept = {key: value for key, value in config.items() if key not in (OURS, "id2label", "label2id")}
+    kept = {key: value for key, value in config.items() if key != OURS}
     record: dict[str, Any] = {KEPT: {"config": kept, "preprocessor": processor}}
     reduced = bool(processor and (processor.get("do_reduce_labels") or processor.get("reduce_labels")))
     labels = labels_from_names(config.get("id2label"), num_classes, where, reduced=reduced)
@@ -155,6 +158,11 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
     record = dict(model.record)
     kept = record.pop(KEPT, None) or {}
     names = model.labels.names
+    own = dict(kept.get("config") or {})
+    if not _same_names(own, model.labels):
+        own["id2label"] = {str(k): name for k, name in enumerate(names)}
+        own["label2id"] = {name: k for k, name in enumerate(names)}
+    state = _as_stored(state, own)
     config = {
         "architectures": ["SegformerForSemanticSegmentation"],
         "model_type": "segformer",
@@ -163,9 +171,7 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
         "decoder_hidden_size": variant.decoder_dim,
         **ARCHITECTURE,
         "semantic_loss_ignore_index": model.labels.ignore_index,
-        **(kept.get("config") or {}),
-        "id2label": {str(k): name for k, name in enumerate(names)},
-        "label2id": {name: k for k, name in enumerate(names)},
+        **own,
         OURS: {"labels": model.labels.to_dict(), "preprocess": model.preprocess.to_dict(), "record": record},
     }
     processor = kept.get("preprocessor")
@@ -175,6 +181,32 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
         write_atomic(partial / WEIGHTS_FILE, serialize_safetensors(state, metadata={"format": "pt"}))
         write_atomic(partial / PREPROCESSOR_FILE, (json.dumps(processor, indent=2) + "\n").encode())
         write_atomic(partial / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def _same_names(config: Mapping[str, Any], labels: LabelSpec) -> bool:
+    """Whether the names in a configuration are those that the labels were read from, as they were spelled there."""
+    if "id2label" not in config:
+        return False
+    try:
+        return labels_from_names(config["id2label"], labels.num_classes, CONFIG_FILE).names == labels.names
+    except CheckpointError:
+        return False
+
+
+def _as_stored(state: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors in the precision that the configuration names, if they came in it and have not changed since.
+
+    transformers computes in that precision. Where it would lose something, the configuration is made to say float32.
+    """
+    for key in ("dtype", "torch_dtype"):
+        dtype = HALVES.get(str(config.get(key)).removeprefix("torch."))
+        if dtype is None:
+            continue
+        halved = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+        if all(torch.equal(value.to(state[name].dtype), state[name]) for name, value in halved.items()):
+            return halved
+        config[key] = "float32"
+    return state
 
 
 def _preprocessor(preprocess: Preprocess, labels: LabelSpec) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def load(model: str | Path) -> TrainedModel:
 def load_starting_weights(model: str | Path) -> StartingWeights:
     """Load the weights that a training run starts from: a whole model as `load` takes it, or an encoder alone.
 
-    Encoders are the ImageNet files that the papers start from: MiT for SegFormer, ViT and DeiT for SETR.
+    Encoders are the ImageNet files that the papers start from: MiT for SegFormer; ViT, DeiT and DINOv2 for SETR.
 
     Raises:
         CheckpointError: as `load`.

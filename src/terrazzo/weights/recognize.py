@@ -36,7 +36,6 @@ __all__ = [
 FAMILIES: dict[Layout, Callable[[Layout, Shapes], tuple[str | None, str]]] = {
     layout: family.variant_in for family in (segformer, setr, vit) for layout in family.LAYOUTS
 }
-PATCH = 16
 LAYOUTS = sorted(FAMILIES, key=lambda layout: layout.encoder_only)
 
 
@@ -189,7 +188,7 @@ def meta_network(architecture: str, num_classes: int, grid: tuple[int, int] | No
         num_classes: K.
         grid: rows and columns of its position embeddings.
     """
-    image_size = None if grid is None else (PATCH * grid[0], PATCH * grid[1])
+    image_size = None if grid is None else (vit.PATCH * grid[0], vit.PATCH * grid[1])
     with torch.device("meta"), NothingToInitialize():
         return create_model(architecture, num_classes, image_size=image_size)
 

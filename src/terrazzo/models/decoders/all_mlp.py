@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.models.normed_classifier import classify_normed
+
 __all__ = ["AllMLPDecoder"]
 
 
@@ -69,13 +71,17 @@ class AllMLPDecoder(nn.Module):
             # output is a view, whose in-place changes make autograd copy the gradient to another memory order.
             resized = F.interpolate(level, fused.shape[-2:], mode="bilinear", align_corners=False)
             fused = resized.add_(fused)
-        hidden = F.relu(self.norm(fused), inplace=True).permute(0, 2, 3, 1)
         if not self.training:
-            logits_BhwK: Tensor = self.classifier(hidden)
+            logits_BhwK: Tensor = self.classifier(F.relu(self.norm(fused), inplace=True).permute(0, 2, 3, 1))
             return logits_BhwK.permute(0, 3, 1, 2)
         # Dropping a channel of the map is dropping the classifier's column for that image, and touches no map.
-        B, h, w, C = hidden.shape
-        kept_BC11 = self.dropout(hidden.new_ones(B, C, 1, 1))
+        B, C, h, w = fused.shape
+        kept_BC11 = self.dropout(fused.new_ones(B, C, 1, 1))
         columns_BCK = self.classifier.weight.T * kept_BC11[..., 0]
-        logits_BNK = torch.baddbmm(self.classifier.bias, hidden.reshape(B, h * w, C), columns_BCK)
+        if type(self.norm) is nn.BatchNorm2d and self.norm.training and not torch.compiler.is_compiling():
+            logits_BNK = classify_normed(fused, self.norm, columns_BCK, self.classifier.bias)
+        else:
+            # Statistics shared between processes, or a compiler, which finds its own way to keep less.
+            hidden = F.relu(self.norm(fused), inplace=True).permute(0, 2, 3, 1)
+            logits_BNK = torch.baddbmm(self.classifier.bias, hidden.reshape(B, h * w, C), columns_BCK)
         return logits_BNK.reshape(B, h, w, -1).permute(0, 3, 1, 2)

@@ -245,6 +245,8 @@ def weights_folder(encoder: str) -> Path | None:
     if not brings_weights(encoder):
         return None
     path = _path(encoder)
+    if path.suffix == ".json":
+        raise ConfigError(f"there is no file {path}", fix="check the path of the config.json", code="encoder-config")
     return path if path.is_dir() else download(encoder.removeprefix(PREFIX))
 
 

@@ -9,6 +9,10 @@ in mmsegmentation's weights).
 Deliberate departure: the released code fails where a stage's map is smaller than its reduction window (images under
 29 pixels). Here such a map is padded with zeros to one window, so that any image of at least 1 x 1 works.
 
+What the paper argues against is here too, to be trained beside it (terrazzo.ablation): patches that do not overlap,
+feed-forward layers without the convolution, learned position embeddings in its place, and a decoder that is shown only
+some of the stages. By default all of it is off.
+
 Shapes: B batch, H and W the map's own height and width, C channels, R reduction ratio, N = H W tokens,
 M = (H / R)(W / R) reduced tokens. A feature map is one (B, H, W, C) tensor; convolutions see it as a channels-last
 (B, C, H, W) view, which costs nothing.
@@ -22,7 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terrazzo.models.layers import DropPath, init_conv_fan_out, init_transformer_linear, linear_ramp
+from terrazzo.models.encoders.vit import resize_positions
+from terrazzo.models.layers import DropPath, init_conv_fan_out, init_transformer_linear, linear_ramp, recomputed
 
 __all__ = ["EfficientSelfAttention", "MixFFN", "MixTransformer", "OverlapPatchEmbed", "SequenceReduction"]
 
@@ -33,18 +38,24 @@ class OverlapPatchEmbed(nn.Module):
     Args:
         in_channels: channels of the incoming map.
         embed_dim: channels of the tokens.
-        patch_size: kernel size, odd and larger than the stride; padding is half of it.
+        patch_size: kernel size, odd and larger than the stride, padding being half of it; or the stride itself, for
+            plain patches that do not overlap, of which the last ones are filled up with zeros.
         stride: downsampling factor.
         eps: of the LayerNorm.
     """
 
     def __init__(self, in_channels: int, embed_dim: int, patch_size: int, stride: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, stride, padding=patch_size // 2)
+        self.stride, self.overlaps = stride, patch_size > stride
+        padding = patch_size // 2 if self.overlaps else 0
+        self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, stride, padding)
         self.norm = nn.LayerNorm(embed_dim, eps=eps)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Return (B, ceil(H / stride), ceil(W / stride), embed_dim)."""
+        if not self.overlaps:
+            _, H, W, _ = x_BHWC.shape
+            x_BHWC = F.pad(x_BHWC, (0, 0, 0, -W % self.stride, 0, -H % self.stride))
         x_BHWC = self.proj(x_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         tokens_BHWC: Tensor = self.norm(x_BHWC)
         return tokens_BHWC
@@ -124,18 +135,26 @@ class MixFFN(nn.Module):
     Args:
         dim: channels C.
         hidden_dim: channels between the two linear layers.
+        convolution: without it this is a plain transformer's feed-forward layer, which mixes no positions.
     """
 
-    def __init__(self, dim: int, hidden_dim: int) -> None:
+    def __init__(self, dim: int, hidden_dim: int, convolution: bool = True) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
-        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim)
+        self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim) if convolution else None
         self.fc2 = nn.Linear(hidden_dim, dim)
+        self.recompute = True
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Return (B, H, W, C)."""
-        hidden = self.dwconv(self.fc1(x_BHWC).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        out_BHWC: Tensor = self.fc2(F.gelu(hidden))
+        hidden = self.fc1(x_BHWC)
+        # The widest tensors of the encoder, and cheap to make: two of the three are made again rather than kept.
+        return recomputed(self._mix, hidden) if self.training and self.recompute else self._mix(hidden)
+
+    def _mix(self, hidden_BHWC: Tensor) -> Tensor:
+        if self.dwconv is not None:
+            hidden_BHWC = self.dwconv(hidden_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        out_BHWC: Tensor = self.fc2(F.gelu(hidden_BHWC))
         return out_BHWC
 
 
@@ -143,13 +162,20 @@ class Block(nn.Module):
     """Pre-norm transformer block: attention, then Mix-FFN, each on a residual branch with drop path."""
 
     def __init__(
-        self, dim: int, num_heads: int, sr_ratio: int, mlp_ratio: int, drop_path: float, sr_eps: float = 1e-5
+        self,
+        dim: int,
+        num_heads: int,
+        sr_ratio: int,
+        mlp_ratio: int,
+        drop_path: float,
+        sr_eps: float = 1e-5,
+        ffn_convolution: bool = True,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = EfficientSelfAttention(dim, num_heads, sr_ratio, sr_eps)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.ffn = MixFFN(dim, dim * mlp_ratio)
+        self.ffn = MixFFN(dim, dim * mlp_ratio, ffn_convolution)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
@@ -159,18 +185,34 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Patch embedding, blocks, and the LayerNorm whose output is both the emitted map and the next stage's input."""
+    """Patch embedding, blocks, and the LayerNorm whose output is both the emitted map and the next stage's input.
 
-    def __init__(self, patch_embed: OverlapPatchEmbed, blocks: Sequence[Block], dim: int) -> None:
+    With `position_grid`, (rows, columns), a learned embedding of each position is added to the patches, resized
+    bilinearly for maps of other sizes.
+    """
+
+    def __init__(
+        self,
+        patch_embed: OverlapPatchEmbed,
+        blocks: Sequence[Block],
+        dim: int,
+        position_grid: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         self.patch_embed = patch_embed
+        self.pos_embed = None if position_grid is None else nn.Parameter(torch.empty(1, *position_grid, dim))
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.recompute_blocks = False
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         x_BHWC = self.patch_embed(x_BHWC)
+        if self.pos_embed is not None:
+            H, W = x_BHWC.shape[1:3]
+            same = self.pos_embed.shape[1:3] == (H, W)
+            x_BHWC = x_BHWC + (self.pos_embed if same else resize_positions(self.pos_embed, H, W))
         for block in self.blocks:
-            x_BHWC = block(x_BHWC)
+            x_BHWC = recomputed(block, x_BHWC, draws=True) if self.recompute_blocks else block(x_BHWC)
         normed_BHWC: Tensor = self.norm(x_BHWC)
         return normed_BHWC
 
@@ -188,6 +230,14 @@ class MixTransformer(nn.Module):
         patch_strides: stride of each patch embedding.
         drop_path_rate: drop path of the last block; the rates rise linearly from 0 over all blocks.
         reduction_eps: of the LayerNorms after patch embedding and sequence reduction.
+        ffn_convolution: the depthwise convolution of Mix-FFN.
+        position_size: (H, W) of the images whose positions get learned embeddings in every stage, as in PVT (arXiv
+            2102.12122); None for none, as in the paper.
+        emitted: the numbers of the stages whose maps are emitted, rising from 1; by default all. Those beyond the last
+            one are not built.
+
+    Attributes:
+        is_papers: whether nothing of the paper's is taken away or added, whatever the sizes.
     """
 
     def __init__(
@@ -201,22 +251,31 @@ class MixTransformer(nn.Module):
         patch_strides: Sequence[int],
         drop_path_rate: float,
         reduction_eps: float = 1e-5,
+        ffn_convolution: bool = True,
+        position_size: tuple[int, int] | None = None,
+        emitted: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.channels = tuple(embed_dims)
+        self.emitted = tuple(emitted or range(1, len(embed_dims) + 1))
         strides, stride = [], 1
         rates = iter(linear_ramp(drop_path_rate, sum(depths)))
         stages = []
-        for i, dim in enumerate(embed_dims):
+        for i, dim in enumerate(embed_dims[: self.emitted[-1]]):
             stride *= patch_strides[i]
             strides.append(stride)
+            grid = None if position_size is None else (-(-position_size[0] // stride), -(-position_size[1] // stride))
             in_channels = 3 if i == 0 else embed_dims[i - 1]
             patch_embed = OverlapPatchEmbed(in_channels, dim, patch_sizes[i], patch_strides[i], reduction_eps)
             blocks = [
-                Block(dim, num_heads[i], sr_ratios[i], mlp_ratio, next(rates), reduction_eps) for _ in range(depths[i])
+                Block(dim, num_heads[i], sr_ratios[i], mlp_ratio, next(rates), reduction_eps, ffn_convolution)
+                for _ in range(depths[i])
             ]
-            stages.append(Stage(patch_embed, blocks, dim))
-        self.strides = tuple(strides)
+            stages.append(Stage(patch_embed, blocks, dim, grid))
+        self.channels = tuple(embed_dims[number - 1] for number in self.emitted)
+        self.strides = tuple(strides[number - 1] for number in self.emitted)
+        overlap = all(stage.patch_embed.overlaps for stage in stages)
+        all_emitted = len(self.emitted) == len(embed_dims)
+        self.is_papers = overlap and ffn_convolution and position_size is None and all_emitted
         self.stages = nn.ModuleList(stages)
         self.apply(self._init_weights)
 
@@ -226,12 +285,23 @@ class MixTransformer(nn.Module):
             init_transformer_linear(module)
         elif isinstance(module, nn.Conv2d):
             init_conv_fan_out(module)
+        elif isinstance(module, Stage) and module.pos_embed is not None:
+            nn.init.trunc_normal_(module.pos_embed, std=0.02)
+
+    def recompute_blocks(self) -> None:
+        """Keep only what goes into each block for the backward pass, and compute the rest again."""
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.recompute_blocks = True
+            elif isinstance(module, MixFFN):
+                module.recompute = False  # once is enough
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         """Return the four maps, the first (B, embed_dims[0], ceil(H / 4), ceil(W / 4)), each half the one before."""
         x_BHWC = images_B3HW.permute(0, 2, 3, 1)
         features = []
-        for stage in self.stages:
+        for number, stage in enumerate(self.stages, start=1):
             x_BHWC = stage(x_BHWC)
-            features.append(x_BHWC.permute(0, 3, 1, 2))
+            if number in self.emitted:
+                features.append(x_BHWC.permute(0, 3, 1, 2))
         return features

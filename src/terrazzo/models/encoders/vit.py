@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terrazzo.models.layers import DropPath, init_transformer_linear, linear_ramp
+from terrazzo.models.layers import DropPath, init_transformer_linear, linear_ramp, recomputed
 
 __all__ = ["PatchEmbed", "SelfAttention", "VisionTransformer", "resize_positions"]
 
@@ -50,7 +50,7 @@ class PatchEmbed(nn.Module):
         """Return (B, ceil(H / P), ceil(W / P), C)."""
         H, W = images_B3HW.shape[2:]
         P = self.patch_size
-        if H % P or W % P:
+        if torch.compiler.is_exporting() or H % P or W % P:  # sizes are no numbers yet while exporting
             whole = -(-H // P) * P, -(-W // P) * P
             images_B3HW = F.interpolate(images_B3HW, whole, mode="bilinear", align_corners=False)
         tokens_BhwC: Tensor = self.proj(images_B3HW).permute(0, 2, 3, 1)
@@ -82,9 +82,15 @@ class MLP(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
+        self.recompute = True
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        out_BTC: Tensor = self.fc2(F.gelu(self.fc1(x_BTC)))
+        hidden = self.fc1(x_BTC)
+        # One of the two widest tensors of a block, and the cheapest to make: made again rather than kept.
+        return recomputed(self._activate, hidden) if self.training and self.recompute else self._activate(hidden)
+
+    def _activate(self, hidden: Tensor) -> Tensor:
+        out_BTC: Tensor = self.fc2(F.gelu(hidden))
         return out_BTC
 
 
@@ -148,6 +154,7 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, *grid, embed_dim))
         rates = linear_ramp(drop_path_rate, depth)
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, rate) for rate in rates)
+        self._recompute_blocks = False
         self._resized: dict[tuple[object, ...], Tensor] = {}
         for embedding in (self.cls_token, self.cls_pos_embed, self.pos_embed):
             nn.init.trunc_normal_(embedding, std=0.02, a=-2.0, b=2.0)
@@ -166,13 +173,22 @@ class VisionTransformer(nn.Module):
             prefix = 1
         features = []
         for number, block in enumerate(self.blocks, start=1):
-            x_BTC = block(x_BTC)
+            x_BTC = recomputed(block, x_BTC, draws=True) if self._recompute_blocks else block(x_BTC)
             if number in self.layers:
                 features.append(x_BTC[:, prefix:].unflatten(1, (h, w)).permute(0, 3, 1, 2))
         return features
 
+    def recompute_blocks(self) -> None:
+        """Keep only what goes into each block for the backward pass, and compute the rest again."""
+        self._recompute_blocks = True
+        for module in self.blocks.modules():
+            if isinstance(module, MLP):
+                module.recompute = False  # once is enough
+
     def positions(self, h: int, w: int) -> Tensor:
         """Return the (1, h, w, C) position embeddings of a grid, kept for next time where no gradient is wanted."""
+        if torch.compiler.is_exporting():
+            return resize_positions(self.pos_embed, h, w)
         if (h, w) == self.pos_embed.shape[1:3]:
             return self.pos_embed
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.pos_embed.is_inference():

@@ -1,13 +1,36 @@
-"""The plain ViT encoder's names in timm (and SETR's own code), in mmsegmentation, and in transformers 4 and 5."""
+"""The plain ViT encoder's names in timm (and SETR's own code), in mmsegmentation, and in transformers 4 and 5.
+
+DeiT and DINOv2 are the same network but for these, which `_made_regular` takes out of their tensors:
+
+* DeiT's distillation token, not used for segmentation.
+* DINOv2's layer scale, a factor for each channel of what attention and MLP add. It is multiplied into the matrix before
+  it, which changes nothing.
+* DINOv2's patches of 14 x 14. The projection becomes one of 16 x 16 that gives a patch enlarged bilinearly the token
+  that it had (FlexiViT, arXiv 2212.08013, section 3.4). So it sees a photo about as DINOv2 does at 7/8 of the size.
+"""
 
 from __future__ import annotations
 
+import re
+
+import torch
 from torch import Tensor
 
+from terrazzo.models.layers import interpolation_matrix
 from terrazzo.models.setr import VARIANTS
 from terrazzo.weights.remap.layout import Layout, Place, Shapes
 
-__all__ = ["LAYOUTS", "mmseg_encoder", "size_in", "timm_encoder", "variant_in"]
+__all__ = ["LAYOUTS", "PATCH", "mmseg_encoder", "size_in", "timm_encoder", "variant_in"]
+
+PATCH = 16
+LAYER_SCALES = (
+    (r"(blocks\.\d+)\.ls1\.gamma", "attn.proj"),
+    (r"(blocks\.\d+)\.ls2\.gamma", "mlp.fc2"),
+    (r"(encoder\.layer\.\d+)\.layer_scale1\.lambda1", "attention.output.dense"),
+    (r"(encoder\.layer\.\d+)\.layer_scale1\.lambda1", "attention.o_proj"),
+    (r"(encoder\.layer\.\d+)\.layer_scale2\.lambda1", "mlp.fc2"),
+)
+"""DINOv2's factors, in timm and in transformers, and the module of the same block that they go into."""
 
 
 def timm_encoder(prefix: str) -> dict[str, Place]:
@@ -43,7 +66,13 @@ def mmseg_encoder(prefix: str) -> dict[str, Place]:
 
 
 def _hf_encoder(
-    block: str, attention: str, names: tuple[str, ...], output: str, fc1: str, fc2: str
+    block: str,
+    attention: str,
+    names: tuple[str, ...],
+    output: str,
+    fc1: str,
+    fc2: str,
+    norms: tuple[str, str] = ("layernorm_before", "layernorm_after"),
 ) -> dict[str, Place]:
     positions = Place("embeddings.position_embeddings", tokens=True)
     return {
@@ -51,13 +80,45 @@ def _hf_encoder(
         "encoder.cls_pos_embed": positions,
         "encoder.pos_embed": positions,
         "encoder.patch_embed.proj": Place("embeddings.patch_embeddings.projection"),
-        "encoder.blocks.{i}.norm1": Place(f"{block}.layernorm_before"),
+        "encoder.blocks.{i}.norm1": Place(f"{block}.{norms[0]}"),
         "encoder.blocks.{i}.attn.qkv": Place(*(f"{block}.{attention}.{name}" for name in names)),
         "encoder.blocks.{i}.attn.proj": Place(f"{block}.{output}"),
-        "encoder.blocks.{i}.norm2": Place(f"{block}.layernorm_after"),
+        "encoder.blocks.{i}.norm2": Place(f"{block}.{norms[1]}"),
         "encoder.blocks.{i}.mlp.fc1": Place(f"{block}.{fc1}"),
         "encoder.blocks.{i}.mlp.fc2": Place(f"{block}.{fc2}"),
     }
+
+
+def _made_regular(tensors: dict[str, Tensor]) -> None:
+    """Take out what only DeiT and DINOv2 have. What is not of their shape stays, to be refused."""
+    _without_distillation(tensors)
+    for key in list(tensors):
+        for pattern, name in LAYER_SCALES:
+            if (match := re.fullmatch(pattern, key)) and f"{match[1]}.{name}.weight" in tensors:
+                _scale_rows(tensors, f"{match[1]}.{name}", key)
+                break
+    for key in ("patch_embed.proj.weight", "embeddings.patch_embeddings.projection.weight"):
+        if key in tensors and tensors[key].ndim == 4 and 1 < tensors[key].shape[2] == tensors[key].shape[3] < PATCH:
+            tensors[key] = _enlarged_patches(tensors[key])
+
+
+def _scale_rows(tensors: dict[str, Tensor], module: str, factors: str) -> None:
+    """Multiply the factors of a module's outputs into its weight and bias."""
+    factor, weight, bias = (tensors.get(key) for key in (factors, f"{module}.weight", f"{module}.bias"))
+    if factor is None or weight is None or bias is None or (weight.ndim, bias.ndim, factor.ndim) != (2, 1, 1):
+        return
+    if len(factor) == len(weight) == len(bias):
+        tensors[f"{module}.weight"] = factor.float()[:, None] * weight.float()
+        tensors[f"{module}.bias"] = factor.float() * bias.float()
+        del tensors[factors]
+
+
+def _enlarged_patches(weight_C3pp: Tensor) -> Tensor:
+    """Return the projection of 16 x 16 patches that gives an enlarged patch the token of the patch."""
+    enlarge = interpolation_matrix(weight_C3pp.shape[-1], PATCH, torch.empty(0, dtype=torch.float64))
+    back = torch.linalg.pinv(enlarge.T)
+    enlarged: Tensor = back @ weight_C3pp.double() @ back.T
+    return enlarged.to(torch.float32)
 
 
 def _without_distillation(tensors: dict[str, Tensor]) -> None:
@@ -77,9 +138,9 @@ TIMM = Layout(
     "ViT encoder, timm names",
     "blocks.0.attn.qkv.weight",
     timm_encoder(""),
-    dropped=("norm.*", "head.*", "head_dist.*", "pre_logits.*"),
+    dropped=("norm.*", "head.*", "head_dist.*", "pre_logits.*", "mask_token"),
     encoder_only=True,
-    prepare=_without_distillation,
+    prepare=_made_regular,
 )
 HF4 = Layout(
     "ViT encoder, transformers 4 names",
@@ -96,7 +157,7 @@ HF4 = Layout(
     },
     dropped=("layernorm.*", "pooler.*", "classifier.*", "cls_classifier.*", "distillation_classifier.*"),
     encoder_only=True,
-    prepare=_without_distillation,
+    prepare=_made_regular,
 )
 HF5 = Layout(
     "ViT encoder, transformers 5 names",
@@ -104,10 +165,45 @@ HF5 = Layout(
     _hf_encoder("layers.{i}", "attention", ("q_proj", "k_proj", "v_proj"), "attention.o_proj", "mlp.fc1", "mlp.fc2"),
     dropped=HF4.dropped,
     encoder_only=True,
-    prepare=_without_distillation,
+    prepare=_made_regular,
 )
 
-LAYOUTS = (TIMM, HF4, HF5)
+DINOV2_NORMS = ("norm1", "norm2")
+DINOV2_HF4 = Layout(
+    "DINOv2 encoder, transformers 4 names",
+    "encoder.layer.0.layer_scale1.lambda1",
+    _hf_encoder(
+        "encoder.layer.{i}",
+        "attention.attention",
+        ("query", "key", "value"),
+        "attention.output.dense",
+        "mlp.fc1",
+        "mlp.fc2",
+        DINOV2_NORMS,
+    ),
+    dropped=("layernorm.*", "classifier.*", "embeddings.mask_token"),
+    encoder_only=True,
+    prepare=_made_regular,
+)
+DINOV2_HF5 = Layout(
+    "DINOv2 encoder, transformers 5 names",
+    "encoder.layer.0.attention.q_proj.weight",
+    _hf_encoder(
+        "encoder.layer.{i}",
+        "attention",
+        ("q_proj", "k_proj", "v_proj"),
+        "attention.o_proj",
+        "mlp.fc1",
+        "mlp.fc2",
+        DINOV2_NORMS,
+    ),
+    dropped=DINOV2_HF4.dropped,
+    encoder_only=True,
+    prepare=_made_regular,
+)
+
+LAYOUTS = (DINOV2_HF5, DINOV2_HF4, TIMM, HF4, HF5)
+"""DINOv2's first: its files hold the markers of others too."""
 
 
 def size_in(layout: Layout, shapes: Shapes) -> tuple[int, int]:

@@ -1,0 +1,171 @@
+"""The result of a study: rows of numbers, as a table in Markdown, as JSON and CSV, and as a plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from terrazzo.files import make_folder, write_atomic
+
+__all__ = ["Result", "Row"]
+
+Curve = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of a study. Scores are percentages; operations are multiply-accumulates of one image.
+
+    Attributes:
+        key: the folder of its run.
+        title: what it is.
+        parameters: without auxiliary heads.
+        operations: at the size that validation shows photos in.
+        attention: those of them in attention's two products.
+        mIoU: of the weights after the last step, on the validation photos; likewise mAcc and aAcc.
+        steps: that it was trained for.
+        minutes: that the training took, with its validation.
+        mIoU_by_side: of photos brought to other shorter sides.
+        operations_by_side: of square images.
+        attention_by_side: the same, in attention's two products.
+        seconds_by_side: of one forward of a square image; on a CPU, computing time.
+        memory_by_side: the most bytes that its tensors held at once, without the weights.
+    """
+
+    key: str
+    title: str
+    parameters: int
+    operations: int
+    attention: int
+    mIoU: float = float("nan")
+    mAcc: float = float("nan")
+    aAcc: float = float("nan")
+    steps: int = 0
+    minutes: float = 0.0
+    mIoU_by_side: Curve = field(default_factory=dict)
+    operations_by_side: Curve = field(default_factory=dict)
+    attention_by_side: Curve = field(default_factory=dict)
+    seconds_by_side: Curve = field(default_factory=dict)
+    memory_by_side: Curve = field(default_factory=dict)
+
+
+CURVES = {
+    "mIoU_by_side": ("mIoU, %, of photos at other shorter sides", 1.0, ".1f"),
+    "operations_by_side": ("GMAC of square images, by their side", 1e9, ".2f"),
+    "attention_by_side": ("GMAC of attention's two products for square images, by their side", 1e9, ".3f"),
+    "seconds_by_side": ("milliseconds of one forward of a square image, by its side", 1e-3, ".0f"),
+    "memory_by_side": ("megabytes of feature maps at most in that forward, by the image's side", 1e6, ".1f"),
+}
+"""How each curve is shown: under which heading, in which unit, with how many decimals."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished study.
+
+    Attributes:
+        study: what it was asked for by.
+        title: what is compared.
+        claim: the sentence that was put to the test.
+        data: what was learnt from and measured on.
+        machine: what the networks ran on.
+        recipe: how they were trained, but for the model and its encoder.
+        side: (height, width) of the images that `Row.operations` are counted for.
+        rows: the networks, the paper's own first.
+    """
+
+    study: str
+    title: str
+    claim: str
+    data: str
+    machine: str
+    recipe: Mapping[str, Any]
+    side: tuple[int, int]
+    rows: tuple[Row, ...]
+
+    @property
+    def trained(self) -> str:
+        """Say in a sentence how the networks were trained, for nobody to take the scores for more than they are."""
+        height, width = self.recipe["crop"]
+        return (
+            f"Each network: {self.rows[0].steps} steps of {self.recipe['batch_size']} windows of {width} x {height} "
+            f"from random weights, once, with seed {self.recipe['seed']}."
+        )
+
+    def markdown(self) -> str:
+        """Lay out the study as a page."""
+        height, width = self.side
+        head = ["network", "parameters", f"GMAC at {width} x {height}", "of it attention", "mIoU", "mAcc", "aAcc"]
+        cells = [
+            [
+                row.title,
+                f"{row.parameters / 1e6:.2f} M",
+                f"{row.operations / 1e9:.3f}",
+                f"{row.attention / row.operations:.1%}",
+                *(f"{score:.1f}" for score in (row.mIoU, row.mAcc, row.aAcc)),
+            ]
+            for row in self.rows
+        ]
+        parts = [
+            f"# {self.title}",
+            self.claim,
+            f"`terrazzo ablate {self.study}` on {self.data}; {self.machine}. {self.trained} Differences of a few "
+            "points between single short runs are noise.",
+            _table(head, cells),
+        ]
+        for name, (heading, unit, form) in CURVES.items():
+            if sides := sorted(getattr(self.rows[0], name)):
+                curves = [getattr(row, name) for row in self.rows]
+                cells = [
+                    [row.title, *(format(curve[side] / unit, form) for side in sides)]
+                    for row, curve in zip(self.rows, curves, strict=True)
+                ]
+                parts += [f"{heading[0].upper()}{heading[1:]}:", _table(["network", *map(str, sides)], cells)]
+        return "\n\n".join(parts) + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON's types."""
+        return {**asdict(self), "side": list(self.side), "rows": [asdict(row) for row in self.rows]}
+
+    def csv(self) -> str:
+        """One line for each network; curves have a column for each side, such as ``mIoU_by_side_240``."""
+        lines = []
+        for row in self.rows:
+            line = {key: value for key, value in asdict(row).items() if key not in CURVES}
+            for name in CURVES:
+                line |= {f"{name}_{side}": value for side, value in sorted(getattr(row, name).items())}
+            lines.append(line)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, lines[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return text.getvalue()
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write the study's table (.md, .csv), numbers (.json) and plot (.png), and return their paths.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
+        from terrazzo.ablation.figures import study_png
+
+        make_folder(folder)
+        files = {
+            ".md": self.markdown().encode(),
+            ".json": (json.dumps(self.to_dict(), indent=2) + "\n").encode(),
+            ".csv": self.csv().encode(),
+            ".png": study_png(self),
+        }
+        for suffix, content in files.items():
+            write_atomic(folder / f"{self.study}{suffix}", content)
+        return [folder / f"{self.study}{suffix}" for suffix in files]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))

@@ -1,0 +1,186 @@
+"""Training one variant of a study, and measuring it: once, however often it is asked for.
+
+A variant's folder holds ``result.json`` when it is done, and before that the checkpoints to go on from. Several studies
+compare with the same network; they find the same folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from terrazzo.ablation.studies import Variant, build
+from terrazzo.data import Dataset
+from terrazzo.engines.torch import TorchEngine
+from terrazzo.errors import CheckpointError, TrainingError
+from terrazzo.evaluation.evaluator import score
+from terrazzo.files import make_folder, write_atomic
+from terrazzo.inference.predictor import Predictor
+from terrazzo.models import Segmenter
+from terrazzo.training.checkpoint import has_checkpoint
+from terrazzo.training.data import labelled_pixels
+from terrazzo.training.distributed import Ranks
+from terrazzo.training.recipe import Recipe
+from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER, clear_leftovers, locked, write_recipe
+from terrazzo.training.trainer import Trainer, seed_everything
+from terrazzo.weights.files import WEIGHTS_FILE
+from terrazzo.weights.tensor_files import read_tensor_file
+
+__all__ = ["Setting", "scores_by_side", "train_variant", "trained_network"]
+
+RESULT_FILE, SIDES_FILE = "result.json", "sides.json"
+SCORES = ("mIoU", "mAcc", "aAcc")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all variants of a study share.
+
+    Attributes:
+        recipe: how each is trained, but for its model.
+        train: the photos to learn from.
+        val: the photos to measure on.
+        runs: the folder of the variants' folders.
+        device: where to compute.
+        workers: loader processes.
+    """
+
+    recipe: Recipe
+    train: Dataset
+    val: Dataset
+    runs: Path
+    device: torch.device
+    workers: int
+
+    def recipe_of(self, variant: Variant) -> Recipe:
+        """Return the recipe with a variant's network in it."""
+        encoder = None if variant.encoder is None else f"hf:{self._encoder_file(variant).resolve()}"
+        return replace(self.recipe, model=variant.name, encoder=encoder)
+
+    def write_encoder(self, variant: Variant) -> None:
+        """Write the configuration that the variant's recipe names, if it names one."""
+        if variant.encoder is not None:
+            make_folder(self.runs / variant.key)
+            write_atomic(self._encoder_file(variant), (json.dumps(variant.encoder, indent=2) + "\n").encode())
+
+    def network(self, variant: Variant) -> Segmenter:
+        """Return a variant's network with random weights, always the same ones."""
+        seed_everything(self.recipe.seed)
+        return build(variant, self.train.labels.num_classes, self.recipe.crop)
+
+    def predictor(self, network: Segmenter, side: int | None = None) -> Predictor:
+        """Return what takes photos, brought to a shorter side of `side` pixels or to the recipe's."""
+        preprocess = self.recipe.preprocess
+        if side is not None:
+            preprocess = replace(preprocess, short_side=side, long_side=4 * side)
+        return Predictor(TorchEngine(network, self.device), preprocess, self.train.labels)
+
+    def _encoder_file(self, variant: Variant) -> Path:
+        return self.runs / variant.key / "encoder.json"
+
+
+def train_variant(setting: Setting, variant: Variant) -> dict[str, Any]:
+    """Train a variant to the end of its recipe, unless that is done, and return its scores on the validation photos.
+
+    Raises:
+        TrainingError: its folder belongs to other settings, is in use, or the run diverged.
+        SystemExit: the process was told to stop; a checkpoint is written.
+    """
+    folder, recipe = setting.runs / variant.key, setting.recipe_of(variant)
+    asked = {"recipe": recipe.to_dict(), "data": _photos(setting)}
+    with locked(folder):
+        if (folder / RESULT_FILE).exists():
+            result = _read(folder / RESULT_FILE)
+            _refuse_other_settings(folder, result, asked)
+            return result
+        clear_leftovers(folder)
+        setting.write_encoder(variant)
+        network = setting.network(variant) if variant.changes else None
+        trainer = Trainer(
+            recipe, setting.train, setting.val, labelled_pixels(setting.train), folder, Ranks(0, 1, setting.device),
+            setting.workers, network=network,
+        )  # fmt: skip
+        if has_checkpoint(folder / CHECKPOINT_FOLDER):
+            trainer.resume()
+        write_recipe(folder, recipe)
+        trainer.run()
+        scores = {key: trainer.log.rows[-1][key] for key in SCORES}
+        result = {**scores, "steps": trainer.step, "minutes": round(trainer.seconds / 60, 2), **asked}
+        write_atomic(folder / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
+        shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
+    return result
+
+
+def trained_network(setting: Setting, variant: Variant) -> Segmenter:
+    """Return a finished variant's network with its weights.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    network = setting.network(variant)
+    network.drop_auxiliary()
+    path = setting.runs / variant.key / MODEL_FOLDER / WEIGHTS_FILE
+    tensors = read_tensor_file(path).tensors
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} does not hold the weights of {variant.name}",
+            fix=f"remove {setting.runs / variant.key} to train it again",
+        ) from error
+    return network.eval()
+
+
+def scores_by_side(
+    setting: Setting, variant: Variant, sides: Sequence[int], progress: Callable[[int, int], None] | None = None
+) -> dict[int, float]:
+    """Return a finished variant's mIoU on the validation photos, brought to each of some shorter sides.
+
+    What was measured before is read, not measured again.
+    """
+    path = setting.runs / variant.key / SIDES_FILE
+    known = {int(side): float(value) for side, value in _read(path).items()} if path.exists() else {}
+    if missing := [side for side in sides if side not in known]:
+        network = trained_network(setting, variant)
+        for done, side in enumerate(missing):
+            if progress is not None:
+                progress(done, len(missing))
+            predictor = setting.predictor(network, side)
+            counts = score(predictor, setting.val, range(len(setting.val)), batch_size=4)
+            known[side] = round(counts.metrics().mIoU, 2)
+            write_atomic(path, (json.dumps({str(key): known[key] for key in sorted(known)}) + "\n").encode())
+    return {side: known[side] for side in sides}
+
+
+def _photos(setting: Setting) -> dict[str, Any]:
+    name = setting.train.root.resolve().name
+    return {"folder": name, "train_photos": len(setting.train), "val_photos": len(setting.val)}
+
+
+def _refuse_other_settings(folder: Path, result: dict[str, Any], asked: dict[str, Any]) -> None:
+    old, new = {**result["recipe"], **result["data"]}, {**asked["recipe"], **asked["data"]}
+    # The path of an encoder's configuration moves with the folder.
+    if other := [key for key in new if key != "encoder" and old.get(key) != new[key]]:
+        raise TrainingError(
+            f"{folder} was trained with another {', '.join(other)}",
+            fix="give the options it was started with, or choose another --output",
+            code="ablation-settings",
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            f"{path} cannot be read: {error}", fix="remove it to measure again", code="ablation-result"
+        ) from error
+    if not isinstance(values, dict):
+        raise TrainingError(f"{path} holds no result", fix="remove it to measure again", code="ablation-result")
+    return values

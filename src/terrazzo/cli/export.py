@@ -1,0 +1,56 @@
+"""`terrazzo export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from terrazzo.weights.catalog import DEFAULT_MODEL
+
+__all__ = ["export"]
+
+
+def export(
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    model: Annotated[str, Parameter(name=["--model", "-m"])] = DEFAULT_MODEL,
+    format: Literal["onnx", "openvino", "torch"] | None = None,
+    output_kind: Literal["logits", "mask"] = "logits",
+    precision: Literal["fp32", "fp16"] = "fp32",
+) -> None:
+    """Write a model as a file for ONNX Runtime, OpenVINO or torch.export, and prove that it computes the same.
+
+    The file takes images of any size and carries class names, colours and preprocessing: `terrazzo predict --model
+    FILE` needs nothing else. It is compared with the model at five sizes, and thrown away if they disagree.
+
+    Examples:
+        terrazzo export --output camvid.onnx
+        terrazzo export --model runs/mine --output mine.xml --precision fp16
+        terrazzo export --model runs/mine --output mine.onnx --output-kind mask
+
+    Parameters
+    ----------
+    output
+        The file: NAME.onnx, NAME.xml (OpenVINO; NAME.bin goes beside it) or NAME.pt2 (torch).
+    model
+        Shipped model, model folder, output folder of a training run, checkpoint file, or hub id.
+    format
+        onnx, openvino or torch; by default what the file's ending says.
+    output_kind
+        logits, at a quarter or less of the image's size; or mask, the class of each pixel.
+    precision
+        fp32, or fp16 to store the weights in half the space.
+    """
+    from terrazzo.cli.origin import tell_origin
+    from terrazzo.exports.export import export as write
+    from terrazzo.weights.load import load
+
+    trained = load(model)
+    tell_origin(trained.name, trained.record)
+    written = write(trained, output, format, output_kind=output_kind, precision=precision)
+    print(written.parity.table())
+    opset = "" if written.opset is None else f", opset {written.opset}"
+    least = written.description.minimum_side
+    print(f"written to {output}: {written.size / 1e6:.1f} MB{opset}, images from {least} x {least} pixels")

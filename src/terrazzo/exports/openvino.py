@@ -1,0 +1,69 @@
+"""A model as an OpenVINO file: ``.xml`` for the graph, ``.bin`` beside it for the weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from terrazzo.errors import ConfigError, MissingExtraError, OutputError
+from terrazzo.exports.onnx import describe, onnx_model
+from terrazzo.weights.exported import METADATA_KEY, ExportedDescription, Output, Precision
+from terrazzo.weights.files import TrainedModel
+
+__all__ = ["openvino_model", "save_openvino", "write_openvino"]
+
+
+def write_openvino(
+    model: TrainedModel, path: Path, output: Output = "logits", precision: Precision = "fp32"
+) -> ExportedDescription:
+    """Write a model for OpenVINO, for any batch, height and width.
+
+    Args:
+        model: what to write.
+        path: the ``.xml``; the ``.bin`` goes beside it.
+        output: logits, or the mask at the input's size.
+        precision: fp32, or fp16 to store the weights in half the space. In which precision OpenVINO computes is chosen
+            when the file is loaded.
+
+    Returns:
+        What the file says about itself.
+
+    Raises:
+        ConfigError: the model has an operation that cannot be expressed.
+        MissingExtraError: openvino or onnx is not installed.
+        OutputError: the place cannot be written.
+    """
+    description = describe(model, output, precision)
+    save_openvino(openvino_model(model, description), path, description)
+    return description
+
+
+def openvino_model(model: TrainedModel, description: ExportedDescription) -> Any:
+    """Return a model as an `openvino.Model` in float32, made from its ONNX graph."""
+    try:
+        import openvino as ov
+    except ImportError as error:
+        raise MissingExtraError("openvino", "export") from error
+    content = onnx_model(model.network, replace(description, precision="fp32")).SerializeToString()
+    try:
+        return ov.Core().read_model(content)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{description.architecture} cannot be written for OpenVINO: {' '.join(str(error).split())[-300:]}",
+            fix="export it as ONNX, or choose a SegFormer or SETR",
+            code="export-operation",
+        ) from error
+
+
+def save_openvino(network: Any, path: Path, description: ExportedDescription) -> None:
+    """Write an `openvino.Model`, with its description, to `path` and the ``.bin`` beside it."""
+    import openvino as ov
+
+    network.set_rt_info(description.to_json(), [METADATA_KEY])
+    try:
+        ov.save_model(network, str(path), compress_to_fp16=description.precision == "fp16")
+    except RuntimeError as error:  # what it makes of a full disk
+        raise OutputError(
+            f"{path.name} could not be written: {' '.join(str(error).split())[-200:]}", fix="see that the disk has room"
+        ) from error

@@ -1,0 +1,54 @@
+"""A model as a ``.pt2`` file of torch.export: the network as PyTorch's own operators, without Python.
+
+Batch, height and width are free, from the least size on that `terrazzo.exports.onnx.minimum_side` gives. It runs on the
+PyTorch that wrote it and on newer ones. Compiling it ahead of time (AOTInductor) is not offered: with free sizes it was
+found not to work.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import torch
+
+from terrazzo.errors import ConfigError
+from terrazzo.exports.onnx import MaskNetwork, describe
+from terrazzo.weights.exported import METADATA_KEY, ExportedDescription, Output
+from terrazzo.weights.files import TrainedModel
+
+__all__ = ["write_torch"]
+
+
+def write_torch(model: TrainedModel, path: Path, output: Output = "logits") -> ExportedDescription:
+    """Write a model as a ``.pt2`` file in float32.
+
+    Returns:
+        What the file says about itself.
+
+    Raises:
+        ConfigError: the model has an operation that cannot be traced with free sizes.
+    """
+    description = describe(model, output, "fp32")
+    network = model.network.eval()
+    free = torch.export.Dim.DYNAMIC
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about torch
+        try:
+            program = torch.export.export(
+                network if output == "logits" else MaskNetwork(network),
+                (torch.zeros(2, 3, 96, 160),),
+                dynamic_shapes=({0: free, 2: free, 3: free},),
+            )
+        except (RuntimeError, ValueError, torch._dynamo.exc.Unsupported) as error:
+            raise ConfigError(
+                f"{model.architecture} cannot be written by torch.export: {' '.join(str(error).split())[:300]}",
+                fix="choose a SegFormer or SETR, or give the model itself to --engine torch",
+                code="export-operation",
+            ) from error
+        # Through memory, for its own writer reports a full disk in ways of its own.
+        archive = io.BytesIO()
+        torch.export.save(program, archive, extra_files={METADATA_KEY: description.to_json()})
+    path.write_bytes(archive.getvalue())
+    return description

@@ -1,0 +1,225 @@
+"""A study from end to end on a few tiny photos: its files, going on after a break, sharing runs, refusing others."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import terrazzo
+from terrazzo.ablation.ablate import ablate
+from terrazzo.ablation.results import Result
+from terrazzo.ablation.studies import STUDIES, Variant
+from terrazzo.cli.main import main
+from terrazzo.errors import ConfigError, TrainingError
+from terrazzo.models import segformer, setr
+from terrazzo.models.segformer import SegFormerVariant
+from terrazzo.models.setr import SETRVariant, ViTSize
+from terrazzo.training.trainer import Trainer
+from tiny_backbones import TINY_BACKBONES
+
+NARROW = SegFormerVariant((8, 16, 20, 32), (1, 1, 1, 1), 16)
+SHORT: dict[str, Any] = {"steps": 4, "crop": (32, 32), "batch_size": 2, "precision": "fp32"}
+
+
+def run(study: str, data: Path, output: Path, **changes: Any) -> Result:
+    return ablate(study, data, output, overrides={**SHORT, **changes}, sides=(24, 48), device="cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow() -> Iterator[None]:
+    """Let B0 be a narrow network of one block a stage while these tests run, and the models of all kinds tiny."""
+    few = (
+        STUDIES["models"].variants[0],
+        Variant("pvt", "PVT", "all_mlp", TINY_BACKBONES["pvt_v2"]),
+        Variant("setr", "SETR", "setr_mla_nano"),
+        Variant("fcn", "FCN", "fcn_dilated", TINY_BACKBONES["resnet"]),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(segformer.VARIANTS, "segformer_b0", NARROW)
+        patch.setitem(
+            setr.VARIANTS, "setr_mla_nano", SETRVariant(ViTSize(16, 4, 2), "mla", (1, 2, 3, 4), (4,), "official")
+        )
+        patch.setitem(STUDIES, "models", replace(STUDIES["models"], variants=few))
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    output = tmp_path_factory.mktemp("out") / "studies"
+    return output, run("position", tiny_data, output)
+
+
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which every training's model is added from now on."""
+    names: list[str] = []
+    really = Trainer.run
+
+    def noted(trainer: Trainer) -> None:
+        names.append(trainer.recipe.model)
+        really(trainer)
+
+    monkeypatch.setattr(Trainer, "run", noted)
+    return names
+
+
+def test_the_result_has_every_network_and_size(finished: tuple[Path, Result]) -> None:
+    _, result = finished
+    assert [row.key for row in result.rows] == ["segformer_b0", "learned_positions", "no_positions"]
+    for row in result.rows:
+        assert row.steps == 4
+        assert 0 <= row.mIoU <= 100 and set(row.mIoU_by_side) == {24, 48}
+        # 48 is the size of the photos, at which training validates.
+        assert row.mIoU_by_side[48] == pytest.approx(row.mIoU, abs=0.011)
+    paper, learned, none = result.rows
+    assert learned.parameters - none.parameters == 8 * 8 * 8 + 4 * 4 * 16 + 2 * 2 * 20 + 32
+    assert paper.parameters - none.parameters == sum(4 * dim * 10 for dim in NARROW.embed_dims)
+
+
+def test_the_files_say_the_same(finished: tuple[Path, Result]) -> None:
+    output, result = finished
+    page = (output / "position.md").read_text()
+    assert page == result.markdown()
+    assert page.count("| Mix-FFN (the paper's) |") == 2 and "tiles: 5 photos to learn from, 3 to validate on" in page
+    assert "4 steps of 2 windows of 32 x 32 from random weights, once, with seed 0" in page
+    document = json.loads((output / "position.json").read_text())
+    assert [row["mIoU"] for row in document["rows"]] == [row.mIoU for row in result.rows]
+    assert document["recipe"]["crop"] == [32, 32] and document["side"] == [48, 64]
+    lines = list(csv.DictReader(io.StringIO((output / "position.csv").read_text())))
+    assert [float(line["mIoU_by_side_24"]) for line in lines] == [row.mIoU_by_side[24] for row in result.rows]
+    with Image.open(output / "position.png") as picture:
+        assert picture.format == "PNG" and picture.width > 800
+
+
+def test_a_run_leaves_its_model_and_no_checkpoints(finished: tuple[Path, Result]) -> None:
+    output, _ = finished
+    paper, changed = output / "runs" / "segformer_b0", output / "runs" / "learned_positions"
+    assert not (paper / "checkpoints").exists() and (paper / "recipe.yaml").exists()
+    assert terrazzo.load(paper / "model").architecture == "segformer_b0"
+    with pytest.raises(terrazzo.TerrazzoError, match="unknown model"):
+        terrazzo.load(changed / "model")
+
+
+def test_nothing_is_trained_twice(
+    finished: tuple[Path, Result], tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by the same study nor by another one that compares with the same network."""
+    output, result = finished
+    names = trainings(monkeypatch)
+    again = run("position", tiny_data, output)
+    assert names == [] and again == result
+    stages = run("width", tiny_data, output)
+    assert names == ["segformer_b0 (C = 64)", "segformer_b0 (C = 768)"]
+    assert stages.rows[0].mIoU == result.rows[0].mIoU
+
+
+def test_an_interrupted_study_goes_on(
+    finished: tuple[Path, Result], tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between the two epochs of its second network, it ends with the same weights."""
+    whole, result = finished
+    really = Trainer.save
+
+    def stopping(trainer: Trainer) -> None:
+        really(trainer)
+        if trainer.step == 2 and "learned" in trainer.recipe.model:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "save", stopping)
+        run("position", tiny_data, tmp_path)
+    assert (tmp_path / "runs" / "segformer_b0" / "result.json").exists()
+    assert not (tmp_path / "runs" / "learned_positions" / "result.json").exists()
+    assert not (tmp_path / "position.md").exists()
+    names = trainings(monkeypatch)
+    again = run("position", tiny_data, tmp_path)
+    assert names == ["segformer_b0 (learned positions, plain FFN)", "segformer_b0 (plain FFN, no positions)"]
+    assert [row.mIoU_by_side for row in again.rows] == [row.mIoU_by_side for row in result.rows]
+    weights = Path("runs", "learned_positions", "model", "model.safetensors")
+    assert (tmp_path / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def test_other_settings_are_refused(finished: tuple[Path, Result], tiny_data: Path) -> None:
+    output, _ = finished
+    with pytest.raises(TrainingError, match="another steps, seed") as caught:
+        run("position", tiny_data, output, steps=5, seed=1)
+    assert caught.value.code == "ablation-settings"
+
+
+def test_other_photos_are_refused(finished: tuple[Path, Result], tiny_data: Path, tmp_path: Path) -> None:
+    output, _ = finished
+    other = tmp_path / "other"
+    other.symlink_to(tiny_data)
+    # A link is the same folder; a folder of another name is not.
+    run("position", other, output)
+    shutil.copytree(tiny_data, tmp_path / "copy")
+    with pytest.raises(TrainingError, match="another folder"):
+        run("position", tmp_path / "copy", output)
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_result_is_named(content: str, finished: tuple[Path, Result], tiny_data: Path) -> None:
+    output, _ = finished
+    path = output / "runs" / "no_positions" / "result.json"
+    good = path.read_bytes()
+    try:
+        path.write_text(content)
+        with pytest.raises(TrainingError, match="no_positions") as caught:
+            run("position", tiny_data, output)
+        assert caught.value.code == "ablation-result"
+    finally:
+        path.write_bytes(good)
+
+
+@pytest.mark.parametrize("sides", [(), (4,)])
+def test_sides_are_checked(sides: tuple[int, ...], tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ablate("position", tiny_data, tmp_path, sides=sides)
+    assert caught.value.code == "ablation-sides"
+
+
+def test_the_patches_are_drawn_side_by_side(tiny_data: Path, tmp_path: Path) -> None:
+    """And photos are brought to the side that is asked for."""
+    result = ablate(
+        "patches", tiny_data, tmp_path, overrides={**SHORT, "steps": 1}, short_side=32, workers=0, device="cpu"
+    )
+    assert result.recipe["resize"] == [128, 32] and result.side == (32, 43)
+    with Image.open(tmp_path / "patches_masks.png") as picture:
+        assert picture.width > picture.height > 200
+
+
+def test_the_command(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--steps", "1", "--batch-size", "2", "--crop", "32", "32", "--sides", "32", "64", "--device", "cpu"]
+    main(["ablate", "reduction", "--data", str(tiny_data), "--output", str(tmp_path / "out"), *options])
+    shown = capsys.readouterr().out
+    assert "| 1, 1, 1, 1 (none) |" in shown and "reduction.md" in shown
+    rows = json.loads((tmp_path / "out" / "reduction.json").read_text())["rows"]
+    none, paper = rows[2]["attention_by_side"], rows[0]["attention_by_side"]
+    assert none["64"] == 16 * none["32"] and none["64"] > 20 * paper["64"]
+    with pytest.raises(SystemExit, match="2"):
+        main(["ablate", "attention", "--data", str(tiny_data), "--output", str(tmp_path / "out")])
+    assert "error[ablation-study]" in capsys.readouterr().err
+
+
+def test_models_of_all_kinds(tiny_data: Path, tmp_path: Path) -> None:
+    """SegFormer, PVT v2, SETR and FCN: trained, timed and weighed, and their receptive fields side by side."""
+    pytest.importorskip("transformers")
+    result = ablate(
+        "models", tiny_data, tmp_path, overrides={**SHORT, "steps": 1}, sides=(32, 64), workers=0, device="cpu"
+    )
+    for row in result.rows:
+        assert set(row.operations_by_side) == set(row.seconds_by_side) == set(row.memory_by_side) == {32, 64}
+        assert row.operations_by_side[64] > row.operations_by_side[32]
+        assert row.memory_by_side[64] > row.memory_by_side[32] > 0
+    with Image.open(tmp_path / "models_receptive_fields.png") as picture:
+        assert picture.width > picture.height > 200
+    model = terrazzo.load(tmp_path / "runs" / "pvt" / "model")
+    assert model.architecture == "all_mlp"

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -122,7 +123,8 @@ def write_networks(model: str, classes: int, size: tuple[int, int], folder: Path
     write_onnx(trained, folder / "ours.onnx")
     images = torch.randn(1, 3, *size)
     peer = PeerLogits(theirs).eval()
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the exporters have to say about transformers and each other
         torch.onnx.export(peer, (images,), folder / "theirs.onnx", dynamo=True, input_names=["images"], verbose=False)
         converted = openvino.convert_model(peer, example_input=images, input=[1, 3, *size])
     openvino.save_model(converted, folder / "theirs.xml", compress_to_fp16=False)

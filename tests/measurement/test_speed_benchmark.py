@@ -73,6 +73,21 @@ def test_all_engines_agree(model: Path, photos: Path, tmp_path: Path) -> None:
         assert row["difference"] < 1e-4 and row["differing"] <= 2 and row["photos"]["differing"] <= 2
 
 
+@pytest.mark.slow
+def test_an_exported_file_runs_where_it_can(model: Path, photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from terrazzo.exports.onnx import write_onnx
+    from terrazzo.weights.load import load
+
+    file = tmp_path / "tiny.onnx"
+    write_onnx(load(model), file)
+    report = benchmark(file, size=(64, 64), engines=["onnxruntime"], threads=1, photos=photos, rounds=1)
+    assert (report.architecture, report.classes, report.operations) == ("segformer_b0", 3, None)
+    (speed,) = report.engines
+    assert speed.differing is None and speed.photos is not None
+    assert "torch: not measured" in benchmark(file, size=(64, 64), threads=1, rounds=1).table()
+
+
 # -- what a user can get wrong ----------------------------------------------------------------------------------------
 
 

@@ -75,9 +75,10 @@ def draw(name: str) -> Path:
     rows = -(-len(charts) // columns)
     bars = max(len(chart.bars) for chart in charts)
     width = columns * (3.4 + 0.085 * longest)
-    figure = Figure(figsize=(width, 0.75 + rows * (0.42 + 0.27 * bars)), layout="constrained", dpi=144)
+    figure = Figure(figsize=(width, 0.95 + rows * (0.42 + 0.27 * bars)), layout="constrained", dpi=144)
     better = "longer" if picture.more_is_better else "shorter"
     figure.suptitle(f"{picture.title} ({better} is better)", x=0.01, ha="left", fontsize=11, color=INK)
+    figure.supxlabel("in brackets: times as fast as the first grey bar", x=0.01, ha="left", fontsize=8, color=QUIET)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(charts) :]:
         axis.set_visible(False)

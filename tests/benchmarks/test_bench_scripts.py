@@ -86,7 +86,7 @@ def test_directory(start, tmp_path: Path) -> None:
     text = start("directory", "--photos", str(folder), "--peer-count", "2")
     rows = {row[0]: row for row in rows_of(text)}
     for engine in ("torch", "onnxruntime", "openvino"):
-        found = re.fullmatch(r"(\d+)( \(gap (.*)\))?", rows[f"ours, {engine}"][7])
+        found = re.fullmatch(r"(\d+)( \(gap (.*)\))?", rows[f"ours, {engine}"][8])
         assert found is not None and int(found[1]) <= 2 and float(found[3] or 0) < 1e-4
     assert "transformers, 2 photos" in rows
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from terrazzo.explanation.attention import attention_maps
     from terrazzo.explanation.receptive_field import receptive_fields
     from terrazzo.exports.export import export
-    from terrazzo.inference.predict import predict
+    from terrazzo.inference.predict import make_predictor, predict
+    from terrazzo.inference.predictor import Predictor
     from terrazzo.inference.result import Segmentation
     from terrazzo.labels import LabelSpec
     from terrazzo.measurement.benchmark import benchmark
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LabelSpec",
+    "Predictor",
     "Preprocess",
     "Recipe",
     "Report",
@@ -55,6 +57,7 @@ __all__ = [
     "export",
     "list_models",
     "load",
+    "make_predictor",
     "open_dataset",
     "predict",
     "receptive_fields",
@@ -65,6 +68,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "LabelSpec": "terrazzo.labels",
+    "Predictor": "terrazzo.inference.predictor",
     "Preprocess": "terrazzo.preprocess",
     "Recipe": "terrazzo.training.recipe",
     "Report": "terrazzo.evaluation.report",
@@ -82,6 +86,7 @@ _HOMES = {
     "export": "terrazzo.exports.export",
     "list_models": "terrazzo.models",
     "load": "terrazzo.weights.load",
+    "make_predictor": "terrazzo.inference.predict",
     "open_dataset": "terrazzo.data",
     "predict": "terrazzo.inference.predict",
     "receptive_fields": "terrazzo.explanation.receptive_field",

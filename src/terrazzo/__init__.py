@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from terrazzo.explanation.attention import attention_maps
     from terrazzo.explanation.receptive_field import receptive_fields
     from terrazzo.exports.export import export
-    from terrazzo.inference.predict import predict
+    from terrazzo.inference.predict import make_predictor, predict
+    from terrazzo.inference.predictor import Predictor
     from terrazzo.inference.result import Segmentation
     from terrazzo.labels import LabelSpec
+    from terrazzo.measurement.benchmark import benchmark
     from terrazzo.models import create_model, list_models
     from terrazzo.preprocess import Preprocess
     from terrazzo.training.recipe import Recipe
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LabelSpec",
+    "Predictor",
     "Preprocess",
     "Recipe",
     "Report",
@@ -46,6 +49,7 @@ __all__ = [
     "TrainedModel",
     "ablate",
     "attention_maps",
+    "benchmark",
     "check_dataset",
     "convert",
     "create_model",
@@ -53,6 +57,7 @@ __all__ = [
     "export",
     "list_models",
     "load",
+    "make_predictor",
     "open_dataset",
     "predict",
     "receptive_fields",
@@ -63,6 +68,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "LabelSpec": "terrazzo.labels",
+    "Predictor": "terrazzo.inference.predictor",
     "Preprocess": "terrazzo.preprocess",
     "Recipe": "terrazzo.training.recipe",
     "Report": "terrazzo.evaluation.report",
@@ -72,6 +78,7 @@ _HOMES = {
     "TrainedModel": "terrazzo.weights.files",
     "ablate": "terrazzo.ablation.ablate",
     "attention_maps": "terrazzo.explanation.attention",
+    "benchmark": "terrazzo.measurement.benchmark",
     "check_dataset": "terrazzo.data.check",
     "convert": "terrazzo.weights.convert",
     "create_model": "terrazzo.models",
@@ -79,6 +86,7 @@ _HOMES = {
     "export": "terrazzo.exports.export",
     "list_models": "terrazzo.models",
     "load": "terrazzo.weights.load",
+    "make_predictor": "terrazzo.inference.predict",
     "open_dataset": "terrazzo.data",
     "predict": "terrazzo.inference.predict",
     "receptive_fields": "terrazzo.explanation.receptive_field",

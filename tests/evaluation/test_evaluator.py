@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from terrazzo.cli import evaluate as evaluate_command
 from terrazzo.cli.main import main
 from terrazzo.data import open_dataset
 from terrazzo.errors import ConfigError
-from terrazzo.evaluation import evaluator
 from terrazzo.evaluation.evaluator import evaluate, measure
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import PROTOCOLS, WHOLE, Protocol
@@ -74,10 +74,9 @@ def test_counts_add_up_and_each_photo_has_its_own_score(data: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["whole", "slide", "multi-scale", "segformer-ade20k", "setr-pascal-context-ms"])
-def test_every_report_names_its_protocol_and_hash(data: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_report_names_its_protocol_and_hash(data: Path, name: str) -> None:
     brightness, engine = predictor(PROTOCOLS[name])
-    monkeypatch.setattr(evaluator, "make_predictor", lambda *_: brightness)
-    report = evaluate("brightness", data, protocol=name, only="0*")
+    report = evaluate(brightness, data, only="0*")
     digest = PROTOCOLS[name].digest(UNIT)
     assert report.to_dict()["protocol"] == {"name": name, "hash": digest}
     assert f"protocol {name} ({digest})" in report.table()
@@ -116,11 +115,11 @@ def test_the_command_writes_the_protocol_into_its_json(
 ) -> None:
     asked = []
 
-    def make(model: object, device: object, protocol: Protocol) -> Predictor:
+    def make(model: object, device: object, protocol: Protocol, **options: object) -> Predictor:
         asked.append(protocol)
         return predictor(protocol)[0]
 
-    monkeypatch.setattr(evaluator, "make_predictor", make)
+    monkeypatch.setattr(evaluate_command, "make_predictor", make)
     main(["evaluate", "--data", str(data), "--protocol", "slide", "--json", str(tmp_path / "scores.json")])
     assert asked == [PROTOCOLS["slide"]]
     saved = json.loads((tmp_path / "scores.json").read_text())

@@ -65,8 +65,7 @@ def predict(
     save
         What to write, with commas between: mask, color, overlay, probabilities, json.
     protocol
-        How photos are shown to the network: whole; slide, in windows, for large photos; multi-scale, the mean of twelve
-        views; or a paper's, such as segformer-ade20k.
+        How photos are shown to the network: whole, slide, multi-scale, or a paper's, such as segformer-ade20k.
     engine
         What computes: torch, openvino or onnxruntime; auto takes a GPU where there is one, and else what is done first.
     device

@@ -71,9 +71,7 @@ def pup(graph: Graph, decoder: PUPDecoder, levels: Sequence[Level]) -> str:
         if stage.factor > 1:
             x_BChw = _enlarged(graph, x_BChw, stage.factor)
         x_BChw = _conv_norm_relu(graph, x_BChw, stage.conv, stage.norm)
-    classifier = decoder.classifier
-    as_conv = nn.Conv2d(classifier.in_features, classifier.out_features, 1, device="meta")
-    logits = graph.convolution(x_BChw, classifier.weight[:, :, None, None], classifier.bias, as_conv)
+    logits = graph.convolution_1x1(x_BChw, decoder.classifier.weight, decoder.classifier.bias)
     return logits if decoder.resize == 1 else _enlarged(graph, logits, decoder.resize)
 
 

@@ -59,18 +59,20 @@ def _mix_block(graph: Graph, block: Block, x_TC: str, sizes_BHW: str, batch: str
         conv = attention.sr.conv
         reduced = graph.convolution(graph.map(normed_TC, sizes_BHW, dim), conv.weight, conv.bias, conv)
         source_SC = graph.layer_norm(graph.tokens(reduced, dim), attention.sr.norm)
-    q_TC = graph.linear(normed_TC, attention.q.weight, attention.q.bias)
+    scale = (dim // attention.num_heads) ** -0.5
+    q_TC = graph.linear(normed_TC, scale * attention.q.weight, scale * attention.q.bias)
     weights, biases = attention.kv.weight.chunk(2), attention.kv.bias.chunk(2)
     k_SC, v_SC = (graph.linear(source_SC, weight, bias) for weight, bias in zip(weights, biases, strict=True))
     mixed_TC = graph.attention(q_TC, k_SC, v_SC, batch, dim, attention.num_heads)
     x_TC = graph.node("Add", graph.linear(mixed_TC, attention.proj.weight, attention.proj.bias), x_TC)
 
-    hidden_TC = graph.linear(graph.layer_norm(x_TC, block.norm2), ffn.fc1.weight, ffn.fc1.bias)
-    hidden = graph.convolution(
-        graph.map(hidden_TC, sizes_BHW, ffn.fc1.out_features), ffn.dwconv.weight, ffn.dwconv.bias, ffn.dwconv
-    )
-    hidden_TC = graph.node("Gelu", graph.tokens(hidden, ffn.fc1.out_features))
-    return graph.node("Add", graph.linear(hidden_TC, ffn.fc2.weight, ffn.fc2.bias), x_TC)
+    # The linear layers around the depthwise convolution are 1 x 1 convolutions here: runtimes keep maps in an order of
+    # their own from one convolution to the next, so that only the narrow maps at both ends are reordered.
+    x_BCHW = graph.map(graph.layer_norm(x_TC, block.norm2), sizes_BHW, dim)
+    hidden = graph.convolution_1x1(x_BCHW, ffn.fc1.weight, ffn.fc1.bias)
+    hidden = graph.node("Gelu", graph.convolution(hidden, ffn.dwconv.weight, ffn.dwconv.bias, ffn.dwconv))
+    out_TC = graph.tokens(graph.convolution_1x1(hidden, ffn.fc2.weight, ffn.fc2.bias), dim)
+    return graph.node("Add", out_TC, x_TC)
 
 
 def vision_transformer(graph: Graph, encoder: VisionTransformer, images: str) -> list[Level]:
@@ -110,8 +112,11 @@ def _plain_block(graph: Graph, block: ViTBlock, x_TC: str, batch: str) -> str:
     attention, mlp = block.attn, block.mlp
     dim = attention.proj.in_features
     normed_TC = graph.layer_norm(x_TC, block.norm1)
-    weights, biases = attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3)
-    q_TC, k_TC, v_TC = (graph.linear(normed_TC, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+    scales = (dim // attention.num_heads) ** -0.5, 1.0, 1.0
+    q_TC, k_TC, v_TC = (
+        graph.linear(normed_TC, scale * weight, scale * bias)
+        for scale, weight, bias in zip(scales, attention.qkv.weight.chunk(3), attention.qkv.bias.chunk(3), strict=True)
+    )
     mixed_TC = graph.attention(q_TC, k_TC, v_TC, batch, dim, attention.num_heads)
     x_TC = graph.node("Add", graph.linear(mixed_TC, attention.proj.weight, attention.proj.bias), x_TC)
     hidden_TC = graph.node("Gelu", graph.linear(graph.layer_norm(x_TC, block.norm2), mlp.fc1.weight, mlp.fc1.bias))

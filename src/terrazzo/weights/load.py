@@ -22,6 +22,8 @@ from terrazzo.weights.tensor_files import read_tensor_file
 
 __all__ = ["StartingWeights", "load", "load_starting_weights"]
 
+EXPORTED = (".onnx", ".xml", ".pt2")
+
 
 @dataclass(frozen=True)
 class StartingWeights:
@@ -140,6 +142,12 @@ def _open_folder(folder: Path, name: str) -> TrainedModel | Foreign:
 def _open_file(path: Path, name: str) -> TrainedModel | Foreign:
     if path.name in WEIGHTS_FILES and (path.parent / CONFIG_FILE).is_file():
         return _open_folder(path.parent, name)
+    if path.suffix in EXPORTED:
+        raise CheckpointError(
+            f"{path} is an exported file: a network to run, whose weights are no longer apart from it",
+            fix="predict or evaluate with it, or give the model that it was exported from",
+            code="checkpoint-exported",
+        )
     file = read_tensor_file(path)
     return Foreign(str(path), name, recognize(file.tensors, str(path)), file.meta)
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from terrazzo.models.resized_conv import conv_of_resized
 
-__all__ = ["PUPDecoder"]
+__all__ = ["PUPDecoder", "UpsamplingStage"]
 
 
 class UpsamplingStage(nn.Module):

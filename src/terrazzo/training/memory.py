@@ -95,7 +95,8 @@ def _peak_of_step(model: Segmenter, batch: int, crop: tuple[int, int], bf16: boo
         network = copy.deepcopy(model, {id(tensor): without_content.from_tensor(tensor) for tensor in tensors}).train()
         for module in network.modules():
             if isinstance(module, nn.SyncBatchNorm):
-                module.__class__ = nn.BatchNorm2d  # which takes as much, and talks to no other process
+                # Which takes as much, and talks to no other process.
+                module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
         if recompute_blocks:
             encoder: Any = network.encoder
             encoder.recompute_blocks()

@@ -3,38 +3,30 @@
 from __future__ import annotations
 
 import datetime
+import multiprocessing
+import os
 import platform
-import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-import torch
+from terrazzo.measurement import machine
+from terrazzo.measurement.machine import Times, package_versions, processor_name
 
-__all__ = ["RESULTS", "Times", "alternate", "gemm_peak", "header", "publish", "table"]
+__all__ = ["RESULTS", "Times", "alternate", "apart", "gemm_peak", "header", "milliseconds", "publish", "table"]
 
 RESULTS = Path(__file__).parent / "results"
-
-
-@dataclass(frozen=True)
-class Times:
-    """CPU seconds of the calls of one side."""
-
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-    @property
-    def least(self) -> float:
-        return min(self.seconds)
+CPU_TIME = "CPU time of the process, calls of both sides in turn; where the machine was shared, read the ratios."
 
 
 def alternate(sides: Sequence[Callable[[], object]], rounds: int) -> list[Times]:
-    """Call every side once unmeasured, then all of them in turn, `rounds` times."""
+    """Call every side once unmeasured, then all of them in turn, `rounds` times; return CPU seconds.
+
+    The clock is the whole process's, so an engine that computes in threads of its own is charged like any other.
+    """
     for side in sides:
         side()
     seconds: list[list[float]] = [[] for _ in sides]
@@ -48,32 +40,57 @@ def alternate(sides: Sequence[Callable[[], object]], rounds: int) -> list[Times]
 
 def gemm_peak() -> float:
     """Return this machine's float32 matrix product speed on one thread, in FLOP/s."""
-    a, b = torch.randn(1536, 1536), torch.randn(1536, 1536)
-    (times,) = alternate([lambda: a @ b], 8)
-    return 2 * 1536**3 / times.least
+    return machine.gemm_peak(time.process_time)
 
 
-def header(title: str, command: str) -> str:
-    """Return the lines that say what was measured, by which command, when, and on what."""
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
-    versions = [f"torch {torch.__version__}", f"python {platform.python_version()}"]
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function of a module returns when called in a fresh process of its own."""
+    spawn = multiprocessing.get_context("spawn")
+    receiving, sending = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_call_and_send, args=(sending, function, arguments))
+    process.start()
+    sending.close()
     try:
-        import transformers
-    except ImportError:
-        pass
-    else:
-        versions.insert(0, f"transformers {transformers.__version__}")
+        return receiving.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"{function.__name__}{arguments} ended with status {process.exitcode}") from None
+    finally:
+        process.join()
+
+
+def header(title: str, command: str, packages: Sequence[str] = (), timing: str = CPU_TIME) -> str:
+    """Return the lines that say what was measured, by which command, when, and on what.
+
+    Args:
+        title: of the table.
+        command: that makes it.
+        packages: engines that were used, to be named with their versions.
+        timing: what the times are.
+    """
+    import torch
+
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    versions = {**package_versions("transformers", *packages), "torch": torch.__version__}
+    named = [f"{package} {version}" for package, version in versions.items()]
+    threads = torch.get_num_threads()
     return "\n".join(
         [
             f"# {title}",
             "",
             f"`{command}`, {datetime.date.today()}, commit {commit.strip() or 'unknown'}, "
-            f"{names[0] if names else 'CPU'}, {torch.get_num_threads()} thread, {', '.join(versions)}.",
-            "CPU time of the process, calls of both sides in turn; the machine was shared, so read the ratios.",
+            f"{processor_name() or 'CPU'}, {threads} thread{'s' * (threads > 1)}, "
+            f"{', '.join(named)}, python {platform.python_version()}, load average {os.getloadavg()[0]:.1f}.",
+            timing,
             "",
         ]
     )
+
+
+def milliseconds(times: Times) -> str:
+    """Lay out times as median / least."""
+    digits = 1 if times.median < 0.02 else 0
+    return f"{1e3 * times.median:.{digits}f} / {1e3 * times.least:.{digits}f}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -83,15 +100,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def publish(name: str, text: str, write: bool) -> None:
-    """Print a result, and put it under results/ if asked to."""
+    """Print a result, and put it under results/ if asked to, with its picture where `plots.py` has one for it."""
     print(text)
     if write:
+        from plots import PICTURES, draw
+
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+        if name in PICTURES:
+            draw(name)
 
 
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
+def _call_and_send(sending: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    sending.send(function(*arguments))

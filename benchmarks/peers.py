@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 from terrazzo.models import MODELS, create_model
 from terrazzo.models.segmenter import Segmenter
 
-__all__ = ["build_pair", "peer_state"]
+__all__ = ["build_pair", "load_peer", "peer_state", "save_peer"]
+
+EPSILONS = "epsilons.json"
 
 # Our module names, as patterns, and the peer's; the first that matches decides.
 PEER_NAMES = [
@@ -68,6 +72,23 @@ def build_pair(name: str, num_classes: int, seed: int = 0) -> tuple[Segmenter, n
         if isinstance(module, nn.LayerNorm):
             theirs.get_submodule(_peer_name(our_name)).eps = module.eps
     return ours, theirs
+
+
+def save_peer(theirs: nn.Module, folder: Path) -> None:
+    """Write the peer as transformers does, and beside it the epsilons, which its configuration cannot hold."""
+    theirs.save_pretrained(folder)
+    norms = {name: module.eps for name, module in theirs.named_modules() if isinstance(module, nn.LayerNorm)}
+    (folder / EPSILONS).write_text(json.dumps(norms), encoding="utf-8")
+
+
+def load_peer(folder: Path) -> nn.Module:
+    """Read what `save_peer` wrote, in evaluation mode."""
+    from transformers import SegformerForSemanticSegmentation
+
+    theirs: nn.Module = SegformerForSemanticSegmentation.from_pretrained(folder).eval()
+    for name, eps in json.loads((folder / EPSILONS).read_text(encoding="utf-8")).items():
+        theirs.get_submodule(name).eps = eps
+    return theirs
 
 
 def peer_state(ours: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -12,11 +12,12 @@ import argparse
 from functools import partial
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from measure import alternate, gemm_peak, header, publish, table
+from measure import alternate, gemm_peak, header, milliseconds, publish, table
 from peers import build_pair
-from terrazzo.engines.torch import TorchEngine, keep_freed_memory
+from terrazzo.engines.memory import keep_freed_memory
+from terrazzo.engines.torch import TorchEngine
+from terrazzo.measurement.operations import count_operations
 
 
 def main() -> None:
@@ -35,19 +36,17 @@ def main() -> None:
     for variant in options.variants.split(","):
         network, peer = build_pair(f"segformer_{variant}", options.classes)
         images = torch.randn(1, 3, options.size, options.size)
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            network(images)
+        flops = count_operations(network, images)
         engine = TorchEngine(network)
         with torch.inference_mode():
             difference = (torch.from_numpy(engine(images.numpy())) - peer(images).logits).abs().max().item()
             assert difference < 1e-4, f"{variant}: the two sides differ by {difference}"
             ours, theirs = alternate([partial(engine, images.numpy()), partial(peer, images)], options.rounds)
-        flops = counter.get_total_flops()
         rows.append(
             [
                 variant.upper(),
-                f"{1e3 * ours.median:.0f} / {1e3 * ours.least:.0f}",
-                f"{1e3 * theirs.median:.0f} / {1e3 * theirs.least:.0f}",
+                milliseconds(ours),
+                milliseconds(theirs),
                 f"{theirs.median / ours.median:.2f} / {theirs.least / ours.least:.2f}",
                 f"{flops / 1e9:.1f}",
                 f"{100 * flops / ours.least / peak:.0f}%",

@@ -1,60 +1,88 @@
-"""One training step of SegFormer-B0, ours beside transformers' with the same weights, and the memory each takes.
+"""Training steps of SegFormer, ours beside transformers' with the same weights: their speed and their peak memory.
 
-    python benchmarks/training_step.py [--rounds 3] [--write]
+    python benchmarks/training_step.py [--rounds 2] [--write]
 
-Batch 8, float32, forward, loss at label resolution and backward; no optimiser step, which both would share. Speed is
-one thread's CPU time. Peak memory is the process's largest resident size over its size after building the model, each
-side in a process of its own.
+Float32, forward, loss at label resolution and backward; no optimiser step, which both would share. Each side is a
+process of its own, and they take turns. Speed is one thread's CPU time. Peak memory is the largest resident size of a
+process over its size after building the model. `kept`: the C library is told not to return freed memory to the system,
+which is what `terrazzo train` does where there is plenty.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from measure import alternate, header, publish, table
+from measure import Times, header, publish, table
 from peers import build_pair
 from terrazzo.engines.torch import keep_freed_memory
+from terrazzo.models import create_model
 from terrazzo.training.losses import upsampled_cross_entropy
-
-BATCH, CLASSES = 8, 11
-SIZES = ((360, 480), (320, 320))
+from terrazzo.training.memory import estimate_step_memory
 
 
-def steps(height: int, width: int) -> tuple[Callable[[], None], Callable[[], None]]:
-    """Return one training step of each side on the same batch."""
-    ours, peer = build_pair("segformer_b0", CLASSES)
+@dataclass(frozen=True)
+class Workload:
+    """What is trained on what."""
+
+    model: str
+    batch: int
+    height: int
+    width: int
+    classes: int
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.batch} of {self.height} x {self.width}, {self.classes} classes"
+
+
+WORKLOADS = (Workload("segformer_b0", 8, 360, 480, 11), Workload("segformer_b2", 2, 512, 512, 150))
+SIDES = ("transformers", "ours", "ours, kept", "ours, checkpointing")
+
+
+def step_of(side: str, work: Workload) -> Callable[[], None]:
+    """Return one training step of a side."""
+    ours, peer = build_pair(work.model, work.classes)
+    images = torch.randn(work.batch, 3, work.height, work.width)
+    labels = torch.randint(0, work.classes, (work.batch, work.height, work.width))
+    if side == "transformers":
+        peer.train()
+
+        def their_step() -> None:
+            peer.zero_grad()
+            peer(pixel_values=images, labels=labels).loss.backward()
+
+        return their_step
     ours.train()
-    peer.train()
-    images = torch.randn(BATCH, 3, height, width)
-    labels = torch.randint(0, CLASSES, (BATCH, height, width))
+    if side == "ours, checkpointing":
+        encoder: Any = ours.encoder
+        encoder.recompute_blocks()
 
     def our_step() -> None:
         ours.zero_grad()
         upsampled_cross_entropy(ours(images), labels, 255).backward()
 
-    def their_step() -> None:
-        peer.zero_grad()
-        peer(pixel_values=images, labels=labels).loss.backward()
-
-    return our_step, their_step
+    return our_step
 
 
-def measure_peak(side: int, size: tuple[int, int], result: Connection) -> None:
-    """Send the peak memory in MB that two steps add to a fresh process."""
+def take_turns(side: str, work: Workload, calls: Connection) -> None:
+    """In a process of its own: take a step whenever asked to; answer with its CPU seconds and the peak so far in MB."""
     torch.set_num_threads(1)
-    if side == 0:
-        keep_freed_memory()  # what `terrazzo train` does
-    step = steps(*size)[side]
+    if side == "ours, kept":
+        keep_freed_memory()
+    step = step_of(side, work)
     before = resident_mb("VmRSS")
-    step()
-    step()
-    result.send(resident_mb("VmHWM") - before)
+    while calls.recv():
+        started = time.process_time()
+        step()
+        calls.send((time.process_time() - started, resident_mb("VmHWM") - before))
 
 
 def resident_mb(field: str) -> float:
@@ -64,41 +92,62 @@ def resident_mb(field: str) -> float:
     return int(kilobytes) * 1024 / 1e6
 
 
+def measure(work: Workload, rounds: int) -> dict[str, tuple[Times, float]]:
+    """Return the steps' times and the peak memory of each side."""
+    spawn = multiprocessing.get_context("spawn")
+    lines = {}
+    for side in SIDES:
+        mine, theirs = spawn.Pipe()
+        process = spawn.Process(target=take_turns, args=(side, work, theirs))
+        process.start()
+        lines[side] = mine, process
+    answers: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
+    for _ in range(rounds + 1):
+        for side, (mine, _) in lines.items():
+            mine.send(True)
+            answers[side].append(mine.recv())
+    for mine, process in lines.values():
+        mine.send(False)
+        process.join()
+    return {side: (Times(tuple(seconds for seconds, _ in given[1:])), given[-1][1]) for side, given in answers.items()}
+
+
+def estimated_mb(side: str, work: Workload) -> str:
+    """Return what `terrazzo train` would say beforehand of such a step."""
+    if side not in ("ours", "ours, checkpointing"):
+        return ""
+    estimate = estimate_step_memory(
+        create_model(work.model, work.classes), work.batch, (work.height, work.width), optimizer_states=0,
+        has_average=False, bf16=False, recompute_blocks=side == "ours, checkpointing",
+    )  # fmt: skip
+    return f"{estimate.step / 1e6:.0f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
 
-    spawn = multiprocessing.get_context("spawn")
+    torch.set_num_threads(1)
     rows = []
-    for size in SIZES:
-        peaks = []
-        for side in (0, 1):
-            receiving, sending = spawn.Pipe(duplex=False)
-            process = spawn.Process(target=measure_peak, args=(side, size, sending))
-            process.start()
-            peaks.append(receiving.recv())
-            process.join()
-        torch.set_num_threads(1)
-        keep_freed_memory()
-        ours, theirs = alternate(steps(*size), options.rounds)
-        rows.append(
-            [
-                f"{size[0]} x {size[1]}",
-                f"{BATCH / ours.median:.2f}",
-                f"{BATCH / theirs.median:.2f}",
-                f"{theirs.median / ours.median:.2f}",
-                f"{peaks[0]:.0f}",
-                f"{peaks[1]:.0f}",
-                f"{peaks[0] / peaks[1]:.2f}",
-            ]
-        )
-    title = f"A training step of SegFormer-B0, batch {BATCH}, {CLASSES} classes, float32"
-    columns = [
-        "photos", "ours, images/s", "transformers, images/s", "ratio", "our peak, MB", "their peak, MB", "ratio",
-    ]  # fmt: skip
-    text = header(title, "python benchmarks/training_step.py --write") + table(columns, rows)
+    for work in WORKLOADS:
+        results = measure(work, options.rounds)
+        their_times, their_peak = results["transformers"]
+        for side, (times, peak) in results.items():
+            rows.append(
+                [
+                    work,
+                    side,
+                    f"{work.batch / times.median:.2f}",
+                    f"{their_times.median / times.median:.2f}",
+                    f"{peak:.0f}",
+                    f"{peak / their_peak:.2f}",
+                    estimated_mb(side, work),
+                ]
+            )
+    columns = ["step", "side", "images/s", "ratio", "peak, MB", "ratio", "estimated, MB"]
+    text = header("Training steps, float32", "python benchmarks/training_step.py --write") + table(columns, rows)
     publish("training_step", text, options.write)
 
 

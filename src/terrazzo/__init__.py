@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from terrazzo.inference.predictor import Predictor
     from terrazzo.inference.result import Segmentation
     from terrazzo.labels import LabelSpec
+    from terrazzo.measurement.benchmark import benchmark
     from terrazzo.models import create_model, list_models
     from terrazzo.preprocess import Preprocess
     from terrazzo.training.recipe import Recipe
@@ -48,6 +49,7 @@ __all__ = [
     "TrainedModel",
     "ablate",
     "attention_maps",
+    "benchmark",
     "check_dataset",
     "convert",
     "create_model",
@@ -76,6 +78,7 @@ _HOMES = {
     "TrainedModel": "terrazzo.weights.files",
     "ablate": "terrazzo.ablation.ablate",
     "attention_maps": "terrazzo.explanation.attention",
+    "benchmark": "terrazzo.measurement.benchmark",
     "check_dataset": "terrazzo.data.check",
     "convert": "terrazzo.weights.convert",
     "create_model": "terrazzo.models",

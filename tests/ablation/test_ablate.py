@@ -77,6 +77,7 @@ def test_the_result_has_every_network_and_size(finished: tuple[Path, Result]) ->
     for row in result.rows:
         assert row.steps == 4
         assert 0 <= row.mIoU <= 100 and set(row.mIoU_by_side) == {24, 48}
+        assert 0 <= row.mIoU_in_windows[48] <= 100
         # 48 is the size of the photos, at which training validates.
         assert row.mIoU_by_side[48] == pytest.approx(row.mIoU, abs=0.011)
     paper, learned, none = result.rows
@@ -88,7 +89,7 @@ def test_the_files_say_the_same(finished: tuple[Path, Result]) -> None:
     output, result = finished
     page = (output / "position.md").read_text()
     assert page == result.markdown()
-    assert page.count("| Mix-FFN (the paper's) |") == 2 and "tiles: 5 photos to learn from, 3 to validate on" in page
+    assert page.count("| Mix-FFN (the paper's) |") == 3 and "tiles: 5 photos to learn from, 3 to validate on" in page
     assert "4 steps of 2 windows of 32 x 32 from random weights, once, with seed 0" in page
     document = json.loads((output / "position.json").read_text())
     assert [row["mIoU"] for row in document["rows"]] == [row.mIoU for row in result.rows]
@@ -204,6 +205,8 @@ def test_the_command(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     rows = json.loads((tmp_path / "out" / "reduction.json").read_text())["rows"]
     none, paper = rows[2]["attention_by_side"], rows[0]["attention_by_side"]
     assert none["64"] == 16 * none["32"] and none["64"] > 20 * paper["64"]
+    with Image.open(tmp_path / "out" / "reduction_attention.png") as picture:
+        assert picture.width > picture.height > 400
     with pytest.raises(SystemExit, match="2"):
         main(["ablate", "attention", "--data", str(tiny_data), "--output", str(tmp_path / "out")])
     assert "error[ablation-study]" in capsys.readouterr().err

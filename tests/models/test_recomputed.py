@@ -46,7 +46,7 @@ def step(network: Segmenter, images: Tensor) -> tuple[Tensor, list[Tensor], int,
 def without_recomputing(network: Segmenter) -> Segmenter:
     plain = copy.deepcopy(network)
     for module in plain.modules():
-        if isinstance(module, mit.MixFFN | vit.MLP):
+        if isinstance(module, mit.MixFFN | mit.SequenceReduction | vit.MLP):
             module.recompute = False
     return plain
 

@@ -52,9 +52,17 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
         Recipe.from_file(tmp_path / "torn.yaml")
 
 
+def test_recipes_of_before_a_field_was_there_mean_what_they_meant() -> None:
+    recipe = tiny_recipe()
+    older = {key: value for key, value in recipe.to_dict().items() if key not in ("checkpointing", "compile")}
+    assert Recipe.from_dict(older, "here") == recipe and not (recipe.checkpointing or recipe.compile)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("checkpointing", 1),
+        ("compile", "yes"),
         ("epochs", 0),
         ("steps", 0),
         ("steps", 10),

@@ -199,11 +199,21 @@ def test_an_encoder_to_start_from(tmp_path: Path, layout: Layout, distilled: boo
         state[positions] = torch.cat([state[positions][:, :1], torch.ones(1, 1, 192), state[positions][:, 1:]], dim=1)
         state["embeddings.distillation_token" if hf else "dist_token"] = torch.ones(1, 1, 192)
     state |= {"norm.weight": torch.ones(192)} if layout is vit.TIMM else {"layernorm.weight": torch.ones(192)}
+    if layout in (vit.DINOV2_HF4, vit.DINOV2_HF5):
+        state |= {f"encoder.layer.{i}.layer_scale{j}.lambda1": torch.ones(192) for i in range(12) for j in (1, 2)}
     torch.save({"model": state}, tmp_path / "x.pth")
     start = load_starting_weights(tmp_path / "x.pth")
     expected = {key: value for key, value in model.state_dict().items() if key.startswith("encoder.")}
     assert start.tensors.keys() == expected.keys()
     assert all(torch.equal(start.tensors[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(191), torch.ones(192, 1), torch.ones(())], ids=["short", "deep", "one"])
+def test_a_layer_scale_of_another_shape_is_refused(tmp_path: Path, wrong: Tensor) -> None:
+    state = state_in(vit.TIMM, random_setr("setr_pup_tiny"))
+    torch.save({**state, "blocks.7.ls1.gamma": wrong}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"1 unexpected \(blocks\.7\.ls1\.gamma\)"):
+        load_starting_weights(tmp_path / "x.pth")
 
 
 def test_positions_are_resized_to_the_grid_that_is_trained(tmp_path: Path) -> None:

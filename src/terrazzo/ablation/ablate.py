@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from terrazzo.ablation.costs import count_operations, count_parameters, peak_memory, seconds_of_forward
-from terrazzo.ablation.figures import fields_png, masks_png
+from terrazzo.ablation.figures import attention_png, fields_png, masks_png
 from terrazzo.ablation.results import Result, Row
 from terrazzo.ablation.runs import Setting, scores_by_side, train_variant, trained_network
 from terrazzo.ablation.studies import Study, Variant, find_study
@@ -22,7 +22,7 @@ from terrazzo.data.photos import photo_size
 from terrazzo.engines.torch import default_device, keep_freed_memory
 from terrazzo.errors import ConfigError
 from terrazzo.explanation.receptive_field import receptive_fields
-from terrazzo.files import write_atomic
+from terrazzo.files import make_folder, write_atomic
 from terrazzo.labels import LabelSpec
 from terrazzo.training.data import open_splits
 from terrazzo.training.recipe import Recipe, automatic_recipe
@@ -40,6 +40,7 @@ PHOTOS_SHOWN = 3
 COUNTED_SIDES = (128, 256, 384, 512, 768, 1024, 1536, 2048)
 """Image sides for which operations are counted; nothing is computed for that."""
 
+ATTENTION_FILE = "reduction_attention.png"
 MASKS_FILE, FIELDS_FILE = "patches_masks.png", "models_receptive_fields.png"
 
 FIELD_WINDOW = 256
@@ -101,7 +102,10 @@ def ablate(
     recipe = _recipe(Path(data), labels, overrides or {}, short_side)
     train, val = open_splits(recipe, Path(data))
     setting = Setting(recipe, train, val, Path(output) / "runs", torch.device(device or default_device()), workers)
-    rows = _costs(setting, chosen)  # before any training, since what cannot be built fails here
+    rows = _costs(setting, chosen, sides)  # before any training, since what cannot be built fails here
+    if chosen.name == "reduction":
+        title = "Attention with and without sequence reduction in SegFormer-B0, by the ratios of its stages"
+        write_atomic(make_folder(output) / ATTENTION_FILE, attention_png(rows, title))
     trained = []
     for number, (variant, row) in enumerate(zip(chosen.variants, rows, strict=True), start=1):
         _say(f"{number}/{len(rows)}  {variant.title}: {row.parameters / 1e6:.2f} million parameters")
@@ -146,11 +150,14 @@ def _side(setting: Setting) -> tuple[int, int]:
     return setting.recipe.preprocess.target_size(*photo_size(setting.val.samples[0].image))
 
 
-def _costs(setting: Setting, study: Study) -> list[Row]:
+def _costs(setting: Setting, study: Study, sides: Sequence[int] | None) -> list[Row]:
     rows = []
     for variant in study.variants:
         network = setting.network(variant)
         operations = count_operations(network, *_side(setting))
+        attention = {}
+        if study.name == "reduction":
+            attention = {side: count_operations(network, side, side).attention for side in sides or COUNTED_SIDES}
         rows.append(
             Row(
                 key=variant.key,
@@ -158,6 +165,7 @@ def _costs(setting: Setting, study: Study) -> list[Row]:
                 parameters=count_parameters(network),
                 operations=operations.total,
                 attention=operations.attention,
+                attention_by_side=attention,
             )
         )
     return rows
@@ -169,11 +177,11 @@ def _more(setting: Setting, study: Study, row: Row, variant: Variant, sides: Seq
         side = min(_side(setting))
         chosen = sides or (side // 2, side * 3 // 4, side, side * 3 // 2, side * 2)
         _say(f"{variant.title}: photos with shorter sides of {', '.join(map(str, chosen))}")
-        return replace(row, mIoU_by_side=scores_by_side(setting, variant, chosen))
-    if study.name == "reduction":
-        network = setting.network(variant)
-        counted = {side: count_operations(network, side, side).attention for side in sides or COUNTED_SIDES}
-        return replace(row, attention_by_side=counted)
+        return replace(
+            row,
+            mIoU_by_side=scores_by_side(setting, variant, chosen),
+            mIoU_in_windows=scores_by_side(setting, variant, (max(chosen),), setting.windows),
+        )
     if study.name == "models":
         chosen = sides or MEASURED_SIDES
         _say(f"{variant.title}: time and memory for images of {', '.join(map(str, chosen))} pixels a side")

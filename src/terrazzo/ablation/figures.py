@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from terrazzo.ablation.results import Result, Row
     from terrazzo.explanation.receptive_field import ReceptiveFields
 
-__all__ = ["fields_png", "masks_png", "study_png"]
+__all__ = ["attention_png", "fields_png", "masks_png", "study_png"]
 
 INK, FAINT, GRID = "#222222", "#6a6a6a", "#e6e6e6"
 OTHERS = "#6d8fb5"
@@ -39,7 +39,7 @@ def study_png(result: Result) -> bytes:
     """Draw a study: the scores of its networks, and what they cost or how they fare at other sizes."""
     from matplotlib.figure import Figure
 
-    draw = {"position": _position, "reduction": _reduction, "models": _models}.get(result.study, _bars)
+    draw = {"position": _position, "models": _models}.get(result.study, _bars)
     figure = Figure(figsize=(10, 3.1 + 0.34 * len(result.rows)), layout="constrained")
     draw(figure, result)
     lines = textwrap.wrap(f"Claim: {result.claim}", 118)
@@ -51,6 +51,22 @@ def study_png(result: Result) -> bytes:
     return _png(figure)
 
 
+def attention_png(rows: Sequence[Row], title: str) -> bytes:
+    """Draw what attention costs against the side of the image, which takes counting and no training."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK, parse_math=False)
+    _curves(
+        figure.subplots(),
+        rows,
+        lambda row: {side: count / 1e9 for side, count in row.attention_by_side.items()},
+        "billions of multiply-accumulates in attention's two products, by the side of a square image",
+        logarithmic=True,
+    )
+    return _png(figure)
+
+
 def _bars(figure: Figure, result: Result) -> None:
     left, right = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
     _score_bars(left, result.rows, (COLORS[0], *[OTHERS] * (len(result.rows) - 1)))
@@ -58,32 +74,51 @@ def _bars(figure: Figure, result: Result) -> None:
 
 
 def _position(figure: Figure, result: Result) -> None:
-    figure.set_size_inches(10, 5.2)
-    axes = figure.subplots()
-    trained_at = min(result.side)
-    axes.axvline(trained_at, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    _curves(axes, result.rows, lambda row: row.mIoU_by_side, "validation mIoU, %, by the photos' shorter side, pixels")
-    axes.annotate(
-        " the size of training, on average",
-        (trained_at, 0),
-        xytext=(2, 6),
+    figure.set_size_inches(12, 4.9)
+    left, right = figure.subplots(1, 2, width_ratios=(5, 3))
+    left.axvline(min(result.side), color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    _curves(
+        left, result.rows, lambda row: row.mIoU_by_side, "validation mIoU, %, of whole photos by their shorter side"
+    )
+    left.annotate(
+        "training's size,\non average",
+        (min(result.side), 0),
+        xytext=(5, 8),
         textcoords="offset points",
         fontsize=9,
         color=FAINT,
     )
-
-
-def _reduction(figure: Figure, result: Result) -> None:
-    figure.set_size_inches(10, 4.8)
-    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
-    _score_bars(left, result.rows)
-    _curves(
-        right,
-        result.rows,
-        lambda row: {side: count / 1e9 for side, count in row.attention_by_side.items()},
-        "GMAC of attention's two products, by the side of a square image",
-        logarithmic=True,
-    )
+    for place, (row, color) in enumerate(zip(result.rows, COLORS, strict=False)):
+        for side, in_windows in row.mIoU_in_windows.items():
+            whole = row.mIoU_by_side[side]
+            right.plot([in_windows, whole], [place, place], color=color, linewidth=3, zorder=2)
+            right.plot(in_windows, place, "s", ms=9, mfc="white", mec=color, mew=2, zorder=3)
+            right.plot(whole, place, "o", ms=9, color=color, zorder=3)
+            text = f"{in_windows:.1f} in windows, {whole:.1f} whole: {whole - in_windows:+.1f}"
+            right.annotate(
+                text,
+                ((in_windows + whole) / 2, place),
+                xytext=(0, 13),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9.5,
+                color=INK,
+            )
+    scores = [
+        score
+        for row in result.rows
+        for side in row.mIoU_in_windows
+        for score in (row.mIoU_in_windows[side], row.mIoU_by_side[side])
+    ]
+    middle, span = (min(scores) + max(scores)) / 2, max(max(scores) - min(scores), 4)
+    right.set_xlim(middle - span, middle + span)
+    right.set_yticks(range(len(result.rows)), [""] * len(result.rows))
+    right.set_ylim(len(result.rows) - 0.4, -0.8)
+    height, width = result.recipe["crop"]
+    largest = max(result.rows[0].mIoU_in_windows)
+    _style(right, f"mIoU at {largest}, in windows of {width} x {height} (squares) and whole (dots)")
+    right.tick_params(axis="y", length=0)
+    right.spines["left"].set_visible(False)
 
 
 def _models(figure: Figure, result: Result) -> None:
@@ -156,7 +191,9 @@ def _curves(
         axes.yaxis.set_major_formatter("{x:g}")
     else:
         axes.set_ylim(0, 1.08 * max(axes.get_ylim()[1], 1))
-    axes.set_xticks(sides, map(str, sides))
+    powers = [side for side in sides if not side & (side - 1)]
+    written = powers if len(sides) > 6 and len(powers) > 1 else sides  # more would run into each other
+    axes.set_xticks(sides, [str(side) if side in written else "" for side in sides])
     axes.minorticks_off()
     # Names keep a line's height from each other, in the order of the lines' ends.
     scale = np.log10 if logarithmic else np.asarray

@@ -30,7 +30,9 @@ class Row:
         mIoU: of the weights after the last step, on the validation photos; likewise mAcc and aAcc.
         steps: that it was trained for.
         minutes: that the training took, with its validation.
-        mIoU_by_side: of photos brought to other shorter sides.
+        mIoU_by_side: of photos brought to other shorter sides and shown whole.
+        mIoU_in_windows: the same for the largest of them, shown in windows of the size of training. There the network
+            sees things at the same scale as in the whole photo, but positions that it knows.
         operations_by_side: of square images.
         attention_by_side: the same, in attention's two products.
         seconds_by_side: of one forward of a square image; on a CPU, computing time.
@@ -48,6 +50,7 @@ class Row:
     steps: int = 0
     minutes: float = 0.0
     mIoU_by_side: Curve = field(default_factory=dict)
+    mIoU_in_windows: Curve = field(default_factory=dict)
     operations_by_side: Curve = field(default_factory=dict)
     attention_by_side: Curve = field(default_factory=dict)
     seconds_by_side: Curve = field(default_factory=dict)
@@ -56,10 +59,11 @@ class Row:
 
 CURVES = {
     "mIoU_by_side": ("mIoU, %, of photos at other shorter sides", 1.0, ".1f"),
+    "mIoU_in_windows": ("mIoU, %, of photos of the largest size in windows of the size of training", 1.0, ".1f"),
     "operations_by_side": ("GMAC of square images, by their side", 1e9, ".2f"),
     "attention_by_side": ("GMAC of attention's two products for square images, by their side", 1e9, ".3f"),
-    "seconds_by_side": ("milliseconds of one forward of a square image, by its side", 1e-3, ".0f"),
-    "memory_by_side": ("megabytes of feature maps at most in that forward, by the image's side", 1e6, ".1f"),
+    "seconds_by_side": ("Milliseconds of one forward of a square image, by its side", 1e-3, ".0f"),
+    "memory_by_side": ("Megabytes of feature maps at most in that forward, by the image's side", 1e6, ".1f"),
 }
 """How each curve is shown: under which heading, in which unit, with how many decimals."""
 
@@ -125,7 +129,7 @@ class Result:
                     [row.title, *(format(curve[side] / unit, form) for side in sides)]
                     for row, curve in zip(self.rows, curves, strict=True)
                 ]
-                parts += [f"{heading[0].upper()}{heading[1:]}:", _table(["network", *map(str, sides)], cells)]
+                parts += [f"{heading}:", _table(["network", *map(str, sides)], cells)]
         return "\n\n".join(parts) + "\n"
 
     def to_dict(self) -> dict[str, Any]:

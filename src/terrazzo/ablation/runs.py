@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from terrazzo.errors import CheckpointError, TrainingError
 from terrazzo.evaluation.evaluator import score
 from terrazzo.files import make_folder, write_atomic
 from terrazzo.inference.predictor import Predictor
+from terrazzo.inference.protocols import WHOLE, Protocol
 from terrazzo.models import Segmenter
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.data import labelled_pixels
@@ -74,12 +75,18 @@ class Setting:
         seed_everything(self.recipe.seed)
         return build(variant, self.train.labels.num_classes, self.recipe.crop)
 
-    def predictor(self, network: Segmenter, side: int | None = None) -> Predictor:
+    @property
+    def windows(self) -> Protocol:
+        """How photos are shown to a network in squares of the size that it was trained with, a quarter overlapping."""
+        side = min(self.recipe.crop)
+        return Protocol("training-windows", window=side, stride=max(side * 3 // 4, 1))
+
+    def predictor(self, network: Segmenter, side: int | None = None, protocol: Protocol = WHOLE) -> Predictor:
         """Return what takes photos, brought to a shorter side of `side` pixels or to the recipe's."""
         preprocess = self.recipe.preprocess
         if side is not None:
             preprocess = replace(preprocess, short_side=side, long_side=4 * side)
-        return Predictor(TorchEngine(network, self.device), preprocess, self.train.labels)
+        return Predictor(TorchEngine(network, self.device), preprocess, self.train.labels, protocol=protocol)
 
     def _encoder_file(self, variant: Variant) -> Path:
         return self.runs / variant.key / "encoder.json"
@@ -109,7 +116,11 @@ def train_variant(setting: Setting, variant: Variant) -> dict[str, Any]:
         if has_checkpoint(folder / CHECKPOINT_FOLDER):
             trainer.resume()
         write_recipe(folder, recipe)
-        trainer.run()
+        try:
+            trainer.run()
+        except SystemExit:
+            trainer.log.say("here that is: the same `terrazzo ablate` once more")
+            raise
         scores = {key: trainer.log.rows[-1][key] for key in SCORES}
         result = {**scores, "steps": trainer.step, "minutes": round(trainer.seconds / 60, 2), **asked}
         write_atomic(folder / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
@@ -138,24 +149,23 @@ def trained_network(setting: Setting, variant: Variant) -> Segmenter:
 
 
 def scores_by_side(
-    setting: Setting, variant: Variant, sides: Sequence[int], progress: Callable[[int, int], None] | None = None
+    setting: Setting, variant: Variant, sides: Sequence[int], protocol: Protocol = WHOLE
 ) -> dict[int, float]:
     """Return a finished variant's mIoU on the validation photos, brought to each of some shorter sides.
 
     What was measured before is read, not measured again.
     """
     path = setting.runs / variant.key / SIDES_FILE
-    known = {int(side): float(value) for side, value in _read(path).items()} if path.exists() else {}
-    if missing := [side for side in sides if side not in known]:
+    known: dict[str, float] = _read(path) if path.exists() else {}
+    keys = {side: str(side) if protocol is WHOLE else f"{side} in windows" for side in sides}
+    if missing := [side for side in sides if keys[side] not in known]:
         network = trained_network(setting, variant)
-        for done, side in enumerate(missing):
-            if progress is not None:
-                progress(done, len(missing))
-            predictor = setting.predictor(network, side)
+        for side in missing:
+            predictor = setting.predictor(network, side, protocol)
             counts = score(predictor, setting.val, range(len(setting.val)), batch_size=4)
-            known[side] = round(counts.metrics().mIoU, 2)
-            write_atomic(path, (json.dumps({str(key): known[key] for key in sorted(known)}) + "\n").encode())
-    return {side: known[side] for side in sides}
+            known[keys[side]] = round(counts.metrics().mIoU, 2)
+            write_atomic(path, (json.dumps(known) + "\n").encode())
+    return {side: known[keys[side]] for side in sides}
 
 
 def _photos(setting: Setting) -> dict[str, Any]:

@@ -231,7 +231,6 @@ STUDIES = {
             "(4); it needs them together (SegFormer, section 3.2).",
             (
                 _paper("1, 2, 3, 4 (the paper's)"),
-                Variant("stages_234", "2, 3, 4", changes={"stages": (2, 3, 4)}),
                 Variant("stages_34", "3, 4", changes={"stages": (3, 4)}),
                 Variant("stages_4", "4", changes={"stages": (4,)}),
                 Variant("stages_123", "1, 2, 3 (no stage 4)", changes={"stages": (1, 2, 3)}),

@@ -28,6 +28,7 @@ VERBS = {
     "check-data": ("terrazzo.cli.check_data", "look through a data set and list what is wrong with it"),
     "export": ("terrazzo.cli.export", "write a model as a file for ONNX Runtime, OpenVINO or torch.export"),
     "convert": ("terrazzo.cli.convert", "read any known checkpoint and write it for Terrazzo or transformers"),
+    "benchmark": ("terrazzo.cli.benchmark", "measure how fast a model runs here, engine by engine"),
     "explain": ("terrazzo.cli.explain", "show what a model looks at in a photo"),
     "ablate": ("terrazzo.cli.ablate", "put the papers' claims to the test: train variants alike and compare them"),
     "models": ("terrazzo.cli.models", "list the models, their sizes, scores and licences"),

@@ -26,6 +26,8 @@ def train(
     lr: float | None = None,
     seed: int | None = None,
     precision: str | None = None,
+    checkpointing: bool | None = None,
+    compile: bool | None = None,
     patience: int | None = None,
     holdout: Annotated[list[str] | None, Parameter(negative=())] = None,
     reset_head: Annotated[bool, Parameter(negative=())] = False,
@@ -76,6 +78,10 @@ def train(
         Of weights, order and augmentation.
     precision
         fp32, bf16, or auto (bf16 where the hardware multiplies it natively).
+    checkpointing
+        Less memory for a longer step: compute the encoder's inner values again in the backward pass.
+    compile
+        Have PyTorch compile the network: a shorter step on GPUs, after some minutes.
     patience
         Validations without a better mIoU before the run stops early.
     holdout
@@ -97,6 +103,8 @@ def train(
         "lr": lr,
         "seed": seed,
         "precision": precision,
+        "checkpointing": checkpointing,
+        "compile": compile,
         "patience": patience,
         "holdout": holdout,
     }

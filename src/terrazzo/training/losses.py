@@ -16,7 +16,7 @@ from torch import Tensor
 
 from terrazzo.models.layers import interpolation_matrix
 
-__all__ = ["class_weights_from_counts", "upsampled_cross_entropy"]
+__all__ = ["class_weights_from_counts", "strip_rows", "upsampled_cross_entropy"]
 
 STRIP_ELEMENTS = 4_000_000
 """Upsampled logits in one strip: large enough to keep the cores busy, 16 MB in float32."""
@@ -47,6 +47,12 @@ def upsampled_cross_entropy(
     return loss
 
 
+def strip_rows(logits_BKhw: Tensor, labels_BHW: Tensor) -> int:
+    """Return how many rows of labels make a strip."""
+    B, K = logits_BKhw.shape[:2]
+    return max(STRIP_ELEMENTS // (B * K * labels_BHW.shape[2]), 1)
+
+
 class _StripLoss(torch.autograd.Function):
     """Value and low-resolution gradient in one pass; backward only scales the gradient."""
 
@@ -59,13 +65,13 @@ class _StripLoss(torch.autograd.Function):
         class_weights: Tensor | None,
         normalize_by: str,
     ) -> Tensor:
-        B, K, h, w = logits_BKhw.shape
+        h, w = logits_BKhw.shape[2:]
         H, W = labels_BHW.shape[1:]
         with torch.enable_grad(), torch.autocast(logits_BKhw.device.type, enabled=False):
             leaf = logits_BKhw.detach().float().contiguous().requires_grad_(ctx.needs_input_grad[0])
             total = leaf.new_zeros(())
             to_rows, to_columns = interpolation_matrix(h, H, leaf), interpolation_matrix(w, W, leaf)
-            rows = max(STRIP_ELEMENTS // (B * K * W), 1)
+            rows = strip_rows(logits_BKhw, labels_BHW)
             for top in range(0, H, rows):
                 strip_BKrW = to_rows[top : top + rows] @ leaf @ to_columns.T
                 labels = labels_BHW[:, top : top + rows]
@@ -75,7 +81,7 @@ class _StripLoss(torch.autograd.Function):
                 total += loss.detach()
         divisor = _divisor(labels_BHW, ignore_index, class_weights, normalize_by).to(total)
         if leaf.grad is not None:
-            ctx.save_for_backward((leaf.grad / divisor).to(logits_BKhw.dtype))
+            ctx.save_for_backward(leaf.grad.div_(divisor).to(logits_BKhw.dtype))
         return total / divisor
 
     @staticmethod

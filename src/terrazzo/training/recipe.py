@@ -21,11 +21,14 @@ from terrazzo.models.encoders.backbones import weights_folder
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.companions import preprocess_from_huggingface, read_json
 
-__all__ = ["Recipe", "automatic_recipe"]
+__all__ = ["BEFORE", "Recipe", "automatic_recipe"]
 
 Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["auto", "fp32", "bf16"]
 Normalization = Literal["valid", "all"]
+
+BEFORE: Mapping[str, Any] = {"checkpointing": False, "compile": False}
+"""What runs did before a field was there: their recipes and checkpoints lack it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,9 @@ class Recipe:
         auxiliary_weight: what the loss of each auxiliary head counts beside the main one; 0 trains without the heads.
         ema_decay: of the weight average that is validated and kept; None keeps the weights themselves.
         precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware multiplies it natively.
+        checkpointing: keep only what goes into each encoder block for the backward pass, and compute the rest again:
+            less memory, a longer step, the same result.
+        compile: have PyTorch compile the network: on GPUs a shorter step, after some minutes.
         seed: of weights, order and augmentation.
         protocol: name of how photos are shown to the network in validation, such as ``whole``.
         validate_every: epochs from one validation to the next.
@@ -125,6 +131,8 @@ class Recipe:
     auxiliary_weight: float
     ema_decay: float | None
     precision: Precision
+    checkpointing: bool
+    compile: bool
     seed: int
     protocol: str
     validate_every: int
@@ -180,6 +188,7 @@ class Recipe:
         """
         known = [field.name for field in fields(cls)]
         refuse_unknown_keys(values, known, where)
+        values = {**BEFORE, **values}
         if missing := [key for key in known if key not in values]:
             raise ConfigError(
                 f"{where} lacks {', '.join(missing)}", fix="a recipe is complete: copy the line from another"
@@ -316,6 +325,8 @@ def automatic_recipe(
         auxiliary_weight=0.4,
         ema_decay=0.999,
         precision="auto",
+        checkpointing=False,
+        compile=False,
         seed=0,
         protocol="whole",
         validate_every=1,

@@ -20,6 +20,7 @@ from terrazzo.training.artifacts import write_artifacts
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
 from terrazzo.training.distributed import joined_ranks, restarted_by_torchrun
+from terrazzo.training.memory_plan import memory_plan
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.record import machine_name, training_record
 from terrazzo.training.run_folder import (
@@ -100,11 +101,11 @@ def train(
         ConfigError: the recipe or an override is not usable.
         DatasetError: the data set cannot be read.
         CheckpointError: the weights to start from cannot be read, or do not fit.
-        TrainingError: the folder is taken, there is nothing to resume, or the run diverged.
+        TrainingError: the folder is taken, there is nothing to resume, a step does not fit into memory, there is no
+            compiler, or the run diverged.
         OutputError: the output folder cannot be written to.
     """
     data, output = Path(data), Path(output)
-    keep_freed_memory()
     resume = resume or (restarted_by_torchrun() and has_checkpoint(output / CHECKPOINT_FOLDER))
     refuse_or_resume(output, resume)
     if resume and recipe is None and (output / RECIPE_FILE).exists():
@@ -128,6 +129,11 @@ def train(
             clear_leftovers(output)
         trainer = Trainer(chosen, train_split, val_split, pixels_K, output, ranks, workers, initial, reset_head)
         trainer.log.say(_plan(trainer, data, initial))
+        plan = memory_plan(trainer)
+        for line in plan.lines:
+            trainer.log.say(line)
+        if plan.plenty:
+            keep_freed_memory()  # which makes steps shorter, and the process larger
         if resume:
             trainer.resume()
         if ranks.is_main:

@@ -36,10 +36,11 @@ from terrazzo.training.ema import WeightAverage
 from terrazzo.training.log import RunLog
 from terrazzo.training.losses import class_weights_from_counts, upsampled_cross_entropy
 from terrazzo.training.optim import create_optimizer, learning_rate_factor, set_learning_rate
-from terrazzo.training.recipe import Recipe
+from terrazzo.training.recipe import BEFORE, Recipe
 from terrazzo.training.record import training_record
 from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER
 from terrazzo.training.start import start_from
+from terrazzo.training.steps import compiled, multiplies_bf16, told_of_failures
 from terrazzo.weights.files import TrainedModel, save_folder
 from terrazzo.weights.load import StartingWeights
 
@@ -103,7 +104,12 @@ class Trainer:
         if initial is not None:
             start_from(self.model, initial, recipe, reset_head)
         self.model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if recipe.checkpointing:
+            encoder: Any = self.model.encoder
+            encoder.recompute_blocks()
         self.wrapped = ranks.wrap(self.model, recipe.sync_batchnorm)
+        if recipe.compile:
+            self.wrapped = compiled(self.wrapped, ranks.device)
         self.average: WeightAverage | None = None
         if recipe.ema_decay is not None:
             self.average = WeightAverage(without_auxiliary(self.model), recipe.ema_decay)
@@ -168,13 +174,15 @@ class Trainer:
         images = batch.images.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
         statistics = [buffer.clone() for buffer in self.model.buffers()]
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            logits, *auxiliary = self.wrapped(images, auxiliary=True)
-        loss = self._loss(logits, labels)
-        for logits in auxiliary:
-            loss = loss + recipe.auxiliary_weight * self._loss(logits, labels)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.zero_grad()  # before the forward pass, which needs the memory
+        with told_of_failures(self.step + 1, device):
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+                logits, *auxiliary = self.wrapped(images, auxiliary=True)
+            loss = self._loss(logits, labels)
+            for logits in auxiliary:
+                loss = loss + recipe.auxiliary_weight * self._loss(logits, labels)
+            del logits, auxiliary, images
+            loss.backward()  # type: ignore[no-untyped-call]
         norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if recipe.clip_norm is not None:
             clip_grads_with_norm_(self.model.parameters(), recipe.clip_norm, norm)
@@ -182,7 +190,8 @@ class Trainer:
         # Gradients are averaged over ranks, so every rank sees the same norm and decides alike.
         if torch.isfinite(norm):
             self.bad_steps = 0
-            self.optimizer.step()
+            with told_of_failures(self.step, device):  # its first step takes memory for every parameter
+                self.optimizer.step()
             if self.average is not None:
                 self.average.update(self.model)
         else:
@@ -298,8 +307,9 @@ class Trainer:
         state, warnings = load_checkpoint(self.output / CHECKPOINT_FOLDER)
         for warning in warnings:
             self.log.say(warning)
-        mine = self.recipe.to_dict()
-        if changed := [key for key in mine if state["recipe"].get(key) != mine[key]]:
+        mine, theirs = self.recipe.to_dict(), {**BEFORE, **state["recipe"]}
+        # Computing inner values again changes no result, and is the way out for a run that has run out of memory.
+        if changed := [key for key in mine if key != "checkpointing" and theirs.get(key) != mine[key]]:
             raise TrainingError(
                 f"{self.output} was trained with another {', '.join(changed)}",
                 fix="resume with the options it was started with, or train into a new folder",
@@ -386,13 +396,6 @@ class Trainer:
 def without_auxiliary(network: Segmenter) -> Segmenter:
     """Return the same encoder and decoder, and so the same weights, without the heads that only training needs."""
     return Segmenter(network.encoder, network.decoder) if len(network.auxiliary) else network
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Tell whether the device multiplies bf16 natively; elsewhere autocast is slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def seed_everything(seed: int) -> None:

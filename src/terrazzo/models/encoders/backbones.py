@@ -116,6 +116,21 @@ class Backbone(nn.Module):
             for x_BChw, stride in zip(maps, self.strides, strict=True)
         ]
 
+    def recompute_blocks(self) -> None:
+        """Keep only what goes into each block for the backward pass, and compute the rest again.
+
+        Raises:
+            ConfigError: transformers cannot do that with this family.
+        """
+        backbone: Any = self.backbone
+        if not backbone.supports_gradient_checkpointing:
+            raise ConfigError(
+                f"transformers has no checkpointing of {backbone.config.model_type}",
+                fix="train without checkpointing, on a smaller crop or batch",
+                code="encoder-checkpointing",
+            )
+        backbone.gradient_checkpointing_enable({"use_reentrant": False})
+
     def configuration(self) -> dict[str, Any]:
         """Return what `create_backbone` needs to build the network again, in JSON's types."""
         config: Any = self.backbone.config

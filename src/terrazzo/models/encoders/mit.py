@@ -80,11 +80,18 @@ class SequenceReduction(nn.Module):
         self.conv = nn.Conv2d(dim, dim, ratio, ratio)
         self.norm = nn.LayerNorm(dim, eps=eps)
         self.ratio = ratio
+        self.recompute = True
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Return (B, M, C)."""
         if torch.compiler.is_exporting():
             return self.norm(self.conv(x_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2))  # type: ignore[no-any-return]
+        # The windows are a copy of the whole map: for the product's own gradient they are cut again.
+        again = self.training and self.recompute
+        reduced_BMC: Tensor = self.norm(recomputed(self._reduce, x_BHWC) if again else self._reduce(x_BHWC))
+        return reduced_BMC
+
+    def _reduce(self, x_BHWC: Tensor) -> Tensor:
         B, H, W, C = x_BHWC.shape
         R = self.ratio
         if H < R or W < R:
@@ -92,8 +99,7 @@ class SequenceReduction(nn.Module):
         h, w = max(H // R, 1), max(W // R, 1)
         windows = x_BHWC[:, : h * R, : w * R].reshape(B, h, R, w, R, C).transpose(2, 3)
         weight = self.conv.weight.permute(0, 2, 3, 1).reshape(C, R * R * C)
-        reduced_BMC: Tensor = self.norm(F.linear(windows.reshape(B, h * w, R * R * C), weight, self.conv.bias))
-        return reduced_BMC
+        return F.linear(windows.reshape(B, h * w, R * R * C), weight, self.conv.bias)
 
 
 class EfficientSelfAttention(nn.Module):
@@ -293,7 +299,7 @@ class MixTransformer(nn.Module):
         for module in self.modules():
             if isinstance(module, Stage):
                 module.recompute_blocks = True
-            elif isinstance(module, MixFFN):
+            elif isinstance(module, MixFFN | SequenceReduction):
                 module.recompute = False  # once is enough
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:

@@ -1,0 +1,84 @@
+"""`terrazzo benchmark`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from terrazzo.cli.progress import progress_bar
+from terrazzo.errors import ConfigError
+from terrazzo.files import write_atomic
+from terrazzo.weights.catalog import DEFAULT_MODEL
+
+__all__ = ["benchmark"]
+
+
+def benchmark(
+    *,
+    model: Annotated[str, Parameter(name=["--model", "-m"])] = DEFAULT_MODEL,
+    size: str = "512x512",
+    batch_size: int = 1,
+    engine: str = "all",
+    threads: int | None = None,
+    device: str | None = None,
+    photos: str | None = None,
+    rounds: int = 10,
+    json: Path | None = None,
+) -> None:
+    """Measure how fast a model runs on this machine, with every engine beside the others.
+
+    Each engine runs in a process of its own and is called in turn with the others, so that whatever else the machine
+    does changes all of them. The table says how long a pass takes, what it costs in processor time and memory, how
+    close it comes to the processor's limit, how long the engine takes to start, and whether the masks are the same.
+
+    Examples:
+        terrazzo benchmark
+        terrazzo benchmark --model runs/mine --size 1024x2048 --threads 4
+        terrazzo benchmark --engine openvino --photos photos/ --json speed.json
+
+    Parameters
+    ----------
+    model
+        Shipped model, model folder, output folder of a training run, checkpoint file, hub id, or exported file.
+    size
+        Height and width of the network's input.
+    batch_size
+        Photos that go through the network together.
+    engine
+        torch, onnxruntime and openvino, with commas between; or all, for those that are installed.
+    threads
+        Computing threads of each engine; by default one for each core.
+    device
+        cpu or cuda, for torch; by default a GPU where there is one.
+    photos
+        Also time photo files to mask files: a photo, folder or pattern, of which 50 photos are taken.
+    rounds
+        Passes that are timed.
+    json
+        File for the figures, of every single pass too.
+    """
+    from terrazzo.measurement.benchmark import benchmark as measure
+
+    sides = re.fullmatch(r"(\d+)[x×](\d+)", size.strip())
+    if sides is None:
+        raise ConfigError(f"--size is {size!r}", fix="give height and width, as in 512x512")
+    engines = "all" if engine == "all" else [name.strip() for name in engine.split(",")]
+    with progress_bar("benchmark") as progress:
+        report = measure(
+            model,
+            size=(int(sides[1]), int(sides[2])),
+            batch_size=batch_size,
+            engines=engines,
+            threads=threads,
+            device=device,
+            photos=photos,
+            rounds=rounds,
+            progress=progress,
+        )
+    print(report.table())
+    if json is not None:
+        write_atomic(json, report.to_json().encode("utf-8", "backslashreplace"))
+        print(f"\nfigures written to {json}")

@@ -1,0 +1,1 @@
+"""How fast a model runs on this machine: every engine beside the others, in figures that can be checked."""

@@ -1,0 +1,213 @@
+"""How much memory a training step will take, told before the first one.
+
+One step is gone through with tensors that have a shape, a type and a device but no content, while a ledger counts what
+is alive: weights, gradients, what the backward pass needs, and what each operation makes in passing. That takes a
+moment and no memory. It does not see the working space inside of an operation (convolutions, mostly), nor what an
+allocator holds without need, nor what PyTorch itself takes before any training.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from terrazzo.models import Segmenter
+from terrazzo.training.losses import strip_rows, upsampled_cross_entropy
+
+__all__ = ["Memory", "StepMemory", "estimate_step_memory", "memory_of"]
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes that training takes.
+
+    Attributes:
+        weights: parameters, buffers, the weight average, and what the optimiser keeps of each parameter.
+        gradients: of all parameters.
+        step: at the peak of a step: images, inner tensors, gradients.
+        batch: images in the step.
+    """
+
+    weights: int
+    gradients: int
+    step: int
+    batch: int
+
+    @property
+    def total(self) -> int:
+        """At the peak of a step."""
+        return self.weights + self.step
+
+    def with_batch(self, batch: int) -> int:
+        """Return the total for another number of images: all but the gradients grows with it."""
+        return self.weights + self.gradients + (self.step - self.gradients) * batch // self.batch
+
+
+def estimate_step_memory(
+    model: Segmenter,
+    batch: int,
+    crop: tuple[int, int],
+    *,
+    optimizer_states: int,
+    has_average: bool,
+    bf16: bool,
+    ranks: int = 1,
+    recompute_blocks: bool = False,
+) -> StepMemory:
+    """Go through a step of a copy of the model that has no content.
+
+    Args:
+        model: what is to be trained, on the device where it is to be trained.
+        batch: images in a step of this process.
+        crop: their height and width.
+        optimizer_states: tensors that the optimiser keeps for each parameter.
+        has_average: whether a second copy of the weights is kept.
+        bf16: whether the forward pass is under autocast.
+        ranks: how many processes share their gradients.
+        recompute_blocks: count as if the encoder's blocks were computed again in the backward pass.
+    """
+    weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
+    kept = weights * (1 + has_average) + trained * optimizer_states
+    gradients = (
+        trained if ranks == 1 else 2 * trained
+    )  # with several ranks, a second time in the buckets they travel in
+    peak = _peak_of_step(model, batch, crop, bf16, recompute_blocks) + gradients - trained
+    return StepMemory(kept, gradients, max(peak, gradients), batch)
+
+
+def _peak_of_step(model: Segmenter, batch: int, crop: tuple[int, int], bf16: bool, recompute_blocks: bool) -> int:
+    device = next(model.parameters()).device
+    with FakeTensorMode(allow_non_fake_inputs=True) as without_content:
+        tensors = [*model.parameters(), *model.buffers()]
+        network = copy.deepcopy(model, {id(tensor): without_content.from_tensor(tensor) for tensor in tensors}).train()
+        if recompute_blocks:
+            encoder: Any = network.encoder
+            encoder.recompute_blocks()
+        with _Ledger(network) as ledger, _FusedAttention():
+            images = torch.empty(batch, 3, *crop, device=device)
+            labels = torch.empty(batch, *crop, dtype=torch.int64, device=device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                outputs = network(images, auxiliary=True)
+            total = torch.zeros((), device=device)
+            for logits in outputs:
+                # One strip is as large as another.
+                strip = labels[:, : strip_rows(logits, labels)]
+                total = total + upsampled_cross_entropy(logits, strip, 255)
+            del outputs, logits
+            total.backward()  # type: ignore[no-untyped-call]
+    peak: int = ledger.peak
+    return peak
+
+
+class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of all tensors that are alive, other than a network's own.
+
+    Attributes:
+        live: bytes at present.
+        peak: the most there have been.
+    """
+
+    def __init__(self, network: Segmenter) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._network = network  # while it lives, no other tensor gets the place of one of its own
+        self._known: dict[int, object] = {
+            tensor.untyped_storage()._cdata: None for tensor in [*network.parameters(), *network.buffers()]
+        }
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and (key := tensor.untyped_storage()._cdata) not in self._known:
+                storage = tensor.untyped_storage()
+                size = storage.nbytes()
+                self._known[key] = weakref.ref(storage, partial(self._freed, key, size))
+                self.live += size
+                self.peak = max(self.peak, self.live)
+        return result
+
+    def _freed(self, key: int, size: int, _: object) -> None:
+        del self._known[key]
+        self.live -= size
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Has attention computed by the kernel that a device will use, which keeps no attention matrix.
+
+    Without content PyTorch would take the one that works everywhere and keeps it.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        q, k, v = args[:3]
+        mask = kwargs.get("attn_mask")
+        if q.device.type == "cpu":
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask)[0]
+        return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, mask, True)[0]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a device has.
+
+    Attributes:
+        free: what a process could take now.
+        total: what there is, swap included.
+    """
+
+    free: int
+    total: int
+
+
+def memory_of(device: torch.device) -> Memory | None:
+    """Ask a GPU, or a Linux machine and the control group that this process is in; None where nothing answers."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return Memory(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), total)
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kilobytes = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+    free = (kilobytes["MemAvailable"] + kilobytes["SwapFree"]) * 1024
+    total = (kilobytes["MemTotal"] + kilobytes["SwapTotal"]) * 1024
+    limit, used = _control_group()
+    if limit is not None:
+        free, total = min(free, limit - used), min(total, limit)
+    return Memory(max(free, 0), total)
+
+
+def _control_group() -> tuple[int | None, int]:
+    """Return the memory limit and use of this process's control group, where it is in one that has a limit."""
+    try:
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            version_1 = "memory" in controllers.split(",")
+            if not version_1 and controllers:
+                continue
+            root = Path("/sys/fs/cgroup/memory" if version_1 else "/sys/fs/cgroup")
+            limit_file, use_file = (
+                ("memory.limit_in_bytes", "memory.usage_in_bytes") if version_1 else ("memory.max", "memory.current")
+            )
+            # Inside a container the group's own path may not be there, and the root is the group.
+            for folder in (root / name.lstrip("/"), root):
+                if (folder / limit_file).exists() and (limit := (folder / limit_file).read_text().strip()) != "max":
+                    return int(limit), int((folder / use_file).read_text())
+    except (OSError, ValueError):
+        pass
+    return None, 0

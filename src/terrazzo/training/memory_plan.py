@@ -1,0 +1,102 @@
+"""Whether a run's steps fit into memory, and what would make them fit, said before the first one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from terrazzo.errors import TrainingError
+from terrazzo.training.memory import StepMemory, estimate_step_memory, memory_of
+from terrazzo.training.trainer import Trainer
+
+__all__ = ["MemoryPlan", "memory_plan"]
+
+TOLERANCE = 0.25
+"""How much less than estimated a step may take after all: beyond that it is no use to try."""
+
+PLENTY = 3
+"""So many times what is needed has to be free before any of it is wasted."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What to tell and to do before the first step.
+
+    Attributes:
+        lines: what training takes and what there is; and where that may not be enough, what would help.
+        plenty: whether there is so much that some may be wasted.
+    """
+
+    lines: list[str]
+    plenty: bool
+
+
+def memory_plan(trainer: Trainer) -> MemoryPlan:
+    """Compare what a step will take with what there is.
+
+    Raises:
+        TrainingError: a step cannot fit, not even if nothing else were in memory.
+    """
+    try:
+        estimate = _estimate(trainer)
+    except Exception as error:  # an encoder from elsewhere may do anything; a run must not end for want of a forecast
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        return MemoryPlan([f"memory    not known beforehand ({reason})"], plenty=False)
+    ranks = trainer.ranks
+    # Processes on a CPU share its memory; each GPU has its own.
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world_size)) if ranks.device.type == "cpu" else 1
+    needed, memory = estimate.total * sharing, memory_of(ranks.device)
+    line = f"memory    about {_in_words(needed)} for training"
+    if memory is None:
+        return MemoryPlan([line], plenty=False)
+    # The weights, and the average if there is one, are in memory already.
+    there = sum(tensor.nbytes for tensor in [*trainer.model.parameters(), *trainer.model.buffers()])
+    free = memory.free + there * (1 if trainer.average is None else 2) * sharing
+    line += f", {_in_words(free)} free"
+    if needed <= free:
+        return MemoryPlan([line], plenty=needed * PLENTY <= free)
+    way_out = _way_out(trainer, estimate, free // sharing)
+    place = "the GPU" if ranks.device.type == "cuda" else "this machine"
+    if needed * (1 - TOLERANCE) > memory.total:
+        raise TrainingError(
+            f"a training step needs about {_in_words(needed)}, and {place} has {_in_words(memory.total)} in all",
+            fix=way_out,
+            code="training-memory",
+        )
+    return MemoryPlan([line, f"warning   that may not be enough: {way_out}"], plenty=False)
+
+
+def _estimate(trainer: Trainer, recompute_blocks: bool = False) -> StepMemory:
+    recipe, ranks = trainer.recipe, trainer.ranks
+    return estimate_step_memory(
+        trainer.model,
+        recipe.batch_size // ranks.world_size,
+        recipe.crop,
+        optimizer_states=2 if recipe.optimizer == "adamw" else 1 if recipe.momentum else 0,
+        has_average=trainer.average is not None,
+        bf16=trainer.bf16,
+        ranks=ranks.world_size,
+        recompute_blocks=recompute_blocks,
+    )
+
+
+def _way_out(trainer: Trainer, estimate: StepMemory, free: int) -> str:
+    """Name what would make a step fit, the cheapest first."""
+    ways = []
+    if not trainer.recipe.checkpointing and _can_recompute(trainer):
+        less = _estimate(trainer, recompute_blocks=True).total
+        ways.append(f"add --checkpointing ({'about ' + _in_words(less)})")
+    fitting = [batch for batch in range(1, estimate.batch) if estimate.with_batch(batch) <= free]
+    if fitting:
+        ways.append(f"lower --batch-size to {max(fitting) * trainer.ranks.world_size}")
+    return ", ".join([*ways, "choose a smaller --crop"]).replace(", choose", ", or choose")
+
+
+def _can_recompute(trainer: Trainer) -> bool:
+    encoder: Any = trainer.model.encoder
+    return getattr(getattr(encoder, "backbone", None), "supports_gradient_checkpointing", True)
+
+
+def _in_words(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 1):.0f} MB"

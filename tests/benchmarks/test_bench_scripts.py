@@ -1,0 +1,100 @@
+"""The benchmark programs run: on cases so small that their figures mean nothing."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("transformers")
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Run a program's main() with options; return what it printed."""
+    monkeypatch.setenv("TERRAZZO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def run(name: str, *options: str) -> str:
+        module = __import__(name)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *options])
+        capsys.readouterr()
+        module.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def rows_of(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.parametrize("way", ["eager", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_gpu_smoke(start, way: str) -> None:
+    """Everything but the GPU itself: both sides, half precision, the training step."""
+    results = Path(__file__).parents[2] / "benchmarks" / "results"
+    before = sorted(results.iterdir())
+    text = start("gpu", "--device", "cpu", "--smoke", "--models", "b0", "--ways", f"{way},graph", "--write")
+    assert sorted(results.iterdir()) == before  # a smoke run is never written
+    assert "a smoke run, whose figures mean nothing" in text and "failed" not in text
+    inference = [row for row in rows_of(text) if row[:2] == ["B0", "bf16"] and len(row) == 11]
+    training = [row for row in rows_of(text) if row[:2] == ["B0", "bf16"] and len(row) == 8]
+    assert [row[2] for row in inference] == ["1", "2"] and [row[2] for row in training] == ["2"]
+    number = r"[\d.]+(e[+-]\d+)?"
+    first = inference[0]
+    assert re.fullmatch(f"{number} / {number}", first[3 if way == "eager" else 4])
+    assert float(first[10]) < 1e-4
+    assert first[5] == ""  # no CUDA graph on a CPU
+
+
+def test_gpu_without_one(start, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no CUDA GPU here"):
+        start("gpu")
+
+
+@pytest.mark.slow
+def test_engines(start) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxruntime")
+    text = start("engines", "--models", "b0", "--size", "64x96", "--classes", "5", "--rounds", "1")
+    rows = {row[0]: row for row in rows_of(text)}
+    for side in ("ours", "transformers"):
+        for engine in ("ONNX Runtime", "OpenVINO"):
+            assert float(rows[f"{side}, {engine}"][7]) < 1e-4
+    assert float(rows["ours, PyTorch"][7]) < 1e-4
+    assert "transformers, eager" in rows
+
+
+@pytest.mark.slow
+def test_directory(start, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for number in range(3):
+        photo = np.repeat(np.repeat(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), 12, 0), 12, 1)
+        Image.fromarray(photo).save(folder / f"{number}.png")
+    text = start("directory", "--photos", str(folder), "--peer-count", "2")
+    rows = {row[0]: row for row in rows_of(text)}
+    for engine in ("torch", "onnxruntime", "openvino"):
+        found = re.fullmatch(r"(\d+)( \(gap (.*)\))?", rows[f"ours, {engine}"][8])
+        assert found is not None and int(found[1]) <= 2 and float(found[3] or 0) < 1e-4
+    assert "transformers, 2 photos" in rows
+
+
+@pytest.mark.slow
+def test_photo_to_mask(start) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxruntime")
+    text = start("photo_to_mask", "--rounds", "1")
+    rows = {row[0]: row for row in rows_of(text)}
+    assert {"ours, PyTorch", "ours, ONNX Runtime", "ours, OpenVINO", "transformers", "network"} <= set(rows)

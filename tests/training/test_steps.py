@@ -1,0 +1,218 @@
+"""Checkpointing and compiling change no result; a step that fails for memory or a compiler says so."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import finish, make_data, start, tiny_trainer
+from torch import Tensor
+
+from terrazzo.errors import TrainingError
+from terrazzo.training import trainer as trainer_module
+from terrazzo.training.checkpoint import load_checkpoint
+from terrazzo.training.steps import compiled, ran_out_of_memory, told_of_failures
+from terrazzo.training.trainer import Trainer
+from terrazzo.weights.files import load_folder
+
+pytestmark = pytest.mark.usefixtures("tiny_variant")
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data") / "tiles")
+
+
+def stop_after(trainer: Trainer, step: int) -> None:
+    """Tell the run to stop in the middle of a step, counted from 1."""
+    learn = trainer.train_step
+
+    def stopped(batch: object) -> float:
+        if trainer.step + 1 == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learn(batch)  # type: ignore[arg-type]
+
+    trainer.train_step = stopped  # type: ignore[method-assign]
+
+
+def assert_same_weights(one: dict[str, Tensor], other: dict[str, Tensor], exactly: bool = True) -> None:
+    assert list(one) == list(other)
+    for key, value in one.items():
+        if exactly:
+            assert torch.equal(value, other[key]), key
+        else:
+            torch.testing.assert_close(value, other[key], rtol=2e-3, atol=2e-4, msg=key)
+
+
+# -- checkpointing ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["segformer_tiny", "setr_naive_nano"])
+def test_checkpointing_changes_no_bit_of_a_step(data: Path, tmp_path: Path, model: str) -> None:
+    """With drop path and dropout, whose numbers the second pass has to draw again, and the first must not use up."""
+    trainers = [tiny_trainer(data, tmp_path, model=model, checkpointing=flag) for flag in (False, True)]
+    batches = list(trainers[0].loader.epoch(0))
+    results = []
+    for trainer in trainers:
+        torch.manual_seed(5)
+        losses = [trainer.train_step(batch) for batch in batches]
+        results.append((losses, torch.get_rng_state(), trainer.model.state_dict()))
+    assert results[0][0] == results[1][0] and torch.equal(results[0][1], results[1][1])
+    assert_same_weights(results[0][2], results[1][2])
+
+
+def test_a_run_may_go_on_with_checkpointing_to_the_same_end(data: Path, tmp_path: Path) -> None:
+    """The way out for a run that has run out of memory."""
+    whole = tiny_trainer(data, tmp_path / "whole")
+    whole.run()
+    first = tiny_trainer(data, tmp_path / "broken")
+    stop_after(first, 2)
+    with pytest.raises(SystemExit):
+        first.run()
+    second = tiny_trainer(data, tmp_path / "broken", checkpointing=True)
+    second.resume()
+    second.run()
+    states = [load_checkpoint(tmp_path / name / "checkpoints")[0] for name in ("whole", "broken")]
+    assert_same_weights(states[0]["model"], states[1]["model"])
+
+
+def test_checkpoints_of_before_these_fields_resume(data: Path, tmp_path: Path) -> None:
+    trainer = tiny_trainer(data, tmp_path)
+    trainer.save()
+    file = tmp_path / "checkpoints/newest.pt"
+    state = torch.load(file, weights_only=True)
+    del state["recipe"]["checkpointing"], state["recipe"]["compile"]
+    torch.save(state, file)
+    tiny_trainer(data, tmp_path).resume()
+    state["recipe"]["compile"] = True
+    torch.save(state, file)
+    with pytest.raises(TrainingError, match="another compile"):
+        tiny_trainer(data, tmp_path).resume()
+
+
+# -- compiling --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compiler", ["", "no-such-compiler"])
+def test_without_a_compiler_the_run_does_not_start(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", compiler)
+    with pytest.raises(TrainingError, match=r"compile needs a C\+\+ compiler") as caught:
+        tiny_trainer(data, tmp_path, compile=True)
+    assert caught.value.code == "training-no-compiler" and "without --compile" in caught.value.fix
+
+
+def test_without_triton_a_gpu_has_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(TrainingError, match="compile needs Triton"):
+        compiled(torch.nn.Identity(), torch.device("cuda"))
+
+
+def test_a_compiler_that_fails_is_told_in_plain_words() -> None:
+    def no_code(graph: object, inputs: object) -> None:
+        raise ValueError("cannot make code of this")
+
+    def step() -> None:
+        torch.compile(lambda x: x + 1, backend=no_code)(torch.ones(3))  # type: ignore[arg-type]
+
+    with (
+        pytest.raises(TrainingError, match=r"could not be compiled: .*cannot make code") as caught,
+        told_of_failures(1, CPU),
+    ):
+        step()
+    assert caught.value.code == "training-compile"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's compiler uses what PyTorch deprecates
+@pytest.mark.parametrize("model", ["segformer_tiny", "setr_naive_nano"])
+def test_a_compiled_run_learns_the_same_keeps_plain_names_and_resumes(data: Path, tmp_path: Path, model: str) -> None:
+    """Without dropout, for which a compiler draws numbers in its own way, the result is the same to rounding."""
+    from torch import nn
+
+    still = {"model": model, "drop_path": 0.0, "lr": 1e-3}
+
+    def trainer(name: str, **changes: object) -> Trainer:
+        made = tiny_trainer(data, tmp_path / name, **still, **changes)
+        for module in made.model.modules():
+            if isinstance(module, nn.Dropout2d):
+                module.p = 0.0
+        return made
+
+    plain, whole, broken = trainer("plain"), trainer("whole", compile=True), trainer("broken", compile=True)
+    plain.run()
+    whole.run()
+    states = {name: load_checkpoint(tmp_path / name / "checkpoints")[0] for name in ("plain", "whole")}
+    assert_same_weights(states["plain"]["model"], states["whole"]["model"], exactly=False)
+    kept = load_folder(tmp_path / "whole/model").network.state_dict()
+    assert not any("_orig_mod" in key for key in [*kept, *states["whole"]["model"]])
+    stop_after(broken, 1)
+    with pytest.raises(SystemExit):
+        broken.run()
+    again = trainer("broken", compile=True)
+    again.resume()
+    again.run()
+    assert_same_weights(load_checkpoint(tmp_path / "broken/checkpoints")[0]["model"], states["whole"]["model"])
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+        RuntimeError("std::bad_alloc"),
+        MemoryError(),
+    ],
+)
+def test_running_out_of_memory_is_told_with_the_way_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    trainer = tiny_trainer(data, tmp_path)
+
+    def greedy(*_: object) -> Tensor:
+        raise error
+
+    monkeypatch.setattr(trainer_module, "upsampled_cross_entropy", greedy)
+    with pytest.raises(TrainingError, match="this machine ran out of memory in step 1") as caught:
+        trainer.run()
+    assert caught.value.code == "training-memory" and "--checkpointing" in caught.value.fix
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), told_of_failures(1, CPU):
+        raise RuntimeError("shapes do not match")
+    assert not ran_out_of_memory(ValueError("can't allocate memory"))
+
+
+def test_a_real_lack_of_memory_ends_in_one_error_and_leaves_the_last_checkpoint(data: Path, tmp_path: Path) -> None:
+    """In a process that may have little more memory than it has, a step on windows of 1024 x 1024."""
+    (process,) = start(starved, data, tmp_path)
+    assert finish([process]) == [0]
+    said = (tmp_path / "said").read_text()
+    assert said == "training-memory: this machine ran out of memory in step 1"
+    assert load_checkpoint(tmp_path / "run/checkpoints")[0]["step"] == 0
+
+
+def starved(data: Path, output: Path) -> None:
+    trainer = tiny_trainer(data, output / "run", crop=(1024, 1024), batch_size=5)
+    trainer.save()
+    batch = next(trainer.loader.epoch(0))
+    (address_space,) = [
+        int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmSize" in line
+    ]
+    resource.setrlimit(resource.RLIMIT_AS, (address_space * 1024 + 200_000_000,) * 2)
+    try:
+        trainer.train_step(batch)
+    except TrainingError as error:
+        (output / "said").write_text(f"{error.code}: {error.message}")

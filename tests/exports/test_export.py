@@ -110,13 +110,44 @@ def _any_size() -> tuple[TrainedModel, OnnxRuntimeEngine]:
 def test_an_onnx_file_states_its_opset_and_holds_only_our_metadata(exported: Callable[..., Export]) -> None:
     written = exported(".onnx")
     proto = onnx.load(written.path)
-    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", OPSET)]
+    (attention,) = proto.functions
+    defined = (attention.domain, 1)
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", OPSET), defined]
+    assert {(node.domain, node.op_type) for node in proto.graph.node if node.domain} == {
+        (attention.domain, attention.name)
+    }
     assert written.opset == OPSET
     assert [entry.key for entry in proto.metadata_props] == [METADATA_KEY]
-    operators = {node.op_type for node in proto.graph.node}
+    operators = {node.op_type for node in (*proto.graph.node, *attention.node)}
     assert {"LayerNormalization", "Gelu", "Softmax"} <= operators
     assert not operators & {"BatchNormalization", "Erf", "ReduceMean"}
     assert str(Path.home()).encode() not in written.path.read_bytes()
+
+
+def test_attention_as_the_file_defines_it_gives_the_same_as_the_runtimes_own(
+    exported: Callable[..., Export], tmp_path: Path
+) -> None:
+    proto = onnx.load(exported(".onnx").path)
+    (attention,) = proto.functions
+    for owner in (attention, proto.opset_import[1], *proto.graph.node):
+        if owner.domain == attention.domain and owner is not attention:
+            owner.domain = "definition"  # which no runtime has an operator in
+    attention.domain = "definition"
+    onnx.save(proto, tmp_path / "defined.onnx")
+    images = noise(2, 3, 70, 96)
+    _, engine = _any_size()
+    np.testing.assert_allclose(OnnxRuntimeEngine(tmp_path / "defined.onnx")(images), engine(images), atol=1e-4)
+
+
+def test_a_file_can_be_given_a_fixed_size(exported: Callable[..., Export]) -> None:
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    for name, size in {"batch": 1, "height": 64, "width": 96}.items():
+        settings.add_free_dimension_override_by_name(name, size)
+    session = onnxruntime.InferenceSession(str(exported(".onnx").path), settings, providers=["CPUExecutionProvider"])
+    images = noise(1, 3, 64, 96)
+    np.testing.assert_allclose(session.run(None, {"images": images})[0], _any_size()[1](images), atol=1e-4)
 
 
 @pytest.mark.parametrize("write", [write_onnx, write_openvino])

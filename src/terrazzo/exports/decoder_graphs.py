@@ -111,28 +111,31 @@ def _sum_at_finest(
 ) -> str:
     """Return ReLU of the finest level's linear layer plus the coarser levels, resized to its size.
 
-    Bilinear resizing is a product with a matrix along each axis. The levels are widened one by one, and then one
-    product makes all of them taller and adds them up, so that no map of full size is written but their sum; the finest
-    level's share is added onto it by its own linear layer.
+    Bilinear resizing is a product with a matrix along each axis. The levels are made taller one by one, and then one
+    product widens all of them and adds them up, row by row, so that no map of full size is written but their sum; the
+    finest level's share is added onto it by its own linear layer.
     """
     finest, *coarser = levels
     C = len(finest_weight)
     batch, height, width = _each(graph, finest.sizes_BHW)
-    widened, to_rows = [], []
+    taller, to_columns = [], []
     for level, x_TC in zip(coarser, projected, strict=True):
         _, h, w = _each(graph, level.sizes_BHW)
-        x_BhwC = graph.reshape(x_TC, level.sizes_BHW, C)
-        wide = graph.node("MatMul", graph.interpolation_matrix(w, width), x_BhwC)
-        widened.append(graph.reshape(wide, batch, h, -1))
-        to_rows.append(graph.interpolation_matrix(h, height))
-    sum_BHP = graph.node("MatMul", graph.node("Concat", *to_rows, axis=1), graph.node("Concat", *widened, axis=1))
-    sum_TC = graph.reshape(sum_BHP, -1, C)
+        tall = graph.node("MatMul", graph.interpolation_matrix(h, height), graph.reshape(x_TC, batch, h, -1))
+        taller.append(graph.reshape(tall, batch, height, w, C))
+        to_columns.append(graph.interpolation_matrix(w, width))
+    sum_BHWC = graph.node("MatMul", graph.node("Concat", *to_columns, axis=1), graph.node("Concat", *taller, axis=2))
+    sum_TC = graph.reshape(sum_BHWC, -1, C)
     return graph.node("Relu", graph.node("Gemm", finest_TC, graph.weight(finest_weight), sum_TC, transB=1))
 
 
 def _classified(graph: Graph, hidden_TC: str, classifier: nn.Linear, level: Level) -> str:
-    logits_TK = graph.linear(hidden_TC, classifier.weight, classifier.bias)
-    return graph.map(logits_TK, level.sizes_BHW, classifier.out_features)
+    """Return (B, K, h, w), which a product with the weights on the left gives without a transpose of its result."""
+    batch, height, width = _each(graph, level.sizes_BHW)
+    hidden_BCN = graph.transpose(graph.reshape(hidden_TC, batch, -1, classifier.in_features), 0, 2, 1)
+    logits_BKN = graph.node("MatMul", graph.weight(classifier.weight), hidden_BCN)
+    logits_BKhw = graph.reshape(logits_BKN, batch, classifier.out_features, height, width)
+    return graph.node("Add", logits_BKhw, graph.weight(classifier.bias[:, None, None]))
 
 
 def _conv_norm_relu(graph: Graph, x_BChw: str, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> str:

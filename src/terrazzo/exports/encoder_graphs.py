@@ -38,9 +38,9 @@ def mix_transformer(graph: Graph, encoder: MixTransformer, images: str) -> list[
     for stage in encoder.stages:
         assert isinstance(stage, Stage)
         proj = stage.patch_embed.proj
-        x_BCHW = graph.convolution(x_BCHW, proj.weight, proj.bias, proj)
-        sizes_BHW = graph.node("Concat", batch, graph.sizes(x_BCHW, 2, 4), axis=0)
-        x_TC = graph.layer_norm(graph.tokens(x_BCHW, proj.out_channels), stage.patch_embed.norm)
+        x_BHWC = graph.transpose(graph.convolution(x_BCHW, proj.weight, proj.bias, proj), 0, 2, 3, 1)
+        sizes_BHW = graph.sizes(x_BHWC, 0, 3)
+        x_TC = graph.layer_norm(graph.reshape(x_BHWC, -1, proj.out_channels), stage.patch_embed.norm)
         for block in stage.blocks:
             assert isinstance(block, Block)
             x_TC = _mix_block(graph, block, x_TC, sizes_BHW, batch)
@@ -61,10 +61,17 @@ def _mix_block(graph: Graph, block: Block, x_TC: str, sizes_BHW: str, batch: str
         source_SC = graph.layer_norm(graph.tokens(reduced, dim), attention.sr.norm)
     scale = (dim // attention.num_heads) ** -0.5
     q_TC = graph.linear(normed_TC, scale * attention.q.weight, scale * attention.q.bias)
-    weights, biases = attention.kv.weight.chunk(2), attention.kv.bias.chunk(2)
-    k_SC, v_SC = (graph.linear(source_SC, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+    k_weight, v_weight = attention.kv.weight.chunk(2)
+    k_bias, v_bias = attention.kv.bias.chunk(2)
+    proj = attention.proj
+    if attention.num_heads == 1:
+        # A mean of values, projected, is the mean of the projected values, of which there are far fewer than tokens.
+        v_weight, v_bias = proj.weight @ v_weight, proj.weight @ v_bias + proj.bias
+    k_SC, v_SC = graph.linear(source_SC, k_weight, k_bias), graph.linear(source_SC, v_weight, v_bias)
     mixed_TC = graph.attention(q_TC, k_SC, v_SC, batch, dim, attention.num_heads)
-    x_TC = graph.node("Add", graph.linear(mixed_TC, attention.proj.weight, attention.proj.bias), x_TC)
+    if attention.num_heads > 1:
+        mixed_TC = graph.linear(mixed_TC, proj.weight, proj.bias)
+    x_TC = graph.node("Add", mixed_TC, x_TC)
 
     # The linear layers around the depthwise convolution are 1 x 1 convolutions here: runtimes keep maps in an order of
     # their own from one convolution to the next, so that only the narrow maps at both ends are reordered.

@@ -20,6 +20,8 @@ QUIET = 4  # ONNX Runtime's severity "fatal": what goes wrong comes back as an e
 class OnnxRuntimeEngine:
     """Runs an exported ``.onnx`` file.
 
+    One session takes every size: sessions of one size each were not found to be faster.
+
     Args:
         path: the file.
         options: threads and streams. Streams share one session, and each of their runs computes with its share of the

@@ -6,9 +6,10 @@
    before. If not, PyTorch, and the conversion is made and kept for the next time.
 4. PyTorch.
 
-In float32 the other engines were not found to be faster once they run. Seconds of processor time for a photo of
-480 x 640, one thread of a Xeon at 2.5 GHz without bf16, by PyTorch (SegFormers rewritten,
-`engines/fused_segformer.py`), ONNX Runtime and OpenVINO: SegFormer-B0 0.18, 0.22, 0.28.
+In float32 the other engines are not much faster once they run. Seconds of processor time for a photo of 480 x 640,
+one thread of a busy Xeon at 2.5 GHz without bf16, by PyTorch (SegFormers rewritten, `engines/fused_segformer.py`),
+ONNX Runtime and OpenVINO: SegFormer-B0 0.25, 0.27, 0.21; OpenVINO only for a size that it has compiled for, and 0.3
+for others.
 
 Every choice computes in float32, and gives the same masks but for exact ties.
 """

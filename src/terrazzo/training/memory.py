@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -93,6 +93,10 @@ def _peak_of_step(model: Segmenter, batch: int, crop: tuple[int, int], bf16: boo
     with FakeTensorMode(allow_non_fake_inputs=True) as without_content:
         tensors = [*model.parameters(), *model.buffers()]
         network = copy.deepcopy(model, {id(tensor): without_content.from_tensor(tensor) for tensor in tensors}).train()
+        for module in network.modules():
+            if isinstance(module, nn.SyncBatchNorm):
+                # Which takes as much, and talks to no other process.
+                module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
         if recompute_blocks:
             encoder: Any = network.encoder
             encoder.recompute_blocks()

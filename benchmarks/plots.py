@@ -30,12 +30,14 @@ class Picture:
         columns: a pattern; the columns that match it are a row's bars. Or, with `by_row`, the one column whose cells
             are the bars, a row each.
         by_row: see above.
+        grouped: with `by_row`, rows that begin alike are a chart, and their second cells name the bars.
         more_is_better: speed rather than time.
     """
 
     title: str
     columns: str
     by_row: bool = False
+    grouped: bool = False
     more_is_better: bool = False
 
 
@@ -46,7 +48,9 @@ PICTURES = {
     "photo_to_mask": Picture("Photo file to mask file, ms", r"^ms, median / least$", by_row=True),
     "directory": Picture("A directory of photos, processor time a photo, ms", r"ms a photo$", by_row=True),
     "postprocess": Picture("Logits to mask, ms", r"^ours, classes last$|^resize"),
-    "training_step": Picture("A training step, images a second", r", images/s$", more_is_better=True),
+    "training_step": Picture(
+        "Training steps, images a second", r"^images/s$", by_row=True, grouped=True, more_is_better=True
+    ),
     "setr_decoders": Picture("SETR's decoders, ms", r", ms$"),
 }
 NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -120,7 +124,10 @@ def read_charts(text: str, picture: Picture) -> list[Chart]:
         wanted = [number for number, column in enumerate(columns) if re.search(picture.columns, column)]
         if not wanted:
             continue
-        if picture.by_row:
+        if picture.grouped:
+            for name in dict.fromkeys(row[0] for row in body):
+                charts.append(Chart(name, _bars([(row[1], row[wanted[0]]) for row in body if row[0] == name])))
+        elif picture.by_row:
             charts.append(Chart(heading, _bars([(row[0], row[wanted[0]]) for row in body])))
         else:
             for row in body:
@@ -152,7 +159,7 @@ def _bars(cells: list[tuple[str, str]]) -> tuple[tuple[str, float], ...]:
 
 
 def _short(column: str) -> str:
-    return re.sub(r", (ms|images/s)$", "", column)
+    return column.removesuffix(", ms")
 
 
 if __name__ == "__main__":

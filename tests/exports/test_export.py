@@ -61,7 +61,7 @@ def test_every_format_passes_its_comparison_and_says_what_it_is(
 ) -> None:
     written = exported(suffix)
     model = models(written.description.architecture)
-    assert written.parity.passed
+    assert written.parity is not None and written.parity.passed
     assert len(written.parity.comparisons) == 2 * len(SIZES)
     assert max(c.difference or 0.0 for c in written.parity.comparisons) < 1e-5
     description = SUFFIXES[suffix](written.path).description

@@ -175,8 +175,8 @@ def _photos(setting: Setting) -> dict[str, Any]:
 
 def _refuse_other_settings(folder: Path, result: dict[str, Any], asked: dict[str, Any]) -> None:
     old, new = {**result["recipe"], **result["data"]}, {**asked["recipe"], **asked["data"]}
-    # The path of an encoder's configuration moves with the folder.
-    if other := [key for key in new if key != "encoder" and old.get(key) != new[key]]:
+    # The path of an encoder's configuration moves with the folder, and a later version's recipe may have more fields.
+    if other := [key for key in new if key != "encoder" and old.get(key, new[key]) != new[key]]:
         raise TrainingError(
             f"{folder} was trained with another {', '.join(other)}",
             fix="give the options it was started with, or choose another --output",

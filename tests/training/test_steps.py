@@ -47,7 +47,7 @@ def assert_same_weights(one: dict[str, Tensor], other: dict[str, Tensor], exactl
         if exactly:
             assert torch.equal(value, other[key]), key
         else:
-            torch.testing.assert_close(value, other[key], rtol=2e-3, atol=2e-4, msg=key)
+            torch.testing.assert_close(value, other[key], rtol=1e-4, atol=1e-5, msg=key)
 
 
 # -- checkpointing ----------------------------------------------------------------------------------------------------
@@ -135,10 +135,13 @@ def test_a_compiler_that_fails_is_told_in_plain_words() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's compiler uses what PyTorch deprecates
 @pytest.mark.parametrize("model", ["segformer_tiny", "setr_naive_nano"])
 def test_a_compiled_run_learns_the_same_keeps_plain_names_and_resumes(data: Path, tmp_path: Path, model: str) -> None:
-    """Without dropout, for which a compiler draws numbers in its own way, the result is the same to rounding."""
+    """Without dropout, for which a compiler draws numbers in its own way, the result is the same to rounding.
+
+    By plain SGD, for AdamW makes whole steps of gradients that are nothing but rounding.
+    """
     from torch import nn
 
-    still = {"model": model, "drop_path": 0.0, "lr": 1e-3}
+    still = {"model": model, "drop_path": 0.0, "lr": 0.05, "optimizer": "sgd", "epochs": 1}
 
     def trainer(name: str, **changes: object) -> Trainer:
         made = tiny_trainer(data, tmp_path / name, **still, **changes)

@@ -1,8 +1,8 @@
 """Int8 for OpenVINO: post-training quantisation with the user's own photos, and a gate on what it costs.
 
 Needs the extra ``quant``. Matrix products and dense convolutions get int8 weights and activations. Depthwise
-convolutions, norms and softmax stay in float32: they are bound by memory, so int8 saves them little, and they are what
-accuracy hangs on.
+convolutions, norms and softmax stay in float32. (For the shipped model that changes little: NNCF's settings for
+transformers are what saves its accuracy.)
 
 There is a gate without labels: the share of mask pixels, at the network's own stride, that keep the class they have in
 float32, on photos that were not used for calibration where there are enough of them.

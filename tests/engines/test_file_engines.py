@@ -6,6 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from terrazzo.engines.cache import cache_folder
 from terrazzo.engines.engine import EngineOptions, available_cores
 from terrazzo.engines.onnx_file import describe_onnx
 from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
-from terrazzo.engines.openvino import OpenVINOEngine
+from terrazzo.engines.openvino import KEPT_SIZES, OpenVINOEngine
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError, TerrazzoError
 
 ENGINES = [OnnxRuntimeEngine, OpenVINOEngine]
@@ -254,7 +255,7 @@ def test_a_compiled_network_is_kept_and_a_damaged_one_made_anew(tmp_path: Path) 
     kept.write_bytes(intact[: len(intact) // 2])
     assert np.array_equal(OpenVINOEngine(path)(images), expected)
     assert len(list(cache_folder().iterdir())) == 1 and kept.stat().st_size >= len(intact) - 100
-    OpenVINOEngine(path, EngineOptions(threads=2, streams=2))
+    OpenVINOEngine(path, EngineOptions(threads=2, streams=2))(images)
     assert len(list(cache_folder().iterdir())) == 2
 
 
@@ -263,3 +264,78 @@ def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path: Path, monkeypa
     monkeypatch.setenv("TERRAZZO_CACHE", str(tmp_path / "file"))
     images = noise(1, 30, 30)
     np.testing.assert_allclose(OpenVINOEngine(write_onnx_file(tmp_path))(images), logits_of(images), atol=1e-5)
+
+
+# -- OpenVINO compiles for the sizes that it sees ---------------------------------------------------------------------
+
+
+class CountedEngine(OpenVINOEngine):
+    """Says for which shapes it compiled and imported, None being any."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.compiled: list[tuple[int, ...] | None] = []
+        self.imported: list[tuple[int, ...] | None] = []
+
+    def _compile(self, shape: tuple[int, ...] | None) -> Any:
+        self.compiled.append(shape)
+        return super()._compile(shape)
+
+    def _imported(self, shape: tuple[int, ...] | None) -> Any:
+        if (network := super()._imported(shape)) is not None:
+            self.imported.append(shape)
+        return network
+
+
+def show(engine: OpenVINOEngine, *widths: int) -> None:
+    for seed, width in enumerate(widths):
+        images = noise(1, 32, width, seed)
+        np.testing.assert_allclose(engine(images), logits_of(images), atol=1e-5)
+
+
+def shapes(*widths: int) -> list[tuple[int, ...]]:
+    return [(1, 3, 32, width) for width in widths]
+
+
+def test_a_size_gets_a_network_of_its_own_when_it_comes_again(tmp_path: Path) -> None:
+    engine = CountedEngine(write_onnx_file(tmp_path))
+    show(engine, 40, 48, 40, 48, 40, 48, 40)
+    assert engine.compiled == [None, *shapes(40, 48)]
+    again = CountedEngine(engine.path)
+    show(again, 48, 48, 40, 48, 40)
+    assert again.compiled == [] and again.imported == [*shapes(48), None, *shapes(40)]
+
+
+def test_sizes_that_come_too_seldom_share_the_network_for_any(tmp_path: Path) -> None:
+    engine = CountedEngine(write_onnx_file(tmp_path))
+    widths = [32 + 4 * n for n in range(KEPT_SIZES + 1)]
+    show(engine, *widths, *widths, *widths)
+    assert engine.compiled == [None]
+    show(engine, widths[-1], *widths, *widths)
+    assert engine.compiled == [None, *shapes(widths[-1])]
+    assert len(engine._latest) == KEPT_SIZES
+
+
+def test_no_more_sizes_than_are_kept_are_written_to_the_cache(tmp_path: Path) -> None:
+    engine = CountedEngine(write_onnx_file(tmp_path))
+    widths = [32 + 4 * n for n in range(KEPT_SIZES + 2)]
+    show(engine, *(width for width in widths for _ in range(2)))
+    assert set(engine.compiled) == {None, *shapes(*widths)}
+    assert len(list(cache_folder().iterdir())) == 1 + KEPT_SIZES
+
+
+def test_a_file_of_one_size_is_compiled_once(tmp_path: Path) -> None:
+    model = small_model(sides=(32, 40))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    engine = CountedEngine(write_onnx_file(tmp_path, model))
+    show(engine, 40, 40, 40)
+    assert engine.compiled == [None]
+
+
+def test_threads_with_sizes_of_their_own_compile_each_once(tmp_path: Path) -> None:
+    engine = CountedEngine(write_onnx_file(tmp_path))
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(show, engine, *[width] * 20) for width in (40, 48)]:
+            done.result()
+    assert len(engine.compiled) == len(set(engine.compiled))
+    assert set(engine.compiled) >= set(shapes(40, 48))

@@ -117,7 +117,7 @@ def test_the_estimate_changes_neither_the_model_nor_the_random_numbers(data: Pat
 
 @pytest.mark.parametrize(
     ("free", "total", "lines", "plenty"),
-    [(10**12, 10**12, 1, True), (50_000_000, 10**12, 1, False), (25_000_000, 30_000_000, 2, False)],
+    [(10**12, 10**12, 1, True), (5 * 10**9, 10**12, 1, False), (25 * 10**8, 3 * 10**9, 2, False)],
 )
 def test_what_is_free_decides_between_silence_and_a_warning(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, total: int, lines: int, plenty: bool
@@ -126,29 +126,28 @@ def test_what_is_free_decides_between_silence_and_a_warning(
     monkeypatch.setattr(memory_plan_module, "memory_of", lambda device: Memory(free, total))
     plan = memory_plan(tiny_trainer(data, tmp_path))
     assert len(plan.lines) == lines and plan.plenty == plenty
-    assert plan.lines[0].startswith("memory    about 38 MB for training, ")
+    assert plan.lines[0].startswith("memory    about 3.5 GB for training, ")
     if lines == 2:
         assert plan.lines[1] == (
-            "warning   that may not be enough: add --checkpointing (about 14 MB), lower --batch-size to 1, "
+            "warning   that may not be enough: add --checkpointing (about 2.0 GB less), lower --batch-size to 1, "
             "or choose a smaller --crop"
         )
 
 
 def estimated(trainer: object, recompute_blocks: bool = False) -> StepMemory:
-    return StepMemory(
-        weights=2_000_000, gradients=1_000_000, step=10_000_000 if recompute_blocks else 30_000_000, batch=2
-    )
+    step = 10**9 if recompute_blocks else 3 * 10**9
+    return StepMemory(weights=2 * 10**8, gradients=10**8, step=step, batch=2)
 
 
 def test_what_can_never_fit_is_refused_before_the_first_step(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory_plan_module, "_estimate", estimated)
-    monkeypatch.setattr(memory_plan_module, "memory_of", lambda device: Memory(25_000_000, 25_000_000))
-    with pytest.raises(TrainingError, match="needs about 38 MB, and this machine has 25 MB in all") as caught:
+    monkeypatch.setattr(memory_plan_module, "memory_of", lambda device: Memory(25 * 10**8, 25 * 10**8))
+    with pytest.raises(TrainingError, match=r"needs about 3\.5 GB, and this machine has 2\.5 GB in all") as caught:
         memory_plan(tiny_trainer(data, tmp_path))
     assert caught.value.code == "training-memory"
-    assert caught.value.fix.startswith("add --checkpointing (about 14 MB), lower --batch-size to 1")
+    assert caught.value.fix.startswith("add --checkpointing (about 2.0 GB less), lower --batch-size to 1")
 
 
 def test_without_an_estimate_or_an_answer_the_run_goes_on(
@@ -157,7 +156,7 @@ def test_without_an_estimate_or_an_answer_the_run_goes_on(
     trainer = tiny_trainer(data, tmp_path)
     monkeypatch.setattr(memory_plan_module, "_estimate", estimated)
     monkeypatch.setattr(memory_plan_module, "memory_of", lambda device: None)
-    assert memory_plan(trainer).lines == ["memory    about 38 MB for training"]
+    assert memory_plan(trainer).lines == ["memory    about 3.5 GB for training"]
 
     def strange(*_: object) -> StepMemory:
         raise NotImplementedError("an operation\nwithout shapes")

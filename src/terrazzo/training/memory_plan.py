@@ -15,8 +15,9 @@ __all__ = ["MemoryPlan", "memory_plan"]
 TOLERANCE = 0.25
 """How much less than estimated a step may take after all: beyond that it is no use to try."""
 
-SCATTERED = 1.2
-"""How much more than what it is asked for the C library holds on a CPU, as measured (benchmarks/training_step.py)."""
+ALONGSIDE = 300_000_000
+"""Bytes that a process on a CPU takes beside its tensors, once it computes: PyTorch's code and working space, and what
+the C library holds between blocks. Measured at 240 to 350 MB (benchmarks/results/training_step.md)."""
 
 PLENTY = 3
 """So many times what is needed has to be free before any of it is wasted."""
@@ -50,8 +51,8 @@ def memory_plan(trainer: Trainer) -> MemoryPlan:
     # Processes on a CPU share its memory; each GPU has its own.
     on_cpu = ranks.device.type == "cpu"
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world_size)) if on_cpu else 1
-    share = sharing * (SCATTERED if on_cpu else 1)
-    needed, memory = estimate.total * share, memory_of(ranks.device)
+    alongside = ALONGSIDE if on_cpu else 0
+    needed, memory = (estimate.total + alongside) * sharing, memory_of(ranks.device)
     line = f"memory    about {_in_words(needed)} for training"
     if memory is None:
         return MemoryPlan([line], plenty=False)
@@ -61,7 +62,7 @@ def memory_plan(trainer: Trainer) -> MemoryPlan:
     line += f", {_in_words(free)} free"
     if needed <= free:
         return MemoryPlan([line], plenty=needed * PLENTY <= free)
-    way_out = _way_out(trainer, estimate, free, share)
+    way_out = _way_out(trainer, estimate, free // sharing - alongside)
     place = "this machine" if on_cpu else "the GPU"
     if needed * (1 - TOLERANCE) > memory.total:
         raise TrainingError(
@@ -86,13 +87,13 @@ def _estimate(trainer: Trainer, recompute_blocks: bool = False) -> StepMemory:
     )
 
 
-def _way_out(trainer: Trainer, estimate: StepMemory, free: int, share: float) -> str:
-    """Name what would make a step fit, the cheapest first."""
+def _way_out(trainer: Trainer, estimate: StepMemory, free: int) -> str:
+    """Name what would make a step fit into what is free for each process, the cheapest first."""
     ways = []
     if not trainer.recipe.checkpointing and _can_recompute(trainer):
-        less = _estimate(trainer, recompute_blocks=True).total * share
-        ways.append(f"add --checkpointing ({'about ' + _in_words(less)})")
-    fitting = [batch for batch in range(1, estimate.batch) if estimate.with_batch(batch) * share <= free]
+        less = estimate.total - _estimate(trainer, recompute_blocks=True).total
+        ways.append(f"add --checkpointing (about {_in_words(less)} less)")
+    fitting = [batch for batch in range(1, estimate.batch) if estimate.with_batch(batch) <= free]
     if fitting:
         ways.append(f"lower --batch-size to {max(fitting) * trainer.ranks.world_size}")
     return ", ".join([*ways, "choose a smaller --crop"]).replace(", choose", ", or choose")
@@ -103,5 +104,5 @@ def _can_recompute(trainer: Trainer) -> bool:
     return getattr(getattr(encoder, "backbone", None), "supports_gradient_checkpointing", True)
 
 
-def _in_words(size: float) -> str:
+def _in_words(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 1):.0f} MB"

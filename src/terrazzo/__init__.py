@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from terrazzo.data.check import check_dataset
     from terrazzo.errors import TerrazzoError
     from terrazzo.evaluation.evaluator import evaluate
+    from terrazzo.evaluation.judge import miou_on
     from terrazzo.evaluation.report import Report
     from terrazzo.explanation.attention import attention_maps
     from terrazzo.explanation.receptive_field import receptive_fields
@@ -58,6 +59,7 @@ __all__ = [
     "list_models",
     "load",
     "make_predictor",
+    "miou_on",
     "open_dataset",
     "predict",
     "receptive_fields",
@@ -87,6 +89,7 @@ _HOMES = {
     "list_models": "terrazzo.models",
     "load": "terrazzo.weights.load",
     "make_predictor": "terrazzo.inference.predict",
+    "miou_on": "terrazzo.evaluation.judge",
     "open_dataset": "terrazzo.data",
     "predict": "terrazzo.inference.predict",
     "receptive_fields": "terrazzo.explanation.receptive_field",

@@ -98,3 +98,25 @@ def test_photo_to_mask(start) -> None:
     text = start("photo_to_mask", "--rounds", "1")
     rows = {row[0]: row for row in rows_of(text)}
     assert {"ours, PyTorch", "ours, ONNX Runtime", "ours, OpenVINO", "transformers", "network"} <= set(rows)
+
+
+@pytest.mark.slow
+def test_precision(start, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("nncf")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for folder, shape in (("images", (6, 8, 3)), ("masks", (6, 8))):
+            place = tmp_path / "data" / split / folder
+            place.mkdir(parents=True)
+            for number in range(3):
+                pixels = rng.integers(0, 256 if folder == "images" else 11, shape, dtype=np.uint8)
+                Image.fromarray(np.repeat(np.repeat(pixels, 16, 0), 16, 1)).save(place / f"{number}.png")
+    rows = {row[0]: row for row in rows_of(start("precision", "--data", str(tmp_path / "data"), "--rounds", "1"))}
+    exact = rows["fp32, PyTorch"]
+    for engine in ("ONNX Runtime", "OpenVINO"):
+        assert rows[f"fp32, {engine}"][1:3] == [exact[1], "0.00"]
+        assert float(rows[f"fp16 weights, {engine}"][3]) < 0.6 * float(exact[3])
+    assert float(rows["int8, OpenVINO"][3]) < 0.4 * float(exact[3])
+    assert "bf16, OpenVINO" in rows

@@ -48,6 +48,8 @@ def test_photos_for_the_gate_are_held_back_from_calibration(tmp_path: Path) -> N
     assert len(checked) >= 8
     few = sorted(tmp_path.iterdir())[:3]
     assert split_photos([str(path) for path in few]) == (few, few)
+    every, none = split_photos([str(tmp_path)], hold_back=False)  # labelled photos take their place
+    assert len(every) == 40 and none == []
 
 
 @pytest.mark.slow

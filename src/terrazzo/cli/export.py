@@ -20,7 +20,10 @@ def export(
     output_kind: Literal["logits", "mask"] = "logits",
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
     calibrate: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    max_loss: float = 2.0,
+    data: Annotated[Path | None, Parameter(name=["--data", "-d"])] = None,
+    split: str = "val",
+    labels: str | None = None,
+    max_loss: float | None = None,
 ) -> None:
     """Write a model as a file for ONNX Runtime, OpenVINO or torch.export, and prove that it computes the same.
 
@@ -32,6 +35,7 @@ def export(
         terrazzo export --model runs/mine --output mine.xml --precision fp16
         terrazzo export --model runs/mine --output mine.onnx --output-kind mask
         terrazzo export --output mine.xml --precision int8 --calibrate photos/
+        terrazzo export -o my.xml --precision int8 --calibrate photos/ --data mine
 
     Parameters
     ----------
@@ -47,28 +51,40 @@ def export(
         fp32; fp16 to store the weights in half the space; or int8, for OpenVINO, calibrated with photos.
     calibrate
         For int8: photos like those that will be segmented. Files, folders and patterns in quotes; a few dozen do.
+    data
+        For fp16 and int8: a labelled data set. The file is refused where it loses mIoU on it.
+    split
+        Which split of it; not the photos of --calibrate.
+    labels
+        A bundled class list (such as camvid), for a folder that does not say what its classes are.
     max_loss
-        For int8: percent of the mask that may change class on photos that are held back.
+        With --data, points of mIoU that may be lost: by default 1. For int8 without, percent of mask changed: 2.
     """
     from terrazzo.cli.origin import tell_origin
+    from terrazzo.cli.progress import progress_bar
+    from terrazzo.evaluation.judge import miou_on
     from terrazzo.exports.export import export as write
     from terrazzo.weights.load import load
 
     trained = load(model)
     tell_origin(trained.name, trained.record)
-    written = write(
-        trained,
-        output,
-        format,
-        output_kind=output_kind,
-        precision=precision,
-        calibrate=calibrate or (),
-        max_loss=max_loss,
-    )
+    with progress_bar("evaluate") as progress:
+        written = write(
+            trained,
+            output,
+            format,
+            output_kind=output_kind,
+            precision=precision,
+            calibrate=calibrate or (),
+            judge=None if data is None else miou_on(data, split=split, labels=labels, progress=progress),
+            max_loss=max_loss,
+        )
     if written.parity is not None:
         print(written.parity.table())
     if written.agreement is not None:
         print(f"{written.agreement:.2%} of the mask keeps its class")
+    if written.judgement is not None:
+        print(written.judgement)
     opset = "" if written.opset is None else f", opset {written.opset}"
     least = written.description.minimum_side
     print(f"written to {output}: {written.size / 1e6:.1f} MB{opset}, images from {least} x {least} pixels")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,9 +12,10 @@ from terrazzo.engines.openvino import OpenVINOEngine
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.engines.torch_export import TorchExportEngine
 from terrazzo.errors import ConfigError, OutputError
-from terrazzo.exports.int8 import MAX_LOSS, agreement, refuse_loss, split_photos, write_int8
-from terrazzo.exports.onnx import OPSET, write_onnx
-from terrazzo.exports.openvino import write_openvino
+from terrazzo.exports.int8 import MAX_LOSS, agreement, quantised, refuse_loss, split_photos
+from terrazzo.exports.judgement import MAX_MIOU_LOSS, RECORD_KEY, Judge, Judgement, refuse_judgement
+from terrazzo.exports.onnx import OPSET, describe, write_onnx
+from terrazzo.exports.openvino import openvino_model, save_openvino
 from terrazzo.exports.parity import Parity, check_parity
 from terrazzo.exports.torch_export import write_torch
 from terrazzo.files import replacing_together
@@ -51,7 +52,8 @@ class Export:
         format: onnx, openvino or torch.
         description: what the file says about itself.
         parity: how it compares with the model; None for int8.
-        agreement: for int8, the share of mask pixels on photos that keep their class.
+        agreement: for int8 without a judge, the share of mask pixels on photos that keep their class.
+        judgement: mIoU before and after, where a judge was given.
         size: bytes of all its files.
         opset: of an ONNX file.
     """
@@ -61,6 +63,7 @@ class Export:
     description: ExportedDescription
     parity: Parity | None
     agreement: float | None
+    judgement: Judgement | None
     size: int
     opset: int | None
 
@@ -73,7 +76,8 @@ def export(
     output_kind: Output = "logits",
     precision: Precision = "fp32",
     calibrate: Sequence[str] = (),
-    max_loss: float = MAX_LOSS,
+    judge: Judge | None = None,
+    max_loss: float | None = None,
 ) -> Export:
     """Write a model as a file for ONNX Runtime, OpenVINO or torch.export, and see that it computes the same.
 
@@ -88,11 +92,15 @@ def export(
         precision: ``fp32``; ``fp16`` to store the weights in half the space (not for torch); or ``int8`` (logits for
             openvino only), quantised with `calibrate`.
         calibrate: for int8, photos like those the file will see: files, folders and patterns. A few dozen do.
-        max_loss: for int8, percent of the mask that may change class on a part of these photos that is held back.
+        judge: for fp16 and int8, what measures mIoU, as `terrazzo.miou_on` makes it. The model is measured in float32,
+            then the file; both figures go into the file's record.
+        max_loss: with a judge, points of mIoU that the file may lose, by default 1. Without one, for int8, percent of
+            the mask that may change class on a part of the calibration photos that is held back, by default 2.
 
     Raises:
         CheckpointError: the model cannot be read; or the file does not compute what the model does.
         ConfigError: an option is wrong, or the model has an operation that the format cannot express.
+        DatasetError: the labelled photos cannot be read, or their classes are not the model's.
         MissingExtraError: a package that the format needs is not installed.
         OutputError: the place cannot be written.
     """
@@ -112,33 +120,60 @@ def export(
             fix="give --precision int8 and --calibrate PHOTOS together",
             code="export-calibrate",
         )
-    photos, checked = split_photos(calibrate) if calibrate else ([], [])
+    if judge is not None and precision == "fp32":
+        raise ConfigError(
+            "an fp32 file computes what its model does, which is shown without labelled photos",
+            fix="leave --data out, or choose --precision fp16 or int8",
+            code="export-data",
+        )
+    photos, checked = split_photos(calibrate, hold_back=judge is None) if calibrate else ([], [])
     paths = [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
     if kind == "openvino" and paths[0].exists() and not path.exists():
         raise OutputError(
             f"{paths[0]} is there already and belongs to no {path.name}", fix="choose another name", code="output-taken"
         )
     trained = model if isinstance(model, TrainedModel) else load(model)
-    parity = agreed = None
+    description = describe(trained, output_kind, precision)
+    parity = agreed = judgement = None
     with replacing_together(paths) as partials:
         partial = partials[-1]
-        if kind == "onnx":
-            description = write_onnx(trained, partial, output_kind, precision)
-        elif precision == "int8":
-            description = write_int8(trained, partial, photos)
-        elif kind == "openvino":
-            description = write_openvino(trained, partial, output_kind, precision)
-        else:
+        if judge is not None:  # first of all, for what is wrong with the photos shows here
+            exact = replace(description, precision="fp32", output="logits")
+            before = judge(TorchEngine(trained.network), exact)
+        if kind == "torch":
             description = write_torch(trained, partial, output_kind)
-        run = RUNNERS[kind](partial)
-        if precision == "int8":
-            exact = TorchEngine(trained.network)
-            agreed = agreement(exact, run, checked, trained.preprocess, description.minimum_side)
-            refuse_loss(agreed, max_loss)
         else:
+            write = _writer(trained, partial, kind, description, photos)
+            write(description)
+            if judge is not None:
+                judgement = Judgement(before, judge(RUNNERS[kind](partial), description), precision)
+                refuse_judgement(judgement, MAX_MIOU_LOSS if max_loss is None else max_loss)
+                description = replace(description, record={**trained.record, RECORD_KEY: judgement.to_dict()})
+                write(description)
+        run = RUNNERS[kind](partial)
+        if precision != "int8":
             parity = check_parity(trained.network, run, description)
+        elif judge is None:
+            plain = TorchEngine(trained.network)
+            agreed = agreement(plain, run, checked, trained.preprocess, description.minimum_side)
+            refuse_loss(agreed, MAX_LOSS if max_loss is None else max_loss)
     size = sum(p.stat().st_size for p in paths)
-    return Export(path, kind, description, parity, agreed, size, OPSET if kind == "onnx" else None)
+    return Export(path, kind, description, parity, agreed, judgement, size, OPSET if kind == "onnx" else None)
+
+
+def _writer(
+    model: TrainedModel, path: Path, kind: Format, description: ExportedDescription, photos: Sequence[Path]
+) -> Callable[[ExportedDescription], None]:
+    """Make a model ready to be written, and return what writes it with a description, as often as it is called."""
+    if kind == "onnx":
+
+        def write(described: ExportedDescription) -> None:
+            write_onnx(replace(model, record=described.record), path, described.output, described.precision)
+
+        return write
+    plain = openvino_model(model, description)
+    network = quantised(plain, photos, description) if description.precision == "int8" else plain
+    return lambda described: save_openvino(network, path, described)
 
 
 def _format(path: Path, format: str | None) -> Format:

@@ -4,8 +4,9 @@ Needs the extra ``quant``. Matrix products and dense convolutions get int8 weigh
 convolutions, norms and softmax stay in float32. (For the shipped model that changes little: NNCF's settings for
 transformers are what saves its accuracy.)
 
-There is a gate without labels: the share of mask pixels, at the network's own stride, that keep the class they have in
-float32, on photos that were not used for calibration where there are enough of them.
+The gate where there are no labelled photos (`judgement` is the one where there are): the share of mask pixels, at the
+network's own stride, that keep the class they have in float32, on photos that were not used for calibration where there
+are enough of them.
 """
 
 from __future__ import annotations
@@ -20,66 +21,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError
-from terrazzo.exports.onnx import describe
-from terrazzo.exports.openvino import openvino_model, save_openvino
 from terrazzo.images import find_images, read_image
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.exported import ExportedDescription
-from terrazzo.weights.files import TrainedModel
 
-__all__ = ["MAX_LOSS", "agreement", "refuse_loss", "split_photos", "write_int8"]
+__all__ = ["MAX_LOSS", "agreement", "quantised", "refuse_loss", "split_photos"]
 
 MAX_LOSS = 2.0
-"""Percent of mask pixels that may change class, by default."""
+"""Percent of mask pixels that may change class, by default, where there are no labels."""
 
 MOST_CALIBRATION, MOST_CHECKED = 64, 16
 KEPT = ["GroupConvolution", "MVN", "Softmax"]
 """OpenVINO's operations that stay in float32."""
 
 
-def write_int8(model: TrainedModel, path: Path, photos: Sequence[Path]) -> ExportedDescription:
-    """Write a model for OpenVINO in int8, giving logits.
+def quantised(network: Any, photos: Sequence[Path], description: ExportedDescription) -> Any:
+    """Return an `openvino.Model` in int8.
 
     Args:
-        model: what to write.
-        path: the ``.xml``; the ``.bin`` goes beside it.
+        network: the model in float32, giving logits.
         photos: for calibration.
+        description: of the file that it is for.
 
     Raises:
-        MissingExtraError: nncf, openvino or onnx is not installed.
+        MissingExtraError: nncf is not installed.
     """
     try:
         import nncf
     except ImportError as error:
         raise MissingExtraError("nncf", "quant") from error
-    description = describe(model, "logits", "int8")
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    inputs = [_input(photo, model.preprocess, description.minimum_side) for photo in photos]
+    inputs = [_input(photo, description.preprocess, description.minimum_side) for photo in photos]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of nncf about its own dependencies
-        network = nncf.quantize(
-            openvino_model(model, description),
+        return nncf.quantize(
+            network,
             nncf.Dataset(inputs),
             subset_size=len(inputs),
             preset=nncf.QuantizationPreset.MIXED,
             model_type=nncf.ModelType.TRANSFORMER,
             ignored_scope=nncf.IgnoredScope(types=KEPT, validate=False),
         )
-    save_openvino(network, path, description)
-    return description
 
 
-def split_photos(arguments: Sequence[str]) -> tuple[list[Path], list[Path]]:
+def split_photos(arguments: Sequence[str], hold_back: bool = True) -> tuple[list[Path], list[Path]]:
     """Return photos for calibration and photos for the gate; of fewer than 8, all serve as both.
+
+    Args:
+        arguments: files, folders and patterns.
+        hold_back: whether the gate needs photos at all; labelled ones take their place.
 
     Raises:
         ImageError: there are none.
     """
     photos = find_images(list(arguments))
-    if len(photos) < 8:
+    if hold_back and len(photos) < 8:
         return photos, photos
     # Spread over all of them, for photos of one drive follow each other.
-    checked = photos[:: max(len(photos) // MOST_CHECKED, 4)][:MOST_CHECKED]
+    checked = photos[:: max(len(photos) // MOST_CHECKED, 4)][:MOST_CHECKED] if hold_back else []
     rest = [photo for photo in photos if photo not in set(checked)]
     return rest[:: max(len(rest) // MOST_CALIBRATION, 1)][:MOST_CALIBRATION], checked
 

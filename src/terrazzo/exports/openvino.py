@@ -7,40 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from terrazzo.errors import ConfigError, MissingExtraError, OutputError
-from terrazzo.exports.onnx import describe, onnx_model
-from terrazzo.weights.exported import METADATA_KEY, ExportedDescription, Output, Precision
+from terrazzo.exports.onnx import onnx_model
+from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
 from terrazzo.weights.files import TrainedModel
 
-__all__ = ["openvino_model", "save_openvino", "write_openvino"]
+__all__ = ["openvino_model", "save_openvino"]
 
 
-def write_openvino(
-    model: TrainedModel, path: Path, output: Output = "logits", precision: Precision = "fp32"
-) -> ExportedDescription:
-    """Write a model for OpenVINO, for any batch, height and width.
-
-    Args:
-        model: what to write.
-        path: the ``.xml``; the ``.bin`` goes beside it.
-        output: logits, or the mask at the input's size.
-        precision: fp32, or fp16 to store the weights in half the space. In which precision OpenVINO computes is chosen
-            when the file is loaded.
-
-    Returns:
-        What the file says about itself.
+def openvino_model(model: TrainedModel, description: ExportedDescription) -> Any:
+    """Return a model as an `openvino.Model` in float32, for any batch, height and width, made from its ONNX graph.
 
     Raises:
         ConfigError: the model has an operation that cannot be expressed.
         MissingExtraError: openvino or onnx is not installed.
-        OutputError: the place cannot be written.
     """
-    description = describe(model, output, precision)
-    save_openvino(openvino_model(model, description), path, description)
-    return description
-
-
-def openvino_model(model: TrainedModel, description: ExportedDescription) -> Any:
-    """Return a model as an `openvino.Model` in float32, made from its ONNX graph."""
     try:
         import openvino as ov
     except ImportError as error:
@@ -57,9 +37,18 @@ def openvino_model(model: TrainedModel, description: ExportedDescription) -> Any
 
 
 def save_openvino(network: Any, path: Path, description: ExportedDescription) -> None:
-    """Write an `openvino.Model`, with its description, to `path` and the ``.bin`` beside it."""
+    """Write an `openvino.Model`, with its description, to `path` and the ``.bin`` beside it.
+
+    Where the description says fp16, the weights take half the space. In which precision OpenVINO computes is chosen
+    when the file is loaded.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
     import openvino as ov
 
+    for old in (path, path.with_suffix(".bin")):  # not written over: OpenVINO maps the weights of what it runs
+        old.unlink(missing_ok=True)
     network.set_rt_info(description.to_json(), [METADATA_KEY])
     try:
         ov.save_model(network, str(path), compress_to_fp16=description.precision == "fp16")

@@ -212,6 +212,7 @@ def test_the_command(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "error[ablation-study]" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_models_of_all_kinds(tiny_data: Path, tmp_path: Path) -> None:
     """SegFormer, PVT v2, SETR and FCN: trained, timed and weighed, and their receptive fields side by side."""
     pytest.importorskip("transformers")

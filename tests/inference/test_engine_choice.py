@@ -196,7 +196,7 @@ def test_photos_too_small_for_a_graph_of_free_sizes_go_through_pytorch(folder: P
 # -- what is the same on every engine ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", ["whole", "slide", "multi-scale"])
+@pytest.mark.parametrize("protocol", ["whole", "slide", pytest.param("multi-scale", marks=pytest.mark.slow)])
 def test_masks_are_the_same_whatever_computes_them(protocol: str, folder: Path, photo: Path, exported: Path) -> None:
     expected = terrazzo.predict(photo, folder, engine="torch", protocol=protocol, probabilities=True)
     assert expected.probabilities is not None

@@ -170,7 +170,7 @@ def _traced(network: Segmenter, description: ExportedDescription) -> ModelProto:
         try:
             program = torch.onnx.export(
                 network if description.output == "logits" else MaskNetwork(network),
-                (torch.zeros(2, 3, 96, 160),),
+                (torch.zeros(2, 3, 97, 151),),  # no multiple of any stride: paddings and crops must be in the graph
                 dynamo=True,
                 dynamic_shapes=({0: free, 2: free, 3: free},),
                 opset_version=OPSET,

@@ -12,16 +12,17 @@ __all__ = ["progress_bar"]
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar with the time left while the block runs, and yield what tells it (items done, items in all)."""
+    if not sys.stderr.isatty():  # and importing rich for nothing takes a tenth of a second
+        yield lambda done, total: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(
         *columns,
-        console=console,
+        console=Console(stderr=True),
         transient=True,
-        disable=not console.is_terminal,
         redirect_stdout=sys.stdout.isatty(),  # results that go to a file must not end up above the bar instead
     ) as bar:
         task = bar.add_task(title, total=None)

@@ -120,8 +120,8 @@ class PolygonFile:
 
 def _labels(path: Path, names: Any) -> LabelSpec:
     """The background, and the names in order; YAML may number them."""
-    if isinstance(names, dict) and all(isinstance(key, int) for key in names):
-        names = [names.get(key) for key in range(max(names, default=-1) + 1)] if len(names) < IGNORED else None
+    if isinstance(names, dict):
+        names = [names.get(number) for number in range(len(names))]  # None where the numbers leave one out
     try:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise LabelError("`names` is no list of texts", fix="write `names: [leaf, flower]`", code="labels-names")

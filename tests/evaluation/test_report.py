@@ -194,7 +194,7 @@ def test_nothing_touches_the_edge_of_a_picture(draw: Any, report: Report) -> Non
 
 def drawn(monkeypatch: pytest.MonkeyPatch, draw: Any, report: Report) -> Figure:
     kept: list[Figure] = []
-    monkeypatch.setattr(figures, "_png", lambda figure: kept.append(figure) or b"")
+    monkeypatch.setattr(figures, "to_png", lambda figure, *_, **__: kept.append(figure) or b"")
     draw(report)
     return kept[0]
 

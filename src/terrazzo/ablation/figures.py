@@ -5,9 +5,7 @@ Figures are drawn on their own canvas, without pyplot, so that nothing global is
 
 from __future__ import annotations
 
-import io
 import textwrap
-import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.drawing import FAINT, GRID, INK, to_png
 from terrazzo.explanation.figures import draw_field
 from terrazzo.explanation.measures import area_holding, percent
 from terrazzo.labels import LabelSpec
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["attention_png", "fields_png", "masks_png", "study_png"]
 
-INK, FAINT, GRID = "#222222", "#6a6a6a", "#e6e6e6"
 OTHERS = "#6d8fb5"
 COLORS = ("#c2410c", "#1f5fa8", "#2f8f5b", "#8a63b8", "#7a7a7a")  # the paper's own first
 DPI = 150
@@ -48,7 +46,7 @@ def study_png(result: Result) -> bytes:
         "\n".join([result.title, *lines]), x=0.01, ha="left", fontsize=11, color=INK, parse_math=False, linespacing=1.4
     )
     figure.supxlabel(small, x=0.01, ha="left", fontsize=8, color=FAINT, parse_math=False)
-    return _png(figure)
+    return to_png(figure, DPI, trimmed=True)
 
 
 def attention_png(rows: Sequence[Row], title: str) -> bytes:
@@ -64,7 +62,7 @@ def attention_png(rows: Sequence[Row], title: str) -> bytes:
         "billions of multiply-accumulates in attention's two products, by the side of a square image",
         logarithmic=True,
     )
-    return _png(figure)
+    return to_png(figure, DPI, trimmed=True)
 
 
 def _bars(figure: Figure, result: Result) -> None:
@@ -267,7 +265,7 @@ def masks_png(
     figure.legend(
         handles=handles[:24], loc="outside lower left", ncols=min(len(handles), 8) or 1, frameon=False, fontsize=9
     )
-    return _png(figure)
+    return to_png(figure, DPI, trimmed=True)
 
 
 # -- receptive fields -------------------------------------------------------------------------------------------------
@@ -298,13 +296,4 @@ def fields_png(networks: Sequence[ReceptiveFields]) -> bytes:
             held = percent(area_holding(field.share_HW, 0.5))
             name = f"{network.model}\n" if line == 0 else ""
             axes.set_title(f"{name}{what}: 50% in {held}", loc="left", fontsize=9, color=INK, parse_math=False)
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; the other files hold it as it is.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(picture, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.12)
-    return picture.getvalue()
+    return to_png(figure, DPI, trimmed=True)

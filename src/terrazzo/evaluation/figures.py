@@ -5,16 +5,15 @@ Figures are drawn on their own canvas, without pyplot, so that nothing global is
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from terrazzo.drawing import FAINT, INK, clipped, to_png
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from terrazzo.evaluation.report import Report
 
@@ -22,7 +21,6 @@ __all__ = ["confusion_png", "per_class_png"]
 
 _ROWS_PER_COLUMN = 50
 _MOST_ANNOTATED = 20
-_INK, _FAINT = "#222222", "#8a8a8a"
 
 
 def per_class_png(report: Report) -> bytes:
@@ -34,14 +32,14 @@ def per_class_png(report: Report) -> bytes:
     rows = math.ceil(len(order) / columns)
     width, height = 1.2 + 5.8 * columns, 1.35 + 0.27 * max(rows, 3)  # inches
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(_title(report, width), x=0.01, ha="left", fontsize=12, color=_INK, parse_math=False)
+    figure.suptitle(_title(report, width), x=0.01, ha="left", fontsize=12, color=INK, parse_math=False)
     all_axes = figure.subplots(1, columns, squeeze=False)[0]
     for column, axes in enumerate(all_axes):
         _draw_bars(axes, report, order[column * rows : (column + 1) * rows], rows)
     handles, names = all_axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, names, loc="outside lower right", ncols=len(names), frameon=False, fontsize=9)
-    return _png(figure)
+    return to_png(figure, 150, trimmed=True)
 
 
 def confusion_png(report: Report) -> bytes:
@@ -62,11 +60,11 @@ def confusion_png(report: Report) -> bytes:
     # The axes fill the figure; names and titles lie outside, and saving makes room for them.
     figure = Figure(figsize=(width, side))
     axes = figure.add_axes((0, 0, side / width, 1))
-    axes.set_title(_title(report, width), loc="left", fontsize=12, color=_INK, pad=12, parse_math=False)
+    axes.set_title(_title(report, width), loc="left", fontsize=12, color=INK, pad=12, parse_math=False)
     # The square root brings out the small confusions, which are what one looks for.
     image = axes.imshow(shown_KK, cmap="Blues", norm=PowerNorm(0.5, 0, 100), interpolation="nearest")
     axes.set_facecolor("#e4e4e4")
-    names = [_clipped(name) for name in report.labels.names]
+    names = [clipped(name) for name in report.labels.names]
     fits = 0.6 * small * max(map(len, names)) < 72 * cell
     angle, anchor = (0, "center") if fits else (40, "right") if annotated else (90, "right")
     axes.set_xticks(range(K), names, fontsize=small, parse_math=False)
@@ -78,23 +76,23 @@ def confusion_png(report: Report) -> bytes:
     axes.grid(which="minor", color="white", linewidth=1.2 if annotated else 0.3)
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("prediction", fontsize=11, color=_INK)
-    axes.set_ylabel("label", fontsize=11, color=_INK)
+    axes.set_xlabel("prediction", fontsize=11, color=INK)
+    axes.set_ylabel("label", fontsize=11, color=INK)
     for row in np.flatnonzero(pixels == 0).tolist():
-        axes.text((K - 1) / 2, row, "absent from labels", ha="center", va="center", fontsize=0.9 * small, color=_FAINT)
+        axes.text((K - 1) / 2, row, "absent from labels", ha="center", va="center", fontsize=0.9 * small, color=FAINT)
     if annotated:
         for row, column in zip(*np.nonzero(~shown_KK.mask & (share_KK >= 0.5)), strict=True):
             share = share_KK[row, column]
-            color = "white" if share > 40 else _INK
+            color = "white" if share > 40 else INK
             axes.text(
                 column, row, f"{share:.{1 if K <= 4 else 0}f}", ha="center", va="center", fontsize=9.5, color=color
             )
     bar_height = min(1.0, 4 / side)
     bar_axes = figure.add_axes((1 - 0.2 / width, 0.5 - bar_height / 2, 0.2 / width, bar_height))
     bar = figure.colorbar(image, cax=bar_axes, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
-    bar.set_label("% of the label's pixels", color=_INK)
+    bar.set_label("% of the label's pixels", color=INK)
     bar.outline.set_visible(False)
-    return _png(figure)
+    return to_png(figure, 150, trimmed=True)
 
 
 def _draw_bars(axes: Axes, report: Report, classes: list[int], rows: int) -> None:
@@ -113,14 +111,14 @@ def _draw_bars(axes: Axes, report: Report, classes: list[int], rows: int) -> Non
             axes.plot(mark, row, "D", ms=4.5, mfc="white", mec="black", mew=0.9, label=name, clip_on=False)
             end = max(end, mark + 0.8)
         background = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-        axes.text(end + 1.2, row, text, va="center", fontsize=9, color=_INK if known else _FAINT, bbox=background)
-    axes.set_yticks(range(len(classes)), [_clipped(labels.names[k]) for k in classes], fontsize=9.5, parse_math=False)
+        axes.text(end + 1.2, row, text, va="center", fontsize=9, color=INK if known else FAINT, bbox=background)
+    axes.set_yticks(range(len(classes)), [clipped(labels.names[k]) for k in classes], fontsize=9.5, parse_math=False)
     axes.set_ylim(rows - 0.4, -0.6)
     axes.set_xlim(0, 109)
     axes.set_xticks(range(0, 101, 20))
-    axes.set_xlabel("IoU, %", color=_INK)
+    axes.set_xlabel("IoU, %", color=INK)
     if not np.isnan(metrics.mIoU):
-        axes.axvline(metrics.mIoU, color=_INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0, label="mIoU")
+        axes.axvline(metrics.mIoU, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0, label="mIoU")
     axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
@@ -138,16 +136,3 @@ def _title(report: Report, width: float) -> str:
     longest = max(45, int(9.5 * width))
     subject = report.subject
     return f"{subject if len(subject) <= longest else '…' + subject[1 - longest :]}\n{report.summary}"
-
-
-def _clipped(name: str) -> str:
-    return name if len(name) <= 26 else name[:25] + "…"
-
-
-def _png(figure: Figure) -> bytes:
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; the other files hold it as it is.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(picture, format="png", dpi=150, bbox_inches="tight", pad_inches=0.12)
-    return picture.getvalue()

@@ -5,8 +5,6 @@ Figures are drawn on their own canvas, without pyplot, so that nothing global is
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.drawing import FAINT, GRID, INK, clipped, to_png
 from terrazzo.explanation.measures import area_holding, level_holding, percent, share_within
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ __all__ = ["attention_png", "draw_field", "heads_png", "receptive_fields_png"]
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Point = tuple[int, int]
 
-INK, FAINT, GRID, MARK = "#222222", "#6a6a6a", "#e6e6e6", "#00e5ff"
+MARK = "#00e5ff"
 DPI = 110
 PANEL, GAP, TITLE, HEAD, LINE = 2.5, 0.12, 0.62, 0.5, 0.27  # inches
 LARGEST_PICTURE = 800  # pixels of a photo's longer side, more of which a panel cannot show
@@ -116,7 +115,7 @@ def _attention_sheet(maps: AttentionMaps, rows: list[list[_Panel]], heads: list[
         _write(figure, GAP + column * (PANEL + GAP), TITLE + HEAD - 0.08, text, 8.5, va="bottom", linespacing=1.35)
     for number, (row, point, name) in enumerate(zip(rows, maps.points, maps.classes, strict=True)):
         top = TITLE + HEAD + number * (LINE + tall + LINE)
-        _write(figure, GAP, top + LINE - 0.07, f"{number + 1}  {_clipped(name)} at {point[0]},{point[1]}", 9.5)
+        _write(figure, GAP, top + LINE - 0.07, f"{number + 1}  {clipped(name)} at {point[0]},{point[1]}", 9.5)
         for column in range(columns):
             left = GAP + column * (PANEL + GAP)
             box = (left / size[0], 1 - (top + LINE + tall) / size[1], PANEL / size[0], tall / size[1])
@@ -129,7 +128,7 @@ def _attention_sheet(maps: AttentionMaps, rows: list[list[_Panel]], heads: list[
             _mark(axes, point)
             axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-    return _png(figure)
+    return to_png(figure, DPI)
 
 
 def _draw_keys(axes: Axes, photo_HW3: Picture, panel: _Panel, height: int, width: int) -> None:
@@ -214,7 +213,7 @@ def receptive_fields_png(fields: ReceptiveFields) -> bytes:
     _write(figure, left, TITLE + HEAD - 0.08, "of the\npeak", 8, va="bottom", color=FAINT)
     chart_box = box(GAP + 0.6, TITLE + HEAD + tall + 0.45, size[0] - 2.4, chart)
     _draw_growth(figure.add_axes(chart_box), fields.fields)
-    return _png(figure)
+    return to_png(figure, DPI)
 
 
 def draw_field(axes: Axes, field: ReceptiveField) -> Any:
@@ -273,16 +272,3 @@ def _write(figure: Figure, left: float, bottom: float, text: str, points: float,
     width, height = figure.get_size_inches()
     style = {"color": INK, **style}
     figure.text(left / width, 1 - bottom / height, text, fontsize=points, parse_math=False, **style)
-
-
-def _clipped(name: str) -> str:
-    return name if len(name) <= 26 else name[:25] + "…"
-
-
-def _png(figure: Figure) -> bytes:
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; the other files hold it as it is.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(picture, format="png", dpi=DPI)
-    return picture.getvalue()

@@ -5,8 +5,6 @@ Figures are drawn on their own canvas, without pyplot, so that nothing global is
 
 from __future__ import annotations
 
-import io
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.data import Dataset
+from terrazzo.drawing import FAINT, GRID, INK, clipped, to_png
 from terrazzo.inference.predictor import Predictor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["choose_photos", "curves_png", "sheet_png"]
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Color = tuple[int, int, int]
 
-INK, FAINT, GRID = "#222222", "#6a6a6a", "#e6e6e6"
 LINE, BEST = "#1f5fa8", "#c2410c"
 WRONG: Color = (230, 30, 45)
 PAPER: Color = (255, 255, 255)
@@ -78,7 +75,7 @@ def curves_png(rows: list[dict[str, Any]], title: str) -> bytes:
         for axes in (loss_axes, score_axes, rate_axes):
             axes.axvline(best["epoch"], color=BEST, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         score_axes.plot(best["epoch"], best["mIoU"], "o", ms=8, mfc="white", mec=BEST, mew=2, zorder=4)
-    return _png(figure, dpi=150)
+    return to_png(figure, 150)
 
 
 def _curve(axes: Axes, rows: list[dict[str, Any]], key: str, name: str) -> None:
@@ -169,7 +166,7 @@ def _sheet(rows: list[_Row], legend: list[tuple[str, Color]], title: str) -> byt
 
     width = 4 * CELL + 5 * GAP
     lefts = [GAP + column * (CELL + GAP) for column in range(4)]
-    names = [_clipped(name, 24) for name, _ in legend]
+    names = [clipped(name, 24) for name, _ in legend]
     entry = 60 + 9 * max(map(len, names))
     columns = min(max((width - 2 * GAP) // entry, 1), len(names))
     tops = np.cumsum([HEAD, *(TITLE + row.pictures[0].shape[0] for row in rows)]).tolist()
@@ -185,7 +182,7 @@ def _sheet(rows: list[_Row], legend: list[tuple[str, Color]], title: str) -> byt
     for left, name in zip(lefts, ("photo", "label", "prediction", "errors in red"), strict=True):
         write(left, HEAD - 12, name, 18, color=FAINT)
     for row, top in zip(rows, tops, strict=False):
-        write(lefts[0], top + TITLE - 10, _clipped(row.name, 90), 16)
+        write(lefts[0], top + TITLE - 10, clipped(row.name, 90), 16)
         write(width - GAP, top + TITLE - 10, row.scores, 16, ha="right")
         for left, picture in zip(lefts, row.pictures, strict=True):
             rows_, columns_ = picture.shape[:2]
@@ -198,22 +195,9 @@ def _sheet(rows: list[_Row], legend: list[tuple[str, Color]], title: str) -> byt
             canvas[top + 1 : top + 17, left + 1 : left + 17] = color
         write(left + 26, top + 15, name, 16)
     figure.figimage(canvas)
-    return _png(figure, dpi=DPI)
+    return to_png(figure, DPI)
 
 
 def _printable(text: str) -> str:
     """Return a file name that can be drawn: it may hold bytes that are no text."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
-def _clipped(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
-def _png(figure: Figure, dpi: int) -> bytes:
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; the other files hold it as it is.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(picture, format="png", dpi=dpi)
-    return picture.getvalue()

@@ -1,0 +1,30 @@
+"""What the figures of every package share: inks, names short enough for an axis, and the finished PNG."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["FAINT", "GRID", "INK", "clipped", "to_png"]
+
+INK, FAINT, GRID = "#222222", "#6a6a6a", "#e6e6e6"
+
+
+def clipped(text: str, longest: int = 26) -> str:
+    """Return a text, or the beginning of a longer one."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def to_png(figure: Figure, dpi: int, *, trimmed: bool = False) -> bytes:
+    """Return a figure as a PNG file, `trimmed` to what is drawn and a narrow edge around it."""
+    edge: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12} if trimmed else {}
+    picture = io.BytesIO()
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes; the other files hold it as it is.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(picture, format="png", dpi=dpi, **edge)
+    return picture.getvalue()

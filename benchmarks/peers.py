@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from terrazzo.models import MODELS, create_model
 from terrazzo.models.segmenter import Segmenter
 
-__all__ = ["build_pair", "load_peer", "peer_state", "save_peer"]
+__all__ = ["build_pair", "build_peer", "load_peer", "peer_state", "save_peer"]
 
 EPSILONS = "epsilons.json"
 
@@ -40,16 +40,13 @@ PEER_NAMES = [
 def build_pair(name: str, num_classes: int, seed: int = 0) -> tuple[Segmenter, nn.Module]:
     """Return our network and transformers', in evaluation mode, computing the same function.
 
-    The weights are random; so are the norms' statistics and affine parameters, lest a wrong map go unseen. The peer's
-    LayerNorms get our epsilons, which are those of the released weights (it has 1e-5 everywhere).
+    The weights are random; so are the norms' statistics and affine parameters, lest a wrong map go unseen.
 
     Args:
         name: a SegFormer of `terrazzo.models.MODELS`.
         num_classes: K.
         seed: of the weights.
     """
-    from transformers import SegformerConfig, SegformerForSemanticSegmentation
-
     torch.manual_seed(seed)
     ours = create_model(name, num_classes).eval()
     for module in ours.modules():
@@ -59,6 +56,16 @@ def build_pair(name: str, num_classes: int, seed: int = 0) -> tuple[Segmenter, n
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return ours, build_peer(name, ours, num_classes)
+
+
+def build_peer(name: str, ours: Segmenter, num_classes: int) -> nn.Module:
+    """Return transformers' network with the weights of ours, in evaluation mode.
+
+    Its LayerNorms get our epsilons, which are those of the released weights (it has 1e-5 everywhere).
+    """
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
     variant = MODELS[name]
     config = SegformerConfig(
         hidden_sizes=list(variant.embed_dims),
@@ -66,12 +73,12 @@ def build_pair(name: str, num_classes: int, seed: int = 0) -> tuple[Segmenter, n
         decoder_hidden_size=variant.decoder_dim,
         num_labels=num_classes,
     )
-    theirs = SegformerForSemanticSegmentation(config).eval()
+    theirs: nn.Module = SegformerForSemanticSegmentation(config).eval()
     theirs.load_state_dict(dict(peer_state(ours)), strict=True)
     for our_name, module in ours.named_modules():
         if isinstance(module, nn.LayerNorm):
             theirs.get_submodule(_peer_name(our_name)).eps = module.eps
-    return ours, theirs
+    return theirs
 
 
 def save_peer(theirs: nn.Module, folder: Path) -> None:

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from measure import alternate, header, publish, table
-from terrazzo.engines.torch import keep_freed_memory
+from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.models.setr import VARIANTS, ViTSize
 from terrazzo.models.setr import build as build_setr
 from terrazzo.training.losses import upsampled_cross_entropy

@@ -24,7 +24,7 @@ import torch
 
 from measure import Times, header, publish, table
 from peers import build_pair
-from terrazzo.engines.torch import keep_freed_memory
+from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.models import create_model
 from terrazzo.training.losses import upsampled_cross_entropy
 from terrazzo.training.memory import estimate_step_memory

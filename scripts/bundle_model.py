@@ -13,7 +13,7 @@ import dataclasses
 import torch
 
 import terrazzo
-from terrazzo.engines.torch import keep_freed_memory
+from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.weights.catalog import BUNDLED_FOLDER
 from terrazzo.weights.files import save_folder
 

@@ -19,7 +19,8 @@ from terrazzo.ablation.runs import Setting, scores_by_side, train_variant, train
 from terrazzo.ablation.studies import Study, Variant, find_study
 from terrazzo.data import open_dataset
 from terrazzo.data.photos import photo_size
-from terrazzo.engines.torch import default_device, keep_freed_memory
+from terrazzo.engines.memory import keep_freed_memory
+from terrazzo.engines.torch import default_device
 from terrazzo.errors import ConfigError
 from terrazzo.explanation.receptive_field import receptive_fields
 from terrazzo.files import make_folder, write_atomic

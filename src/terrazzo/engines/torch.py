@@ -12,10 +12,9 @@ from torch import Tensor
 
 from terrazzo.engines.engine import EngineOptions
 from terrazzo.engines.fused_segformer import FusedSegFormer, can_fuse
-from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.models import Segmenter
 
-__all__ = ["TorchEngine", "default_device", "keep_freed_memory"]
+__all__ = ["TorchEngine", "default_device"]
 
 
 class TorchEngine:

@@ -11,7 +11,7 @@ from typing import Any
 
 from terrazzo.data import open_dataset
 from terrazzo.data.photos import photo_size
-from terrazzo.engines.torch import keep_freed_memory
+from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.errors import ConfigError
 from terrazzo.evaluation.report import Report
 from terrazzo.labels import LabelSpec

@@ -32,6 +32,7 @@ from terrazzo.weights.files import TrainedModel, save_folder
 
 LABELS = LabelSpec.from_names(["sky", "road", "tree"])
 MANY = Workload(500, (480, 640))
+MANY_OF_ONE_SIZE = replace(MANY, one_size=True)
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,36 @@ def test_few_photos_are_converted_for_the_next_start_and_many_are_not(
     assert engine_of(folder, workload=MANY) is TorchEngine
     monkeypatch.setattr(torch, "compile", lambda network: network)
     assert engine_of(folder, compiled=True) is TorchEngine
+    assert engine_of(folder, precision="bf16") is TorchEngine
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_many_photos_of_one_size_are_openvinos(
+    folder: Path, trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is OpenVINOEngine  # converted on the way
+    assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is OpenVINOEngine
+    assert engine_of(trained, workload=MANY_OF_ONE_SIZE) is TorchEngine
+    monkeypatch.setattr(choice, "find_spec", lambda name: None if name == "openvino" else True)
+    assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is TorchEngine
+    monkeypatch.undo()
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("TERRAZZO_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(predict, "gpu_at_hand", lambda: False)
+    assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is TorchEngine
+
+
+def test_a_workload_is_of_one_size_where_a_sample_of_the_photos_is(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number:02}.png" for number in range(25)]
+    for path in paths:
+        Image.new("RGB", (30, 20)).save(path)
+    assert Workload.of(paths) == Workload(25, (20, 30), one_size=True)
+    paths[0].write_bytes(b"no photo")
+    assert Workload.of(paths) == Workload(25, (20, 30), one_size=True)
+    Image.new("RGB", (31, 20)).save(paths[24])
+    assert Workload.of(paths) == Workload(25, (20, 30), one_size=False)
+    assert Workload.of(paths[:1]) == Workload(1)
+    assert Workload.of([]) == Workload(0)
 
 
 @pytest.mark.usefixtures("empty_cache")

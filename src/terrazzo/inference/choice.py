@@ -4,12 +4,12 @@
 2. An exported file: ONNX Runtime for ``.onnx``, or OpenVINO where only that is installed; OpenVINO for ``.xml``.
 3. Few photos: ONNX Runtime or OpenVINO, which start without importing torch, if the model's conversion is kept from
    before. If not, PyTorch, and the conversion is made and kept for the next time.
-4. PyTorch.
+4. Many photos of one size: OpenVINO, which compiles for it.
+5. PyTorch.
 
-In float32 the other engines are not much faster once they run. Seconds of processor time for a photo of 480 x 640,
-one thread of a busy Xeon at 2.5 GHz without bf16, by PyTorch (SegFormers rewritten, `engines/fused_segformer.py`),
-ONNX Runtime and OpenVINO: SegFormer-B0 0.25, 0.27, 0.21; OpenVINO only for a size that it has compiled for, and 0.3
-for others.
+Seconds of processor time for 200 photos of 360 x 480, shown to SegFormer-B0 as 480 x 640, from starting the program to
+the last mask (`benchmarks/directory.py`, one thread of a Xeon at 2.5 GHz without bf16): PyTorch 65, ONNX Runtime 57,
+OpenVINO 48. OpenVINO is no faster than PyTorch for sizes that it has not compiled for.
 
 Every choice computes in float32, and gives the same masks but for exact ties.
 """
@@ -17,8 +17,10 @@ Every choice computes in float32, and gives the same masks but for exact ties.
 from __future__ import annotations
 
 import ctypes
+import math
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,9 +31,8 @@ from terrazzo.images import image_size
 from terrazzo.preprocess import Preprocess
 
 __all__ = [
-    "FEW_MEGAPIXELS",
     "Workload",
-    "early_engine",
+    "auto_engine",
     "engine_for_file",
     "find_engine",
     "gpu_at_hand",
@@ -41,11 +42,13 @@ __all__ = [
 MOST_STREAMS = 4  # each holds a photo's feature maps
 
 FEW_MEGAPIXELS = 10.0
-"""How much may be predicted before PyTorch, which is faster for each photo, has made up for its later start.
+"""How much the engine that starts first is best for.
 
-SegFormer-B0, as above: to the first mask 3.2 s by PyTorch, 1.0 s by ONNX Runtime and 1.7 s by OpenVINO from what is
-kept; then 0.6, 0.7 and 0.9 s for a megapixel. Converting took 0.35 s.
+As above: one photo takes 3.7 s by PyTorch, 1.6 s by ONNX Runtime and 2.5 s by OpenVINO from what is kept (4.3, 5.4 and
+5.9 s with a model never seen); each further one 0.31, 0.28 and 0.23 s. A photo is 0.3 megapixels here.
 """
+
+SAMPLED = 10  # photos of a directory whose sizes are looked up
 
 EXPORTED: dict[str, tuple[EngineName, ...]] = {
     ".onnx": ("onnxruntime", "openvino"),
@@ -62,26 +65,27 @@ class Workload:
     Attributes:
         photos: how many.
         size: (height, width) of a typical one.
+        one_size: whether all have it, as far as is known.
     """
 
     photos: int = 1
     size: tuple[int, int] = (512, 512)
+    one_size: bool = False
 
     @classmethod
     def of(cls, paths: Iterable[Path]) -> Workload:
-        """As many photos as there are paths, of the size of the first that can be read."""
+        """As many photos as there are paths, of the size of the first of some that can be read."""
         paths = list(paths)
-        for path in paths[:10]:
-            try:
-                return cls(len(paths), image_size(path))
-            except ImageError:
-                continue
-        return cls(len(paths))
+        sizes = []
+        for path in paths[:: math.ceil(len(paths) / SAMPLED) or 1]:
+            with suppress(ImageError):
+                sizes.append(image_size(path))
+        return cls(len(paths), sizes[0], len(set(sizes)) == 1) if sizes else cls(len(paths))
 
-    def megapixels(self, preprocess: Preprocess) -> float:
-        """Pixels that the network will see, in millions."""
+    def is_small(self, preprocess: Preprocess) -> bool:
+        """Whether it is done before an engine that starts later could make up for that."""
         height, width = preprocess.target_size(*self.size)
-        return self.photos * height * width / 1e6
+        return self.photos * height * width / 1e6 <= FEW_MEGAPIXELS
 
     def options(self, threads: int | None = None) -> EngineOptions:
         """One photo as soon as it can be, or many in the least time."""
@@ -111,9 +115,11 @@ def gpu_at_hand() -> bool:
         return False
 
 
-def early_engine() -> EngineName | None:
-    """Return the engine that runs a conversion of the model without torch, or None if none is installed."""
-    return next((name for name in EXPORTED[".onnx"] if find_spec(name) is not None), None)
+def auto_engine(workload: Workload, preprocess: Preprocess) -> EngineName:
+    """Return the engine for weights on a CPU. One that is not ``torch`` runs a conversion of them."""
+    small = workload.is_small(preprocess)
+    candidates = EXPORTED[".onnx"] if small else ("openvino",) if workload.one_size else ()
+    return next((name for name in candidates if find_spec(name) is not None), "torch")
 
 
 def is_exported(model: str | Path) -> bool:

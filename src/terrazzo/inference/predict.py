@@ -21,9 +21,8 @@ from terrazzo.engines.onnx_file import describe_onnx
 from terrazzo.errors import ConfigError, MissingExtraError, TerrazzoError
 from terrazzo.images import ImageSource, find_images, read_image
 from terrazzo.inference.choice import (
-    FEW_MEGAPIXELS,
     Workload,
-    early_engine,
+    auto_engine,
     engine_for_file,
     find_engine,
     gpu_at_hand,
@@ -86,15 +85,19 @@ def make_predictor(
         opened = _open_file(Path(model), engine_for_file(Path(model), chosen), options, device)
         return wrap(opened, opened.description)
 
-    def few(about: TrainedModel | ExportedDescription) -> bool:
-        return workload.megapixels(about.preprocess) <= FEW_MEGAPIXELS
-
     unasked = chosen == "auto" and isinstance(model, (str, Path)) and not compiled and _on_cpu(device)
-    runtime = early_engine() if unasked else chosen
-    if isinstance(model, (str, Path)) and runtime in CONVERTED and (kept := kept_conversion(model)) is not None:
-        about = describe_onnx(kept)
-        if not unasked or few(about):
-            return wrap(_open_conversion(kept, about, runtime, options, device, model), about)
+    unasked = unasked and precision == "fp32"
+
+    def best(about: TrainedModel | ExportedDescription) -> EngineName:
+        return auto_engine(workload, about.preprocess) if unasked else chosen
+
+    def run_converted(path: Path, about: ExportedDescription, source: Model) -> Predictor:
+        return wrap(_open_conversion(path, about, best(about), options, device, source), about)
+
+    if isinstance(model, (str, Path)) and (unasked or chosen in CONVERTED):
+        kept = kept_conversion(model)
+        if kept is not None and best(about := describe_onnx(kept)) in CONVERTED:
+            return run_converted(kept, about, model)
 
     from terrazzo.engines.torch import TorchEngine, default_device
     from terrazzo.weights.load import load
@@ -102,11 +105,12 @@ def make_predictor(
     trained = load(model) if isinstance(model, (str, Path)) else model
     if chosen in CONVERTED:
         converted = convert_once(model, trained)
-        about = describe_onnx(converted)
-        return wrap(_open_conversion(converted, about, chosen, options, device, trained), about)
-    if runtime in CONVERTED and few(trained) and is_quickly_converted(trained):
-        with suppress(TerrazzoError):  # nothing is lost but the next start's speed
-            convert_once(model, trained)
+        return run_converted(converted, describe_onnx(converted), trained)
+    if best(trained) in CONVERTED and is_quickly_converted(trained):
+        with suppress(TerrazzoError):  # nothing is lost but speed
+            converted = convert_once(model, trained)
+            if not workload.is_small(trained.preprocess):  # else it is for the next start: torch is here already
+                return run_converted(converted, describe_onnx(converted), trained)
     return wrap(TorchEngine(trained.network, device or default_device(), options, compiled=compiled), trained)
 
 

@@ -26,7 +26,18 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from measure import alternate, apart, gemm_peak, header, milliseconds, publish, table
+from measure import (
+    alternate,
+    apart,
+    gemm_speed,
+    header,
+    matrix_product,
+    milliseconds,
+    publish,
+    ratio,
+    share_of_peak,
+    table,
+)
 
 # Nothing above imports torch, and nothing at the top may: the processes that measure memory begin here too.
 Run: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
@@ -45,6 +56,7 @@ ENGINE_OF = {  # way -> the engine that both sides may have
     "transformers, OpenVINO bf16": "OpenVINO bf16",
 }
 TOLERANCE = 1e-4
+LEAST_SECONDS = 45.0  # of rounds for a model: small ones get more of them
 
 
 def main() -> None:
@@ -61,20 +73,20 @@ def main() -> None:
 
     torch.set_num_threads(1)
     keep_freed_memory()
-    peak = gemm_peak()
     sections = []
     for model in options.models.split(","):
         with tempfile.TemporaryDirectory() as folder:
             operations = write_networks(model, options.classes, size, Path(folder))
-            sections.append(
-                f"## {model.upper()}\n\n" + compare(ways, size, Path(folder), operations, peak, options.rounds)
-            )
+            sections.append(f"## {model.upper()}\n\n" + compare(ways, size, Path(folder), operations, options.rounds))
     default = size == (512, 512)
     name = "engines" if default else f"engines_{options.size}"
     arguments = "" if default else f" --size {options.size} --classes {options.classes} --models {options.models}"
     title = f"SegFormer in every engine at {size[0]} x {size[1]}, {options.classes} classes, batch 1"
     text = header(title, f"python benchmarks/engines.py{arguments} --write", ("onnxruntime", "openvino"))
-    text += f"Milliseconds as median / least. Matrix products alone reach {peak / 1e9:.0f} GFLOP/s here in float32.\n"
+    text += (
+        "Milliseconds as median / least. Ratios and shares of the speed of a matrix product, which was called in turn "
+    )
+    text += "with the networks, are medians over the rounds.\n"
     if not has_bf16:
         text += "No rows for bfloat16: this processor has no instructions for it.\n"
     if not options.compiled:
@@ -87,7 +99,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--models", default="b0,b1,b2,b5")
     parser.add_argument("--size", default="512x512", help="height x width")
     parser.add_argument("--classes", type=int, default=150)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="at least; small models get more")
     parser.add_argument("--compiled", action="store_true", help="transformers through torch.compile too")
     parser.add_argument("--write", action="store_true", help="put the tables under results/")
     return parser.parse_args()
@@ -186,9 +198,7 @@ def open_peer(way: str, folder: Path) -> Run:
     return run
 
 
-def compare(
-    ways: list[str], size: tuple[int, int], folder: Path, operations: dict[str, int], peak: float, rounds: int
-) -> str:
+def compare(ways: list[str], size: tuple[int, int], folder: Path, operations: dict[str, int], rounds: int) -> str:
     memory = {way: apart(peak_memory_of, way, size, folder) for way in ways}
     runs = {way: open_way(way, folder) for way in ways}
     images = np.random.default_rng(0).standard_normal((1, 3, *size), dtype=np.float32)
@@ -196,7 +206,9 @@ def compare(
     differences = {way: float(np.abs(run(images) - expected).max()) for way, run in runs.items()}
     for way, difference in differences.items():
         assert way.endswith("bf16") or difference < TOLERANCE, f"{way} differs by {difference}"
-    times = dict(zip(ways, alternate([partial(run, images) for run in runs.values()], rounds), strict=True))
+    calls = [partial(run, images) for run in runs.values()]
+    product, *measured = alternate([matrix_product(), *calls], rounds, LEAST_SECONDS)
+    times = dict(zip(ways, measured, strict=True))
     rows = []
     for way in ways:
         side, _, _ = way.partition(",")
@@ -206,11 +218,11 @@ def compare(
             [
                 way,
                 milliseconds(mine),
-                f"{times[PEER].median / mine.median:.2f}",
-                f"{times[same_engine].median / mine.median:.2f}" if side == "ours" else "",
+                ratio(times[PEER], mine),
+                ratio(times[same_engine], mine) if side == "ours" else "",
                 f"{operations[side] / 1e9:.1f}",
                 # In bfloat16 the processor's limit is another one, which is not measured here.
-                "" if way.endswith("bf16") else f"{operations[side] / mine.least / peak:.0%}",
+                "" if way.endswith("bf16") else share_of_peak(operations[side], mine, product),
                 f"{memory[way] / 1e6:.0f}",
                 f"{differences[way]:.0e}" if way != PEER else "",
             ]
@@ -219,7 +231,8 @@ def compare(
         "", "ms", "times as fast as transformers, eager", "as in the same engine", "GFLOP", "of GEMM peak",
         "process, MB", "largest difference of logits",
     ]  # fmt: skip
-    return table(columns, rows)
+    about = f"{len(product.seconds)} rounds; matrix products alone reach {gemm_speed(product) / 1e9:.0f} GFLOP/s."
+    return table(columns, rows) + f"\n{about}\n"
 
 
 def peak_memory_of(way: str, size: tuple[int, int], folder: Path) -> int | None:

@@ -6,6 +6,7 @@ import datetime
 import multiprocessing
 import os
 import platform
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -13,24 +14,39 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from terrazzo.measurement import machine
 from terrazzo.measurement.machine import Times, package_versions, processor_name
 
-__all__ = ["RESULTS", "Times", "alternate", "apart", "gemm_peak", "header", "milliseconds", "publish", "table"]
+__all__ = [
+    "RESULTS",
+    "Times",
+    "alternate",
+    "apart",
+    "gemm_speed",
+    "header",
+    "matrix_product",
+    "milliseconds",
+    "publish",
+    "ratio",
+    "share_of_peak",
+    "table",
+]
 
 RESULTS = Path(__file__).parent / "results"
+GEMM_SIDE = 1536
+GEMM_OPERATIONS = 2 * GEMM_SIDE**3
 CPU_TIME = "CPU time of the process, calls of both sides in turn; where the machine was shared, read the ratios."
 
 
-def alternate(sides: Sequence[Callable[[], object]], rounds: int) -> list[Times]:
+def alternate(sides: Sequence[Callable[[], object]], rounds: int, least_seconds: float = 0.0) -> list[Times]:
     """Call every side once unmeasured, then all of them in turn, `rounds` times; return CPU seconds.
 
-    The clock is the whole process's, so an engine that computes in threads of its own is charged like any other.
+    The clock is the whole process's, so an engine that computes in threads of its own is charged like any other. With
+    `least_seconds` there are more rounds where these take less time in all.
     """
     for side in sides:
         side()
     seconds: list[list[float]] = [[] for _ in sides]
-    for _ in range(rounds):
+    while len(seconds[0]) < rounds or sum(map(sum, seconds)) < least_seconds:
         for side, measured in zip(sides, seconds, strict=True):
             started = time.process_time()
             side()
@@ -38,9 +54,28 @@ def alternate(sides: Sequence[Callable[[], object]], rounds: int) -> list[Times]
     return [Times(tuple(measured)) for measured in seconds]
 
 
-def gemm_peak() -> float:
-    """Return this machine's float32 matrix product speed on one thread, in FLOP/s."""
-    return machine.gemm_peak(time.process_time)
+def ratio(slower: Times, faster: Times) -> str:
+    """Return the median of the rounds' ratios: a machine that changes its speed changes both sides of a round."""
+    return f"{statistics.median(a / b for a, b in zip(slower.seconds, faster.seconds, strict=True)):.2f}"
+
+
+def matrix_product() -> Callable[[], object]:
+    """Return one float32 matrix product, to be called in turn with what is measured: the most that a round can do."""
+    import torch
+
+    a, b = torch.randn(GEMM_SIDE, GEMM_SIDE), torch.randn(GEMM_SIDE, GEMM_SIDE)
+    return lambda: a @ b
+
+
+def gemm_speed(product: Times) -> float:
+    """Return the median speed of `matrix_product`, in FLOP/s."""
+    return GEMM_OPERATIONS / product.median
+
+
+def share_of_peak(operations: int, times: Times, product: Times) -> str:
+    """Return the median share of `matrix_product`'s speed that as many operations in these times come to."""
+    rounds = zip(times.seconds, product.seconds, strict=True)
+    return f"{statistics.median(operations / mine / (GEMM_OPERATIONS / peak) for mine, peak in rounds):.0%}"
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -17,6 +17,24 @@ def test_sides_are_called_in_turn_after_one_unmeasured_call() -> None:
     assert [len(side.seconds) for side in times] == [3, 3]
 
 
+def test_short_calls_get_more_rounds() -> None:
+    from measure import alternate
+
+    (times,) = alternate([lambda: sum(range(20_000))], 2, least_seconds=0.02)
+    assert len(times.seconds) > 2 and sum(times.seconds) >= 0.02
+
+
+def test_ratios_and_shares_are_those_of_the_middle_round() -> None:
+    from measure import GEMM_OPERATIONS, Times, gemm_speed, matrix_product, ratio, share_of_peak
+
+    # In the second round the machine was half as fast, in the third somebody else's program hit one side.
+    ours, theirs, product = Times((1.0, 2.0, 1.0)), Times((3.0, 6.0, 9.0)), Times((0.5, 1.0, 0.5))
+    assert ratio(theirs, ours) == "3.00"
+    assert share_of_peak(GEMM_OPERATIONS, ours, product) == "50%"
+    assert gemm_speed(product) == GEMM_OPERATIONS / 0.5
+    assert matrix_product()().shape == (1536, 1536)
+
+
 def test_a_process_apart_answers_or_says_that_it_died() -> None:
     from measure import apart
 

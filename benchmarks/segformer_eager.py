@@ -19,7 +19,7 @@ from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.measurement.operations import count_operations
 
-LEAST_SECONDS = 15.0  # of rounds for a model: small ones get more of them
+LEAST_SECONDS = 30.0  # of rounds for a model: small ones get more of them
 
 
 def main() -> None:

@@ -165,6 +165,17 @@ def test_a_damaged_file_is_told_and_never_crashes(data: st.DataObject, tmp_path:
         assert str(path) in str(error)
 
 
+def test_sizes_whose_names_are_no_text_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "small.onnx"
+    content = small_model().SerializeToString()
+    name = b"\x12\x01W"  # a size that is free, and called W
+    assert name in content
+    path.write_bytes(content.replace(name, b"\x12\x01\xd7"))
+    with pytest.raises(CheckpointError) as caught:
+        OnnxRuntimeEngine(path)
+    assert caught.value.code == "export-damaged"
+
+
 def test_what_is_no_exported_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "small.onnx"
     for content in (b"", b"not a model", b"\x08\x0a"):

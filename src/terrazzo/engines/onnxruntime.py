@@ -67,11 +67,11 @@ class OnnxRuntimeEngine:
         settings.enable_mem_pattern = False  # a plan of memory for one size of photo, and made anew for the next
         try:
             self.session = ort.InferenceSession(str(self.path), settings, providers=[provider])
-        except Exception as error:  # onnxruntime has a dozen classes and no common one
+            image, result = self.session.get_inputs()[0], self.session.get_outputs()[0]
+            names, shape = (image.name, result.name), image.shape
+        except Exception as error:  # onnxruntime has a dozen classes and no common one, and names may be no text
             raise damaged(self.path, _first_line(error)) from error
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        shape = inputs[0].shape
-        refuse_other_ports((inputs[0].name, outputs[0].name), self.description.output, len(shape), self.path)
+        refuse_other_ports(names, self.description.output, len(shape), self.path)
         self.sides = at_least(
             [(side, side) if isinstance(side, int) else (1, None) for side in shape], self.description
         )

@@ -85,8 +85,8 @@ def main() -> None:
     text = header(title, f"python benchmarks/engines.py{arguments} --write", ("onnxruntime", "openvino"))
     text += (
         "Milliseconds as median / least. Ratios and shares of the speed of a matrix product, which was called in turn "
+        "with the networks, are medians over the rounds.\n"
     )
-    text += "with the networks, are medians over the rounds.\n"
     if not has_bf16:
         text += "No rows for bfloat16: this processor has no instructions for it.\n"
     if not options.compiled:

@@ -60,8 +60,8 @@ def main() -> None:
     text = header(title, "python benchmarks/segformer_eager.py --write")
     text += (
         "Milliseconds as median / least. Ratios and shares of the speed of a matrix product, which was called in turn "
+        f"with the networks ({min(speeds):.0f} to {max(speeds):.0f} GFLOP/s), are medians over the rounds.\n\n"
     )
-    text += f"with the networks ({min(speeds):.0f} to {max(speeds):.0f} GFLOP/s), are medians over the rounds.\n\n"
     columns = ["", "ours, ms", "transformers, ms", "ratio", "our GFLOP", "of GEMM peak", "largest difference of logits"]
     publish("segformer_eager", text + table(columns, rows), options.write)
 

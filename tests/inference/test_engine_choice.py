@@ -143,8 +143,10 @@ def test_without_a_runtime_or_a_place_to_keep_it_auto_is_pytorch(
     (tmp_path / "cache").write_text("no folder")
     assert engine_of(folder) is TorchEngine
     (tmp_path / "cache").unlink()
-    monkeypatch.setattr(choice, "find_spec", lambda name: None)
-    assert engine_of(folder) is TorchEngine
+    with monkeypatch.context() as patch:
+        patch.setattr(choice, "find_spec", lambda name: None)
+        patch.setattr(predict, "kept_conversion", lambda model: pytest.fail("hashes the weights for nothing"))
+        assert engine_of(folder) is TorchEngine
     assert kept_conversion(folder) is None
     monkeypatch.setattr(choice, "find_spec", lambda name: name == "openvino" or None)
     assert engine_of(folder) is TorchEngine

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from terrazzo.drawing import FAINT, INK, clipped, to_png
+from terrazzo.drawing import FAINT, GRID, INK, clipped, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +119,7 @@ def _draw_bars(axes: Axes, report: Report, classes: list[int], rows: int) -> Non
     axes.set_xlabel("IoU, %", color=INK)
     if not np.isnan(metrics.mIoU):
         axes.axvline(metrics.mIoU, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0, label="mIoU")
-    axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)

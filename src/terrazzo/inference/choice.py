@@ -36,6 +36,7 @@ __all__ = [
     "engine_for_file",
     "find_engine",
     "gpu_at_hand",
+    "has_runtime",
     "is_exported",
 ]
 
@@ -113,6 +114,11 @@ def gpu_at_hand() -> bool:
         return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
     except (OSError, AttributeError):
         return False
+
+
+def has_runtime() -> bool:
+    """Whether an engine is installed that runs a conversion of a model without torch."""
+    return any(find_spec(name) is not None for name in EXPORTED[".onnx"])
 
 
 def auto_engine(workload: Workload, preprocess: Preprocess) -> EngineName:

@@ -26,6 +26,7 @@ from terrazzo.inference.choice import (
     engine_for_file,
     find_engine,
     gpu_at_hand,
+    has_runtime,
     is_exported,
 )
 from terrazzo.inference.converted import FallingBack, convert_once, is_quickly_converted, kept_conversion
@@ -86,7 +87,7 @@ def make_predictor(
         return wrap(opened, opened.description)
 
     unasked = chosen == "auto" and isinstance(model, (str, Path)) and not compiled and _on_cpu(device)
-    unasked = unasked and precision == "fp32"
+    unasked = unasked and precision == "fp32" and has_runtime()  # else nothing is looked up or hashed for it
 
     def best(about: TrainedModel | ExportedDescription) -> EngineName:
         return auto_engine(workload, about.preprocess) if unasked else chosen

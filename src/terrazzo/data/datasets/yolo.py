@@ -125,6 +125,12 @@ def _labels(path: Path, names: Any) -> LabelSpec:
     try:
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise LabelError("`names` is no list of texts", fix="write `names: [leaf, flower]`", code="labels-names")
+        if len(names) >= IGNORED:
+            raise LabelError(
+                f"`names` has {len(names)} names, and a mask tells {IGNORED - 1} apart",
+                fix="merge some of them",
+                code="labels-names",
+            )
         spec = object_labels(names)
         if spec.num_classes != len(names) + 1:
             raise LabelError("`names` has a name twice, or a background", fix="rename it", code="labels-names")

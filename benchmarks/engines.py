@@ -1,12 +1,15 @@
-"""SegFormer in every engine, ours beside transformers' with the same weights: one thread.
+"""SegFormer and SETR in every engine, ours beside a peer with the same weights: one thread.
 
-    python benchmarks/engines.py --write
-    python benchmarks/engines.py --models b0,b1 --size 1024x2048 --classes 19 --rounds 2 --write
+    python benchmarks/engines.py --compiled --write
+    python benchmarks/engines.py --classes 19 --name engines_19_classes --write
+    python benchmarks/engines.py --size 1024x2048 --classes 19 --rounds 2 --name engines_1024x2048 --write
+    python benchmarks/engines.py --models setr_pup_large,setr_mla_large --rounds 2 --name engines_setr --write
 
 Ours runs in PyTorch (`TorchEngine`), ONNX Runtime and OpenVINO, as `--engine` has them: exported once, for any batch
-and size. transformers' network runs as it comes, compiled (--compiled: most of a minute for each), and through its
-usual routes: torch.onnx.export(dynamo=True) for ONNX Runtime, openvino.convert_model for OpenVINO, both for this one
-size, which suits them. Both sides' sessions have one thread and float32; bfloat16 joins where the processor has it.
+and size. The peer, transformers' network or for SETR the literal one of `peers.py`, runs as it comes, compiled
+(--compiled: most of a minute for each), and through the usual routes: torch.onnx.export(dynamo=True) for ONNX Runtime,
+openvino.convert_model for OpenVINO, both for this one size, which suits them. Both sides' sessions have one thread and
+float32; bfloat16 joins where the processor has it.
 
 CPU time is that of the whole process, in which both runtimes compute even with one thread of their own. Memory is the
 most that a fresh process held which did nothing but load the saved or exported network and run it twice, its Python
@@ -16,9 +19,12 @@ packages included.
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -42,30 +48,39 @@ from measure import (
 # Nothing above imports torch, and nothing at the top may: the processes that measure memory begin here too.
 Run: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
-PEER = "transformers, eager"
-COMPILED = "transformers, compiled"
-ENGINE_OF = {  # way -> the engine that both sides may have
-    "ours, PyTorch": "PyTorch",
-    "ours, ONNX Runtime": "ONNX Runtime",
-    "ours, OpenVINO": "OpenVINO",
-    "ours, OpenVINO bf16": "OpenVINO bf16",
-    PEER: "PyTorch",
-    COMPILED: "PyTorch",
-    "transformers, ONNX Runtime": "ONNX Runtime",
-    "transformers, OpenVINO": "OpenVINO",
-    "transformers, OpenVINO bf16": "OpenVINO bf16",
-}
+MODELS = "segformer_b0,segformer_b1,segformer_b2,segformer_b5"
 TOLERANCE = 1e-4
 LEAST_SECONDS = 45.0  # of rounds for a model: small ones get more of them
+
+
+@dataclass(frozen=True)
+class Way:
+    """A side's network in an engine."""
+
+    side: str
+    engine: str
+
+    def __str__(self) -> str:
+        return f"{self.side}, {self.engine}"
+
+    @property
+    def bf16(self) -> bool:
+        """Whether it computes in bfloat16."""
+        return self.engine.endswith("bf16")
+
+
+def ways_of(peer: str, compiled: bool, bf16: bool) -> list[Way]:
+    """Return what is compared; the peer's PyTorch is what all others are held against."""
+    openvino = ["OpenVINO", "OpenVINO bf16"] if bf16 else ["OpenVINO"]
+    ours = ["PyTorch", "ONNX Runtime", *openvino]
+    theirs = ["PyTorch", *(["torch.compile"] if compiled else []), "ONNX Runtime", *openvino]
+    return [Way("ours", engine) for engine in ours] + [Way(peer, engine) for engine in theirs]
 
 
 def main() -> None:
     options = parse()
     size = tuple(map(int, options.size.split("x")))
     has_bf16 = processor_has_bf16()
-    ways = [
-        way for way in ENGINE_OF if (options.compiled or way != COMPILED) and (has_bf16 or not way.endswith("bf16"))
-    ]
 
     import torch
 
@@ -75,33 +90,31 @@ def main() -> None:
     keep_freed_memory()
     sections = []
     for model in options.models.split(","):
+        ways = ways_of("literal" if model.startswith("setr") else "transformers", options.compiled, has_bf16)
         with tempfile.TemporaryDirectory() as folder:
             operations = write_networks(model, options.classes, size, Path(folder))
-            sections.append(f"## {model.upper()}\n\n" + compare(ways, size, Path(folder), operations, options.rounds))
-    default = size == (512, 512)
-    name = "engines" if default else f"engines_{options.size}"
-    arguments = "" if default else f" --size {options.size} --classes {options.classes} --models {options.models}"
-    title = f"SegFormer in every engine at {size[0]} x {size[1]}, {options.classes} classes, batch 1"
-    text = header(title, f"python benchmarks/engines.py{arguments} --write", ("onnxruntime", "openvino"))
+            sections.append(f"## {model}\n\n" + compare(ways, size, Path(folder), operations, options.rounds))
+    title = f"Every engine at {size[0]} x {size[1]}, {options.classes} classes, batch 1"
+    command = shlex.join(["python", "benchmarks/engines.py", *sys.argv[1:]])
+    text = header(title, command, ("onnxruntime", "openvino"))
     text += (
         "Milliseconds as median / least. Ratios and shares of the speed of a matrix product, which was called in turn "
         "with the networks, are medians over the rounds.\n"
     )
     if not has_bf16:
         text += "No rows for bfloat16: this processor has no instructions for it.\n"
-    if not options.compiled:
-        text += "torch.compile was left out (--compiled).\n"
-    publish(name, text + "\n" + "\n".join(sections), options.write)
+    publish(options.name, text + "\n" + "\n".join(sections), options.write)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default="b0,b1,b2,b5")
+    parser.add_argument("--models", default=MODELS)
     parser.add_argument("--size", default="512x512", help="height x width")
     parser.add_argument("--classes", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=3, help="at least; small models get more")
-    parser.add_argument("--compiled", action="store_true", help="transformers through torch.compile too")
-    parser.add_argument("--write", action="store_true", help="put the tables under results/")
+    parser.add_argument("--compiled", action="store_true", help="the peer through torch.compile too")
+    parser.add_argument("--name", default="engines", help="of the table")
+    parser.add_argument("--write", action="store_true", help="put the table under results/")
     return parser.parse_args()
 
 
@@ -109,47 +122,36 @@ def write_networks(model: str, classes: int, size: tuple[int, int], folder: Path
     """Put both sides' networks into a folder, saved and exported; return each side's operations in a pass."""
     import openvino
     import torch
-    from torch import Tensor, nn
 
-    from peers import build_pair, save_peer
+    from peers import build_logits_pair, save_peer
     from terrazzo.exports.onnx import write_onnx
     from terrazzo.labels import LabelSpec
     from terrazzo.measurement.operations import count_operations
     from terrazzo.preprocess import Preprocess
     from terrazzo.weights.files import TrainedModel, save_folder
 
-    class PeerLogits(nn.Module):
-        def __init__(self, peer: nn.Module) -> None:
-            super().__init__()
-            self.peer = peer
-
-        def forward(self, images: Tensor) -> Tensor:
-            logits: Tensor = self.peer(images).logits
-            return logits
-
-    ours, theirs = build_pair(f"segformer_{model}", classes)
+    ours, theirs = build_logits_pair(model, classes, size)
     labels = LabelSpec.from_names([f"class {k}" for k in range(classes)])
-    trained = TrainedModel(f"segformer_{model}", ours, labels, Preprocess())
+    trained = TrainedModel(model, ours, labels, Preprocess())
     save_folder(folder / "ours", trained)
     save_peer(theirs, folder / "theirs")
     write_onnx(trained, folder / "ours.onnx")
     images = torch.randn(1, 3, *size)
-    peer = PeerLogits(theirs).eval()
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the exporters have to say about transformers and each other
-        torch.onnx.export(peer, (images,), folder / "theirs.onnx", dynamo=True, input_names=["images"], verbose=False)
-        converted = openvino.convert_model(peer, example_input=images, input=[1, 3, *size])
+        warnings.simplefilter("ignore")  # what the exporters have to say about the networks and each other
+        torch.onnx.export(theirs, (images,), folder / "theirs.onnx", dynamo=True, input_names=["images"], verbose=False)
+        converted = openvino.convert_model(theirs, example_input=images, input=[1, 3, *size])
     openvino.save_model(converted, folder / "theirs.xml", compress_to_fp16=False)
-    return {"ours": count_operations(ours, images), "transformers": count_operations(theirs, images)}
+    return {"ours": count_operations(ours, images), "theirs": count_operations(theirs, images)}
 
 
-def open_way(way: str, folder: Path) -> Run:
+def open_way(way: Way, folder: Path) -> Run:
     """Return a network as one of the ways runs it, arrays in and out."""
-    if way.startswith("ours"):
+    if way.side == "ours":
         return open_ours(way, folder)
-    if way in (PEER, COMPILED):
+    if way.engine in ("PyTorch", "torch.compile"):
         return open_peer(way, folder)
-    if way.endswith("ONNX Runtime"):
+    if way.engine == "ONNX Runtime":
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
@@ -158,22 +160,22 @@ def open_way(way: str, folder: Path) -> Run:
         return lambda images: session.run(None, {"images": images})[0]
     import openvino
 
-    precision = "bf16" if way.endswith("bf16") else "f32"
+    precision = "bf16" if way.bf16 else "f32"
     settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
     compiled = openvino.Core().compile_model(folder / "theirs.xml", "CPU", settings)
     return lambda images: compiled([images])[0]
 
 
-def open_ours(way: str, folder: Path) -> Run:
+def open_ours(way: Way, folder: Path) -> Run:
     from terrazzo.engines.engine import EngineOptions
 
-    one = EngineOptions(threads=1, precision="bf16" if way.endswith("bf16") else "fp32")
-    if way == "ours, PyTorch":
+    one = EngineOptions(threads=1, precision="bf16" if way.bf16 else "fp32")
+    if way.engine == "PyTorch":
         from terrazzo.engines.torch import TorchEngine
         from terrazzo.weights.files import load_folder
 
         return TorchEngine(load_folder(folder / "ours").network, "cpu", one)
-    if way == "ours, ONNX Runtime":
+    if way.engine == "ONNX Runtime":
         from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 
         return OnnxRuntimeEngine(folder / "ours.onnx", one)
@@ -182,60 +184,59 @@ def open_ours(way: str, folder: Path) -> Run:
     return OpenVINOEngine(folder / "ours.onnx", one)
 
 
-def open_peer(way: str, folder: Path) -> Run:
+def open_peer(way: Way, folder: Path) -> Run:
     import torch
 
     from peers import load_peer
 
     network = load_peer(folder / "theirs")
-    forward = torch.compile(network) if way == COMPILED else network
+    forward = torch.compile(network) if way.engine == "torch.compile" else network
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            logits: NDArray[np.float32] = forward(torch.from_numpy(images)).logits.numpy()
+            logits: NDArray[np.float32] = forward(torch.from_numpy(images)).numpy()
         return logits
 
     return run
 
 
-def compare(ways: list[str], size: tuple[int, int], folder: Path, operations: dict[str, int], rounds: int) -> str:
+def compare(ways: list[Way], size: tuple[int, int], folder: Path, operations: dict[str, int], rounds: int) -> str:
+    peer = next(way for way in ways if way.side != "ours")
     memory = {way: apart(peak_memory_of, way, size, folder) for way in ways}
     runs = {way: open_way(way, folder) for way in ways}
     images = np.random.default_rng(0).standard_normal((1, 3, *size), dtype=np.float32)
-    expected = runs[PEER](images)
+    expected = runs[peer](images)
     differences = {way: float(np.abs(run(images) - expected).max()) for way, run in runs.items()}
     for way, difference in differences.items():
-        assert way.endswith("bf16") or difference < TOLERANCE, f"{way} differs by {difference}"
+        assert way.bf16 or difference < TOLERANCE, f"{way} differs by {difference}"
     calls = [partial(run, images) for run in runs.values()]
     product, *measured = alternate([matrix_product(), *calls], rounds, LEAST_SECONDS)
     times = dict(zip(ways, measured, strict=True))
     rows = []
     for way in ways:
-        side, _, _ = way.partition(",")
-        mine = times[way]
-        same_engine = f"transformers, {ENGINE_OF[way]}".replace("transformers, PyTorch", PEER)
+        mine, count = times[way], operations["ours" if way.side == "ours" else "theirs"]
         rows.append(
             [
                 way,
                 milliseconds(mine),
-                ratio(times[PEER], mine),
-                ratio(times[same_engine], mine) if side == "ours" else "",
-                f"{operations[side] / 1e9:.1f}",
+                ratio(times[peer], mine),
+                ratio(times[Way(peer.side, way.engine)], mine) if way.side == "ours" else "",
+                f"{count / 1e9:.1f}",
                 # In bfloat16 the processor's limit is another one, which is not measured here.
-                "" if way.endswith("bf16") else share_of_peak(operations[side], mine, product),
+                "" if way.bf16 else share_of_peak(count, mine, product),
                 f"{memory[way] / 1e6:.0f}",
-                f"{differences[way]:.0e}" if way != PEER else "",
+                f"{differences[way]:.0e}" if way != peer else "",
             ]
         )
     columns = [
-        "", "ms", "times as fast as transformers, eager", "as in the same engine", "GFLOP", "of GEMM peak",
-        "process, MB", "largest difference of logits",
+        "", "ms", f"times as fast as {peer}", "as in the same engine", "GFLOP", "of GEMM peak", "process, MB",
+        "largest difference of logits",
     ]  # fmt: skip
     about = f"{len(product.seconds)} rounds; matrix products alone reach {gemm_speed(product) / 1e9:.0f} GFLOP/s."
     return table(columns, rows) + f"\n{about}\n"
 
 
-def peak_memory_of(way: str, size: tuple[int, int], folder: Path) -> int | None:
+def peak_memory_of(way: Way, size: tuple[int, int], folder: Path) -> int | None:
     """Return the most bytes that this fresh process holds when it does nothing but this."""
     from terrazzo.measurement.machine import peak_memory
 

@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from measure import header, publish, table
-from peers import build_pair
+from peers import Logits, build_pair
 from terrazzo.measurement.operations import count_operations
 from terrazzo.training.losses import upsampled_cross_entropy
 
@@ -152,8 +152,8 @@ class Pair:
         dtype = PRECISIONS[precision]
         ours, theirs = ours.to(dtype), theirs.to(dtype)
         same = (ours(image.to(dtype)).argmax(1) == exact.argmax(1)).float().mean().item()
-        peer = partial(peer_logits, theirs)
-        return cls(f"{model.upper()}, {precision}", ours, peer, dtype, operations, difference, same)
+        name = f"{model.upper()}, {precision}"
+        return cls(name, ours, Logits(theirs), dtype, operations, difference, same)
 
 
 def infer(pair: Pair, batch: int, ways: Sequence[str], case: Case, peak: float, notes: list[str]) -> list[str]:
@@ -223,11 +223,6 @@ def captured(network: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[]
         return logits
 
     return replay
-
-
-def peer_logits(peer: nn.Module, images: Tensor) -> Tensor:
-    logits: Tensor = peer(images).logits
-    return logits
 
 
 def train(model: str, precisions: Sequence[str], batches: Sequence[int], case: Case) -> list[list[str]]:

@@ -1,9 +1,15 @@
-"""transformers' SegFormer carrying our weights: the other side of every comparison here."""
+"""The other side of every comparison here, carrying our weights: transformers' SegFormer, and a literal SETR.
+
+transformers has no SETR. In its place stands the network written out step by step from the paper's text and the
+released code, by which the tests judge ours (tests/models/literal_setr.py).
+"""
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +18,14 @@ from torch import Tensor, nn
 
 from terrazzo.models import MODELS, create_model
 from terrazzo.models.segmenter import Segmenter
+from terrazzo.models.setr import VARIANTS as SETR_VARIANTS
 
-__all__ = ["build_pair", "build_peer", "load_peer", "peer_state", "save_peer"]
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
+from literal_setr import LiteralSETR
 
-EPSILONS = "epsilons.json"
+__all__ = ["Logits", "build_logits_pair", "build_pair", "build_peer", "load_peer", "peer_state", "save_peer"]
+
+EPSILONS, LITERAL = "epsilons.json", "literal.pt"
 
 # Our module names, as patterns, and the peer's; the first that matches decides.
 PEER_NAMES = [
@@ -37,8 +47,18 @@ PEER_NAMES = [
 ]
 
 
+def build_logits_pair(name: str, num_classes: int, size: tuple[int, int]) -> tuple[Segmenter, nn.Module]:
+    """Return any of our networks and its peer for images of one (H, W), both from images to logits."""
+    if name not in SETR_VARIANTS:
+        ours, theirs = build_pair(name, num_classes)
+        return ours, Logits(theirs)
+    ours = _with_uneven_norms(create_model(name, num_classes, image_size=size))
+    ours.drop_auxiliary()
+    return ours, LiteralSETR(copy.deepcopy(ours), SETR_VARIANTS[name].decoder).eval()
+
+
 def build_pair(name: str, num_classes: int, seed: int = 0) -> tuple[Segmenter, nn.Module]:
-    """Return our network and transformers', in evaluation mode, computing the same function.
+    """Return our SegFormer and transformers', in evaluation mode, computing the same function.
 
     The weights are random; so are the norms' statistics and affine parameters, lest a wrong map go unseen.
 
@@ -48,14 +68,7 @@ def build_pair(name: str, num_classes: int, seed: int = 0) -> tuple[Segmenter, n
         seed: of the weights.
     """
     torch.manual_seed(seed)
-    ours = create_model(name, num_classes).eval()
-    for module in ours.modules():
-        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    ours = _with_uneven_norms(create_model(name, num_classes))
     return ours, build_peer(name, ours, num_classes)
 
 
@@ -81,21 +94,42 @@ def build_peer(name: str, ours: Segmenter, num_classes: int) -> nn.Module:
     return theirs
 
 
-def save_peer(theirs: nn.Module, folder: Path) -> None:
-    """Write the peer as transformers does, and beside it the epsilons, which its configuration cannot hold."""
-    theirs.save_pretrained(folder)
-    norms = {name: module.eps for name, module in theirs.named_modules() if isinstance(module, nn.LayerNorm)}
+def save_peer(peer: nn.Module, folder: Path) -> None:
+    """Write the peer of `build_logits_pair` into a new folder."""
+    folder.mkdir()
+    if not isinstance(peer, Logits):
+        torch.save(peer, folder / LITERAL)
+        return
+    # transformers' networks do not work once they have been pickled. Their configuration cannot hold the epsilons.
+    peer.peer.save_pretrained(folder)
+    norms = {name: module.eps for name, module in peer.peer.named_modules() if isinstance(module, nn.LayerNorm)}
     (folder / EPSILONS).write_text(json.dumps(norms), encoding="utf-8")
 
 
 def load_peer(folder: Path) -> nn.Module:
     """Read what `save_peer` wrote, in evaluation mode."""
+    if (folder / LITERAL).exists():
+        literal: nn.Module = torch.load(folder / LITERAL, weights_only=False)  # written by the program that reads it
+        return literal
     from transformers import SegformerForSemanticSegmentation
 
     theirs: nn.Module = SegformerForSemanticSegmentation.from_pretrained(folder).eval()
     for name, eps in json.loads((folder / EPSILONS).read_text(encoding="utf-8")).items():
         theirs.get_submodule(name).eps = eps
-    return theirs
+    return Logits(theirs)
+
+
+class Logits(nn.Module):
+    """transformers' network from images to logits."""
+
+    def __init__(self, peer: nn.Module) -> None:
+        super().__init__()
+        self.peer = peer
+
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        """Return (B, K, h, w) logits."""
+        logits: Tensor = self.peer(images_B3HW).logits
+        return logits
 
 
 def peer_state(ours: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -117,3 +151,14 @@ def _peer_name(our_name: str) -> str:
         if match := re.fullmatch(pattern, our_name):
             return match.expand(template)
     raise KeyError(our_name)
+
+
+def _with_uneven_norms(network: Segmenter) -> Segmenter:
+    for module in network.modules():
+        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return network.eval()

@@ -44,7 +44,9 @@ class Picture:
 PICTURES = {
     "segformer_eager": Picture("A pass of SegFormer in PyTorch, ms", r", ms$"),
     "engines": Picture("A pass of SegFormer at 512 x 512, ms", r"^ms$", by_row=True),
+    "engines_19_classes": Picture("A pass of SegFormer at 512 x 512 with 19 classes, ms", r"^ms$", by_row=True),
     "engines_1024x2048": Picture("A pass of SegFormer at 1024 x 2048, ms", r"^ms$", by_row=True),
+    "engines_setr": Picture("A pass of SETR at 512 x 512, ms", r"^ms$", by_row=True),
     "photo_to_mask": Picture("Photo file to mask file, ms", r"^ms, median / least$", by_row=True),
     "directory": Picture("A directory of photos, processor time a photo, ms", r"ms a photo$", by_row=True),
     "postprocess": Picture("Logits to mask, ms", r"^ours, classes last$|^resize"),

@@ -1,4 +1,4 @@
-"""SETR's decoders exactly as its released code and mmsegmentation's compute them, to hold ours against.
+"""SETR exactly as the paper and its released code compute it, and mmsegmentation's decoders, to hold ours against.
 
 Each function takes one of our modules for its weights and norms, and does with them what the other code does, step by
 step. What remains is the resize of the logits to the image size.
@@ -14,6 +14,53 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Maps = Sequence[Tensor]
+
+
+class LiteralSETR(nn.Module):
+    """A whole network with the weights of ours: images in, main logits out. It has no auxiliary heads.
+
+    Args:
+        segmenter: ours; its auxiliary heads go.
+        decoder: ``naive``, ``pup`` or ``mla``.
+    """
+
+    def __init__(self, segmenter: Any, decoder: str) -> None:
+        super().__init__()
+        self.segmenter, self.decoder = segmenter, decoder
+        segmenter.drop_auxiliary()
+
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        maps = encoded(self.segmenter.encoder, images_B3HW)
+        return all_logits(self.segmenter, maps, self.decoder, "official")[0]
+
+
+def encoded(vit: Any, images_B3HW: Tensor) -> list[Tensor]:
+    """The encoder of section 3.2, for images of the size that its position embeddings are made for."""
+    patches, grid = vit.patch_embed.proj(images_B3HW), vit.pos_embed.shape[1:3]
+    assert patches.shape[2:] == grid, "the literal code resizes no position embeddings"
+    x = patches.flatten(2).transpose(1, 2)
+    positions = vit.pos_embed.flatten(1, 2)
+    if vit.class_token_in_blocks:
+        x = torch.cat([vit.cls_token.expand(len(x), -1, -1), x], dim=1)
+        positions = torch.cat([vit.cls_pos_embed, positions], dim=1)
+    x = x + positions
+    maps = []
+    for number, block in enumerate(vit.blocks, start=1):
+        x = x + attended(block.attn, block.norm1(x))
+        x = x + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(x))))
+        if number in vit.layers:
+            without = x[:, 1:] if vit.class_token_in_blocks else x
+            maps.append(without.transpose(1, 2).reshape(len(x), -1, *grid))
+    return maps
+
+
+def attended(attention: Any, x_BTC: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V for each head, and the projection (SETR, section 3.2)."""
+    B, T, C = x_BTC.shape
+    d = C // attention.num_heads
+    q, k, v = attention.qkv(x_BTC).reshape(B, T, 3, attention.num_heads, d).permute(2, 0, 3, 1, 4).unbind(0)
+    weights = ((q @ k.transpose(-2, -1)) * d**-0.5).softmax(dim=-1)
+    return attention.proj((weights @ v).transpose(1, 2).reshape(B, T, C))
 
 
 def resized(x_BChw: Tensor, factor: int, align_corners: bool = False) -> Tensor:

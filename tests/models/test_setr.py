@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from literal_setr import all_logits
+from literal_setr import LiteralSETR, all_logits
 from meta_models import meta_model
 from torch import Tensor, nn
 
@@ -127,6 +127,15 @@ def test_equals_the_released_code(decoder: str, code: str, train: bool) -> None:
     assert len(results[0][0]) == 1 + len(model.auxiliary)
     assert all(gradient is not None for gradient in results[0][2].values())
     torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@torch.no_grad()
+def test_a_whole_network_equals_the_paper_s_steps(decoder: str) -> None:
+    model = small_setr(decoder, "official").eval()
+    images = torch.randn(2, 3, 48, 64, dtype=torch.float64)
+    literal = LiteralSETR(copy.deepcopy(model), decoder)
+    torch.testing.assert_close(model(images), literal(images), rtol=1e-9, atol=1e-9)
 
 
 class Fixed(nn.Module):

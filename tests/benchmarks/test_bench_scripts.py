@@ -42,13 +42,13 @@ def test_gpu_smoke(start, way: str) -> None:
     text = start("gpu", "--device", "cpu", "--smoke", "--models", "b0", "--ways", f"{way},graph", "--write")
     assert sorted(results.iterdir()) == before  # a smoke run is never written
     assert "a smoke run, whose figures mean nothing" in text and "failed" not in text
-    inference = [row for row in rows_of(text) if row[:2] == ["B0", "bf16"] and len(row) == 11]
+    inference = [row for row in rows_of(text) if row[:2] == ["B0", "bf16"] and len(row) == 12]
     training = [row for row in rows_of(text) if row[:2] == ["B0", "bf16"] and len(row) == 8]
     assert [row[2] for row in inference] == ["1", "2"] and [row[2] for row in training] == ["2"]
     number = r"[\d.]+(e[+-]\d+)?"
     first = inference[0]
     assert re.fullmatch(f"{number} / {number}", first[3 if way == "eager" else 4])
-    assert float(first[10]) < 1e-4
+    assert float(first[11]) < 1e-4 and float(first[6]) > 0
     assert first[5] == ""  # no CUDA graph on a CPU
 
 

@@ -62,7 +62,8 @@ def evaluate(
     threads
         Computing threads; by default one for each core.
     precision
-        fp32, or bf16 where the processor has it.
+        fp32; bf16 where the processor has it; or auto, as predict has it: on a GPU float16 where that finds the same
+        classes.
     output
         Folder for the report: JSON, table, per-class chart, confusion matrix.
     json

@@ -40,7 +40,7 @@ def predict(
     device: str | None = None,
     threads: int | None = None,
     batch_size: int = 1,
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     compile: Annotated[bool, Parameter(negative=())] = False,
     max_pixels: int | None = None,
     skip_bad: Annotated[bool, Parameter(negative=())] = False,
@@ -75,7 +75,8 @@ def predict(
     batch_size
         Photos of equal size that go through the network together.
     precision
-        fp32, or bf16 where the processor has it: faster, and some pixels on edges differ.
+        fp32; bf16 where the processor has it: faster, and some pixels on edges differ; or auto: fp32 on a CPU, and on a
+        GPU float16 where that finds the same classes.
     compile
         Compile PyTorch's network. For GPUs, and many photos of few sizes.
     max_pixels

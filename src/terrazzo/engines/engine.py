@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 EngineName = Literal["auto", "torch", "openvino", "onnxruntime"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 Side: TypeAlias = tuple[int, int | None]
@@ -68,7 +68,8 @@ class EngineOptions:
         threads: computing threads in all; None leaves it to `available_cores`.
         streams: photos that are computed at once, each with its share of the threads. One photo is ready soonest with
             one stream; a folder of them is done soonest with several, for a thread that works alone waits for no other.
-        precision: fp32, or bf16 where the processor has it.
+        precision: fp32; bf16 where the processor has it; or auto, which is fp32 on a CPU, and on a GPU float16 where
+            that finds the classes that fp32 finds.
     """
 
     threads: int | None = None
@@ -84,7 +85,9 @@ class EngineOptions:
             )
         if self.precision not in get_args(Precision):
             raise ConfigError(
-                f"engines know no precision {self.precision!r}", fix="choose fp32 or bf16", code="engine-precision"
+                f"engines know no precision {self.precision!r}",
+                fix=f"choose one of {', '.join(get_args(Precision))}",
+                code="engine-precision",
             )
 
     @property

@@ -45,7 +45,7 @@ class OnnxRuntimeEngine:
             import onnxruntime as ort
         except ImportError as error:
             raise MissingExtraError("onnxruntime", "export") from error
-        if options.precision != "fp32":
+        if options.precision == "bf16":
             raise ConfigError(
                 f"onnxruntime computes a file in its own precision, and not in {options.precision} on request",
                 fix="use --engine openvino",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from terrazzo.engines.engine import EngineOptions
 from terrazzo.engines.fused_segformer import FusedSegFormer, can_fuse
+from terrazzo.engines.gpu import GPUNetwork
 from terrazzo.models import Segmenter
 
 __all__ = ["TorchEngine", "default_device"]
@@ -21,15 +22,15 @@ class TorchEngine:
     """Runs a network: (B, 3, H, W) float32 in, (B, K, h, w) float32 out, both numpy arrays.
 
     On a CPU a SegFormer is rewritten for speed; the engine then keeps the weights that the network has now. On a GPU
-    the network's own layout, channels last, is asked of its weights too.
+    half precision and CUDA graphs are used where they give the same classes (`engines/gpu.py`).
 
     Args:
         network: the model; it is put into evaluation mode and onto the device.
         device: ``cpu`` or a CUDA device; by default the one that the network is on.
         options: threads, streams and precision. Where threads or streams are chosen, every thread that calls the engine
             on a CPU has its number of PyTorch threads set; otherwise PyTorch's own setting is left alone.
-        compiled: run through ``torch.compile``. The first photo then takes a minute. It is for GPUs: on CPUs it was not
-            found to gain anything.
+        compiled: run through ``torch.compile`` instead, in fp32 unless the options say bf16. The first photo then takes
+            a minute. It is for GPUs: on CPUs it was not found to gain anything.
     """
 
     def __init__(
@@ -42,12 +43,15 @@ class TorchEngine:
     ) -> None:
         options = options or EngineOptions()
         self.device = torch.device(device) if device is not None else next(network.parameters()).device
-        self.autocast = options.precision == "bf16"
         network.eval().to(self.device)
         if self.device.type != "cpu":
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        on_gpu = self.device.type != "cpu" and not compiled
+        self.autocast = options.precision == "bf16" and not on_gpu
         self.forward: Callable[[Tensor], Tensor]
-        if compiled:
+        if on_gpu:
+            self.forward = GPUNetwork(network, options.precision)
+        elif compiled:
             self.forward = torch.compile(network)
         else:
             self.forward = FusedSegFormer(network) if can_fuse(network) and not self.autocast else network

@@ -40,7 +40,7 @@ class TorchExportEngine:
     def __init__(self, path: str | Path, options: EngineOptions | None = None, device: str | None = None) -> None:
         options = options or EngineOptions()
         self.path = Path(path)
-        if options.precision != "fp32" or device not in (None, "cpu"):
+        if options.precision == "bf16" or device not in (None, "cpu"):
             raise ConfigError(
                 f"{path} runs in its own precision, on the CPU",
                 fix="leave --precision and --device out, or give the model that it was exported from",

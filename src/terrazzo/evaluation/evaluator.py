@@ -76,7 +76,7 @@ def evaluate(
     if isinstance(model, Predictor):
         predictor = model
     else:
-        predictor = make_predictor(model, device, protocol, engine=engine, workload=MANY_PHOTOS)
+        predictor = make_predictor(model, device, protocol, engine=engine, precision="fp32", workload=MANY_PHOTOS)
     spec = LabelSpec.bundled(labels) if labels else None
     dataset = open_dataset(data, split, spec, fallback=replace(predictor.labels, id_map=None, colors=None))
     if dataset.labels.num_classes != predictor.labels.num_classes:

@@ -1,6 +1,7 @@
 """Which engine runs a model, where nobody has said so: `auto`.
 
-1. Where CUDA finds a GPU: PyTorch on it. (Written without one at hand; never run.)
+1. Where CUDA finds a GPU: PyTorch on it, in float16 where that finds float32's classes (`engines/gpu.py`). (Written
+   without one at hand; never run.)
 2. An exported file: ONNX Runtime for ``.onnx``, or OpenVINO where only that is installed; OpenVINO for ``.xml``.
 3. Few photos: ONNX Runtime or OpenVINO, which start without importing torch, if the model's conversion is kept from
    before. If not, PyTorch, and the conversion is made and kept for the next time.
@@ -11,7 +12,7 @@ Seconds of processor time for 200 photos of 360 x 480, shown to SegFormer-B0 as 
 the last mask (`benchmarks/directory.py`, one thread of a Xeon at 2.5 GHz without bf16): PyTorch 65, ONNX Runtime 57,
 OpenVINO 48. OpenVINO is no faster than PyTorch for sizes that it has not compiled for.
 
-Every choice computes in float32, and gives the same masks but for exact ties.
+On a CPU every choice computes in float32, and gives the same masks but for exact ties.
 """
 
 from __future__ import annotations

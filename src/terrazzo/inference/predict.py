@@ -54,7 +54,7 @@ def make_predictor(
     *,
     engine: str = "auto",
     threads: int | None = None,
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     compiled: bool = False,
     workload: Workload | None = None,
 ) -> Predictor:
@@ -66,7 +66,8 @@ def make_predictor(
         protocol: how photos are shown to the network, or the name of a protocol.
         engine: ``torch``, ``openvino`` or ``onnxruntime``; or ``auto``, whose rules `inference/choice.py` lists.
         threads: computing threads; by default as many as there are cores.
-        precision: ``fp32``, or ``bf16`` for PyTorch or OpenVINO where the processor has it; masks then differ a little.
+        precision: ``fp32``; ``bf16`` for PyTorch or OpenVINO where the processor has it, and masks then differ a
+            little; or ``auto``: fp32 on a CPU, and on a GPU float16 where that finds the same classes.
         compiled: run PyTorch's network through torch.compile. For GPUs and photos of few sizes: the first photo of a
             size takes a minute.
         workload: what will be predicted, by default one photo after the other.
@@ -87,7 +88,7 @@ def make_predictor(
         return wrap(opened, opened.description)
 
     unasked = chosen == "auto" and isinstance(model, (str, Path)) and not compiled and _on_cpu(device)
-    unasked = unasked and precision == "fp32" and has_runtime()  # else nothing is looked up or hashed for it
+    unasked = unasked and precision != "bf16" and has_runtime()  # else nothing is looked up or hashed for it
 
     def best(about: TrainedModel | ExportedDescription) -> EngineName:
         return auto_engine(workload, about.preprocess) if unasked else chosen

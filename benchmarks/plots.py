@@ -56,6 +56,24 @@ PICTURES = {
     "setr_decoders": Picture("SETR's decoders, ms", r", ms$"),
 }
 NUMBER = re.compile(r"\d+(\.\d+)?")
+RATIO = re.compile(r"times as fast|ratio")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value, and how many times as fast as the peer the table says it is."""
+
+    label: str
+    value: float
+    times: str = ""
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is this project's."""
+        return self.label.startswith("ours")
+
+    def __str__(self) -> str:
+        return f"{self.value:g}  ({self.times}x)" if self.ours and self.times else f"{self.value:g}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +81,7 @@ class Chart:
     """Bars under a heading."""
 
     heading: str
-    bars: tuple[tuple[str, float], ...]
+    bars: tuple[Bar, ...]
 
 
 def main() -> None:
@@ -76,7 +94,7 @@ def draw(name: str) -> Path:
     """Draw a table's picture beside it and return the file."""
     picture = PICTURES[name]
     charts = read_charts((RESULTS / f"{name}.md").read_text(encoding="utf-8"), picture)
-    longest = max(len(label) for chart in charts for label, _ in chart.bars)
+    longest = max(len(bar.label) for chart in charts for bar in chart.bars)
     columns = min(len(charts), 2)
     rows = -(-len(charts) // columns)
     bars = max(len(chart.bars) for chart in charts)
@@ -84,38 +102,27 @@ def draw(name: str) -> Path:
     figure = Figure(figsize=(width, 0.95 + rows * (0.42 + 0.27 * bars)), layout="constrained", dpi=144)
     better = "longer" if picture.more_is_better else "shorter"
     figure.suptitle(f"{picture.title} ({better} is better)", x=0.01, ha="left", fontsize=11, color=INK)
-    figure.supxlabel("in brackets: times as fast as the first grey bar", x=0.01, ha="left", fontsize=8, color=QUIET)
+    figure.supxlabel(
+        "in brackets, from the table: times as fast as the first grey bar", x=0.01, ha="left", fontsize=8, color=QUIET
+    )
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(charts) :]:
         axis.set_visible(False)
     for axis, chart in zip(axes.flat, charts, strict=False):
-        labels, values = zip(*chart.bars, strict=True)
-        places = range(len(labels))
-        axis.barh(places, values, color=[OURS if label.startswith("ours") else PEERS for label in labels], height=0.72)
-        axis.set_yticks(places, labels, fontsize=8.5, color=INK)
+        places, values = range(len(chart.bars)), [bar.value for bar in chart.bars]
+        axis.barh(places, values, color=[OURS if bar.ours else PEERS for bar in chart.bars], height=0.72)
+        axis.set_yticks(places, [bar.label for bar in chart.bars], fontsize=8.5, color=INK)
         axis.invert_yaxis()
         axis.set_xlim(0, max(values) * 1.3)
         axis.set_xticks([])
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-        for place, text in zip(places, figures(chart, picture), strict=True):
-            axis.text(values[place] + max(values) * 0.015, place, text, va="center", fontsize=8.5, color=QUIET)
+        for place, bar in zip(places, chart.bars, strict=True):
+            axis.text(bar.value + max(values) * 0.015, place, str(bar), va="center", fontsize=8.5, color=QUIET)
         axis.set_title(chart.heading, loc="left", fontsize=9.5, color=INK, fontweight="bold")
     path = RESULTS / f"{name}.png"
     figure.savefig(path, metadata={"Software": None})
     return path
-
-
-def figures(chart: Chart, picture: Picture) -> list[str]:
-    """Return what stands at the end of each bar: its value, and how it compares with the first bar that is not ours."""
-    peer = next((value for label, value in chart.bars if not label.startswith("ours")), None)
-    texts = []
-    for label, value in chart.bars:
-        if label.startswith("ours") and peer is not None:
-            texts.append(f"{value:g}  ({value / peer if picture.more_is_better else peer / value:.1f}x)")
-        else:
-            texts.append(f"{value:g}")
-    return texts
 
 
 def read_charts(text: str, picture: Picture) -> list[Chart]:
@@ -126,14 +133,20 @@ def read_charts(text: str, picture: Picture) -> list[Chart]:
         wanted = [number for number, column in enumerate(columns) if re.search(picture.columns, column)]
         if not wanted:
             continue
+        ratio = next((number for number, column in enumerate(columns) if RATIO.search(column)), None)
         if picture.grouped:
             for name in dict.fromkeys(row[0] for row in body):
-                charts.append(Chart(name, _bars([(row[1], row[wanted[0]]) for row in body if row[0] == name])))
+                bars = [_bar(row[1], row[wanted[0]], row, ratio) for row in body if row[0] == name]
+                charts.append(Chart(name, _drawn(bars)))
         elif picture.by_row:
-            charts.append(Chart(heading, _bars([(row[0], row[wanted[0]]) for row in body])))
+            charts.append(Chart(heading, _drawn([_bar(row[0], row[wanted[0]], row, ratio) for row in body])))
         else:
-            for row in body:
-                charts.append(Chart(row[0], _bars([(_short(columns[number]), row[number]) for number in wanted])))
+            for row in body:  # the ratio is that of the first column, which is ours
+                bars = [
+                    _bar(columns[number].removesuffix(", ms"), row[number], row, ratio if number == wanted[0] else None)
+                    for number in wanted
+                ]
+                charts.append(Chart(row[0], _drawn(bars)))
     return [chart for chart in charts if len(chart.bars) > 1]
 
 
@@ -154,14 +167,14 @@ def read_tables(text: str) -> list[tuple[str, list[list[str]]]]:
     return tables
 
 
-def _bars(cells: list[tuple[str, str]]) -> tuple[tuple[str, float], ...]:
-    """The first number of each cell: of a median and a least, the median."""
-    found = [(label, NUMBER.match(cell)) for label, cell in cells]
-    return tuple((label, float(number[0])) for label, number in found if number is not None)
+def _bar(label: str, cell: str, row: list[str], ratio: int | None) -> Bar | None:
+    """The first number of a cell: of a median and a least, the median."""
+    value, times = NUMBER.match(cell), None if ratio is None else NUMBER.match(row[ratio])
+    return None if value is None else Bar(label, float(value[0]), times[0] if times else "")
 
 
-def _short(column: str) -> str:
-    return column.removesuffix(", ms")
+def _drawn(bars: list[Bar | None]) -> tuple[Bar, ...]:
+    return tuple(bar for bar in bars if bar is not None)
 
 
 if __name__ == "__main__":

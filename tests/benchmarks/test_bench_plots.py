@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,47 +11,53 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 BY_ROW = """\
 ## B0
 
-| | ms | GFLOP |
-| --- | --- | --- |
-| ours, PyTorch | 10 / 9 | 6.2 |
-| transformers, eager | 35 / 34 | 21 |
+| | ms | times as fast as transformers, PyTorch | GFLOP |
+| --- | --- | --- | --- |
+| ours, PyTorch | 10 / 9 | 3.32 / 3.4 | 6.2 |
+| transformers, PyTorch | 35 / 34 | 1.00 | 21 |
 
 ## B1
 
-| | ms | GFLOP |
-| --- | --- | --- |
-| ours, PyTorch | 20.5 / 9 | 6.2 |
-| transformers, eager | failed | 21 |
+| | ms | times as fast as transformers, PyTorch | GFLOP |
+| --- | --- | --- | --- |
+| ours, PyTorch | 20.5 / 9 | 2 | 6.2 |
+| transformers, PyTorch | failed | 1.00 | 21 |
 """
 
 
+def texts(chart: Any) -> list[str]:
+    return [str(bar) for bar in chart.bars]
+
+
 def test_rows_become_bars_and_gaps_are_left_out() -> None:
-    from plots import PICTURES, Chart, figures, read_charts
+    from plots import PICTURES, Bar, Chart, read_charts
 
     charts = read_charts(BY_ROW, PICTURES["engines"])
-    assert charts == [Chart("B0", (("ours, PyTorch", 10.0), ("transformers, eager", 35.0)))]  # B1 has one bar only
-    assert figures(charts[0], PICTURES["engines"]) == ["10  (3.5x)", "35"]
+    # B1 has one bar only.
+    assert charts == [Chart("B0", (Bar("ours, PyTorch", 10.0, "3.32"), Bar("transformers, PyTorch", 35.0, "1.00")))]
+    assert texts(charts[0]) == ["10  (3.32x)", "35"]  # the table's ratio, and not that of the medians
 
 
 def test_columns_become_bars() -> None:
-    from plots import PICTURES, Chart, read_charts
+    from plots import PICTURES, read_charts
 
-    text = (
-        "| | ours, ms | step by step, ms | our peak, MB |\n| --- | --- | --- | --- |\n| mla | 6 / 5 | 12 / 11 | 3 |\n"
-    )
-    assert read_charts(text, PICTURES["setr_decoders"]) == [Chart("mla", (("ours", 6.0), ("step by step", 12.0)))]
+    head = "| | ours, ms | step by step, ms | ratio | our peak, MB |\n| --- | --- | --- | --- | --- |\n"
+    (chart,) = read_charts(f"{head}| mla | 6 / 5 | 12 / 11 | 2.10 | 3 |\n", PICTURES["setr_decoders"])
+    assert chart.heading == "mla"
+    assert [bar.label for bar in chart.bars] == ["ours", "step by step"]
+    assert texts(chart) == ["6  (2.10x)", "12"]
 
 
 def test_rows_that_begin_alike_become_a_chart() -> None:
-    from plots import PICTURES, Chart, figures, read_charts
+    from plots import PICTURES, read_charts
 
-    rows = "| B0 | ours | 6 |\n| B0 | transformers | 2.5 |\n| B2 | ours | 2 |\n| B2 | transformers | 1 |\n"
-    charts = read_charts(f"| step | side | images/s |\n| --- | --- | --- |\n{rows}", PICTURES["training_step"])
-    assert charts == [
-        Chart("B0", (("ours", 6.0), ("transformers", 2.5))),
-        Chart("B2", (("ours", 2.0), ("transformers", 1.0))),
-    ]
-    assert figures(charts[0], PICTURES["training_step"]) == ["6  (2.4x)", "2.5"]
+    rows = "".join(
+        f"| {model} | {side} |\n" for model in ("B0", "B2") for side in ("ours | 6 | 2.4", "theirs | 2.5 | 1")
+    )
+    head = "| step | side | images/s | ratio |\n| --- | --- | --- | --- |\n"
+    charts = read_charts(head + rows, PICTURES["training_step"])
+    assert [chart.heading for chart in charts] == ["B0", "B2"]
+    assert [texts(chart) for chart in charts] == [["6  (2.4x)", "2.5"]] * 2
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.md")), ids=lambda path: path.stem)

@@ -88,6 +88,18 @@ def test_a_precision_that_is_asked_for_is_not_compared(captures, precision: gpu.
     assert (tried(ones())[0, 0, 0, 0].item() == pytest.approx(1.001, abs=1e-6)) is exact
 
 
+def test_float32_is_not_rounded_to_tensorfloat32(captures: list[torch.Size]) -> None:
+    class Asking(Scaled):
+        def forward(self, images_B3HW: Tensor) -> Tensor:
+            allowed.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(images_B3HW)
+
+    allowed: list[bool] = []
+    before = torch.backends.cudnn.allow_tf32
+    GPUNetwork(Asking(1.0), "fp32")(ones())
+    assert allowed == [False] and torch.backends.cudnn.allow_tf32 is before
+
+
 def test_a_size_is_captured_when_it_comes_again(captures: list[torch.Size]) -> None:
     tried = GPUNetwork(Scaled(1.0), "fp32")
     for value in (1.0, 2.0, 3.0, 4.0):

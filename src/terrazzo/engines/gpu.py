@@ -45,12 +45,12 @@ class GPUNetwork:
     """Called like the network it is made of, from any thread, one pass at a time; it returns float32.
 
     Args:
-        network: in evaluation mode, on its device.
+        network: in evaluation mode, on its device. Lower precisions work on a copy of the weights that it has now.
         precision: ``fp32``; ``bf16``; or ``auto``, for float16 where that finds the same classes.
     """
 
     def __init__(self, network: nn.Module, precision: Precision) -> None:
-        self._exact: Pass = network
+        self._network = network
         lower = {"auto": torch.float16, "bf16": torch.bfloat16}.get(precision)
         self._lower: Pass | None = None if lower is None else _cast(network, lower)
         self._to_compare = COMPARED_PASSES if precision == "auto" else 0
@@ -73,6 +73,12 @@ class GPUNetwork:
     def is_exact(self) -> bool:
         """Whether passes give float32's logits, as they do until enough of them have been compared."""
         return self._lower is None or self._to_compare > 0
+
+    def _exact(self, images_B3HW: Tensor) -> Tensor:
+        # PyTorch would let convolutions round float32 to TensorFloat-32, which keeps no more digits than float16.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            logits: Tensor = self._network(images_B3HW)
+        return logits
 
     def _compared(self, images_B3HW: Tensor) -> Tensor:
         assert self._lower is not None

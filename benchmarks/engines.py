@@ -84,16 +84,7 @@ def main() -> None:
 
     import torch
 
-    from terrazzo.engines.memory import keep_freed_memory
-
     torch.set_num_threads(1)
-    keep_freed_memory()
-    sections = []
-    for model in options.models.split(","):
-        ways = ways_of("literal" if model.startswith("setr") else "transformers", options.compiled, has_bf16)
-        with tempfile.TemporaryDirectory() as folder:
-            operations = write_networks(model, options.classes, size, Path(folder))
-            sections.append(f"## {model}\n\n" + compare(ways, size, Path(folder), operations, options.rounds))
     title = f"Every engine at {size[0]} x {size[1]}, {options.classes} classes, batch 1"
     command = shlex.join(["python", "benchmarks/engines.py", *sys.argv[1:]])
     text = header(title, command, ("onnxruntime", "openvino"))
@@ -103,7 +94,10 @@ def main() -> None:
     )
     if not has_bf16:
         text += "No rows for bfloat16: this processor has no instructions for it.\n"
-    publish(options.name, text + "\n" + "\n".join(sections), options.write)
+    for model in options.models.split(","):
+        # In a process of its own: what a model takes is given back before the next.
+        text += "\n" + apart(section, model, options.classes, size, options.rounds, options.compiled, has_bf16)
+        publish(options.name, text, options.write)  # an interrupted run leaves what it has
 
 
 def parse() -> argparse.Namespace:
@@ -116,6 +110,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--name", default="engines", help="of the table")
     parser.add_argument("--write", action="store_true", help="put the table under results/")
     return parser.parse_args()
+
+
+def section(model: str, classes: int, size: tuple[int, int], rounds: int, compiled: bool, has_bf16: bool) -> str:
+    """Return the part of the table that is about one model."""
+    import torch
+
+    from terrazzo.engines.memory import keep_freed_memory
+
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    ways = ways_of("literal" if model.startswith("setr") else "transformers", compiled, has_bf16)
+    with tempfile.TemporaryDirectory() as folder:
+        operations = apart(write_networks, model, classes, size, Path(folder))
+        return f"## {model}\n\n" + compare(ways, size, Path(folder), operations, rounds)
 
 
 def write_networks(model: str, classes: int, size: tuple[int, int], folder: Path) -> dict[str, int]:

@@ -110,17 +110,21 @@ def test_an_unknown_protocol_is_told_before_anything_is_read(capsys: pytest.Capt
         assert "did you mean multi-scale" in error
 
 
-def test_the_command_writes_the_protocol_into_its_json(
+def test_the_command_passes_its_options_on_and_writes_the_protocol_into_its_json(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
     def make(model: object, device: object, protocol: Protocol, **options: object) -> Predictor:
-        asked.append(protocol)
+        asked.append((protocol, options["compiled"], options["precision"]))
         return predictor(protocol)[0]
 
     monkeypatch.setattr(evaluate_command, "make_predictor", make)
-    main(["evaluate", "--data", str(data), "--protocol", "slide", "--json", str(tmp_path / "scores.json")])
-    assert asked == [PROTOCOLS["slide"]]
+    written = str(tmp_path / "scores.json")
+    main(["evaluate", "--data", str(data), "--protocol", "slide", "--json", written])
+    main(
+        ["evaluate", "--data", str(data), "--protocol", "slide", "--json", written, "--compile", "--precision", "bf16"]
+    )
+    assert asked == [(PROTOCOLS["slide"], False, "fp32"), (PROTOCOLS["slide"], True, "bf16")]
     saved = json.loads((tmp_path / "scores.json").read_text())
     assert saved["protocol"] == {"name": "slide", "hash": PROTOCOLS["slide"].digest(UNIT)}

@@ -12,7 +12,9 @@ import pytest
 import terrazzo
 from terrazzo.engines.openvino import OpenVINOEngine
 from terrazzo.errors import CheckpointError, ConfigError
-from terrazzo.exports.int8 import refuse_loss, split_photos
+from terrazzo.exports import int8
+from terrazzo.exports.int8 import agreement, refuse_loss, split_photos
+from terrazzo.exports.onnx import describe
 from terrazzo.weights.files import TrainedModel
 
 Models = Callable[[str], TrainedModel]
@@ -33,11 +35,27 @@ def test_int8_needs_photos_and_openvino(models: Models, tmp_path: Path) -> None:
 
 
 def test_the_gate() -> None:
-    refuse_loss(0.99, 1.5)
-    for agreed in (0.98, float("nan")):
+    refuse_loss(99.0, 1.5)
+    for agreed in (98.0, float("nan")):
         with pytest.raises(CheckpointError) as caught:
             refuse_loss(agreed, 1.5)
         assert caught.value.code == "export-loss"
+
+
+def test_agreement_is_the_percentage_of_pixels_that_keep_their_class(models: Models, tmp_path: Path) -> None:
+    for number, size in enumerate([(64, 64), (64, 192)]):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((*size, 3), np.uint8))
+
+    def exact(images: np.ndarray) -> np.ndarray:
+        return np.stack([np.zeros_like(images[:, 0]), np.ones_like(images[:, 0])], axis=1)
+
+    def unlike_in_squares(images: np.ndarray) -> np.ndarray:
+        logits = exact(images)
+        return logits[:, ::-1] if images.shape[2] == images.shape[3] else logits
+
+    measure = agreement(exact, sorted(tmp_path.iterdir()), describe(models("segformer_b0"), "logits", "int8"))
+    assert measure(exact) == 100.0
+    assert measure(unlike_in_squares) == 75.0
 
 
 def test_photos_for_the_gate_are_held_back_from_calibration(tmp_path: Path) -> None:
@@ -53,15 +71,40 @@ def test_photos_for_the_gate_are_held_back_from_calibration(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_an_int8_file_is_smaller_and_nearly_the_same(shared_data: Path, tmp_path: Path) -> None:
+def test_an_int8_file_is_smaller_and_nearly_the_same(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("nncf")
     photos = str(shared_data / "camvid" / "train" / "images" / "0001TP*")
     path = tmp_path / "a.xml"
     written = terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=[photos])
     assert written.agreement is not None and 0.98 < written.agreement < 1
+    assert written.int8 is not None and written.int8.restored == 0 and written.int8.layers > 50
     assert path.with_suffix(".bin").stat().st_size < 5e6
     assert OpenVINOEngine(path).description.precision == "int8"
-    before = path.read_bytes()
-    with pytest.raises(CheckpointError):
+    monkeypatch.setattr(int8, "quantised_in_part", lambda network, *_: network)  # float32, and nothing is lost
+    in_part = terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=[photos], max_loss=0.01)
+    assert in_part.int8 is not None and in_part.int8.restored == written.int8.layers
+    assert in_part.agreement is not None and in_part.agreement > 0.9999
+    shrunk, before = path.with_suffix(".bin").read_bytes(), path.read_bytes()
+    assert len(shrunk) > 10e6
+    monkeypatch.setattr(int8, "quantised_in_part", lambda *arguments: int8.quantised(*arguments[:3]))  # loses as much
+    with pytest.raises(CheckpointError) as caught:
         terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=[photos], max_loss=0.0)
-    assert path.read_bytes() == before
+    assert caught.value.code == "export-loss"
+    assert path.read_bytes() == before and path.with_suffix(".bin").read_bytes() == shrunk
+
+
+@pytest.mark.slow
+def test_layers_that_cost_too_much_go_back_to_float32(shared_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    photos = [str(shared_data / "camvid" / "train" / "images" / f"0001TP_00{number}*") for number in (67, 68, 69)]
+    path = tmp_path / "a.xml"
+    plain = terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=photos)
+    assert plain.agreement is not None
+    allowed = 100 * (1 - plain.agreement) / 2
+    written = terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=photos, max_loss=allowed)
+    assert written.int8 is not None and plain.int8 is not None and written.agreement is not None
+    assert 0 < written.int8.restored < written.int8.layers
+    assert 100 * (1 - written.agreement) <= allowed
+    assert plain.size < written.size < 10e6

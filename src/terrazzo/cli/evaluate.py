@@ -31,6 +31,7 @@ def evaluate(
     device: str | None = None,
     threads: int | None = None,
     precision: Precision = "fp32",
+    compile: Annotated[bool, Parameter(negative=())] = False,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     json: Path | None = None,
 ) -> None:
@@ -62,8 +63,9 @@ def evaluate(
     threads
         Computing threads; by default one for each core.
     precision
-        fp32; bf16 where the processor has it; or auto, as predict has it: on a GPU float16 where that finds the same
-        classes.
+        fp32; bf16 where the processor has it; or auto: on a GPU float16 where that finds the same classes.
+    compile
+        Compile PyTorch's network. For GPUs, and many photos of few sizes.
     output
         Folder for the report: JSON, table, per-class chart, confusion matrix.
     json
@@ -84,6 +86,7 @@ def evaluate(
         engine=engine,
         threads=threads,
         precision=precision,
+        compiled=compile,
         workload=MANY_PHOTOS,
     )
     tell_origin(model, predictor.record)

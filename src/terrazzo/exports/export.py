@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from terrazzo.engines.engine import Engine
 from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 from terrazzo.engines.openvino import OpenVINOEngine
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.engines.torch_export import TorchExportEngine
 from terrazzo.errors import ConfigError, OutputError
-from terrazzo.exports.int8 import MAX_LOSS, agreement, quantised, refuse_loss, split_photos
+from terrazzo.exports.int8 import MAX_LOSS, Quantised, agreement, refuse_loss, split_photos, write_int8
 from terrazzo.exports.judgement import MAX_MIOU_LOSS, RECORD_KEY, Judge, Judgement, refuse_judgement
 from terrazzo.exports.onnx import OPSET, describe, write_onnx
 from terrazzo.exports.openvino import openvino_model, save_openvino
@@ -54,6 +55,7 @@ class Export:
         parity: how it compares with the model; None for int8.
         agreement: for int8 without a judge, the share of mask pixels on photos that keep their class.
         judgement: mIoU before and after, where a judge was given.
+        int8: the layers of an int8 file.
         size: bytes of all its files.
         opset: of an ONNX file.
     """
@@ -64,6 +66,7 @@ class Export:
     parity: Parity | None
     agreement: float | None
     judgement: Judgement | None
+    int8: Quantised | None
     size: int
     opset: int | None
 
@@ -134,7 +137,9 @@ def export(
         )
     trained = model if isinstance(model, TrainedModel) else load(model)
     description = describe(trained, output_kind, precision)
-    parity = agreed = judgement = None
+    if max_loss is None:
+        max_loss = MAX_LOSS if judge is None else MAX_MIOU_LOSS
+    parity = agreed = judgement = int8 = None
     with replacing_together(paths) as partials:
         partial = partials[-1]
         if judge is not None:  # first of all, for what is wrong with the photos shows here
@@ -142,38 +147,42 @@ def export(
             before = judge(TorchEngine(trained.network), exact)
         if kind == "torch":
             description = write_torch(trained, partial, output_kind)
+        elif precision == "int8":
+            if judge is None:
+                kept = agreement(TorchEngine(trained.network), checked, description)
+                int8 = write_int8(trained, partial, description, photos, kept, 100.0, max_loss)
+                refuse_loss(int8.score, max_loss)
+                agreed = int8.score / 100
+            else:
+                kept = _miou(judge, description)
+                int8 = write_int8(trained, partial, description, photos, kept, before.mIoU, max_loss)
+                judgement = Judgement(before, replace(before, mIoU=int8.score), precision)
         else:
-            write = _writer(trained, partial, kind, description, photos)
-            write(description)
+            _write(trained, partial, kind, description)
             if judge is not None:
                 judgement = Judgement(before, judge(RUNNERS[kind](partial), description), precision)
-                refuse_judgement(judgement, MAX_MIOU_LOSS if max_loss is None else max_loss)
-                description = replace(description, record={**trained.record, RECORD_KEY: judgement.to_dict()})
-                write(description)
-        run = RUNNERS[kind](partial)
+        if judgement is not None:
+            refuse_judgement(judgement, max_loss)
+            description = replace(description, record={**trained.record, RECORD_KEY: judgement.to_dict()})
+            _write(trained, partial, kind, description, int8)
         if precision != "int8":
-            parity = check_parity(trained.network, run, description)
-        elif judge is None:
-            plain = TorchEngine(trained.network)
-            agreed = agreement(plain, run, checked, trained.preprocess, description.minimum_side)
-            refuse_loss(agreed, MAX_LOSS if max_loss is None else max_loss)
+            parity = check_parity(trained.network, RUNNERS[kind](partial), description)
     size = sum(p.stat().st_size for p in paths)
-    return Export(path, kind, description, parity, agreed, judgement, size, OPSET if kind == "onnx" else None)
+    return Export(path, kind, description, parity, agreed, judgement, int8, size, OPSET if kind == "onnx" else None)
 
 
-def _writer(
-    model: TrainedModel, path: Path, kind: Format, description: ExportedDescription, photos: Sequence[Path]
-) -> Callable[[ExportedDescription], None]:
-    """Make a model ready to be written, and return what writes it with a description, as often as it is called."""
+def _miou(judge: Judge, description: ExportedDescription) -> Callable[[Engine], float]:
+    return lambda engine: judge(engine, description).mIoU
+
+
+def _write(
+    model: TrainedModel, path: Path, kind: Format, description: ExportedDescription, int8: Quantised | None = None
+) -> None:
+    """Write a model, or what was quantised of it, with a description."""
     if kind == "onnx":
-
-        def write(described: ExportedDescription) -> None:
-            write_onnx(replace(model, record=described.record), path, described.output, described.precision)
-
-        return write
-    plain = openvino_model(model, description)
-    network = quantised(plain, photos, description) if description.precision == "int8" else plain
-    return lambda described: save_openvino(network, path, described)
+        write_onnx(replace(model, record=description.record), path, description.output, description.precision)
+    else:
+        save_openvino(int8.network if int8 else openvino_model(model, description), path, description)
 
 
 def _format(path: Path, format: str | None) -> Format:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_files import DESCRIPTION, LABELS, logits_of, noise, small_model, write_onnx_file, write_openvino_file
 
+from terrazzo.engines import openvino
 from terrazzo.engines.cache import cache_folder
 from terrazzo.engines.engine import EngineOptions, available_cores
 from terrazzo.engines.onnx_file import describe_onnx
@@ -275,6 +277,21 @@ def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path: Path, monkeypa
     monkeypatch.setenv("TERRAZZO_CACHE", str(tmp_path / "file"))
     images = noise(1, 30, 30)
     np.testing.assert_allclose(OpenVINOEngine(write_onnx_file(tmp_path))(images), logits_of(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("write", [write_onnx_file, write_openvino_file])
+def test_what_compiles_faster_than_it_is_read_is_not_kept(
+    write: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, images = write(tmp_path), noise(1, 30, 30)
+    files = {path, path.with_suffix(".bin") if path.suffix == ".xml" else path}
+    size = sum(file.stat().st_size for file in files)
+    monkeypatch.setattr(openvino, "LARGEST_KEPT", size - 1)
+    np.testing.assert_allclose(OpenVINOEngine(path)(images), logits_of(images), atol=1e-5)
+    assert not cache_folder().exists()
+    monkeypatch.setattr(openvino, "LARGEST_KEPT", size)
+    OpenVINOEngine(path)(images)
+    assert len(list(cache_folder().iterdir())) == 1
 
 
 # -- OpenVINO compiles for the sizes that it sees ---------------------------------------------------------------------

@@ -24,6 +24,13 @@ __all__ = ["OpenVINOEngine"]
 KEPT_SIZES = 4
 """How many sizes have a network of their own at once. Each holds a copy of the weights."""
 
+LARGEST_KEPT = 100_000_000
+"""Bytes of a file whose compiled networks are kept: what is larger compiles in less time than it takes to read again.
+
+Processor seconds at 512 x 512: SegFormer-B0 (14 MB) 0.5 to compile, 0.2 to read; SETR-PUP with T-Base (360 MB) 1.0 to
+compile, 1.5 to read.
+"""
+
 
 class OpenVINOEngine:
     """Runs an exported ``.xml`` file (with its ``.bin`` beside it), or an exported ``.onnx`` file, on the CPU.
@@ -35,8 +42,8 @@ class OpenVINOEngine:
     any size begins, and a size gets its own with the second batch of it, as long as it is among the `KEPT_SIZES` latest
     ones: a folder of photos of many sizes compiles none for each of them.
 
-    What was compiled is kept in the cache folder: the next start takes it from there, for a size that has its own with
-    the first batch.
+    What was compiled is kept in the cache folder, but for large networks: the next start takes it from there, for a
+    size that has its own with the first batch.
 
     Args:
         path: the file.
@@ -80,13 +87,15 @@ class OpenVINOEngine:
             "ENABLE_CPU_PINNING": False,  # two programs at once would be put on the same cores
         }
         self._core, self._network, self._properties = core, network, properties
-        self._key = {
-            "file": self._digest(),
-            "openvino": ov.__version__,
-            "processor": core.get_property("CPU", "FULL_DEVICE_NAME"),
-            "can": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
-            **properties,
-        }
+        self._key: dict[str, Any] | None = None
+        if sum(file.stat().st_size for file in self._files()) <= LARGEST_KEPT:
+            self._key = {
+                "file": self._digest(),
+                "openvino": ov.__version__,
+                "processor": core.get_property("CPU", "FULL_DEVICE_NAME"),
+                "can": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+                **properties,
+            }
         self._lock = threading.Lock()  # of what follows
         self._any_size: _Compiled | None = None
         self._latest: OrderedDict[tuple[int, ...], _Compiled | None] = OrderedDict()
@@ -95,10 +104,10 @@ class OpenVINOEngine:
     def __call__(self, images_B3HW: NDArray[np.float32]) -> NDArray[Any]:
         refuse_size(images_B3HW.shape, self.sides, self.path)
         with self._lock:
-            compiled = self._for_shape(images_B3HW.shape)
+            compiled = self._compiled_for(images_B3HW.shape)
         return compiled.run(self._ov.Tensor(np.ascontiguousarray(images_B3HW), shared_memory=True))
 
-    def _for_shape(self, shape: tuple[int, ...]) -> _Compiled:
+    def _compiled_for(self, shape: tuple[int, ...]) -> _Compiled:
         if self._network.input(0).partial_shape.is_dynamic:
             first, again = not self._latest, shape in self._latest
             own = self._latest.pop(shape, None)
@@ -126,15 +135,18 @@ class OpenVINOEngine:
         except RuntimeError as error:
             raise damaged(self.path, _reason(error)) from error
 
+    def _files(self) -> list[Path]:
+        return [self.path, self.path.with_suffix(".bin")] if self.path.suffix == ".xml" else [self.path]
+
     def _digest(self) -> str:
-        content = hashlib.sha256(self.path.read_bytes())
-        if self.path.suffix == ".xml":
-            content.update(self.path.with_suffix(".bin").read_bytes())
+        content = hashlib.sha256()
+        for file in self._files():
+            content.update(file.read_bytes())
         return content.hexdigest()
 
     def _imported(self, shape: tuple[int, ...] | None) -> _Compiled | None:
         """Return what is kept of an earlier start, for one shape or for any."""
-        if (blob := cached(self._key_of(shape), ".blob")) is None:
+        if self._key is None or (blob := cached(_for_shape(self._key, shape), ".blob")) is None:
             return None
         try:
             return _Compiled(self._core.import_model(BytesIO(blob.read_bytes()), "CPU", self._properties))
@@ -152,13 +164,10 @@ class OpenVINOEngine:
         except RuntimeError as error:
             raise damaged(self.path, _reason(error)) from error
         self._sizes_compiled += shape is not None
-        if self._sizes_compiled <= KEPT_SIZES:
+        if self._key is not None and self._sizes_compiled <= KEPT_SIZES:
             with suppress(OutputError, RuntimeError):  # nowhere to keep it: the next start compiles again
-                keep(self._key_of(shape), ".blob", compiled.export_model().getvalue())
+                keep(_for_shape(self._key, shape), ".blob", compiled.export_model().getvalue())
         return _Compiled(compiled)
-
-    def _key_of(self, shape: tuple[int, ...] | None) -> dict[str, Any]:
-        return self._key if shape is None else {**self._key, "shape": list(shape)}
 
 
 class _Compiled:
@@ -177,6 +186,10 @@ class _Compiled:
         out: NDArray[Any] = request.get_output_tensor(0).data.copy()  # the next run writes there
         self._idle.append(request)
         return out
+
+
+def _for_shape(key: dict[str, Any], shape: tuple[int, ...] | None) -> dict[str, Any]:
+    return key if shape is None else {**key, "shape": list(shape)}
 
 
 def _description(network: Any, path: Path) -> ExportedDescription:

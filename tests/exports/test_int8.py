@@ -70,36 +70,33 @@ def test_photos_for_the_gate_are_held_back_from_calibration(tmp_path: Path) -> N
     assert len(every) == 40 and none == []
 
 
+def ten_photos(shared_data: Path) -> list[str]:
+    return [str(shared_data / "camvid" / "train" / "images" / f"0001TP_00{number}*") for number in (67, 68, 69)]
+
+
 @pytest.mark.slow
 def test_an_int8_file_is_smaller_and_nearly_the_same(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("nncf")
-    photos = str(shared_data / "camvid" / "train" / "images" / "0001TP*")
-    path = tmp_path / "a.xml"
-    written = terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=[photos])
+    path, photos = tmp_path / "a.xml", ten_photos(shared_data)
+    written = terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=photos)
     assert written.agreement is not None and 0.98 < written.agreement < 1
     assert written.int8 is not None and written.int8.restored == 0 and written.int8.layers > 50
     assert path.with_suffix(".bin").stat().st_size < 5e6
     assert OpenVINOEngine(path).description.precision == "int8"
-    monkeypatch.setattr(int8, "quantised_in_part", lambda network, *_: network)  # float32, and nothing is lost
-    in_part = terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=[photos], max_loss=0.01)
-    assert in_part.int8 is not None and in_part.int8.restored == written.int8.layers
-    assert in_part.agreement is not None and in_part.agreement > 0.9999
-    shrunk, before = path.with_suffix(".bin").read_bytes(), path.read_bytes()
-    assert len(shrunk) > 10e6
-    monkeypatch.setattr(int8, "quantised_in_part", lambda *arguments: int8.quantised(*arguments[:3]))  # loses as much
+    before = path.read_bytes()
+    monkeypatch.setattr(int8, "costliest_layers", lambda *_: [])  # none goes back, and nothing gets better
     with pytest.raises(CheckpointError) as caught:
-        terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=[photos], max_loss=0.0)
+        terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=photos, max_loss=0.0)
     assert caught.value.code == "export-loss"
-    assert path.read_bytes() == before and path.with_suffix(".bin").read_bytes() == shrunk
+    assert path.read_bytes() == before
 
 
 @pytest.mark.slow
 def test_layers_that_cost_too_much_go_back_to_float32(shared_data: Path, tmp_path: Path) -> None:
     pytest.importorskip("nncf")
-    photos = [str(shared_data / "camvid" / "train" / "images" / f"0001TP_00{number}*") for number in (67, 68, 69)]
-    path = tmp_path / "a.xml"
+    path, photos = tmp_path / "a.xml", ten_photos(shared_data)
     plain = terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=photos)
     assert plain.agreement is not None
     allowed = 100 * (1 - plain.agreement) / 2

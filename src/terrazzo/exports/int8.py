@@ -2,8 +2,8 @@
 
 Needs the extra ``quant``. Matrix products and dense convolutions get int8 weights and activations. Depthwise
 convolutions, norms and softmax stay in float32. (For the shipped model that changes little: NNCF's settings for
-transformers are what saves its accuracy.) Where that loses too much, single layers follow them, those first whose int8
-changes the logits most.
+transformers are what saves its accuracy.) Where that loses too much, more layers stay in float32, those first by which
+the error grows most.
 
 The gate where there are no labelled photos (`judgement` is the one where there are): the share of mask pixels, at the
 network's own stride, that keep the class they have in float32, on photos that were not used for calibration where there
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,9 @@ __all__ = [
     "MAX_LOSS",
     "Quantised",
     "agreement",
-    "count_int8_layers",
+    "costliest_layers",
+    "int8_layers",
     "quantised",
-    "quantised_in_part",
     "refuse_loss",
     "split_photos",
     "write_int8",
@@ -47,11 +47,8 @@ MAX_LOSS = 2.0
 
 MOST_CALIBRATION, MOST_CHECKED = 64, 16
 
-MOST_RANKED = 4
-"""Photos by which layers are ranked, for each of which every layer is once computed in float32."""
-
-MOST_RESTORED = 24
-"""Layers that may go back to float32; with more, little of int8 would be left of the smaller models."""
+RANKING_PHOTOS = 2
+"""Photos on which the errors of single layers are measured."""
 
 KEPT = ["GroupConvolution", "MVN", "Softmax"]
 """OpenVINO's operations that stay in float32."""
@@ -83,7 +80,7 @@ def write_int8(
     exact_score: float,
     max_loss: float,
 ) -> Quantised:
-    """Write a model in int8, and where that loses too much, in part.
+    """Write a model in int8; where that loses too much, with 1, 2, 4, ... of its layers in float32, up to half of them.
 
     Args:
         model: the model.
@@ -100,88 +97,76 @@ def write_int8(
         OutputError: the place cannot be written.
     """
     exact = openvino_model(model, description)
-    network = quantised(exact, photos, description)
-    save_openvino(network, path, description)
-    reached, layers = score(OpenVINOEngine(path)), count_int8_layers(network)
-    if not exact_score - reached <= max_loss:
-        network = quantised_in_part(exact, photos, description, score, max_loss)
+    whole = network = quantised(exact, photos, description)
+    layers, restored = len(int8_layers(whole)), 0
+    costliest: list[str] = []
+    while True:
         save_openvino(network, path, description)
         reached = score(OpenVINOEngine(path))
-    return Quantised(network, reached, layers, layers - count_int8_layers(network))
+        if exact_score - reached <= max_loss or 2 * restored >= layers:
+            return Quantised(network, reached, layers, restored)
+        costliest = costliest or costliest_layers(
+            exact, whole, [_input(photo, description) for photo in photos[:RANKING_PHOTOS]]
+        )
+        restored = 2 * restored or 1
+        network = quantised(exact, photos, description, costliest[:restored])
 
 
-def quantised(network: Any, photos: Sequence[Path], description: ExportedDescription) -> Any:
+def quantised(network: Any, photos: Sequence[Path], description: ExportedDescription, kept: Sequence[str] = ()) -> Any:
     """Return an `openvino.Model` in int8.
 
     Args:
         network: the model in float32, giving logits. It is not changed.
         photos: for calibration.
         description: of the file that it is for.
+        kept: names of layers that stay in float32, as `int8_layers` has them.
 
     Raises:
         MissingExtraError: nncf is not installed.
     """
-    nncf = _nncf()
+    try:
+        import nncf
+    except ImportError as error:
+        raise MissingExtraError("nncf", "quant") from error
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     inputs = [_input(photo, description) for photo in photos]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of nncf about its own dependencies
-        return nncf.quantize(network, nncf.Dataset(inputs), **_settings(nncf, len(inputs)))
-
-
-def quantised_in_part(
-    network: Any,
-    photos: Sequence[Path],
-    description: ExportedDescription,
-    score: Callable[[Engine], float],
-    max_loss: float,
-) -> Any:
-    """Return an `openvino.Model` in int8, but for as many layers in float32 as it takes, or `MOST_RESTORED`.
-
-    Each layer is tried in float32, and the one that brings the logits nearest to float32's stays so; then the next,
-    until the score is high enough. This takes some minutes for a small model.
-
-    Args:
-        network: the model in float32, giving logits. It is not changed.
-        photos: for calibration; the layers are ranked by some of them.
-        description: of the file that it is for.
-        score: what is to be kept of an engine.
-        max_loss: how far the score may lie below that of the model in float32.
-
-    Raises:
-        MissingExtraError: nncf is not installed.
-    """
-    nncf = _nncf()
-    inputs = [_input(photo, description) for photo in photos]
-
-    def validate(compiled: Any, ranked: Iterable[Any]) -> tuple[float, list[list[NDArray[Any]]]]:
-        def run(images: NDArray[np.float32], /) -> NDArray[Any]:
-            return np.array(compiled([images])[0])  # a copy: the next run writes there
-
-        return score(run), [[run(images)] for images in ranked]
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return nncf.quantize_with_accuracy_control(
+        return nncf.quantize(
             network,
             nncf.Dataset(inputs),
-            nncf.Dataset(inputs[:: -(-len(inputs) // MOST_RANKED)]),
-            validate,
-            max_drop=max_loss,
-            drop_type=nncf.DropType.ABSOLUTE,
-            advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
-                max_num_iterations=MOST_RESTORED
-            ),
-            **_settings(nncf, len(inputs)),
+            subset_size=len(inputs),
+            preset=nncf.QuantizationPreset.MIXED,
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(types=KEPT, names=list(kept), validate=False),
         )
 
 
-def count_int8_layers(network: Any) -> int:
-    """Return how many matrix products and convolutions of an `openvino.Model` have int8 weights."""
-    return sum(
-        operation.get_type_name() in ("MatMul", "Convolution")
+def int8_layers(network: Any) -> dict[str, Any]:
+    """Return the matrix products and convolutions of an `openvino.Model` that have int8 weights, by name, in order."""
+    return {
+        operation.get_friendly_name(): operation
+        for operation in network.get_ordered_ops()
+        if operation.get_type_name() in ("MatMul", "Convolution")
         and operation.input_value(1).get_node().get_type_name() == "Multiply"  # integers, times their scale
-        for operation in network.get_ops()
-    )
+    }
+
+
+def costliest_layers(exact: Any, int8: Any, inputs: Sequence[NDArray[np.float32]]) -> list[str]:
+    """Return the names of int8 layers, those first by which the relative error of what goes into them grows most.
+
+    Args:
+        exact: the model in float32.
+        int8: what `quantised` made of it.
+        inputs: images.
+    """
+    sources = {name: _source(exact, name) for name in int8_layers(int8)}
+    names = sorted({*sources, *sources.values()})
+    errors = np.zeros(len(names))
+    for wanted, found in zip(_results(exact, names, inputs), _results(int8, names, inputs), strict=True):
+        errors += [((b - a) ** 2).sum() / max((a**2).sum(), 1e-12) for a, b in zip(wanted, found, strict=True)]
+    error = dict(zip(names, errors, strict=True))
+    return sorted(sources, key=lambda name: error[name] / (error[sources[name]] + 1e-12), reverse=True)
 
 
 def split_photos(arguments: Sequence[str], hold_back: bool = True) -> tuple[list[Path], list[Path]]:
@@ -227,22 +212,26 @@ def refuse_loss(agreed: float, max_loss: float) -> None:
         )
 
 
-def _nncf() -> Any:
-    try:
-        import nncf
-    except ImportError as error:
-        raise MissingExtraError("nncf", "quant") from error
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    return nncf
+def _source(network: Any, layer: str) -> str:
+    """The name of the operation whose result goes into a layer."""
+    (operation,) = (operation for operation in network.get_ops() if operation.get_friendly_name() == layer)
+    name: str = operation.input_value(0).get_node().get_friendly_name()
+    return name
 
 
-def _settings(nncf: Any, photos: int) -> dict[str, Any]:
-    return {
-        "subset_size": photos,
-        "preset": nncf.QuantizationPreset.MIXED,
-        "model_type": nncf.ModelType.TRANSFORMER,
-        "ignored_scope": nncf.IgnoredScope(types=KEPT, validate=False),
-    }
+def _results(
+    network: Any, names: Sequence[str], inputs: Sequence[NDArray[np.float32]]
+) -> Iterator[list[NDArray[np.float64]]]:
+    """Yield, for each input, what the operations of these names give."""
+    import openvino as ov
+
+    probed = network.clone()
+    operations = {operation.get_friendly_name(): operation for operation in probed.get_ops()}
+    probed.add_outputs([operations[name].output(0) for name in names])  # behind the logits
+    compiled = ov.compile_model(probed, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for images in inputs:
+        results = compiled([images])
+        yield [np.array(results[1 + number], np.float64) for number in range(len(names))]
 
 
 def _input(photo: Path, description: ExportedDescription) -> NDArray[np.float32]:

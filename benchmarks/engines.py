@@ -1,9 +1,8 @@
 """SegFormer and SETR in every engine, ours beside a peer with the same weights: one thread.
 
-    python benchmarks/engines.py --compiled --write
-    python benchmarks/engines.py --classes 19 --name engines_19_classes --write
-    python benchmarks/engines.py --size 1024x2048 --classes 19 --rounds 2 --name engines_1024x2048 --write
-    python benchmarks/engines.py --models setr_pup_large,setr_mla_large --rounds 2 --name engines_setr --write
+    python benchmarks/engines.py --write
+    python benchmarks/engines.py --models segformer_b0 --size 1024x2048 --classes 19 --name some_table --write
+    python benchmarks/engines.py --models setr_pup_large,setr_mla_large --rounds 2 --compiled
 
 Ours runs in PyTorch (`TorchEngine`), ONNX Runtime and OpenVINO, as `--engine` has them: exported once, for any batch
 and size. The peer, transformers' network or for SETR the literal one of `peers.py`, runs as it comes, compiled

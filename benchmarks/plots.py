@@ -44,6 +44,7 @@ class Picture:
 PICTURES = {
     "segformer_eager": Picture("A pass of SegFormer in PyTorch, ms", r", ms$"),
     "engines": Picture("A pass of SegFormer at 512 x 512, ms", r"^ms$", by_row=True),
+    "engines_compiled": Picture("A pass of SegFormer at 512 x 512, with torch.compile, ms", r"^ms$", by_row=True),
     "engines_19_classes": Picture("A pass of SegFormer at 512 x 512 with 19 classes, ms", r"^ms$", by_row=True),
     "engines_1024x2048": Picture("A pass of SegFormer at 1024 x 2048, ms", r"^ms$", by_row=True),
     "engines_setr": Picture("A pass of SETR at 512 x 512, ms", r"^ms$", by_row=True),

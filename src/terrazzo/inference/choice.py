@@ -5,12 +5,13 @@
 2. An exported file: ONNX Runtime for ``.onnx``, or OpenVINO where only that is installed; OpenVINO for ``.xml``.
 3. Few photos: ONNX Runtime or OpenVINO, which start without importing torch, if the model's conversion is kept from
    before. If not, PyTorch, and the conversion is made and kept for the next time.
-4. Many photos of one size: OpenVINO, which compiles for it.
+4. Many photos of one size, up to 1.2 megapixels: OpenVINO, which compiles for it.
 5. PyTorch.
 
 Seconds of processor time for 200 photos of 360 x 480, shown to SegFormer-B0 as 480 x 640, from starting the program to
 the last mask (`benchmarks/directory.py`, one thread of a Xeon at 2.5 GHz without bf16): PyTorch 65, ONNX Runtime 57,
-OpenVINO 48. OpenVINO is no faster than PyTorch for sizes that it has not compiled for.
+OpenVINO 48. OpenVINO is no faster than PyTorch for sizes that it has not compiled for, nor for large ones: 3.8 s and
+2.7 s at 1024 x 2048 (`benchmarks/results/engines_1024x2048.md`).
 
 On a CPU every choice computes in float32, and gives the same masks but for exact ties.
 """
@@ -50,6 +51,9 @@ As above: one photo takes 3.7 s by PyTorch, 1.6 s by ONNX Runtime and 2.5 s by O
 5.9 s with a model never seen); each further one 0.31, 0.28 and 0.23 s. A photo is 0.3 megapixels here.
 """
 
+LARGE_MEGAPIXELS = 1.2
+"""Of one photo: OpenVINO is as fast as PyTorch or faster up to 1024 x 1024, and slower at 1024 x 2048."""
+
 SAMPLED = 10  # photos of a directory whose sizes are looked up
 
 EXPORTED: dict[str, tuple[EngineName, ...]] = {
@@ -84,10 +88,14 @@ class Workload:
                 sizes.append(image_size(path))
         return cls(len(paths), sizes[0], len(set(sizes)) == 1) if sizes else cls(len(paths))
 
+    def megapixels(self, preprocess: Preprocess) -> float:
+        """Of a typical photo, as the network sees it."""
+        height, width = preprocess.target_size(*self.size)
+        return height * width / 1e6
+
     def is_small(self, preprocess: Preprocess) -> bool:
         """Whether it is done before an engine that starts later could make up for that."""
-        height, width = preprocess.target_size(*self.size)
-        return self.photos * height * width / 1e6 <= FEW_MEGAPIXELS
+        return self.photos * self.megapixels(preprocess) <= FEW_MEGAPIXELS
 
     def options(self, threads: int | None = None) -> EngineOptions:
         """One photo as soon as it can be, or many in the least time."""
@@ -124,8 +132,8 @@ def has_runtime() -> bool:
 
 def auto_engine(workload: Workload, preprocess: Preprocess) -> EngineName:
     """Return the engine for weights on a CPU. One that is not ``torch`` runs a conversion of them."""
-    small = workload.is_small(preprocess)
-    candidates = EXPORTED[".onnx"] if small else ("openvino",) if workload.one_size else ()
+    openvinos = workload.one_size and workload.megapixels(preprocess) <= LARGE_MEGAPIXELS
+    candidates = EXPORTED[".onnx"] if workload.is_small(preprocess) else ("openvino",) if openvinos else ()
     return next((name for name in candidates if find_spec(name) is not None), "torch")
 
 

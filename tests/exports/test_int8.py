@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -68,6 +69,25 @@ def test_photos_for_the_gate_are_held_back_from_calibration(tmp_path: Path) -> N
     assert split_photos([str(path) for path in few]) == (few, few)
     every, none = split_photos([str(tmp_path)], hold_back=False)  # labelled photos take their place
     assert len(every) == 40 and none == []
+
+
+def two_layers(first: float, second: float) -> Any:
+    """Two matrix products by the identity, as int8 has them: weights times a scale, which is a little off."""
+    openvino = pytest.importorskip("openvino")
+    ops = openvino.opset13
+    images = x = ops.parameter([1, 3, 4, 4], np.float32, name="images")
+    for name, scale in (("first", first), ("second", second)):
+        weight = ops.multiply(ops.constant(np.eye(4, dtype=np.float32)), ops.constant(np.float32(scale)))
+        x = ops.relu(ops.matmul(x, weight, False, False, name=name), name=f"{name}, activated")
+    return openvino.Model([x], [images])
+
+
+def test_layers_are_ranked_by_the_error_that_they_add() -> None:
+    images = [np.random.default_rng(number).random((1, 3, 4, 4), dtype=np.float32) for number in range(2)]
+    exact = two_layers(1, 1)
+    assert sorted(int8.int8_layers(exact)) == ["first", "second"]
+    assert int8.costliest_layers(exact, two_layers(1.5, 1.01), images) == ["first", "second"]
+    assert int8.costliest_layers(exact, two_layers(1.001, 1.5), images) == ["second", "first"]
 
 
 def ten_photos(shared_data: Path) -> list[str]:

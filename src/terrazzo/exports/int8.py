@@ -50,6 +50,9 @@ MOST_CALIBRATION, MOST_CHECKED = 64, 16
 RANKING_PHOTOS = 2
 """Photos on which the errors of single layers are measured."""
 
+HARMLESS = 1e-4
+"""A relative squared error from which no growth is counted: what rounding to 8 bits comes to anyway."""
+
 KEPT = ["GroupConvolution", "MVN", "Softmax"]
 """OpenVINO's operations that stay in float32."""
 
@@ -142,14 +145,14 @@ def quantised(network: Any, photos: Sequence[Path], description: ExportedDescrip
         )
 
 
-def int8_layers(network: Any) -> dict[str, Any]:
-    """Return the matrix products and convolutions of an `openvino.Model` that have int8 weights, by name, in order."""
-    return {
-        operation.get_friendly_name(): operation
-        for operation in network.get_ordered_ops()
+def int8_layers(network: Any) -> list[str]:
+    """Return the names of an `openvino.Model`'s matrix products and convolutions that have int8 weights."""
+    return [
+        operation.get_friendly_name()
+        for operation in network.get_ops()
         if operation.get_type_name() in ("MatMul", "Convolution")
         and operation.input_value(1).get_node().get_type_name() == "Multiply"  # integers, times their scale
-    }
+    ]
 
 
 def costliest_layers(exact: Any, int8: Any, inputs: Sequence[NDArray[np.float32]]) -> list[str]:
@@ -160,13 +163,15 @@ def costliest_layers(exact: Any, int8: Any, inputs: Sequence[NDArray[np.float32]
         int8: what `quantised` made of it.
         inputs: images.
     """
-    sources = {name: _source(exact, name) for name in int8_layers(int8)}
+    operations = {operation.get_friendly_name(): operation for operation in exact.get_ops()}
+    # The operation whose result goes into each layer.
+    sources = {name: operations[name].input_value(0).get_node().get_friendly_name() for name in int8_layers(int8)}
     names = sorted({*sources, *sources.values()})
     errors = np.zeros(len(names))
     for wanted, found in zip(_results(exact, names, inputs), _results(int8, names, inputs), strict=True):
         errors += [((b - a) ** 2).sum() / max((a**2).sum(), 1e-12) for a, b in zip(wanted, found, strict=True)]
     error = dict(zip(names, errors, strict=True))
-    return sorted(sources, key=lambda name: error[name] / (error[sources[name]] + 1e-12), reverse=True)
+    return sorted(sources, key=lambda name: error[name] / (error[sources[name]] + HARMLESS), reverse=True)
 
 
 def split_photos(arguments: Sequence[str], hold_back: bool = True) -> tuple[list[Path], list[Path]]:
@@ -210,13 +215,6 @@ def refuse_loss(agreed: float, max_loss: float) -> None:
             fix="calibrate with more photos like those it will see, keep fp16, or allow more with --max-loss",
             code="export-loss",
         )
-
-
-def _source(network: Any, layer: str) -> str:
-    """The name of the operation whose result goes into a layer."""
-    (operation,) = (operation for operation in network.get_ops() if operation.get_friendly_name() == layer)
-    name: str = operation.input_value(0).get_node().get_friendly_name()
-    return name
 
 
 def _results(

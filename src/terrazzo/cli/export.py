@@ -86,7 +86,7 @@ def export(
     if written.judgement is not None:
         print(written.judgement)
     if written.int8 is not None and written.int8.restored:
-        print(f"{written.int8.restored} of {written.int8.layers} layers are in float32: int8 would have lost too much")
+        print(f"in float32: {written.int8.restored} of {written.int8.layers} layers, for int8 would have lost too much")
     opset = "" if written.opset is None else f", opset {written.opset}"
     least = written.description.minimum_side
     print(f"written to {output}: {written.size / 1e6:.1f} MB{opset}, images from {least} x {least} pixels")

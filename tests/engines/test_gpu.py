@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from terrazzo.engines import gpu
+from terrazzo.engines.engine import EngineOptions
 from terrazzo.engines.gpu import CAPTURED_SIZES, COMPARED_PASSES, GPUNetwork, Pass, same_classes
+from terrazzo.engines.torch import TorchEngine
 from terrazzo.models import create_model
 
 
@@ -45,6 +47,11 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
 
 def ones(height: int = 4, width: int = 6) -> Tensor:
     return torch.ones(1, 3, height, width)
+
+
+def test_devices_without_cuda_run_the_network_as_it_is() -> None:
+    network = create_model("segformer_b0", 5)
+    assert TorchEngine(network, "meta", EngineOptions(precision="auto")).forward is network
 
 
 def test_half_precision_is_used_after_it_has_agreed(captures: list[torch.Size]) -> None:

@@ -46,10 +46,10 @@ class TorchEngine:
         network.eval().to(self.device)
         if self.device.type != "cpu":
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        on_gpu = self.device.type != "cpu" and not compiled
-        self.autocast = options.precision == "bf16" and not on_gpu
+        on_cuda = self.device.type == "cuda" and not compiled  # other accelerators have no CUDA graphs
+        self.autocast = options.precision == "bf16" and not on_cuda
         self.forward: Callable[[Tensor], Tensor]
-        if on_gpu:
+        if on_cuda:
             self.forward = GPUNetwork(network, options.precision)
         elif compiled:
             self.forward = torch.compile(network)

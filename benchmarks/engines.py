@@ -49,7 +49,7 @@ Run: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 MODELS = "segformer_b0,segformer_b1,segformer_b2,segformer_b5"
 TOLERANCE = 1e-4
-LEAST_SECONDS = 12.0  # of rounds for an engine: small networks get more of them
+LEAST_SECONDS = 30.0  # of rounds for an engine: small networks get more of them
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--models", default=MODELS)
     parser.add_argument("--size", default="512x512", help="height x width")
     parser.add_argument("--classes", type=int, default=150)
-    parser.add_argument("--rounds", type=int, default=3, help="at least; small models get more")
+    parser.add_argument("--rounds", type=int, default=5, help="at least; small models get more")
     parser.add_argument("--compiled", action="store_true", help="the peer through torch.compile too")
     parser.add_argument("--name", default="engines", help="of the table")
     parser.add_argument("--write", action="store_true", help="put the table under results/")
@@ -227,7 +227,7 @@ def compare(
     runs = {way: open_way(way, folder) for way in {peer: None, **dict.fromkeys(ways)}}
     images = np.random.default_rng(0).standard_normal((1, 3, *size), dtype=np.float32)
     expected = runs[peer](images)
-    differences = {way: float(np.abs(run(images) - expected).max()) for way, run in runs.items()}
+    differences = {way: float(np.abs(run(images) - expected).max()) for way, run in runs.items() if way != peer}
     for way, difference in differences.items():
         assert way.bf16 or difference < TOLERANCE, f"{way} differs by {difference}"
     calls = [partial(run, images) for run in runs.values()]
@@ -244,7 +244,7 @@ def compare(
             # In bfloat16 the processor's limit is another one, which is not measured here.
             "" if way.bf16 else share_of_peak(count, mine, product),
             f"{memory[way] / 1e6:.0f}",
-            f"{differences[way]:.0e}" if way != peer else "",
+            f"{differences[way]:.0e}" if way in differences else "",
         ]
     return rows, f"{len(product.seconds)} rounds, matrix products at {gemm_speed(product) / 1e9:.0f} GFLOP/s"
 

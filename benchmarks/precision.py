@@ -4,10 +4,10 @@
     python benchmarks/precision.py --data CAMVID --photos 10
 
 The model in float32 in PyTorch, ONNX Runtime and OpenVINO; files with float16 weights, which both runtimes compute with
-in float32; int8 for OpenVINO, calibrated with photos of the training split as `terrazzo export` does it; and bfloat16.
-Where the processor has no instructions for that, PyTorch imitates it, to the same mIoU but in a time that says nothing,
-and OpenVINO does without. Every way has one thread. mIoU is over the whole split, or over --photos photos spread over
-it; the time is that of the network alone, on photos in memory, after one unmeasured call.
+in float32; int8, calibrated with photos of the training split as `terrazzo export` does it; and bfloat16. Where the
+processor has no instructions for that, PyTorch imitates it, to the same mIoU but in a time that says nothing, and
+OpenVINO does without. Every way has one thread. mIoU is over the whole split, or over --photos photos spread over it;
+the time is that of the network alone, on photos in memory, after one unmeasured call.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ FILES: dict[str, dict[str, Any]] = {
     "fp32.xml": {},
     "fp16.onnx": {"precision": "fp16"},
     "fp16.xml": {"precision": "fp16"},
-    "int8.xml": {"precision": "int8", "max_loss": 100},  # what it loses is what is asked here
+    "int8.onnx": {"precision": "int8", "max_loss": 100},  # what it loses is what is asked here
+    "int8.xml": {"precision": "int8", "max_loss": 100},
 }
 NO_BF16 = "no instructions for it here"
 
@@ -125,6 +126,7 @@ def open_ways(trained: TrainedModel, photos: list[str], folder: Path) -> dict[st
         "fp16 weights, OpenVINO": openvino("fp16.xml"),
         "bf16, PyTorch": Way(TorchEngine(trained.network, "cpu", half), whole, timed=has_bf16),
         "bf16, OpenVINO": openvino("fp32.xml", half) if has_bf16 else Way(None, sizes["fp32.xml"], timed=False),
+        "int8, ONNX Runtime": onnx("int8.onnx"),
         "int8, OpenVINO": openvino("int8.xml"),
     }
 

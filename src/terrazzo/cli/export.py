@@ -48,7 +48,7 @@ def export(
     output_kind
         logits, at a quarter or less of the image's size; or mask, the class of each pixel.
     precision
-        fp32; fp16 to store the weights in half the space; or int8, for OpenVINO, calibrated with photos.
+        fp32; fp16 to store the weights in half the space; or int8, calibrated with photos. torch: fp32.
     calibrate
         For int8: photos like those that will be segmented. Files, folders and patterns in quotes; a few dozen do.
     data

@@ -7,19 +7,34 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from terrazzo.engines.engine import Engine
 from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 from terrazzo.engines.openvino import OpenVINOEngine
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.engines.torch_export import TorchExportEngine
 from terrazzo.errors import ConfigError, OutputError
-from terrazzo.exports.int8 import MAX_LOSS, Quantised, agreement, refuse_loss, split_photos, write_int8
+from terrazzo.exports.int8 import (
+    MAX_LOSS,
+    Quantised,
+    Quantiser,
+    agreement,
+    quantise,
+    read_input,
+    refuse_loss,
+    split_photos,
+)
+from terrazzo.exports.int8_onnx import OnnxQuantiser
+from terrazzo.exports.int8_openvino import OpenVINOQuantiser
 from terrazzo.exports.judgement import MAX_MIOU_LOSS, RECORD_KEY, Judge, Judgement, refuse_judgement
-from terrazzo.exports.onnx import OPSET, describe, write_onnx
+from terrazzo.exports.onnx import OPSET, describe, onnx_model, save_onnx
 from terrazzo.exports.openvino import openvino_model, save_openvino
 from terrazzo.exports.parity import Parity, check_parity
 from terrazzo.exports.torch_export import write_torch
 from terrazzo.files import replacing_together
+from terrazzo.models.segmenter import Segmenter
 from terrazzo.weights.exported import ExportedDescription, Output, Precision
 from terrazzo.weights.files import TrainedModel
 from terrazzo.weights.load import load
@@ -32,7 +47,7 @@ FORMATS: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt
 """Formats and the suffix that says so; `predict` goes by it."""
 
 PRECISIONS: dict[Format, tuple[Precision, ...]] = {
-    "onnx": ("fp32", "fp16"),
+    "onnx": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "fp16", "int8"),
     "torch": ("fp32",),
 }
@@ -41,6 +56,27 @@ RUNNERS: dict[Format, Callable[[Path], Any]] = {
     "onnx": OnnxRuntimeEngine,
     "openvino": OpenVINOEngine,
     "torch": TorchExportEngine,
+}
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """How a format's graphs come about and are written.
+
+    Attributes:
+        build: a network's, in the precision of a description; for int8, in float32.
+        save: writes one with a description.
+        quantiser: makes int8 of one, given photos.
+    """
+
+    build: Callable[[Segmenter, ExportedDescription], Any]
+    save: Callable[[Any, Path, ExportedDescription], None]
+    quantiser: Callable[[Any, Sequence[NDArray[np.float32]]], Quantiser]
+
+
+GRAPHS: dict[Format, Graphs] = {
+    "onnx": Graphs(onnx_model, save_onnx, OnnxQuantiser),
+    "openvino": Graphs(openvino_model, save_openvino, OpenVINOQuantiser),
 }
 
 
@@ -92,8 +128,8 @@ def export(
         output: the file. A file already there is replaced once the new one has passed its comparison.
         format: ``onnx`` (.onnx), ``openvino`` (.xml with .bin) or ``torch`` (.pt2); by default what the suffix says.
         output_kind: ``logits`` at the decoder's own stride, or ``mask``, the class of each pixel at the input's size.
-        precision: ``fp32``; ``fp16`` to store the weights in half the space (not for torch); or ``int8`` (logits for
-            openvino only), quantised with `calibrate`.
+        precision: ``fp32``; ``fp16`` to store the weights in half the space; or ``int8`` (logits only), quantised with
+            `calibrate`. torch has fp32 only.
         calibrate: for int8, photos like those the file will see: files, folders and patterns. A few dozen do.
         judge: for fp16 and int8, what measures mIoU, as `terrazzo.miou_on` makes it. The model is measured in float32,
             then the file; both figures go into the file's record.
@@ -143,28 +179,34 @@ def export(
     with replacing_together(paths) as partials:
         partial = partials[-1]
         if judge is not None:  # first of all, for what is wrong with the photos shows here
-            exact = replace(description, precision="fp32", output="logits")
-            before = judge(TorchEngine(trained.network), exact)
+            exact = judge(TorchEngine(trained.network), replace(description, precision="fp32", output="logits"))
+            score, exact_score = _miou(judge, description), exact.mIoU
+        elif precision == "int8":
+            score, exact_score = agreement(TorchEngine(trained.network), checked, description), 100.0
         if kind == "torch":
             description = write_torch(trained, partial, output_kind)
-        elif precision == "int8":
-            if judge is None:
-                kept = agreement(TorchEngine(trained.network), checked, description)
-                int8 = write_int8(trained, partial, description, photos, kept, 100.0, max_loss)
-                refuse_loss(int8.score, max_loss)
-                agreed = int8.score / 100
-            else:
-                kept = _miou(judge, description)
-                int8 = write_int8(trained, partial, description, photos, kept, before.mIoU, max_loss)
-                judgement = Judgement(before, replace(before, mIoU=int8.score), precision)
         else:
-            _write(trained, partial, kind, description)
+            graphs = GRAPHS[kind]
+            graph = graphs.build(trained.network, description)
+
+            def save_and_score(graph: Any) -> float:
+                graphs.save(graph, partial, description)
+                return score(RUNNERS[kind](partial))
+
+            if precision == "int8":
+                inputs = [read_input(photo, description) for photo in photos]
+                int8 = quantise(graphs.quantiser(graph, inputs), save_and_score, exact_score, max_loss)
+                graph, reached = int8.network, int8.score
+            elif judge is not None:
+                reached = save_and_score(graph)
             if judge is not None:
-                judgement = Judgement(before, judge(RUNNERS[kind](partial), description), precision)
-        if judgement is not None:
-            refuse_judgement(judgement, max_loss)
-            description = replace(description, record={**trained.record, RECORD_KEY: judgement.to_dict()})
-            _write(trained, partial, kind, description, int8)
+                judgement = Judgement(exact, replace(exact, mIoU=reached), precision)
+                refuse_judgement(judgement, max_loss)
+                description = replace(description, record={**trained.record, RECORD_KEY: judgement.to_dict()})
+            elif precision == "int8":
+                refuse_loss(reached, max_loss)
+                agreed = reached / 100
+            graphs.save(graph, partial, description)
         if precision != "int8":
             parity = check_parity(trained.network, RUNNERS[kind](partial), description)
     size = sum(p.stat().st_size for p in paths)
@@ -173,16 +215,6 @@ def export(
 
 def _miou(judge: Judge, description: ExportedDescription) -> Callable[[Engine], float]:
     return lambda engine: judge(engine, description).mIoU
-
-
-def _write(
-    model: TrainedModel, path: Path, kind: Format, description: ExportedDescription, int8: Quantised | None = None
-) -> None:
-    """Write a model, or what was quantised of it, with a description."""
-    if kind == "onnx":
-        write_onnx(replace(model, record=description.record), path, description.output, description.precision)
-    else:
-        save_openvino(int8.network if int8 else openvino_model(model, description), path, description)
 
 
 def _format(path: Path, format: str | None) -> Format:

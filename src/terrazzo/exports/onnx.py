@@ -27,7 +27,7 @@ from terrazzo.weights.files import TrainedModel
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["OPSET", "MaskNetwork", "describe", "minimum_side", "onnx_model", "write_onnx"]
+__all__ = ["OPSET", "MaskNetwork", "describe", "minimum_side", "onnx_model", "save_onnx", "write_onnx"]
 
 OPSET = 20
 """The first with LayerNormalization (17) and Gelu (20), which is all that newer ones would add here."""
@@ -69,10 +69,21 @@ def write_onnx(
         OutputError: the place cannot be written.
     """
     description = describe(model, output, precision)
-    content = onnx_model(model.network, description).SerializeToString()
-    with replacing(path) as partial:
-        partial.write_bytes(content)
+    save_onnx(onnx_model(model.network, description), path, description)
     return description
+
+
+def save_onnx(model: ModelProto, path: Path, description: ExportedDescription) -> None:
+    """Write an ONNX model, with its description.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    import onnx
+
+    onnx.helper.set_model_props(model, {METADATA_KEY: description.to_json()})
+    with replacing(path) as partial:
+        partial.write_bytes(model.SerializeToString())
 
 
 def describe(model: TrainedModel, output: Output, precision: Precision) -> ExportedDescription:
@@ -127,7 +138,6 @@ def onnx_model(network: Segmenter, description: ExportedDescription) -> ModelPro
         model = _traced(network, description)
     if description.precision == "fp16":
         _store_half(model)
-    onnx.helper.set_model_props(model, {METADATA_KEY: description.to_json()})
     onnx.checker.check_model(model)
     return model
 

@@ -8,24 +8,24 @@ from typing import Any
 
 from terrazzo.errors import ConfigError, MissingExtraError, OutputError
 from terrazzo.exports.onnx import onnx_model
+from terrazzo.models.segmenter import Segmenter
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
-from terrazzo.weights.files import TrainedModel
 
 __all__ = ["openvino_model", "save_openvino"]
 
 
-def openvino_model(model: TrainedModel, description: ExportedDescription) -> Any:
-    """Return a model as an `openvino.Model` in float32, for any batch, height and width, made from its ONNX graph.
+def openvino_model(network: Segmenter, description: ExportedDescription) -> Any:
+    """Return a network as an `openvino.Model` in float32, for any batch, height and width, made from its ONNX graph.
 
     Raises:
-        ConfigError: the model has an operation that cannot be expressed.
+        ConfigError: the network has an operation that cannot be expressed.
         MissingExtraError: openvino or onnx is not installed.
     """
     try:
         import openvino as ov
     except ImportError as error:
         raise MissingExtraError("openvino", "export") from error
-    content = onnx_model(model.network, replace(description, precision="fp32")).SerializeToString()
+    content = onnx_model(network, replace(description, precision="fp32")).SerializeToString()
     try:
         return ov.Core().read_model(content)
     except RuntimeError as error:

@@ -1,0 +1,82 @@
+"""Int8 for OpenVINO, by NNCF. Needs the extra ``quant``."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrazzo.errors import MissingExtraError
+
+__all__ = ["OpenVINOQuantiser"]
+
+KEPT = ["GroupConvolution", "MVN", "Softmax"]
+"""OpenVINO's operations that stay in float32.
+
+For the shipped model that changes little: NNCF's settings for transformers are what saves its accuracy.
+"""
+
+
+@dataclass(frozen=True)
+class OpenVINOQuantiser:
+    """A `terrazzo.exports.int8.Quantiser` of an `openvino.Model`. Its operations' friendly names are the names.
+
+    Attributes:
+        exact: the model in float32.
+        inputs: images to calibrate with.
+    """
+
+    exact: Any
+    inputs: Sequence[NDArray[np.float32]]
+
+    def quantised(self, kept: Sequence[str] = ()) -> Any:
+        """Return the model in int8, but for the layers `kept`.
+
+        Raises:
+            MissingExtraError: nncf is not installed.
+        """
+        try:
+            import nncf
+        except ImportError as error:
+            raise MissingExtraError("nncf", "quant") from error
+        logging.getLogger("nncf").setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of nncf about its own dependencies
+            return nncf.quantize(
+                self.exact,
+                nncf.Dataset(self.inputs),
+                subset_size=len(self.inputs),
+                preset=nncf.QuantizationPreset.MIXED,
+                model_type=nncf.ModelType.TRANSFORMER,
+                ignored_scope=nncf.IgnoredScope(types=KEPT, names=list(kept), validate=False),
+            )
+
+    def layers(self, network: Any) -> dict[str, str]:
+        """Return the matrix products and convolutions with int8 weights, and what each of them is given."""
+        operations = {operation.get_friendly_name(): operation for operation in self.exact.get_ops()}
+        return {
+            name: operations[name].input_value(0).get_node().get_friendly_name()
+            for operation in network.get_ops()
+            if operation.get_type_name() in ("MatMul", "Convolution")
+            and operation.input_value(1).get_node().get_type_name() == "Multiply"  # integers, times their scale
+            and (name := operation.get_friendly_name()) in operations
+        }
+
+    def results(
+        self, network: Any, names: Sequence[str], inputs: Sequence[NDArray[np.float32]]
+    ) -> Iterator[list[NDArray[np.float32]]]:
+        """Yield, for each input, what the operations of these names give in a network."""
+        import openvino as ov
+
+        probed = network.clone()
+        operations = {operation.get_friendly_name(): operation for operation in probed.get_ops()}
+        probed.add_outputs([operations[name].output(0) for name in names])  # behind the logits
+        compiled = ov.compile_model(probed, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        for images in inputs:
+            results = compiled([images])
+            yield [np.array(results[1 + number]) for number in range(len(names))]

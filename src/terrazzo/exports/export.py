@@ -145,26 +145,7 @@ def export(
     """
     path = Path(output)
     kind = _format(path, format)
-    if output_kind not in get_args(Output):
-        raise ConfigError(f"there is no output kind {output_kind!r}", fix="choose logits or mask", code="export-output")
-    if precision not in PRECISIONS[kind] or (precision == "int8" and output_kind != "logits"):
-        raise ConfigError(
-            f"{precision} is no precision that a {kind} file with {output_kind} can be written in here",
-            fix=f"choose {' or '.join(PRECISIONS[kind])}; int8 gives logits only",
-            code="export-precision",
-        )
-    if (precision == "int8") != bool(calibrate):
-        raise ConfigError(
-            "int8 is calibrated with photos, and nothing else is",
-            fix="give --precision int8 and --calibrate PHOTOS together",
-            code="export-calibrate",
-        )
-    if judge is not None and precision == "fp32":
-        raise ConfigError(
-            "an fp32 file computes what its model does, which is shown without labelled photos",
-            fix="leave --data out, or choose --precision fp16 or int8",
-            code="export-data",
-        )
+    _refuse_options(kind, output_kind, precision, bool(calibrate), judge is not None)
     photos, checked = split_photos(calibrate, hold_back=judge is None) if calibrate else ([], [])
     paths = [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
     if kind == "openvino" and paths[0].exists() and not path.exists():
@@ -211,6 +192,29 @@ def export(
             parity = check_parity(trained.network, RUNNERS[kind](partial), description)
     size = sum(p.stat().st_size for p in paths)
     return Export(path, kind, description, parity, agreed, judgement, int8, size, OPSET if kind == "onnx" else None)
+
+
+def _refuse_options(kind: Format, output_kind: str, precision: str, calibrated: bool, judged: bool) -> None:
+    if output_kind not in get_args(Output):
+        raise ConfigError(f"there is no output kind {output_kind!r}", fix="choose logits or mask", code="export-output")
+    if precision not in PRECISIONS[kind] or (precision == "int8" and output_kind != "logits"):
+        raise ConfigError(
+            f"{precision} is no precision that a {kind} file with {output_kind} can be written in here",
+            fix=f"choose {' or '.join(PRECISIONS[kind])}; int8 gives logits only",
+            code="export-precision",
+        )
+    if (precision == "int8") != calibrated:
+        raise ConfigError(
+            "int8 is calibrated with photos, and nothing else is",
+            fix="give --precision int8 and --calibrate PHOTOS together",
+            code="export-calibrate",
+        )
+    if judged and precision == "fp32":
+        raise ConfigError(
+            "an fp32 file computes what its model does, which is shown without labelled photos",
+            fix="leave --data out, or choose --precision fp16 or int8",
+            code="export-data",
+        )
 
 
 def _miou(judge: Judge, description: ExportedDescription) -> Callable[[Engine], float]:

@@ -104,7 +104,11 @@ def draw(name: str) -> Path:
     better = "longer" if picture.more_is_better else "shorter"
     figure.suptitle(f"{picture.title} ({better} is better)", x=0.01, ha="left", fontsize=11, color=INK)
     figure.supxlabel(
-        "in brackets, from the table: times as fast as the first grey bar", x=0.01, ha="left", fontsize=8, color=QUIET
+        "in brackets, from the table: times as fast as the first grey bar, called in turn",
+        x=0.01,
+        ha="left",
+        fontsize=8,
+        color=QUIET,
     )
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(charts) :]:

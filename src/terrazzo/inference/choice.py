@@ -10,8 +10,8 @@
 
 Seconds of processor time for 200 photos of 360 x 480, shown to SegFormer-B0 as 480 x 640, from starting the program to
 the last mask (`benchmarks/directory.py`, one thread of a Xeon at 2.5 GHz without bf16): PyTorch 65, ONNX Runtime 57,
-OpenVINO 48. OpenVINO is no faster than PyTorch for sizes that it has not compiled for, nor for large ones: 3.8 s and
-2.7 s at 1024 x 2048 (`benchmarks/results/engines_1024x2048.md`).
+OpenVINO 48. OpenVINO is no faster than PyTorch for sizes that it has not compiled for, nor for large ones: 4.4 s and
+2.9 s at 1024 x 2048 (`benchmarks/results/engines_1024x2048.md`).
 
 On a CPU every choice computes in float32, and gives the same masks but for exact ties.
 """

@@ -43,6 +43,8 @@ class Picture:
 
 PICTURES = {
     "segformer_eager": Picture("A pass of SegFormer in PyTorch, ms", r", ms$"),
+    "segformer_eager_1024x2048": Picture("A pass of SegFormer at 1024 x 2048 in PyTorch, ms", r", ms$"),
+    "segformer_eager_19_classes": Picture("A pass of SegFormer with 19 classes in PyTorch, ms", r", ms$"),
     "engines": Picture("A pass of SegFormer at 512 x 512, ms", r"^ms$", by_row=True),
     "engines_compiled": Picture("A pass of SegFormer at 512 x 512, with torch.compile, ms", r"^ms$", by_row=True),
     "engines_19_classes": Picture("A pass of SegFormer at 512 x 512 with 19 classes, ms", r"^ms$", by_row=True),

@@ -101,10 +101,10 @@ def draw(name: str) -> Path:
     columns = min(len(charts), 2)
     rows = -(-len(charts) // columns)
     bars = max(len(chart.bars) for chart in charts)
-    width = columns * (3.4 + 0.085 * longest)
+    title = f"{picture.title} ({'longer' if picture.more_is_better else 'shorter'} is better)"
+    width = max(columns * (3.4 + 0.085 * longest), 0.09 * len(title))
     figure = Figure(figsize=(width, 0.95 + rows * (0.42 + 0.27 * bars)), layout="constrained", dpi=144)
-    better = "longer" if picture.more_is_better else "shorter"
-    figure.suptitle(f"{picture.title} ({better} is better)", x=0.01, ha="left", fontsize=11, color=INK)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
     figure.supxlabel(
         "in brackets, from the table: times as fast as the first grey bar, called in turn",
         x=0.01,

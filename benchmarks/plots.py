@@ -106,11 +106,7 @@ def draw(name: str) -> Path:
     figure = Figure(figsize=(width, 0.95 + rows * (0.42 + 0.27 * bars)), layout="constrained", dpi=144)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
     figure.supxlabel(
-        "in brackets, from the table: times as fast as the first grey bar, called in turn",
-        x=0.01,
-        ha="left",
-        fontsize=8,
-        color=QUIET,
+        "in brackets, from the table: times as fast as the first grey bar", x=0.01, ha="left", fontsize=8, color=QUIET
     )
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat[len(charts) :]:

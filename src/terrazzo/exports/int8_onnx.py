@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,15 +105,14 @@ class OnnxQuantiser:
         """Whether a node has weights to be had in int8; a depthwise convolution would lose much and gain nothing."""
         if node.op_type not in LAYERS or any(item.name == "group" and item.i > 1 for item in node.attribute):
             return False
-        constants = self._constants
-        has_weight = any(name in constants for name in node.input[:2])
-        return has_weight and all(name in constants for name in node.input[2:])  # not a sum in a bias's place
+        has_weight = any(name in self._constants for name in node.input[:2])
+        return has_weight and all(name in self._constants for name in node.input[2:])  # not a sum in a bias's place
 
     def _given(self, node: NodeProto) -> str:
         names: list[str] = [name for name in node.input if name not in self._constants]
         return names[0]
 
-    @property
+    @cached_property
     def _constants(self) -> set[str]:
         return {tensor.name for tensor in self.exact.graph.initializer}
 

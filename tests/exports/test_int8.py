@@ -91,7 +91,7 @@ def two_openvino_layers(first: float, second: float) -> Any:
 
 
 def two_onnx_layers(first: float, second: float) -> Any:
-    """The same as ONNX has them; with scales of 1 in float32, beside a product and a layer that are not for int8."""
+    """The same as ONNX has them; with scales of 1 in float32, before a product without weights."""
     node, nodes, constants, x = onnx.helper.make_node, [], [], "images"
     for name, scale in (("first", first), ("second", second)):
         weight, eye = f"{name}, weight", np.eye(4)

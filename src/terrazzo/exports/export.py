@@ -180,14 +180,16 @@ def export(
                 graph, reached = int8.network, int8.score
             elif judge is not None:
                 reached = save_and_score(graph)
+            else:
+                graphs.save(graph, partial, description)
             if judge is not None:
                 judgement = Judgement(exact, replace(exact, mIoU=reached), precision)
                 refuse_judgement(judgement, max_loss)
                 description = replace(description, record={**trained.record, RECORD_KEY: judgement.to_dict()})
+                graphs.save(graph, partial, description)
             elif precision == "int8":
                 refuse_loss(reached, max_loss)
                 agreed = reached / 100
-            graphs.save(graph, partial, description)
         if precision != "int8":
             parity = check_parity(trained.network, RUNNERS[kind](partial), description)
     size = sum(p.stat().st_size for p in paths)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from terrazzo.labels import LabelSpec
     from terrazzo.measurement.benchmark import benchmark
     from terrazzo.models import create_model, list_models
+    from terrazzo.notes import TerrazzoWarning
     from terrazzo.preprocess import Preprocess
     from terrazzo.training.recipe import Recipe
     from terrazzo.training.train import Run, train
@@ -47,6 +48,7 @@ __all__ = [
     "Run",
     "Segmentation",
     "TerrazzoError",
+    "TerrazzoWarning",
     "TrainedModel",
     "ablate",
     "attention_maps",
@@ -77,6 +79,7 @@ _HOMES = {
     "Run": "terrazzo.training.train",
     "Segmentation": "terrazzo.inference.result",
     "TerrazzoError": "terrazzo.errors",
+    "TerrazzoWarning": "terrazzo.notes",
     "TrainedModel": "terrazzo.weights.files",
     "ablate": "terrazzo.ablation.ablate",
     "attention_maps": "terrazzo.explanation.attention",

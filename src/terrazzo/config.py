@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from terrazzo.errors import ConfigError
+from terrazzo.text import nearest
 
 __all__ = ["read_yaml_mapping", "refuse_unknown_keys"]
 
@@ -36,8 +36,8 @@ def refuse_unknown_keys(keys: Iterable[str], known: Iterable[str], where: str) -
     known = list(known)
     for key in keys:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            near = nearest(key, known)
+            hint = f"did you mean {near!r}? " if near else ""
             raise ConfigError(
                 f"{where} has an unknown key {key!r}", fix=f"{hint}known keys: {', '.join(sorted(known))}"
             )

@@ -25,8 +25,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from terrazzo.errors import ImageError
+from terrazzo.text import shown_path
 
-__all__ = ["Encoded", "check_size", "choose_frame", "opened_image", "orientation", "raw_mode", "shown_path"]
+__all__ = ["Encoded", "check_size", "choose_frame", "opened_image", "orientation", "raw_mode"]
 
 Encoded: TypeAlias = str | os.PathLike[str] | os.PathLike[bytes] | bytes
 
@@ -284,9 +285,3 @@ def _late_png_exif(file: Any) -> bytes | None:
         return None
     finally:
         file.seek(position)
-
-
-def shown_path(path: str | os.PathLike[str] | os.PathLike[bytes] | bytes) -> str:
-    """Write a path in a message: names may hold bytes that no text has, or escape sequences of terminals."""
-    text = os.fsdecode(path)
-    return text if text.isprintable() else ascii(text)[1:-1]

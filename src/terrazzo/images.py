@@ -30,7 +30,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from terrazzo.errors import ImageError
-from terrazzo.image_headers import Encoded, check_size, choose_frame, opened_image, orientation, raw_mode, shown_path
+from terrazzo.image_headers import Encoded, check_size, choose_frame, opened_image, orientation, raw_mode
+from terrazzo.text import shown_path
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_PIXELS", "ImageSource", "find_images", "image_size", "read_image"]
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar
 import numpy as np
 
 from terrazzo.errors import LabelError
+from terrazzo.text import show
 
 __all__ = [
     "MAX_CLASSES",
@@ -23,9 +24,6 @@ __all__ = [
     "checked_palette",
     "checked_stored",
     "list_counts",
-    "list_names",
-    "nearest",
-    "show",
 ]
 
 Color: TypeAlias = tuple[int, int, int]
@@ -155,24 +153,3 @@ def list_counts(counts: Mapping[Any, int]) -> str:
     """The first few values or colours with their pixels."""
     shown = ", ".join(f"{value} ({n} pixel{'s' * (n != 1)})" for value, n in list(counts.items())[:SHOWN])
     return shown + (f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else "")
-
-
-def list_names(names: Sequence[str]) -> str:
-    """The first few names."""
-    return ", ".join(map(show, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
-def show(value: object) -> str:
-    """A stranger's value on part of one line: no control characters, no contents of nested structures."""
-    if isinstance(value, str):
-        return ascii(value[:40] + "..." * (len(value) > 40)) if not value.isprintable() else repr(value[:MAX_NAME])
-    if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 10**12):
-        return repr(value)
-    return f"a {type(value).__name__}"
-
-
-def nearest(word: str, choices: Sequence[str]) -> str | None:
-    """The choice spelt most like a word, if any is close."""
-    import difflib  # only for messages
-
-    return next(iter(difflib.get_close_matches(word[:MAX_NAME], choices, n=1)), None)

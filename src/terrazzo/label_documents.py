@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from terrazzo.errors import LabelError
-from terrazzo.label_checks import MAX_CLASSES, MAX_STORED, Color, Target, checked_color, nearest, show
+from terrazzo.label_checks import MAX_CLASSES, MAX_STORED, Color, Target, checked_color
+from terrazzo.text import nearest, show
 
 __all__ = ["bundled_names", "document_fields", "load_bundled", "load_yaml"]
 

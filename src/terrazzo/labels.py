@@ -36,12 +36,10 @@ from terrazzo.label_checks import (
     checked_palette,
     checked_stored,
     list_counts,
-    list_names,
-    nearest,
-    show,
 )
 from terrazzo.label_documents import bundled_names, document_fields, load_bundled, load_yaml
 from terrazzo.palette import generate_palette
+from terrazzo.text import list_names, nearest, show
 
 __all__ = ["Color", "LabelSpec", "Target", "bundled_names"]
 

@@ -7,7 +7,6 @@ arguments of the encoder's and the decoder's classes (models/encoders/mit.py, mo
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +16,7 @@ from terrazzo.models import Segmenter, create_model
 from terrazzo.models.decoders.all_mlp import AllMLPDecoder
 from terrazzo.models.encoders.mit import MixTransformer
 from terrazzo.models.segformer import VARIANTS
+from terrazzo.text import nearest
 
 __all__ = ["STUDIES", "Study", "Variant", "build", "changed_segformer", "find_study"]
 
@@ -124,8 +124,8 @@ def find_study(name: str) -> Study:
         ConfigError: there is none.
     """
     if name not in STUDIES:
-        near = difflib.get_close_matches(name, STUDIES, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = nearest(name, STUDIES)
+        hint = f"did you mean {near}? " if near else ""
         raise ConfigError(
             f"unknown study {name!r}", fix=f"{hint}choose one of {', '.join(STUDIES)}", code="ablation-study"
         )

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from terrazzo.cli.progress import progress_bar
 from terrazzo.files import write_atomic
-from terrazzo.image_headers import shown_path
+from terrazzo.text import shown_path
 
 if TYPE_CHECKING:
     from rich.console import Console

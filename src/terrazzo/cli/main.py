@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from terrazzo import __version__
 from terrazzo.errors import TerrazzoError
+from terrazzo.notes import notes_printed
+from terrazzo.text import nearest, printable
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -67,7 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        _run(sys.argv[1:] if arguments is None else arguments)
+        with notes_printed():
+            _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except TerrazzoError as error:
         _fail(error.code, error.message, error.fix)
@@ -124,10 +127,8 @@ def _run_verb(verb: str, options: list[str]) -> None:
 
 
 def _suggestion(verb: str) -> str:
-    import difflib
-
-    if near := difflib.get_close_matches(verb, VERBS, n=1):
-        return f"did you mean {near[0]}?"
+    if near := nearest(verb, VERBS):
+        return f"did you mean {near}?"
     if os.path.exists(verb):
         return f"to segment it, run `terrazzo predict {verb}`"
     return f"choose one of {', '.join(VERBS)}; see `terrazzo --help`"
@@ -150,8 +151,7 @@ def _fail(code: str, message: str, fix: str) -> NoReturn:
     """Print what is wrong and what to do about it, and leave with status 2."""
     for line in (f"error[{code}]: {message}", f"  fix: {fix}"):
         # A message that quotes a file's content or name must stay one line, and must not steer the terminal.
-        text = "".join(" " if c == "\n" else c if c.isprintable() else ascii(c)[1:-1] for c in line)
-        print(text, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     sys.exit(FAILED)
 
 

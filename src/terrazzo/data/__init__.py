@@ -10,8 +10,8 @@ from terrazzo.data.detect import find_layout
 from terrazzo.data.layout import Layout
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError
-from terrazzo.image_headers import shown_path
 from terrazzo.labels import LabelSpec
+from terrazzo.text import shown_path
 
 __all__ = ["Dataset", "Layout", "Sample", "find_layout", "open_dataset"]
 

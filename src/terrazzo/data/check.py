@@ -25,9 +25,8 @@ from terrazzo.data.masks import Stored, read_mask
 from terrazzo.data.pair_check import PairFacts, examine
 from terrazzo.data.problems import Problem, Severity
 from terrazzo.errors import DatasetError, LabelError
-from terrazzo.image_headers import shown_path
-from terrazzo.label_checks import list_names
 from terrazzo.labels import LabelSpec
+from terrazzo.text import list_names, shown_path
 
 __all__ = ["ClassCount", "DatasetCheck", "Sizes", "SplitCheck", "check_dataset", "count_pixels"]
 

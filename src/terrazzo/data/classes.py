@@ -11,9 +11,9 @@ from pathlib import Path
 from terrazzo.data.layout import Layout
 from terrazzo.data.masks import MaskSource, Stored, count_stored
 from terrazzo.errors import DatasetError
-from terrazzo.image_headers import shown_path
 from terrazzo.label_checks import list_counts
 from terrazzo.labels import LabelSpec
+from terrazzo.text import shown_path
 
 __all__ = ["LABELS_FILE", "guess_labels", "infer_labels", "known_labels", "undecoded_colors"]
 

@@ -20,9 +20,8 @@ from terrazzo.data.masks import StoredMask
 from terrazzo.data.outlines import Points, Region, decode_runs, paint, region_of, unpack_runs
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError
-from terrazzo.image_headers import shown_path
 from terrazzo.images import MAX_PIXELS
-from terrazzo.label_checks import show
+from terrazzo.text import show, shown_path
 
 __all__ = ["Document", "Figure", "OutlinedMask", "parse_categories", "parse_document"]
 

@@ -20,7 +20,7 @@ from terrazzo.data.datasets import (
 from terrazzo.data.layout import Layout, LayoutFinder, NearMiss
 from terrazzo.data.pairing import folder_entries
 from terrazzo.errors import DatasetError
-from terrazzo.image_headers import shown_path
+from terrazzo.text import shown_path
 
 __all__ = ["LAYOUTS", "find_layout"]
 

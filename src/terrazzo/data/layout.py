@@ -15,8 +15,8 @@ from typing import Protocol, TypeAlias
 from terrazzo.data.dataset import Sample
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError
-from terrazzo.image_headers import shown_path
 from terrazzo.labels import LabelSpec
+from terrazzo.text import shown_path
 
 __all__ = ["USUAL_SPLITS", "Layout", "LayoutFinder", "NearMiss", "Pairs", "no_such_split"]
 

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from terrazzo.errors import DatasetError, ImageError, LabelError
-from terrazzo.image_headers import check_size, choose_frame, opened_image, raw_mode, shown_path
+from terrazzo.image_headers import check_size, choose_frame, opened_image, raw_mode
 from terrazzo.images import MAX_PIXELS
 from terrazzo.labels import Color, LabelSpec
+from terrazzo.text import shown_path
 
 __all__ = [
     "MaskFile",

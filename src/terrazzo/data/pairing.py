@@ -12,8 +12,8 @@ from terrazzo.data.dataset import Sample
 from terrazzo.data.layout import Pairs
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError
-from terrazzo.image_headers import shown_path
 from terrazzo.images import IMAGE_SUFFIXES
+from terrazzo.text import shown_path
 
 __all__ = [
     "Listing",

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.errors import ImageError
-from terrazzo.image_headers import opened_image, orientation, shown_path
+from terrazzo.image_headers import opened_image, orientation
 from terrazzo.images import image_size, read_image
+from terrazzo.text import shown_path
 
 __all__ = ["Photo", "PhotoFile", "is_turned", "photo_size", "read_photo"]
 

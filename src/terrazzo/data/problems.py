@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from terrazzo.errors import TerrazzoError
-from terrazzo.image_headers import shown_path
+from terrazzo.text import shown_path
 
 __all__ = ["Problem", "Severity"]
 

@@ -21,7 +21,6 @@ bilinear interpolation, as `Preprocess` does. Where they differ:
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from numpy.typing import NDArray
 
 from terrazzo.errors import ConfigError
 from terrazzo.preprocess import Preprocess
+from terrazzo.text import nearest
 
 __all__ = ["PROTOCOLS", "WHOLE", "Protocol", "find_protocol"]
 
@@ -173,8 +173,8 @@ def find_protocol(protocol: str | Protocol) -> Protocol:
     if isinstance(protocol, Protocol):
         return protocol
     if protocol not in PROTOCOLS:
-        near = difflib.get_close_matches(protocol, PROTOCOLS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        near = nearest(protocol, PROTOCOLS, cutoff=0.5)
+        hint = f"did you mean {near}? " if near else ""
         raise ConfigError(
             f"unknown protocol {protocol!r}", fix=f"{hint}choose one of {', '.join(PROTOCOLS)}", code="protocol-name"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ from terrazzo.errors import ConfigError
 from terrazzo.models import any_encoder, segformer, setr
 from terrazzo.models.any_encoder import DECODERS
 from terrazzo.models.segmenter import Segmenter
+from terrazzo.text import nearest
 
 __all__ = ["DECODERS", "MODELS", "Segmenter", "create_model", "list_models", "refuse_unknown_model"]
 
@@ -71,8 +71,8 @@ def refuse_unknown_model(name: str, has_encoder: bool) -> None:
         ConfigError: there is no such model, or it lacks an encoder, or has one already.
     """
     if name not in MODELS and name not in DECODERS:
-        near = difflib.get_close_matches(name, [*MODELS, *DECODERS], n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = nearest(name, [*MODELS, *DECODERS])
+        hint = f"did you mean {near}? " if near else ""
         raise ConfigError(
             f"unknown model {name!r}",
             fix=f"{hint}choose one of {', '.join(MODELS)}; or, with an encoder, of {', '.join(DECODERS)}",

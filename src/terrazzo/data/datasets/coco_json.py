@@ -24,8 +24,8 @@ from terrazzo.data.pairing import folder_entries
 from terrazzo.data.photos import PhotoFile
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, LabelError
-from terrazzo.image_headers import shown_path
 from terrazzo.labels import BACKGROUND_NAMES, LabelSpec
+from terrazzo.text import shown_path
 
 __all__ = ["NAME", "SHAPE", "find"]
 

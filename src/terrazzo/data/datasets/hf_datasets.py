@@ -19,7 +19,7 @@ from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_
 from terrazzo.data.masks import StoredMask, read_stored_mask
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, MissingExtraError
-from terrazzo.image_headers import shown_path
+from terrazzo.text import shown_path
 
 __all__ = ["NAME", "SHAPE", "Cell", "find"]
 

@@ -20,8 +20,8 @@ from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_
 from terrazzo.data.pairing import list_entries, listed_pairs
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, LabelError
-from terrazzo.image_headers import shown_path
 from terrazzo.labels import LabelSpec
+from terrazzo.text import shown_path
 
 __all__ = ["NAME", "SHAPE", "find", "list_files", "voc_pairs"]
 

@@ -23,10 +23,9 @@ from terrazzo.data.pairing import Listing, folder_entries, list_entries
 from terrazzo.data.photos import PhotoFile, photo_size
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, ImageError, LabelError
-from terrazzo.image_headers import shown_path
-from terrazzo.label_checks import show
 from terrazzo.label_documents import load_yaml
 from terrazzo.labels import LabelSpec
+from terrazzo.text import show, shown_path
 
 __all__ = ["NAME", "SHAPE", "PolygonFile", "find"]
 

@@ -1,0 +1,46 @@
+"""Text from outside on one line: escaping names, paths and values for messages, and "did you mean"."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+__all__ = ["list_names", "nearest", "printable", "show", "shown_path"]
+
+LONGEST = 200  # characters of a stranger's text in one message
+SHOWN = 8  # names listed in one message
+
+
+def printable(text: str) -> str:
+    """Put text from outside on one line: line breaks become spaces, and what could steer a terminal is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(" " if c == "\n" else c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shown_path(path: str | os.PathLike[str] | os.PathLike[bytes] | bytes) -> str:
+    """Write a path in a message: names may hold bytes that no text has, or escape sequences of terminals."""
+    text = os.fsdecode(path)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def show(value: object) -> str:
+    """Write a stranger's value as part of a line: control characters escaped, nested structures by their type only."""
+    if isinstance(value, str):
+        return ascii(value[:40] + "..." * (len(value) > 40)) if not value.isprintable() else repr(value[:LONGEST])
+    if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 10**12):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+def list_names(names: Iterable[str]) -> str:
+    """The first few names, each escaped, and how many more there are."""
+    names = list(names)
+    return ", ".join(map(show, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def nearest(word: str, choices: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The choice spelt most like a word, if any is close: for "did you mean"."""
+    import difflib  # only for messages
+
+    return next(iter(difflib.get_close_matches(word[:LONGEST], list(choices), n=1, cutoff=cutoff)), None)

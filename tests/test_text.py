@@ -1,0 +1,29 @@
+"""Text from outside cannot break a line or steer a terminal."""
+
+from __future__ import annotations
+
+import pytest
+
+from terrazzo.text import list_names, nearest, printable, show, shown_path
+
+
+@pytest.mark.parametrize("text", ["sky", "ciel é", "a\nb", "\x1b[2Jgone", "\u202eflipped", "\x00", "\ud800"])
+def test_whatever_comes_in_is_one_printable_line(text: str) -> None:
+    for shown in (printable(text), show(text), shown_path(text), list_names([text] * 20)):
+        assert shown.isprintable()
+
+
+def test_nothing_of_an_ordinary_text_changes() -> None:
+    assert printable("Straße, 道路") == "Straße, 道路"
+    assert shown_path("Straße/a b.png") == "Straße/a b.png"
+
+
+def test_long_and_nested_values_are_cut() -> None:
+    assert len(show("x" * 10_000)) < 250
+    assert show({"a": 1}) == "a dict"
+    assert list_names(f"c{i}" for i in range(20)).endswith("'c7' and 12 more")
+
+
+def test_nearest_finds_what_was_meant() -> None:
+    assert nearest("bicyle", ["car", "bicycle"]) == "bicycle"
+    assert nearest("zebra", ["car", "bicycle"]) is None

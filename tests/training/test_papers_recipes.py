@@ -230,7 +230,8 @@ def shrunk(recipe: Recipe) -> Recipe:
 
     Changed are the model (a narrow one with the same decoder and auxiliary heads), what it starts from (random
     weights), the steps (2), the warm-up (one step, where there is one), the batch (2), and everything that is a size:
-    crop, resize box, validation size and protocol. Classes, optimiser, schedule, losses and augmentation stay.
+    crop, resize box, validation size and protocol; and float32, for in bf16 a query's bias that sees a single key gets
+    no gradient at all. Classes, optimiser, schedule, losses and augmentation stay.
     """
     decoder = recipe.model.split("_")[1]
     return dataclasses.replace(
@@ -244,6 +245,7 @@ def shrunk(recipe: Recipe) -> Recipe:
         resize=(64, 48),
         preprocess=dataclasses.replace(recipe.preprocess, short_side=48, long_side=64),
         protocol="whole",
+        precision="fp32",
     )
 
 

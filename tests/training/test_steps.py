@@ -34,7 +34,7 @@ def stop_after(trainer: Trainer, step: int) -> None:
 
     def stopped(batch: object) -> float:
         if trainer.step + 1 == step:
-            trainer._stop_signal = signal.SIGTERM  # as its handler does; real signals are test_faults.py's
+            trainer.signals.number = signal.SIGTERM  # as its handler does; real signals are test_faults.py's
         return learn(batch)  # type: ignore[arg-type]
 
     trainer.train_step = stopped  # type: ignore[method-assign]

@@ -72,7 +72,7 @@ def stop_at(trainer: Trainer, step: int) -> None:
 
     def stopped(batch: Batch) -> float:
         if trainer.step + 1 == step:
-            trainer._stop_signal = signal.SIGTERM
+            trainer.signals.number = signal.SIGTERM
         return learn(batch)
 
     trainer.train_step = stopped  # type: ignore[method-assign]
@@ -135,7 +135,7 @@ def test_told_to_stop_while_validating_a_run_validates_again(
     first, score = tiny_trainer(data, tmp_path), trainer_module.score
 
     def stopped(*arguments: Any, **options: Any) -> Any:
-        first._stop_signal = signal.SIGTERM
+        first.signals.number = signal.SIGTERM
         return score(*arguments, **options)
 
     monkeypatch.setattr(trainer_module, "score", stopped)

@@ -31,6 +31,7 @@ def train(
     patience: int | None = None,
     holdout: Annotated[list[str] | None, Parameter(negative=())] = None,
     reset_head: Annotated[bool, Parameter(negative=())] = False,
+    check: Annotated[bool, Parameter(negative=())] = False,
     resume: Annotated[bool, Parameter(negative=())] = False,
     workers: int | None = None,
     device: str | None = None,
@@ -88,6 +89,8 @@ def train(
         Pattern in quotes, such as '0001TP*': training photos to validate on instead of learning from them.
     reset_head
         With --weights for other classes than the data set's: learn a new classifier.
+    check
+        Decode every photo and mask before the first step; otherwise only headers and masks are read by then.
     resume
         Go on from the newest checkpoint in the output folder, with the run's own recipe.
     workers
@@ -121,6 +124,7 @@ def train(
         weights=weights,
         overrides={key: value for key, value in given.items() if value is not None},
         reset_head=reset_head,
+        check=check,
         resume=resume,
         workers=workers,
         device=device,

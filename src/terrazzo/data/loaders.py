@@ -7,9 +7,11 @@ and each photo's augmentation from (seed, epoch, position). So a resumed run see
 from __future__ import annotations
 
 import atexit
+import errno
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,7 +20,7 @@ from weakref import WeakSet
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from terrazzo.data.dataset import Dataset
@@ -26,7 +28,16 @@ from terrazzo.data.transforms import Compose, pad_to
 from terrazzo.errors import ConfigError, DatasetError, TerrazzoError, TrainingError
 from terrazzo.preprocess import Preprocess
 
-__all__ = ["Batch", "TrainLoader"]
+__all__ = ["Batch", "TrainLoader", "shared_bytes"]
+
+LOOK_SECONDS = 1.0
+"""A wait for a batch is interrupted so often, to see whether the run was told to stop."""
+
+STALLED_SECONDS = 600.0
+"""A batch that takes longer than this will not come."""
+
+PREFETCHED = 2
+"""Batches that each worker has ready or under way, PyTorch's default."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,12 @@ class Batch:
         return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices)
 
 
+def shared_bytes(workers: int, batch: int, crop_size: tuple[int, int]) -> int:
+    """Shared memory in which so many workers hand over batches of so many crops; 0 without workers."""
+    pixel = 3 * torch.float32.itemsize + torch.int64.itemsize  # of an image, of its labels
+    return (PREFETCHED * workers + 1) * batch * crop_size[0] * crop_size[1] * pixel if workers else 0
+
+
 @dataclass(frozen=True)
 class TrainLoader:
     """Endless shuffled, augmented batches, one epoch at a time.
@@ -65,6 +82,7 @@ class TrainLoader:
         workers: loader processes; 0 loads in the training process.
         rank: this process among `world_size`.
         world_size: processes that share each global batch.
+        stalled_seconds: how long to wait for one batch of the workers.
 
     Raises:
         DatasetError: the data set is empty.
@@ -80,6 +98,7 @@ class TrainLoader:
     workers: int
     rank: int = 0
     world_size: int = 1
+    stalled_seconds: float = STALLED_SECONDS
 
     def __post_init__(self) -> None:
         if not len(self.dataset):
@@ -112,12 +131,18 @@ class TrainLoader:
             order.extend(rng.permutation(len(self.dataset)).tolist())
         return order[:needed]
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, told_to_stop: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
         """Yield this rank's share of every batch of an epoch, from batch `start` on.
+
+        Args:
+            epoch: its number, from 0.
+            start: the first batch to yield.
+            told_to_stop: asked every second while a batch of the workers is waited for; True ends the epoch.
 
         Raises:
             ImageError, DatasetError: a pair cannot be read, in this process or in a worker; see `Dataset.read`.
-            TrainingError: a worker was killed.
+            TrainingError: a worker was killed, gives nothing for `stalled_seconds`, or cannot hand its batch over
+                because shared memory or file descriptors have run out.
         """
         order = self.order(epoch)
         positions = range(start * self.batch_size + self.rank, len(order), self.world_size)
@@ -126,6 +151,8 @@ class TrainLoader:
             batch_size=self.batch_size // self.world_size,
             sampler=positions,
             num_workers=self.workers,
+            prefetch_factor=PREFETCHED if self.workers else None,
+            timeout=LOOK_SECONDS if self.workers else 0,
             worker_init_fn=_start_worker,
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
@@ -133,7 +160,7 @@ class TrainLoader:
         )
         batches = _start(loader)
         try:
-            for batch in _deaths_told(batches):
+            for batch in _received(batches, told_to_stop, self.stalled_seconds):
                 if isinstance(batch, _Failure):
                     raise batch.error()
                 yield batch
@@ -193,7 +220,38 @@ def _collate(samples: list[_Item]) -> Batch | _Failure:
         images.append(sample[0])
         labels.append(sample[1])
         indices.append(sample[2])
-    return Batch(torch.stack(images).permute(0, 3, 1, 2), torch.stack(labels), indices)
+    stacked = torch.stack(images), torch.stack(labels)
+    if get_worker_info() is not None:
+        # PyTorch would do this in a thread of its queue, where a failure is printed and its batch is never sent.
+        try:
+            for tensor in stacked:
+                tensor.share_memory_()  # type: ignore[no-untyped-call]
+        except (RuntimeError, OSError) as error:
+            return _Failure.of(_not_handed_over(error, sum(tensor.nbytes for tensor in stacked)))
+    return Batch(stacked[0].permute(0, 3, 1, 2), stacked[1], indices)
+
+
+def _not_handed_over(error: Exception, size: int | None = None) -> TrainingError:
+    """Say why a batch cannot pass from a worker to the training process, and what helps."""
+    batch = "a batch" if size is None else f"a batch of {max(size / 1e6, 0.1):.1f} MB"
+    if _ran_out_of_files(error):
+        return TrainingError(
+            f"a loader worker could not hand over {batch}: too many files are open",
+            fix="raise the limit with `ulimit -n 4096`, or load in the training process with --workers 0",
+            code="training-open-files",
+        )
+    return TrainingError(
+        f"a loader worker could not hand over {batch}: shared memory (/dev/shm) is full",
+        fix="give the container more, as in `docker run --shm-size=2g`, or load in the training process with "
+        "--workers 0",
+        code="training-shared-memory",
+    )
+
+
+def _ran_out_of_files(error: Exception) -> bool:
+    """Whether a descriptor could not be opened or received; PyTorch and multiprocessing say so in three ways."""
+    out = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
+    return out or "ancdata" in str(error) or "Too many open files" in str(error)
 
 
 def _start(loader: DataLoader[_Item]) -> Iterator[Batch | _Failure]:
@@ -235,27 +293,50 @@ def _stop_at_exit() -> WeakSet[Any]:
     return running
 
 
-def _deaths_told(batches: Iterator[Batch | _Failure]) -> Iterator[Batch | _Failure]:
-    """Pass batches on; where a worker is found dead, whatever that broke becomes one error that says so."""
+def _received(
+    batches: Iterator[Batch | _Failure], told_to_stop: Callable[[], bool], stalled_seconds: float
+) -> Iterator[Batch | _Failure]:
+    """Pass batches on, and end the wait for one that will not come: by a stop, or by an error that says why."""
+    waiting_since = time.monotonic()
     while True:
         try:
             batch = next(batches)
         except StopIteration:
             return
         except Exception as error:
-            workers = getattr(batches, "_workers", ())
-            for worker in workers:
-                worker.join(0.5)  # its pipe breaks a moment before the system tells that it has ended
-            dead = [worker for worker in workers if not worker.is_alive()]
-            if not dead:
+            _refuse_if_dead(batches, error)
+            if _ran_out_of_files(error):
+                raise _not_handed_over(error) from error
+            if not isinstance(error, RuntimeError) or "timed out" not in str(error):
                 raise
-            ends = ", ".join(f"process {worker.pid} with exit code {worker.exitcode}" for worker in dead)
-            raise TrainingError(
-                f"a loader worker has died ({ends}), as happens when memory or /dev/shm runs out",
-                fix="use fewer workers, or 0 to load in the training process",
-                code="training-worker-died",
-            ) from error
+            if told_to_stop():
+                return
+            if time.monotonic() - waiting_since > stalled_seconds:
+                raise TrainingError(
+                    f"the loader workers have given no batch for {stalled_seconds:.0f} seconds",
+                    fix="look whether the disk with the photos answers, or load in the training process with "
+                    "--workers 0",
+                    code="training-loader-stalled",
+                ) from error
+            continue
         yield batch
+        waiting_since = time.monotonic()
+
+
+def _refuse_if_dead(batches: Any, error: Exception) -> None:
+    """Raise one error where a worker has died, whatever that broke."""
+    workers = getattr(batches, "_workers", ())
+    if "timed out" not in str(error):
+        for worker in workers:
+            worker.join(0.5)  # its pipe breaks a moment before the system tells that it has ended
+    dead = [worker for worker in workers if not worker.is_alive()]
+    if dead:
+        ends = ", ".join(f"process {worker.pid} with exit code {worker.exitcode}" for worker in dead)
+        raise TrainingError(
+            f"a loader worker has died ({ends}), as happens when memory or /dev/shm runs out",
+            fix="use fewer workers, or 0 to load in the training process",
+            code="training-worker-died",
+        ) from error
 
 
 def _start_worker(_: int) -> None:

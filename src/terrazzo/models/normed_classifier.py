@@ -26,7 +26,12 @@ def classify_normed(x_BChw: Tensor, norm: nn.BatchNorm2d, columns_BCK: Tensor, b
         norm: BatchNorm with affine parameters and running statistics, in training.
         columns_BCK: the classifier's columns, which may differ from image to image.
         bias_K: its bias.
+
+    Raises:
+        ValueError: there is one value for each channel, as PyTorch's own BatchNorm says it.
     """
+    if x_BChw.numel() == x_BChw.shape[1]:
+        raise ValueError(f"Expected more than 1 value per channel when training, got input size {x_BChw.shape}")
     assert norm.momentum is not None and norm.num_batches_tracked is not None
     norm.num_batches_tracked.add_(1)
     logits_BNK: Tensor = _NormReluLinear.apply(  # type: ignore[no-untyped-call]

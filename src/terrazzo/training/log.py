@@ -43,6 +43,7 @@ class RunLog:
         self.rows: list[dict[str, Any]] = []
         self.losses: list[float] = []
         self._images, self._seconds = 0, 0.0
+        self._first_lr = 0.0
         self._last = self._opened = time.monotonic()
         self._first_step = 0
         self._bar: Any = None
@@ -81,6 +82,7 @@ class RunLog:
     def begin_epoch(self) -> None:
         """Start the clock: what lies between two epochs, such as validation, does not count as training time."""
         self._images, self._seconds, self._last = 0, 0.0, time.monotonic()
+        self._first_lr = 0.0
 
     def step(self, step: int, loss: float, lr: float, images: int) -> None:
         """Note one step."""
@@ -89,6 +91,7 @@ class RunLog:
         self._last = now
         self._images += images
         self.losses.append(loss)
+        self._first_lr = self._first_lr or lr
         if self._bar is not None:
             left = (now - self._opened) / (step - self._first_step) * (self._bar.tasks[0].total - step)
             status = (
@@ -136,8 +139,9 @@ class RunLog:
                     if key in row:
                         self._tensorboard.add_scalar(key, row[key], step)
             scores = f"  mIoU {row['mIoU']:5.2f}{'  best so far' if best else ''}" if metrics else ""
+            rates = f"lr {self._first_lr:.1e} to {lr:.1e}"
             self.say(
-                f"epoch {epoch:{len(str(epochs))}}/{epochs}  loss {row['loss']:.4f}  lr {lr:.2e}  "
+                f"epoch {epoch:{len(str(epochs))}}/{epochs}  loss {row['loss']:.4f}  {rates}  "
                 f"{row['images_per_second']:.1f} img/s{scores}"
             )
 

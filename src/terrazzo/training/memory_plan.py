@@ -8,9 +8,10 @@ from typing import Any
 
 from terrazzo.errors import TrainingError
 from terrazzo.training.memory import StepMemory, estimate_step_memory, memory_of
+from terrazzo.training.optim import optimizer_states
 from terrazzo.training.trainer import Trainer
 
-__all__ = ["MemoryPlan", "memory_plan"]
+__all__ = ["MemoryPlan", "in_words", "memory_plan"]
 
 TOLERANCE = 0.25
 """How much less than estimated a step may take after all: beyond that it is no use to try."""
@@ -40,37 +41,52 @@ def memory_plan(trainer: Trainer) -> MemoryPlan:
     """Compare what a step will take with what there is.
 
     Raises:
-        TrainingError: a step cannot fit, not even if nothing else were in memory.
+        TrainingError: a step cannot fit, not even if nothing else were in memory; or a BatchNorm sees a single value.
     """
     try:
         estimate = _estimate(trainer)
+    except ValueError as error:
+        ranks, (height, width) = trainer.ranks, trainer.recipe.crop
+        shares_statistics = trainer.recipe.sync_batchnorm and ranks.device.type == "cuda" and ranks.world_size > 1
+        if "more than 1 value per channel" not in str(error) or shares_statistics:
+            return _unknown(error)
+        raise TrainingError(
+            f"BatchNorm would get a single value for each channel: a process learns from one window of {width} x "
+            f"{height} in a step, and the network reduces it to 1 x 1",
+            fix=f"raise --batch-size to {2 * ranks.world_size} or more, or choose a larger --crop",
+            code="training-batchnorm",
+        ) from error
     except Exception as error:  # an encoder from elsewhere may do anything; a run must not end for want of a forecast
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        return MemoryPlan([f"memory    not known beforehand ({reason})"], plenty=False)
+        return _unknown(error)
     ranks = trainer.ranks
     # Processes on a CPU share its memory; each GPU has its own.
     on_cpu = ranks.device.type == "cpu"
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world_size)) if on_cpu else 1
     alongside = ALONGSIDE if on_cpu else 0
     needed, memory = (estimate.total + alongside) * sharing, memory_of(ranks.device)
-    line = f"memory    about {_in_words(needed)} for training"
+    line = f"memory    about {in_words(needed)} for training"
     if memory is None:
         return MemoryPlan([line], plenty=False)
     # The weights, and the average if there is one, are in memory already.
     there = sum(tensor.nbytes for tensor in [*trainer.model.parameters(), *trainer.model.buffers()])
     free = memory.free + there * (1 if trainer.average is None else 2) * sharing
-    line += f", {_in_words(free)} free"
+    line += f", {in_words(free)} free"
     if needed <= free:
         return MemoryPlan([line], plenty=needed * PLENTY <= free)
     way_out = _way_out(trainer, estimate, free // sharing - alongside)
     place = "this machine" if on_cpu else "the GPU"
     if needed * (1 - TOLERANCE) > memory.total:
         raise TrainingError(
-            f"a training step needs about {_in_words(needed)}, and {place} has {_in_words(memory.total)} in all",
+            f"a training step needs about {in_words(needed)}, and {place} has {in_words(memory.total)} in all",
             fix=way_out,
             code="training-memory",
         )
     return MemoryPlan([line, f"warning   that may not be enough: {way_out}"], plenty=False)
+
+
+def _unknown(error: Exception) -> MemoryPlan:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+    return MemoryPlan([f"memory    not known beforehand ({reason})"], plenty=False)
 
 
 def _estimate(trainer: Trainer, recompute_blocks: bool = False) -> StepMemory:
@@ -79,7 +95,7 @@ def _estimate(trainer: Trainer, recompute_blocks: bool = False) -> StepMemory:
         trainer.model,
         recipe.batch_size // ranks.world_size,
         recipe.crop,
-        optimizer_states=2 if recipe.optimizer == "adamw" else 1 if recipe.momentum else 0,
+        optimizer_states=optimizer_states(recipe),
         has_average=trainer.average is not None,
         bf16=trainer.bf16,
         ranks=ranks.world_size,
@@ -92,7 +108,7 @@ def _way_out(trainer: Trainer, estimate: StepMemory, free: int) -> str:
     ways = []
     if not trainer.recipe.checkpointing and _can_recompute(trainer):
         less = estimate.total - _estimate(trainer, recompute_blocks=True).total
-        ways.append(f"add --checkpointing (about {_in_words(less)} less)")
+        ways.append(f"add --checkpointing (about {in_words(less)} less)")
     fitting = [batch for batch in range(1, estimate.batch) if estimate.with_batch(batch) <= free]
     if fitting:
         ways.append(f"lower --batch-size to {max(fitting) * trainer.ranks.world_size}")
@@ -104,5 +120,6 @@ def _can_recompute(trainer: Trainer) -> bool:
     return getattr(getattr(encoder, "backbone", None), "supports_gradient_checkpointing", True)
 
 
-def _in_words(size: int) -> str:
+def in_words(size: int) -> str:
+    """Write bytes as people do, in MB or GB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(size / 1e6, 1):.0f} MB"

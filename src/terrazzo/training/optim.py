@@ -11,7 +11,7 @@ from terrazzo.models import Segmenter
 from terrazzo.models.decoders.mla import MLADecoder
 from terrazzo.training.recipe import Recipe
 
-__all__ = ["create_optimizer", "learning_rate_factor", "parameter_groups", "set_learning_rate"]
+__all__ = ["create_optimizer", "learning_rate_factor", "optimizer_states", "parameter_groups", "set_learning_rate"]
 
 
 def create_optimizer(model: Segmenter, recipe: Recipe) -> torch.optim.Optimizer:
@@ -20,6 +20,11 @@ def create_optimizer(model: Segmenter, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=recipe.momentum, fused=True)
     return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999), fused=True)
+
+
+def optimizer_states(recipe: Recipe) -> int:
+    """Tensors of its size that the recipe's optimiser keeps for each parameter."""
+    return 2 if recipe.optimizer == "adamw" else 1 if recipe.momentum else 0
 
 
 def parameter_groups(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
 from terrazzo.training.distributed import joined_ranks, restarted_by_torchrun
 from terrazzo.training.memory_plan import memory_plan
+from terrazzo.training.preflight import disk_lines, fitting_workers, refuse_unreadable, usual_workers
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.record import machine_name, training_record
 from terrazzo.training.run_folder import (
@@ -70,6 +70,7 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     reset_head: bool = False,
     resume: bool = False,
+    check: bool = False,
     workers: int | None = None,
     device: str | None = None,
 ) -> Run | None:
@@ -91,7 +92,8 @@ def train(
         overrides: recipe fields that take other values, such as ``{"epochs": 20}``.
         reset_head: where the classes of `weights` are not the data set's, let its classifier start at random.
         resume: go on from the newest checkpoint in `output`; the result is the same as without the break.
-        workers: loader processes; by default one for each core but one, at most 8.
+        check: decode every photo and mask before the first step; else only the photos' headers and the masks are read.
+        workers: loader processes; by default one for each core but one, at most 8, and no more than fit into /dev/shm.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
 
     Returns:
@@ -120,17 +122,19 @@ def train(
     chosen = _recipe(recipe, model, data, changes)
     train_split, val_split = open_splits(chosen, data)
     pixels_K, _ = labelled_pixels(train_split), labelled_pixels(val_split)
+    refuse_unreadable((train_split, val_split), decode=check)
     initial = None if resume else starting_weights(chosen)
-    if workers is None:
-        cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        workers = min(max(cores - 1, 1), 8)
     with joined_ranks(device) as ranks, locked(output) if ranks.is_main else nullcontext():
         if ranks.is_main:
             clear_leftovers(output)
-        trainer = Trainer(chosen, train_split, val_split, pixels_K, output, ranks, workers, initial, reset_head)
+        asked_for = workers is not None
+        count, lines = fitting_workers(
+            workers if workers is not None else usual_workers(), chosen, ranks.world_size, asked_for=asked_for
+        )
+        trainer = Trainer(chosen, train_split, val_split, pixels_K, output, ranks, count, initial, reset_head)
         trainer.log.say(_plan(trainer, data, initial))
         plan = memory_plan(trainer)
-        for line in plan.lines:
+        for line in [*lines, *plan.lines, *disk_lines(trainer)]:
             trainer.log.say(line)
         if plan.plenty:
             keep_freed_memory()  # which makes steps shorter, and the process larger

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +20,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from terrazzo.data import Dataset
 from terrazzo.data.loaders import Batch, TrainLoader
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.errors import TrainingError
+from terrazzo.errors import CheckpointError, TerrazzoError, TrainingError
 from terrazzo.evaluation.confusion import ConfusionMatrix, Metrics
 from terrazzo.evaluation.evaluator import score
 from terrazzo.inference.predictor import Predictor
@@ -41,6 +39,7 @@ from terrazzo.training.record import training_record
 from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER
 from terrazzo.training.start import start_from
 from terrazzo.training.steps import compiled, multiplies_bf16, told_of_failures
+from terrazzo.training.stopping import StopSignals
 from terrazzo.weights.files import TrainedModel, save_folder
 from terrazzo.weights.load import StartingWeights
 
@@ -127,7 +126,9 @@ class Trainer:
         self.bad_steps = 0
         self.log = RunLog(output, ranks.is_main)
         self._resumed_rng: dict[str, Any] | None = None
-        self._stop_signal = 0
+        self.signals = StopSignals(ranks.is_main)
+        self._saved_step = 0
+        self._is_whole = True  # weights, average and optimiser are those of one step
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -135,11 +136,13 @@ class Trainer:
         """Train to the end, to the early stop, or to a signal.
 
         Raises:
-            TrainingError: too many steps in a row had no finite gradient.
+            TerrazzoError: a pair cannot be read, the loader workers fail, memory runs out, or the run diverges (too
+                many steps in a row without a finite gradient, or logits that are not finite). Where there is one
+                process, what was learnt until then is saved first.
             SystemExit: 128 + the signal's number, after a checkpoint, when the process was told to stop.
         """
         recipe, per_epoch = self.recipe, self.loader.batches_per_epoch
-        with self._signals_noted(), self.log.progress(self.total_steps, self.step):
+        with self.signals.noted(), self.log.progress(self.total_steps, self.step), self._saved_on_failure():
             for epoch in range(len(self.log.rows), self.epochs):
                 if recipe.patience is not None and self.stale_validations > recipe.patience:
                     self.log.say(f"no better mIoU in {self.stale_validations} validations: stopping early")
@@ -152,13 +155,16 @@ class Trainer:
                     if self._note_step(loss):
                         self.save()
                         self._stop()
+                if self._stops_alone():  # which ends the wait for a batch too
+                    self.save()
+                    self._stop()
                 last = epoch + 1 == self.epochs
                 metrics = self.validate() if last or (epoch + 1) % recipe.validate_every == 0 else None
                 self.seconds = before + time.monotonic() - started
                 best = metrics is not None and self._keep_if_best(metrics)
                 self.log.epoch(epoch + 1, self.epochs, self.step, self._lr(), metrics, self.seconds, best)
                 self.save()
-                if self.ranks.any(self._stop_signal > 0):
+                if self.ranks.any(self.signals.number > 0):
                     self._stop()
 
     def train_step(self, batch: Batch) -> float:
@@ -175,7 +181,7 @@ class Trainer:
         labels = batch.labels.to(device, non_blocking=True)
         statistics = [buffer.clone() for buffer in self.model.buffers()]
         self.optimizer.zero_grad()  # before the forward pass, which needs the memory
-        with told_of_failures(self.step + 1, device):
+        with self._undone_on_failure(statistics), told_of_failures(self.step + 1, device):
             with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
                 logits, *auxiliary = self.wrapped(images, auxiliary=True)
             loss = self._loss(logits, labels)
@@ -190,10 +196,12 @@ class Trainer:
         # Gradients are averaged over ranks, so every rank sees the same norm and decides alike.
         if torch.isfinite(norm):
             self.bad_steps = 0
+            self._is_whole = False
             with told_of_failures(self.step, device):  # its first step takes memory for every parameter
                 self.optimizer.step()
             if self.average is not None:
                 self.average.update(self.model)
+            self._is_whole = True
         else:
             for buffer, value in zip(self.model.buffers(), statistics, strict=True):
                 buffer.copy_(value)
@@ -204,7 +212,8 @@ class Trainer:
         """Score the averaged weights on the validation photos, each rank a share of them.
 
         Raises:
-            SystemExit: as `run`; the validation is then made anew after resuming.
+            TrainingError: the network's logits are not finite (code "training-diverged").
+            SystemExit: as `run`; the validation is then repeated after resuming.
         """
         network, ranks = self.shipped_network(), self.ranks
         ranks.share_buffers(network)
@@ -217,8 +226,9 @@ class Trainer:
         for first in range(0, len(self.val), group):
             share = range(first, min(first + group, len(self.val)))[ranks.rank :: ranks.world_size]
             self.log.validating(first, len(self.val))
-            total.merge(score(predictor, self.val, share, batch_size=VALIDATION_BATCH))
-            if ranks.any(self._stop_signal > 0):
+            with self._divergence_told():
+                total.merge(score(predictor, self.val, share, batch_size=VALIDATION_BATCH))
+            if ranks.any(self.signals.number > 0):
                 self.save()
                 self._stop()
         total.counts[:] = ranks.sum(torch.from_numpy(total.counts)).cpu().numpy()
@@ -244,14 +254,14 @@ class Trainer:
         if start == 0 or left == 0:
             self._restore_rng()
         if left:
-            for batch in islice(self.loader.epoch(epoch, start), left):
+            for batch in islice(self.loader.epoch(epoch, start, self._stops_alone), left):
                 self._restore_rng()
                 yield batch
 
     def _note_step(self, loss: float) -> bool:
         """Log a step with the mean loss of the ranks, and tell whether any of them was told to stop."""
         ranks = self.ranks
-        shared = ranks.sum(torch.tensor([loss / ranks.world_size, float(self._stop_signal > 0)], dtype=torch.float64))
+        shared = ranks.sum(torch.tensor([loss / ranks.world_size, float(self.signals.number > 0)], dtype=torch.float64))
         mean_loss, told_to_stop = shared.tolist()
         self.log.step(self.step, mean_loss, self._lr(), self.recipe.batch_size)
         return bool(told_to_stop)
@@ -296,7 +306,9 @@ class Trainer:
             "log": self.log.rows,
             "losses": self.log.losses,
         }
-        save_checkpoint(self.output / CHECKPOINT_FOLDER, state)
+        with self.signals.writing:
+            save_checkpoint(self.output / CHECKPOINT_FOLDER, state)
+        self._saved_step = self.step
 
     def resume(self) -> None:
         """Go back to the newest checkpoint of the output folder.
@@ -310,6 +322,14 @@ class Trainer:
         mine, theirs = self.recipe.to_dict(), {**BEFORE, **state["recipe"]}
         # Computing inner values again changes no result, and is the way out for a run that has run out of memory.
         if changed := [key for key in mine if key != "checkpointing" and theirs.get(key) != mine[key]]:
+            if set(changed) <= {"epochs", "steps", "warmup_steps"}:
+                raise TrainingError(
+                    f"{self.output} was planned for {state.get('total_steps', 'fewer')} steps, and its learning rate "
+                    "has followed that plan",
+                    fix=f"go on from it as a new run: terrazzo train --weights {self.output} --output ANOTHER-RUN, "
+                    "with the --epochs or --steps to add",
+                    code="training-resume",
+                )
             raise TrainingError(
                 f"{self.output} was trained with another {', '.join(changed)}",
                 fix="resume with the options it was started with, or train into a new folder",
@@ -321,7 +341,8 @@ class Trainer:
                 fix="resume with the photos it was started with, or train into a new folder",
                 code="training-resume",
             )
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step = self._saved_step = state["step"]
+        self.seconds = state["seconds"]
         self.best_mIoU, self.stale_validations = state["best_mIoU"], state["stale_validations"]
         self.bad_steps = state["bad_steps"]
         self.model.load_state_dict(state["model"])
@@ -346,7 +367,8 @@ class Trainer:
         self.best_mIoU, self.stale_validations = metrics.mIoU, 0
         if self.ranks.is_main:
             record = {"step": self.step, "val_mIoU": round(metrics.mIoU, 2), **training_record(self)}
-            save_folder(self.output / MODEL_FOLDER, self.trained_model(record))
+            with self.signals.writing:
+                save_folder(self.output / MODEL_FOLDER, self.trained_model(record))
         return True
 
     def _restore_rng(self) -> None:
@@ -363,31 +385,61 @@ class Trainer:
                     put(states[self.ranks.rank].clone())  # of a view, PyTorch reads the wrong bytes
         self._resumed_rng = None
 
-    # -- being told to stop -------------------------------------------------------------------------------------------
+    # -- ends before the end ------------------------------------------------------------------------------------------
+
+    def _stops_alone(self) -> bool:
+        """Whether this process was told to stop, and has no other ranks to agree on it with."""
+        return self.signals.number > 0 and self.ranks.world_size == 1
 
     def _stop(self) -> NoReturn:
         self.log.say(f"stopped at step {self.step} of {self.total_steps}; --resume goes on from there")
-        raise SystemExit(128 + (self._stop_signal or signal.SIGTERM))
+        raise SystemExit(128 + (self.signals.number or signal.SIGTERM))
 
     @contextmanager
-    def _signals_noted(self) -> Iterator[None]:
-        """Turn SIGTERM and SIGINT into a flag that the loop reads after each step; a second one changes nothing."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread receives signals
-            return
+    def _saved_on_failure(self) -> Iterator[None]:
+        """Save the last finished step before an error ends the run, so that --resume loses nothing.
 
-        def note(number: int, _: object) -> None:
-            if not self._stop_signal and self.ranks.is_main:
-                # print() must not be called while it may be running already.
-                os.write(2, b"stopping after this step\n")
-            self._stop_signal = number
-
-        old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        Several ranks save together, and only one of them has failed: they go back to the last epoch. A diverged state
+        is not worth keeping.
+        """
         try:
             yield
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
+        except Exception as error:
+            is_diverged = isinstance(error, TerrazzoError) and error.code == "training-diverged"
+            if self.ranks.world_size == 1 and self._is_whole and self.step > self._saved_step and not is_diverged:
+                with suppress(TerrazzoError):  # such as a full disk, which may be the error itself
+                    self.save()
+                    self.log.say(f"saved step {self.step} of {self.total_steps}; --resume goes on from there")
+            raise
+
+    @contextmanager
+    def _undone_on_failure(self, statistics: list[Tensor]) -> Iterator[None]:
+        """Take back what a step that fails has changed: BatchNorm's statistics, and what was drawn at random."""
+        on_gpu = self.ranks.device.type == "cuda"
+        cpu, gpu = torch.get_rng_state(), torch.cuda.get_rng_state() if on_gpu else None
+        try:
+            yield
+        except Exception:
+            for buffer, value in zip(self.model.buffers(), statistics, strict=True):
+                buffer.copy_(value)
+            torch.set_rng_state(cpu)
+            if gpu is not None:
+                torch.cuda.set_rng_state(gpu)
+            raise
+
+    @contextmanager
+    def _divergence_told(self) -> Iterator[None]:
+        """Say that logits which are not finite come from training, where `predict` would suspect the file."""
+        try:
+            yield
+        except CheckpointError as error:
+            if error.code != "logits-not-finite":
+                raise
+            raise TrainingError(
+                f"the network's logits are not finite after step {self.step}: the run has diverged",
+                fix="lower the learning rate with --lr, or train with --precision fp32",
+                code="training-diverged",
+            ) from error
 
 
 # -- what a run begins with -------------------------------------------------------------------------------------------

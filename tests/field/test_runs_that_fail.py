@@ -1,0 +1,181 @@
+"""Training that cannot go on: what is wrong is found before the first step, or what was learnt is saved first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import make_data, tiny_models, tiny_recipe, tiny_trainer
+
+import terrazzo
+from terrazzo.errors import DatasetError, ImageError, TrainingError
+from terrazzo.training import preflight
+from terrazzo.training.checkpoint import has_checkpoint, load_checkpoint
+from terrazzo.training.memory_plan import memory_plan
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_variant() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for table, name, variant in tiny_models():
+            patch.setitem(table, name, variant)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data") / "tiles")
+
+
+def quiet_run(data: Path, output: Path, **options: Any) -> Any:
+    return terrazzo.train(data, output, recipe=tiny_recipe(epochs=2), workers=0, device="cpu", **options)
+
+
+# -- before the first step --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_photo_that_is_none_is_found_before_the_first_step(tmp_path: Path, split: str) -> None:
+    data = make_data(tmp_path / "data")
+    bad = data / split / "images" / f"{split}_1.png"
+    bad.write_bytes(b"<html>404</html>")
+    with pytest.raises(ImageError, match=f"{split}_1.png"):
+        quiet_run(data, tmp_path / "run")
+    assert not has_checkpoint(tmp_path / "run/checkpoints")
+
+
+def test_several_are_named_together(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    for name in ("train/images/train_0.png", "train/images/train_3.png", "val/images/val_2.png"):
+        (data / name).write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"3 photos or masks .*train_0\.png.*train_3\.png.*val_2\.png") as caught:
+        quiet_run(data, tmp_path / "run")
+    assert caught.value.code == "dataset-unreadable" and "check-data" in caught.value.fix
+
+
+def test_damage_behind_the_header_is_found_by_check(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    bad = data / "val/images/val_2.png"
+    bad.write_bytes(bad.read_bytes()[:-400])
+    with pytest.raises(ImageError, match=r"val_2\.png"):
+        quiet_run(data, tmp_path / "run", check=True)
+    assert not has_checkpoint(tmp_path / "run/checkpoints")
+
+
+def test_batchnorm_of_a_single_value_is_refused_before_the_first_step(data: Path, tmp_path: Path) -> None:
+    """A window of 4 x 4 is one pixel of the decoder's map at stride 4."""
+    alone = tiny_trainer(data, tmp_path, batch_size=1, crop=(4, 4))
+    with pytest.raises(TrainingError, match="a single value for each channel") as caught:
+        memory_plan(alone)
+    assert caught.value.code == "training-batchnorm" and "--batch-size to 2" in caught.value.fix
+    for enough in ({"batch_size": 2, "crop": (4, 4)}, {"batch_size": 1, "crop": (8, 4)}):
+        assert memory_plan(tiny_trainer(data, tmp_path, **enough)).lines
+
+
+def test_the_disk_that_a_run_takes_is_told(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet_run(data, tmp_path / "run")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("disk ")]
+    taken = sum(file.stat().st_size for file in (tmp_path / "run").rglob("*") if file.is_file())
+    told = float(line.split()[2]) * 1e6
+    assert taken < told < taken + 2 * preflight.PICTURES and line.split()[3] == "MB"
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    lines = preflight.disk_lines(tiny_trainer(data, tmp_path))
+    assert len(lines) == 2 and "not enough" in lines[1]
+
+
+# -- within an epoch --------------------------------------------------------------------------------------------------
+
+
+def test_an_error_within_an_epoch_saves_first_and_resumes_bit_for_bit(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = make_data(tmp_path / "data")
+    unbroken = quiet_run(broken, tmp_path / "unbroken")
+    trainer = tiny_trainer(broken, tmp_path / "run", epochs=2)
+    order = trainer.loader.order(0)
+    photo = trainer.loader.dataset.samples[order[2]].image.file  # the second batch's first
+    whole = photo.read_bytes()
+    photo.write_bytes(whole[:-400])
+    with pytest.raises(ImageError):
+        trainer.run()
+    assert load_checkpoint(tmp_path / "run/checkpoints")[0]["step"] == 1
+    assert "saved step 1 of 4; --resume goes on from there" in capsys.readouterr().err
+    photo.write_bytes(whole)
+    again = tiny_trainer(broken, tmp_path / "run", epochs=2)
+    again.resume()
+    again.run()
+    one, other = (load_checkpoint(tmp_path / name / "checkpoints")[0] for name in ("unbroken", "run"))
+    assert unbroken is not None
+    for part in ("model", "average"):
+        assert all(torch.equal(value, other[part][key]) for key, value in one[part].items())
+
+
+def test_a_step_that_runs_out_of_memory_is_as_if_it_had_not_begun(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, BatchNorm's statistics and random numbers go back, so that the run ends as an unbroken one."""
+    unbroken = tiny_trainer(data, tmp_path / "unbroken", epochs=2)
+    unbroken.run()
+    trainer = tiny_trainer(data, tmp_path / "run", epochs=2)
+    loss, calls = trainer._loss, []
+
+    def out_of_memory(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        return loss(*arguments)
+
+    monkeypatch.setattr(trainer, "_loss", out_of_memory)
+    with pytest.raises(TrainingError, match="ran out of memory in step 2"):
+        trainer.run()
+    again = tiny_trainer(data, tmp_path / "run", epochs=2)
+    again.resume()
+    assert again.step == 1
+    again.run()
+    one, other = (load_checkpoint(tmp_path / name / "checkpoints")[0] for name in ("unbroken", "run"))
+    assert all(torch.equal(value, other["model"][key]) for key, value in one["model"].items())
+
+
+def test_half_an_update_is_not_saved(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = tiny_trainer(data, tmp_path, epochs=2)
+    update = trainer.optimizer.step
+
+    def half() -> None:
+        if trainer.step == 2:
+            raise MemoryError
+        update()
+
+    monkeypatch.setattr(trainer.optimizer, "step", half)
+    with pytest.raises(TrainingError, match="ran out of memory"):
+        trainer.run()
+    assert not has_checkpoint(tmp_path / "checkpoints")
+
+
+def test_logits_that_are_not_finite_in_validation_mean_that_the_run_diverged(data: Path, tmp_path: Path) -> None:
+    trainer = tiny_trainer(data, tmp_path, ema_decay=None)
+    with torch.no_grad():
+        next(iter(trainer.model.decoder.parameters())).fill_(float("nan"))
+    with pytest.raises(TrainingError, match="the run has diverged") as caught:
+        trainer.validate()
+    assert caught.value.code == "training-diverged" and "learning rate" in caught.value.fix
+
+
+def test_more_epochs_for_a_finished_run_lead_to_a_new_one(data: Path, tmp_path: Path) -> None:
+    quiet_run(data, tmp_path / "run")
+    with pytest.raises(TrainingError, match="planned for 4 steps") as caught:
+        terrazzo.train(data, tmp_path / "run", overrides={"epochs": 5}, resume=True, workers=0, device="cpu")
+    assert caught.value.code == "training-resume" and f"--weights {tmp_path / 'run'}" in caught.value.fix
+
+
+def test_the_epoch_line_shows_the_learning_rates_that_it_learnt_with(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_trainer(data, tmp_path, lr=1e-3, warmup_steps=0, power=1.0).run()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
+    assert "lr 1.0e-03 to 7.5e-04" in lines[0] and "lr 5.0e-04 to 2.5e-04" in lines[1]

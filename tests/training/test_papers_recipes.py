@@ -230,8 +230,7 @@ def shrunk(recipe: Recipe) -> Recipe:
 
     Changed are the model (a narrow one with the same decoder and auxiliary heads), what it starts from (random
     weights), the steps (2), the warm-up (one step, where there is one), the batch (2), and everything that is a size:
-    crop, resize box, validation size and protocol; and float32, for in bf16 a query's bias that sees a single key gets
-    no gradient at all. Classes, optimiser, schedule, losses and augmentation stay.
+    crop, resize box, validation size and protocol. Classes, optimiser, schedule, losses and augmentation stay.
     """
     decoder = recipe.model.split("_")[1]
     return dataclasses.replace(
@@ -245,7 +244,6 @@ def shrunk(recipe: Recipe) -> Recipe:
         resize=(64, 48),
         preprocess=dataclasses.replace(recipe.preprocess, short_side=48, long_side=64),
         protocol="whole",
-        precision="fp32",
     )
 
 
@@ -294,5 +292,7 @@ def test_two_steps_change_the_weights(name: str, copies: dict[str, Path]) -> Non
     chance = math.log(outcome.num_classes) * (1 + 0.4 * outcome.auxiliary)
     assert len(outcome.losses) == 2 and all(0.3 * chance < loss < 2 * chance for loss in outcome.losses)
     assert outcome.bad_steps == 0 and outcome.pixels > 0
-    # MLA does not use the class token, and BatchNorm takes out what a bias before it adds.
-    assert all("cls_" in name or name.endswith(("conv.bias", "proj.bias")) for name in outcome.unmoved), outcome.unmoved
+    # MLA does not use the class token, BatchNorm takes out what a bias before it adds, and in so small a window the last
+    # stages' queries see a single key, whichever they are: on some processors their gradient is exactly zero.
+    without_gradient = ("conv.bias", "proj.bias", "stages.2.blocks.0.attn.q.bias", "stages.3.blocks.0.attn.q.bias")
+    assert all("cls_" in name or name.endswith(without_gradient) for name in outcome.unmoved), outcome.unmoved

@@ -292,7 +292,7 @@ def test_two_steps_change_the_weights(name: str, copies: dict[str, Path]) -> Non
     chance = math.log(outcome.num_classes) * (1 + 0.4 * outcome.auxiliary)
     assert len(outcome.losses) == 2 and all(0.3 * chance < loss < 2 * chance for loss in outcome.losses)
     assert outcome.bad_steps == 0 and outcome.pixels > 0
-    # MLA does not use the class token, BatchNorm takes out what a bias before it adds, and in so small a window the last
-    # stages' queries see a single key, whichever they are: on some processors their gradient is exactly zero.
+    # MLA does not use the class token, BatchNorm takes out what a bias before it adds, and in so small a window the
+    # last stages' queries see a single key, whichever they are: on some processors their gradient is exactly zero.
     without_gradient = ("conv.bias", "proj.bias", "stages.2.blocks.0.attn.q.bias", "stages.3.blocks.0.attn.q.bias")
     assert all("cls_" in name or name.endswith(without_gradient) for name in outcome.unmoved), outcome.unmoved

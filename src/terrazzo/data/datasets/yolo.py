@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from terrazzo.config import read_yaml
 from terrazzo.data.dataset import Sample
 from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split
 from terrazzo.data.masks import StoredMask
@@ -23,7 +24,6 @@ from terrazzo.data.pairing import Listing, folder_entries, list_entries
 from terrazzo.data.photos import PhotoFile, photo_size
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, ImageError, LabelError
-from terrazzo.label_documents import load_yaml
 from terrazzo.labels import LabelSpec
 from terrazzo.text import show, shown_path
 
@@ -44,9 +44,9 @@ def find(root: Path) -> Layout | NearMiss | None:
             return NearMiss(NAME, "it has images/ and labels/, and data.yaml is missing", fix)
         return None
     try:
-        document = load_yaml(path)
-    except LabelError as error:
-        return NearMiss(NAME, f"{path.name}: {error.message}", error.fix)
+        document = read_yaml(path, error=DatasetError)
+    except DatasetError as error:
+        return NearMiss(NAME, error.message, error.fix)
     given = document if isinstance(document, dict) else {}
     places = {split: [given[key] for key in keys if given.get(key)] for split, keys in KEYS.items()}
     base = root / given["path"] if isinstance(given.get("path"), str) else root

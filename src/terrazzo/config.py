@@ -22,6 +22,7 @@ from terrazzo.regular_files import read_regular
 from terrazzo.text import nearest, printable, show, shown_path
 
 __all__ = [
+    "MOST_JSON_BYTES",
     "parse_json",
     "parse_yaml",
     "read_json",

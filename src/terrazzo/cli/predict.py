@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -141,7 +142,7 @@ def output_places(paths: list[Path], arguments: list[str], output: Path) -> list
     Photos found in a folder keep their subfolder. Of two photos that would share a name (``a.jpg`` and ``a.png``), each
     gets its ending into the name (``a_jpg``, ``a_png``); any that still collide get a number.
     """
-    roots = [Path(argument) for argument in arguments if Path(argument).is_dir()]
+    roots = [Path(argument) for argument in arguments if os.path.isdir(argument)]
     folders = []
     for path in paths:
         inside = [path.parent.relative_to(root) for root in roots if path.is_relative_to(root)]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from terrazzo.config import read_lines
 from terrazzo.data.dataset import Sample
 from terrazzo.data.layout import Pairs
 from terrazzo.data.problems import Problem
@@ -94,7 +95,7 @@ class Listings:
 
     def __call__(self, folder: Path) -> Listing:
         if folder not in self._known:
-            self._known[folder] = Listing.of(folder) if folder.is_dir() else Listing(folder)
+            self._known[folder] = Listing.of(folder) if os.path.isdir(folder) else Listing(folder)
         return self._known[folder]
 
 
@@ -178,15 +179,7 @@ def split_pair(entry: str) -> tuple[str, str] | None:
 
 def list_entries(text_file: Path) -> Iterator[tuple[int, str]]:
     """Yield line numbers and entries; file names may be in any encoding."""
-    try:
-        text = os.fsdecode(text_file.read_bytes().removeprefix(b"\xef\xbb\xbf"))
-    except OSError as error:
-        raise DatasetError(
-            f"{shown_path(text_file)}: cannot be read: {error.strerror}",
-            fix="check its permissions",
-            code="dataset-list",
-        ) from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_lines(text_file, error=DatasetError, code="dataset-list"), 1):
         entry = line.strip()
         if entry and not entry.startswith("#"):
             yield number, entry

@@ -8,12 +8,14 @@ branches that lead to metadata and to tensors stored elsewhere are followed (mes
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeAlias
 
 from terrazzo.errors import CheckpointError
+from terrazzo.regular_files import open_regular
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
 
 __all__ = ["damaged", "describe_onnx"]
@@ -51,7 +53,7 @@ def describe_onnx(path: Path) -> ExportedDescription:
     """
     found = _Found()
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             _walk(content, 0, len(content), "model", found, DEEPEST)
     except OSError as error:
         raise CheckpointError(
@@ -83,7 +85,7 @@ def _refuse_outside(path: Path, location: str) -> None:
             fix="use a file that you exported yourself, or whose origin you trust and whose weights lie beside it",
             code="export-outside",
         )
-    if not (folder / location).is_file():
+    if not os.path.isfile(folder / location):
         raise damaged(path, f"its weights lie in {location!r}, which is not beside it")
 
 

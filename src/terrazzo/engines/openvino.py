@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections import OrderedDict, deque
 from contextlib import suppress
@@ -126,7 +127,7 @@ class OpenVINOEngine:
         return self._any_size
 
     def _read(self, core: Any) -> Any:
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):
             raise CheckpointError(f"{self.path} is not there", fix="check the path", code="checkpoint-missing")
         if self.path.suffix == ".xml" and not self.path.with_suffix(".bin").is_file():
             raise damaged(self.path, f"its weights, {self.path.stem}.bin, are not beside it")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from terrazzo.config import parse_json
 from terrazzo.errors import CheckpointError, TerrazzoError
 from terrazzo.labels import LabelSpec
 from terrazzo.preprocess import Preprocess
@@ -91,7 +92,7 @@ class ExportedDescription:
                 code="export-foreign",
             )
         try:
-            values = json.loads(text)
+            values = parse_json(text, where, error=CheckpointError, code="export-damaged")
             version = values["format_version"]
             if version == FORMAT_VERSION:
                 output, precision = values["output"], values["precision"]

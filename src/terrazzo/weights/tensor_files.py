@@ -8,7 +8,7 @@ the file's size and the file may change afterwards.
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import re
 import warnings
 import zipfile
@@ -22,7 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from terrazzo.config import parse_json
 from terrazzo.errors import CheckpointError
+from terrazzo.regular_files import open_regular
 from terrazzo.weights.companions import read_json
 
 __all__ = ["TensorFile", "read_tensor_file", "read_tensor_shards"]
@@ -67,9 +69,8 @@ def read_tensor_file(path: Path) -> TensorFile:
         CheckpointError: it is something else, damaged, or holds what is not plain tensors.
     """
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            head = file.read(300)
+        with open_regular(path) as file:
+            size, head = os.fstat(file.fileno()).st_size, file.read(300)
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read: {error.strerror}", fix="check the path, or copy the file again"
@@ -134,7 +135,7 @@ def _read_safetensors(path: Path) -> TensorFile:
             start = file.read(8)
             header = file.read(int.from_bytes(start, "little"))
             digest.update(start + header)
-            entries = json.loads(header)
+            entries = parse_json(header, str(path), error=CheckpointError, code="checkpoint-damaged")
             entries.pop("__metadata__", None)
             for key, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
                 if entry["dtype"] not in DTYPES:
@@ -145,7 +146,8 @@ def _read_safetensors(path: Path) -> TensorFile:
                     raise _damaged(path, f"it ends inside {key}")
                 digest.update(memory)
                 tensors[key] = tensor
-    except (SafetensorError, OSError, ValueError) as error:
+    # RuntimeError: a shape such as [0, 2**63], which no tensor can have
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise _damaged(path, f"not a valid safetensors file: {error}") from error
     return TensorFile(tensors, {}, digest.hexdigest())
 

@@ -12,6 +12,7 @@ A document is parsed once for as long as it does not change; photos and outlines
 from __future__ import annotations
 
 import mmap
+import os
 import re
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
@@ -101,7 +102,7 @@ def _pairs(root: Path, documents: dict[str, Path], splits: tuple[str, ...], spli
         parts = PurePosixPath(photo.name)
         place = folder / parts.parent
         if place not in there:
-            there[place] = {entry.name for entry in folder_entries(place)} if place.is_dir() else set()
+            there[place] = {entry.name for entry in folder_entries(place)} if os.path.isdir(place) else set()
         shown = shown_path(photo.name)
         if parts.is_absolute() or ".." in parts.parts:
             fix = "write file names relative to the photos' folder"
@@ -140,7 +141,7 @@ def _photo_folder(root: Path, document: Path, split: str, content: Document) -> 
     tried += [base / place / name for base in (root, beside) for place in ("", "images") for name in (*names, split)]
     tried += [base / place for base in (root, beside) for place in ("images", "data", "")]
     for folder in tried:
-        if any((folder / photo.name).is_file() for photo in content.photos[:5]):
+        if any(os.path.isfile(folder / photo.name) for photo in content.photos[:5]):
             return folder
     return tried[0]
 

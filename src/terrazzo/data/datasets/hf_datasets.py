@@ -8,12 +8,12 @@ are decoded when a pair is read. Reading needs the extra ``datasets``, recognisi
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from terrazzo.config import read_json
 from terrazzo.data.dataset import Sample
 from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_split
 from terrazzo.data.masks import StoredMask, read_stored_mask
@@ -103,8 +103,8 @@ def _columns(folder: Path) -> tuple[str, str] | NearMiss:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path, error=DatasetError)
+    except DatasetError:
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -49,12 +49,15 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
     """Read a whole regular file.
 
     Raises:
-        OSError: as `open_regular`; or it holds more than `most_bytes`.
+        OSError: as `open_regular`; or it holds more than `most_bytes`, or grows meanwhile.
     """
     with open_regular(path) as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise OSError(errno.EFBIG, f"it is larger than {most_bytes:,} bytes", os.fspath(path))
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise OSError(errno.EFBIG, f"it is larger than {most_bytes:,} bytes", os.fspath(path))
+        content = file.read(size + 1)  # the memory is asked for at once
+    if len(content) > size:  # as those of /proc, which say that they are empty
+        raise OSError(errno.EINVAL, "it grows while it is read", os.fspath(path))
     return content
 
 

@@ -27,6 +27,7 @@ def benchmark(
     photos: str | None = None,
     rounds: int = 10,
     json: Path | None = None,
+    trust_file: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Measure how fast a model runs on this machine, with every engine beside the others.
 
@@ -59,6 +60,8 @@ def benchmark(
         Passes that are timed.
     json
         File for the figures, of every single pass too.
+    trust_file
+        Open a .pt2 file that was not exported here, and remember it: such files can run any code on this machine.
     """
     from terrazzo.measurement.benchmark import benchmark as measure
 
@@ -76,6 +79,7 @@ def benchmark(
             device=device,
             photos=photos,
             rounds=rounds,
+            trust=trust_file,
             progress=progress,
         )
     print(report.table())

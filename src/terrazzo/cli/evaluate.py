@@ -34,6 +34,7 @@ def evaluate(
     compile: Annotated[bool, Parameter(negative=())] = False,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     json: Path | None = None,
+    trust_file: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Measure a model on labelled photos: mIoU, mAcc, aAcc, per-class values, boundary IoU.
 
@@ -70,6 +71,8 @@ def evaluate(
         Folder for the report: JSON, table, per-class chart, confusion matrix.
     json
         File for the report as JSON.
+    trust_file
+        Open a .pt2 file that was not exported here, and remember it: such files can run any code on this machine.
     """
     procedure = find_protocol(protocol)
 
@@ -88,6 +91,7 @@ def evaluate(
         precision=precision,
         compiled=compile,
         workload=MANY_PHOTOS,
+        trust=trust_file,
     )
     tell_origin(model, predictor.record)
     with progress_bar("evaluate") as progress:

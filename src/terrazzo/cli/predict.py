@@ -45,6 +45,7 @@ def predict(
     compile: Annotated[bool, Parameter(negative=())] = False,
     max_pixels: int | None = None,
     skip_bad: Annotated[bool, Parameter(negative=())] = False,
+    trust_file: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Turn photos into masks and pictures, at the photos' own size.
 
@@ -84,6 +85,8 @@ def predict(
         Refuse photos with more pixels than this.
     skip_bad
         Exit with status 0 although some photos could not be read.
+    trust_file
+        Open a .pt2 file that was not exported here, and remember it: such files can run any code on this machine.
     """
     kinds = [kind.strip() for kind in save.split(",")]
     if unknown := [kind for kind in kinds if kind not in KINDS]:
@@ -104,6 +107,7 @@ def predict(
         precision=precision,
         compiled=compile,
         workload=Workload.of(paths),
+        trust=trust_file,
     )
     tell_origin(model, predictor.record)
     results = predictor.segment_files(

@@ -21,6 +21,11 @@ def clipped(text: str, longest: int = 26) -> str:
 
 def to_png(figure: Figure, dpi: int, *, trimmed: bool = False) -> bytes:
     """Return a figure as a PNG file, `trimmed` to what is drawn and a narrow edge around it."""
+    from matplotlib.legend import Legend
+
+    for legend in figure.findobj(Legend):
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a class may be called $x$
     edge: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12} if trimmed else {}
     picture = io.BytesIO()
     with warnings.catch_warnings():

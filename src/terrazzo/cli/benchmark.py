@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.say import say
 from terrazzo.errors import ConfigError
 from terrazzo.files import write_atomic
 from terrazzo.weights.catalog import DEFAULT_MODEL
@@ -82,7 +83,7 @@ def benchmark(
             trust=trust_file,
             progress=progress,
         )
-    print(report.table())
+    say(*report.table().split("\n"))
     if json is not None:
         write_atomic(json, report.to_json().encode("utf-8", "backslashreplace"))
-        print(f"\nfigures written to {json}")
+        say("", f"figures written to {json}")

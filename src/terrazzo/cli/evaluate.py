@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.say import say
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.files import write_atomic
@@ -81,7 +82,7 @@ def evaluate(
     from terrazzo.evaluation.evaluator import evaluate as measure
 
     keep_freed_memory()
-    print(f"{data}: taken for {find_layout(data).name}")
+    say(f"{data}: taken for {find_layout(data).name}")
     predictor = make_predictor(
         model,
         device,
@@ -96,9 +97,9 @@ def evaluate(
     tell_origin(model, predictor.record)
     with progress_bar("evaluate") as progress:
         report = measure(predictor, data, split=split, labels=labels, only=only, progress=progress)
-    print(report.table())
+    say(*report.table().split("\n"))
     if output is not None:
         report.save(output)
-        print(f"report written to {output}")
+        say(f"report written to {output}")
     if json is not None:
         write_atomic(json, report.to_json().encode("utf-8", "backslashreplace"))

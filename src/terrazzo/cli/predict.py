@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.say import say
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.errors import ConfigError
@@ -119,7 +120,7 @@ def predict(
         for number, (result, (folder, stem)) in enumerate(zip(results, places, strict=True), 1):
             if isinstance(result, Failure):
                 failed += 1
-                print(f"skipped: {result.error.message}\n  fix: {result.error.fix}", file=sys.stderr)
+                say(f"skipped: {result.error.message}", f"  fix: {result.error.fix}", error=True)
             else:
                 saving.append(pool.submit(result.save, folder, kinds, stem=stem))
                 if len(paths) == 1:
@@ -131,11 +132,9 @@ def predict(
         written = [future.result() for future in saving]
     done = len(paths) - failed
     if len(paths) == 1 and written:
-        print("\n".join(str(path) for path in written[0].values()))
+        say(*map(str, written[0].values()))
     else:
-        print(
-            f"{done} of {len(paths)} photos written to {output}" + (f", {failed} could not be read" if failed else "")
-        )
+        say(f"{done} of {len(paths)} photos written to {output}" + (f", {failed} could not be read" if failed else ""))
     if failed and not (skip_bad and done):
         sys.exit(2)
 
@@ -167,4 +166,4 @@ def output_places(paths: list[Path], arguments: list[str], output: Path) -> list
 def print_areas(result: Segmentation) -> None:
     """Print what a photo shows, largest class first."""
     for area in result.areas():
-        print(f"  {area.share:6.1%}  {area.name}")
+        say(f"  {area.share:6.1%}  {area.name}")

@@ -14,7 +14,7 @@ from terrazzo.data.layout import Pairs
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError
 from terrazzo.images import IMAGE_SUFFIXES
-from terrazzo.text import shown_path
+from terrazzo.text import show, shown_path
 
 __all__ = [
     "Listing",
@@ -150,18 +150,23 @@ def listed_pairs(text_file: Path, root: Path, images: str, masks: tuple[str, ...
             photos, found = (_by_path(root, part, listings) for part in two)
         if any(_leads_elsewhere(part) for part in two or (entry,)):
             fix = "write names relative to the data set's folder"
-            problems.append(Problem("error", "list-entry", text_file, f"line {number} leads elsewhere: {entry!r}", fix))
+            problems.append(
+                Problem("error", "list-entry", text_file, f"line {number} leads elsewhere: {show(entry)}", fix)
+            )
             continue
         if not photos:
             where = "the data set" if two is not None else f"{images}/"
-            message, fix = f"line {number} names {entry!r}, and {where} has no such photo", "add it, or remove the line"
+            message, fix = (
+                f"line {number} names {show(entry)}, and {where} has no such photo",
+                "add it, or remove the line",
+            )
             problems.append(Problem("error", "photo-missing", text_file, message, fix))
             continue
         sample = pair(photos, found)
         if isinstance(sample, Problem):
             problems.append(sample)
         elif photos[0] in samples:
-            message = f"line {number} names {entry!r} again"
+            message = f"line {number} names {show(entry)} again"
             problems.append(Problem("warning", "list-entry", text_file, message, "remove the line"))
         else:
             samples[photos[0]] = sample

@@ -20,6 +20,7 @@ __all__ = ["METADATA_KEY", "ExportedDescription", "Output", "Precision"]
 
 METADATA_KEY = "terrazzo"
 FORMAT_VERSION = 1
+LARGEST_SIDE = 65536  # as in a `Preprocess`
 
 Output = Literal["logits", "mask"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -98,6 +99,9 @@ class ExportedDescription:
                 output, precision = values["output"], values["precision"]
                 if output not in get_args(Output) or precision not in get_args(Precision):
                     raise ValueError(f"{output!r} or {precision!r}")
+                minimum_side = values.get("minimum_side", 1)
+                if type(minimum_side) is not int or not 1 <= minimum_side <= LARGEST_SIDE:
+                    raise ValueError(f"the side {minimum_side!r}")
                 return cls(
                     architecture=str(values["architecture"]),
                     labels=LabelSpec.from_dict(values["labels"]),
@@ -106,7 +110,7 @@ class ExportedDescription:
                     precision=precision,
                     record=dict(values["record"]),
                     name=str(values["name"]),
-                    minimum_side=int(values.get("minimum_side", 1)),
+                    minimum_side=minimum_side,
                 )
         except (ValueError, TypeError, KeyError, TerrazzoError) as error:
             raise CheckpointError(

@@ -25,6 +25,7 @@ from torch import Tensor
 from terrazzo.config import parse_json
 from terrazzo.errors import CheckpointError
 from terrazzo.regular_files import open_regular
+from terrazzo.text import printable
 from terrazzo.weights.companions import read_json
 
 __all__ = ["TensorFile", "read_tensor_file", "read_tensor_shards"]
@@ -132,7 +133,7 @@ def _read_safetensors(path: Path) -> TensorFile:
         with safe_open(path, framework="pt"):
             pass
         with open(path, "rb") as file:
-            start = file.read(8)
+            size, start = os.fstat(file.fileno()).st_size, file.read(8)
             header = file.read(int.from_bytes(start, "little"))
             digest.update(start + header)
             entries = parse_json(header, str(path), error=CheckpointError, code="checkpoint-damaged")
@@ -140,14 +141,15 @@ def _read_safetensors(path: Path) -> TensorFile:
             for key, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
                 if entry["dtype"] not in DTYPES:
                     raise _damaged(path, f"{key} has the type {entry['dtype']}, which no network here computes with")
+                if max(entry["shape"], default=0) > size:  # [0, 2**63] fills no byte, and is more than torch can count
+                    raise _damaged(path, f"{printable(key)[:200]} has a shape that no tensor can have")
                 tensor = torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]])
                 memory = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
                 if file.readinto(memory) != memory.nbytes:
                     raise _damaged(path, f"it ends inside {key}")
                 digest.update(memory)
                 tensors[key] = tensor
-    # RuntimeError: a shape such as [0, 2**63], which no tensor can have
-    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, f"not a valid safetensors file: {error}") from error
     return TensorFile(tensors, {}, digest.hexdigest())
 

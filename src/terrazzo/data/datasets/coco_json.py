@@ -26,6 +26,7 @@ from terrazzo.data.photos import PhotoFile
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels import BACKGROUND_NAMES, LabelSpec
+from terrazzo.regular_files import open_regular
 from terrazzo.text import shown_path
 
 __all__ = ["NAME", "SHAPE", "find"]
@@ -69,12 +70,12 @@ def _documents(root: Path) -> dict[str, Path]:
 def _is_coco(path: Path) -> bool:
     """Whether a JSON file of a common name speaks of images and annotations."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
             return text.find(b'"images"') >= 0 and text.find(b'"annotations"') >= 0
     except ValueError:  # an empty file
         return False
     except OSError:  # it is said when the document is read
-        return path.is_file()
+        return os.path.isfile(path)
 
 
 def _labels(documents: tuple[Path, ...]) -> LabelSpec:

@@ -19,7 +19,7 @@ from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_
 from terrazzo.data.masks import StoredMask, read_stored_mask
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, MissingExtraError
-from terrazzo.text import shown_path
+from terrazzo.text import printable, shown_path
 
 __all__ = ["NAME", "SHAPE", "Cell", "find"]
 
@@ -39,7 +39,7 @@ def find(root: Path) -> Layout | NearMiss | None:
     columns = _columns(tables[splits[0]])
     if isinstance(columns, NearMiss):
         return columns
-    name = f"{NAME} (columns {columns[0]} and {columns[1]})"
+    name = printable(f"{NAME} (columns {columns[0]} and {columns[1]})")
     marker = next(root / file for file in ("dataset_dict.json", "state.json") if (root / file).is_file())
     return Layout(name, root, marker, splits, partial(_pairs, root, tables, splits, columns))
 

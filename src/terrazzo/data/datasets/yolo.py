@@ -198,7 +198,7 @@ def _listed(text_file: Path, base: Path) -> tuple[list[Path], list[Problem]]:
     for number, entry in list_entries(text_file):
         photo = next((p for p in (base / entry, text_file.parent / entry) if os.path.isfile(p)), None)
         if photo is None:
-            message, fix = f"line {number} names {entry!r}, which is not there", "add it, or remove the line"
+            message, fix = f"line {number} names {show(entry)}, which is not there", "add it, or remove the line"
             problems.append(Problem("error", "photo-missing", text_file, message, fix))
         else:
             photos.append(photo)

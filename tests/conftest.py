@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 def own_cache() -> Iterator[None]:
     """Keep converted models, and which files are trusted, in a folder that goes when the tests are over."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TERRAZZO_CACHE", folder)
+        patch.setenv("TERRAZZO_CACHE", os.path.join(folder, "cache"))
         patch.setenv("XDG_CONFIG_HOME", os.path.join(folder, "config"))
         yield
 

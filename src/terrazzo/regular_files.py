@@ -8,7 +8,7 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
-__all__ = ["kind_of_irregular", "open_regular", "read_regular"]
+__all__ = ["kind_of_irregular", "open_regular", "others_can_write", "read_regular"]
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -59,6 +59,15 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
     if len(content) > size:  # as those of /proc, which say that they are empty
         raise OSError(errno.EINVAL, "it grows while it is read", os.fspath(path))
     return content
+
+
+def others_can_write(status: os.stat_result) -> bool:
+    """Whether somebody else than this user (with a group of the same number) and root can write to a file or folder."""
+    if not hasattr(os, "geteuid"):  # Windows keeps a user's folders to the user
+        return False
+    is_private_group = status.st_gid == os.getegid() == os.geteuid()
+    writers = stat.S_IWOTH if is_private_group else stat.S_IWOTH | stat.S_IWGRP
+    return status.st_uid not in (0, os.geteuid()) or bool(status.st_mode & writers)
 
 
 def kind_of_irregular(mode: int) -> str | None:

@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from terrazzo.errors import CheckpointError
 from terrazzo.regular_files import open_regular
+from terrazzo.text import show
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
 
 __all__ = ["damaged", "describe_onnx"]
@@ -32,6 +33,9 @@ MESSAGES = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "external"},
 }
+IN_MEMORY = "_ORT_MEM_ADDR_"
+"""In a location: runtimes take the offset for an address in their own memory, and read whatever is there."""
+
 DEEPEST = 40  # graphs within graphs; networks have none or two
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
 
@@ -76,17 +80,19 @@ def damaged(path: Path, problem: str) -> CheckpointError:
 
 
 def _refuse_outside(path: Path, location: str) -> None:
+    if "\0" in location or IN_MEMORY in location:
+        raise damaged(path, "its weights lie where no file can")
     folder = path.parent.resolve()
     climbs = ".." in PurePosixPath(location).parts or ".." in PureWindowsPath(location).parts
     rooted = PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor != ""
     if climbs or rooted or not (folder / location).resolve().is_relative_to(folder):
         raise CheckpointError(
-            f"{path} wants weights from {location!r}, outside its own folder, and was not read",
+            f"{path} wants weights from {show(location)}, outside its own folder, and was not read",
             fix="use a file that you exported yourself, or whose origin you trust and whose weights lie beside it",
             code="export-outside",
         )
     if not os.path.isfile(folder / location):
-        raise damaged(path, f"its weights lie in {location!r}, which is not beside it")
+        raise damaged(path, f"its weights lie in {show(location)}, which is not beside it")
 
 
 def _walk(content: Buffer, start: int, stop: int, message: str, found: _Found, depth: int) -> None:

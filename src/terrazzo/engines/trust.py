@@ -15,7 +15,7 @@ from pathlib import Path
 
 from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.notes import note
-from terrazzo.regular_files import open_regular, read_regular
+from terrazzo.regular_files import open_regular, others_can_write, read_regular
 from terrazzo.text import shown_path
 
 __all__ = ["read_trusted", "remember", "trust_file"]
@@ -119,13 +119,10 @@ def _listed() -> set[str]:
 
 
 def _refuse_writable_by_others(path: Path, status: os.stat_result) -> None:
-    """See that nobody but this user (with a group of that name) and root can write the list or put another there."""
-    if not hasattr(os, "geteuid"):  # Windows keeps the folder to its user
-        return
+    """See that nobody else can write to the list, or put another in its place."""
     for place, found in ((path, status), *((folder, os.stat(folder)) for folder in path.parents)):
-        others = stat.S_IWOTH if found.st_gid == os.getegid() == os.geteuid() else stat.S_IWOTH | stat.S_IWGRP
-        sticky_folder = place != path and found.st_mode & stat.S_ISVTX
-        if found.st_uid not in (0, os.geteuid()) or (found.st_mode & others and not sticky_folder):
+        is_sticky = place != path and found.st_mode & stat.S_ISVTX and found.st_uid in (0, os.geteuid())
+        if others_can_write(found) and not is_sticky:  # in /tmp, nobody can replace another's files
             raise ConfigError(
                 f"others can write to {shown_path(place)}, where the list of trusted files lies",
                 fix=f"look through {shown_path(path)}, then take the right away: chmod go-w {shown_path(place)}",

@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -73,6 +74,15 @@ def test_classes_called_like_formulas_are_drawn_as_text() -> None:
     labels = LabelSpec.from_names([r"$\frac{1$", "<b>[red]", "_^{}$$"])
     picture = labels.colorize(np.arange(3, dtype=np.uint8)[None].repeat(4, 0).repeat(4, 1))
     assert masks_png([[picture, picture]], ["photo", "$label$"], "$title", labels).startswith(b"\x89PNG")
+
+
+def test_a_style_in_the_working_folder_does_not_run_latex(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which matplotlib reads from a file called matplotlibrc."""
+    labels = LabelSpec.from_names(["a", r"\\input{/etc/hostname}"])
+    picture = labels.colorize(np.eye(4, dtype=np.uint8))
+    monkeypatch.setenv("PATH", "")  # no LaTeX is to be found
+    with matplotlib.rc_context({"text.usetex": True}):
+        assert masks_png([[picture, picture]], ["photo", "label"], "title", labels).startswith(b"\x89PNG")
 
 
 def test_the_command_prints_in_one_place() -> None:

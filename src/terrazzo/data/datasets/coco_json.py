@@ -12,6 +12,7 @@ A document is parsed once for as long as it does not change; photos and outlines
 from __future__ import annotations
 
 import mmap
+import os
 import re
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,7 @@ from terrazzo.data.photos import PhotoFile
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels import BACKGROUND_NAMES, LabelSpec
+from terrazzo.regular_files import open_regular
 from terrazzo.text import shown_path
 
 __all__ = ["NAME", "SHAPE", "find"]
@@ -68,12 +70,12 @@ def _documents(root: Path) -> dict[str, Path]:
 def _is_coco(path: Path) -> bool:
     """Whether a JSON file of a common name speaks of images and annotations."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
             return text.find(b'"images"') >= 0 and text.find(b'"annotations"') >= 0
     except ValueError:  # an empty file
         return False
     except OSError:  # it is said when the document is read
-        return path.is_file()
+        return os.path.isfile(path)
 
 
 def _labels(documents: tuple[Path, ...]) -> LabelSpec:
@@ -101,7 +103,7 @@ def _pairs(root: Path, documents: dict[str, Path], splits: tuple[str, ...], spli
         parts = PurePosixPath(photo.name)
         place = folder / parts.parent
         if place not in there:
-            there[place] = {entry.name for entry in folder_entries(place)} if place.is_dir() else set()
+            there[place] = {entry.name for entry in folder_entries(place)} if os.path.isdir(place) else set()
         shown = shown_path(photo.name)
         if parts.is_absolute() or ".." in parts.parts:
             fix = "write file names relative to the photos' folder"
@@ -140,7 +142,7 @@ def _photo_folder(root: Path, document: Path, split: str, content: Document) -> 
     tried += [base / place / name for base in (root, beside) for place in ("", "images") for name in (*names, split)]
     tried += [base / place for base in (root, beside) for place in ("images", "data", "")]
     for folder in tried:
-        if any((folder / photo.name).is_file() for photo in content.photos[:5]):
+        if any(os.path.isfile(folder / photo.name) for photo in content.photos[:5]):
             return folder
     return tried[0]
 

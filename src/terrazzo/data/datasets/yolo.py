@@ -8,6 +8,7 @@ background and those of ``names``, one up. A photo without a text file, or with 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from terrazzo.config import read_yaml
 from terrazzo.data.dataset import Sample
 from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split
 from terrazzo.data.masks import StoredMask
@@ -23,7 +25,6 @@ from terrazzo.data.pairing import Listing, folder_entries, list_entries
 from terrazzo.data.photos import PhotoFile, photo_size
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, ImageError, LabelError
-from terrazzo.label_documents import load_yaml
 from terrazzo.labels import LabelSpec
 from terrazzo.text import show, shown_path
 
@@ -44,9 +45,9 @@ def find(root: Path) -> Layout | NearMiss | None:
             return NearMiss(NAME, "it has images/ and labels/, and data.yaml is missing", fix)
         return None
     try:
-        document = load_yaml(path)
-    except LabelError as error:
-        return NearMiss(NAME, f"{path.name}: {error.message}", error.fix)
+        document = read_yaml(path, error=DatasetError)
+    except DatasetError as error:
+        return NearMiss(NAME, error.message, error.fix)
     given = document if isinstance(document, dict) else {}
     places = {split: [given[key] for key in keys if given.get(key)] for split, keys in KEYS.items()}
     base = root / given["path"] if isinstance(given.get("path"), str) else root
@@ -176,7 +177,7 @@ def _place(document: Path, base: Path, name: Any) -> Path | None:
     if not isinstance(name, str) or not name:
         return None
     tried = (base / name, document.parent / name, document.parent / name.removeprefix("../"))
-    return next((place for place in tried if place.exists()), None)
+    return next((place for place in tried if os.path.exists(place)), None)
 
 
 def _in_folder(folder: Path) -> tuple[list[Path], list[Problem]]:
@@ -195,9 +196,9 @@ def _listed(text_file: Path, base: Path) -> tuple[list[Path], list[Problem]]:
     photos: list[Path] = []
     problems: list[Problem] = []
     for number, entry in list_entries(text_file):
-        photo = next((p for p in (base / entry, text_file.parent / entry) if p.is_file()), None)
+        photo = next((p for p in (base / entry, text_file.parent / entry) if os.path.isfile(p)), None)
         if photo is None:
-            message, fix = f"line {number} names {entry!r}, which is not there", "add it, or remove the line"
+            message, fix = f"line {number} names {show(entry)}, which is not there", "add it, or remove the line"
             problems.append(Problem("error", "photo-missing", text_file, message, fix))
         else:
             photos.append(photo)

@@ -9,11 +9,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from terrazzo.cli.predict import output_places
 from terrazzo.cli.progress import progress_bar
 from terrazzo.errors import ConfigError, ImageError
 from terrazzo.explanation.points import Point, check_points
 from terrazzo.images import find_images, image_size, read_image
+from terrazzo.inference.predict_folder import output_places
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 __all__ = ["explain"]

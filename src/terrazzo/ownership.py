@@ -27,25 +27,37 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import terrazzo
 from terrazzo.errors import OutputError
 from terrazzo.files import clear_stale, refuse_irregular, refuse_unwritable, replacing, replacing_together
 from terrazzo.text import shown_path
 
-__all__ = ["check_outputs", "is_result", "mark_files", "refuse_foreign", "write_result", "write_results"]
+__all__ = [
+    "Kind",
+    "check_outputs",
+    "is_result",
+    "is_unchanged",
+    "mark_files",
+    "refuse_foreign",
+    "write_result",
+    "write_results",
+]
 
 MARK = re.compile(rb"terrazzo [^\s:]+: ([a-z-]+), checksum((?: [0-9a-f]{8})+)")
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER = len(PNG) + 25  # with IHDR, behind which the mark stands
 ZIP = b"PK\x03\x04"
 SHOWN = 10  # files listed in one message
+Kind = Literal["predict", "evaluate", "explain", "ablate", "benchmark", "check-data", "export", "train"]
+"""The command whose result a file is."""
+
 UNMARKED = (".csv", ".txt", ".md", ".bin")
 
 
 def check_outputs(
-    paths: Iterable[Path], kind: str, *, inputs: Iterable[Path] = (), overwrite: bool = False, option: str = "--output"
+    paths: Iterable[Path], kind: Kind, *, inputs: Iterable[Path] = (), overwrite: bool = False, option: str = "--output"
 ) -> None:
     """See to it, before any work is done, that files can be written and replace nothing but earlier results.
 
@@ -54,7 +66,7 @@ def check_outputs(
     Args:
         paths: the files that will be written.
         kind: the command that writes them: results of another one are not replaced either.
-        inputs: files that are read; none of them is ever replaced, whatever its name.
+        inputs: files and folders that are read; none of them is ever replaced, whatever its name.
         overwrite: replace what is there, inputs excepted.
         option: names the place, for the advice.
 
@@ -69,7 +81,7 @@ def check_outputs(
 
 
 def refuse_foreign(
-    paths: Iterable[Path], kind: str, *, inputs: Iterable[Path] = (), overwrite: bool = False, option: str = "--output"
+    paths: Iterable[Path], kind: Kind, *, inputs: Iterable[Path] = (), overwrite: bool = False, option: str = "--output"
 ) -> None:
     """Refuse to write files where something stands that is not a result of the same command; `check_outputs` in short.
 
@@ -83,9 +95,13 @@ def refuse_foreign(
     for path in there:
         refuse_irregular(path)
     read = {_identity(path): path for path in inputs}
+    folders = [Path(os.path.realpath(path)) for path in read.values() if path.is_dir()]
     for path in there:
-        if (identity := _identity(path)) is not None and identity in read:
-            source = "" if read[identity] == path else f": it is {shown_path(read[identity])}"
+        identity, real = _identity(path), Path(os.path.realpath(path))
+        inside = any(real.is_relative_to(folder) for folder in folders) and not _is_own(path, kind, there)
+        if inside or (identity is not None and identity in read):
+            known = read.get(identity, path)
+            source = "" if known == path else f": it is {shown_path(known)}"
             raise OutputError(
                 f"{shown_path(path)} would be replaced, which is an input of this run{source}",
                 fix=f"choose another {option}",
@@ -113,7 +129,12 @@ def is_result(path: Path) -> bool:
     return start.startswith(PNG) and MARK.search(start) is not None
 
 
-def write_results(files: Mapping[Path, bytes], kind: str) -> None:
+def is_unchanged(path: Path, kind: Kind) -> bool:
+    """Whether a file that can carry a mark is there as a command wrote it."""
+    return _is_own(path, kind, [])
+
+
+def write_results(files: Mapping[Path, bytes], kind: Kind) -> None:
     """Write files of one folder, with marks, and put them in place together, the last one last.
 
     A JSON file among them has the checksums of those that carry no mark themselves.
@@ -127,7 +148,7 @@ def write_results(files: Mapping[Path, bytes], kind: str) -> None:
             partial.write_bytes(_marked(data, path.suffix, kind, beside if path.suffix == ".json" else ()))
 
 
-def write_result(path: Path, data: bytes, kind: str) -> None:
+def write_result(path: Path, data: bytes, kind: Kind) -> None:
     """Write one file with a mark, atomically.
 
     Raises:
@@ -137,7 +158,7 @@ def write_result(path: Path, data: bytes, kind: str) -> None:
         partial.write_bytes(_marked(data, path.suffix, kind))
 
 
-def mark_files(paths: Sequence[Path], kind: str) -> None:
+def mark_files(paths: Sequence[Path], kind: Kind) -> None:
     """Mark files that some other writer has just written; those without room for it are known by the last one."""
     beside = [zlib.crc32(path.read_bytes()) for path in paths if path.suffix in UNMARKED]
     for path in paths:
@@ -147,7 +168,7 @@ def mark_files(paths: Sequence[Path], kind: str) -> None:
             path.write_bytes(_marked(path.read_bytes(), path.suffix, kind, beside))
 
 
-def _is_own(path: Path, kind: str, there: Sequence[Path]) -> bool:
+def _is_own(path: Path, kind: Kind, there: Sequence[Path]) -> bool:
     """Whether a file is as a command wrote it."""
     try:
         if _checksums(path, kind):
@@ -161,7 +182,7 @@ def _is_own(path: Path, kind: str, there: Sequence[Path]) -> bool:
         return False
 
 
-def _checksums(path: Path, kind: str) -> list[int]:
+def _checksums(path: Path, kind: Kind) -> list[int]:
     """The checksums in a file's mark, its own first; none where it has no mark of this kind or was changed since."""
     start = _start(path)
     if start.startswith(ZIP):
@@ -181,7 +202,7 @@ def _checksums(path: Path, kind: str) -> list[int]:
     return []
 
 
-def _marked(data: bytes, suffix: str, kind: str, beside: Iterable[int] = ()) -> bytes:
+def _marked(data: bytes, suffix: str, kind: Kind, beside: Iterable[int] = ()) -> bytes:
     """A file's content with its mark."""
     if data.startswith(PNG):
         body = b"tEXtComment\0" + _line(kind, [_png_checksum(io.BytesIO(data))])
@@ -210,7 +231,7 @@ def _start(path: Path) -> bytes:
         return file.read(PNG_HEADER + 200)
 
 
-def _line(kind: str, checksums: Iterable[int]) -> bytes:
+def _line(kind: Kind, checksums: Iterable[int]) -> bytes:
     numbers = " ".join(f"{number:08x}" for number in checksums)
     return f"terrazzo {terrazzo.__version__}: {kind}, checksum {numbers}".encode()
 
@@ -226,7 +247,7 @@ def _field(number: int, value: bytes) -> bytes:
     return bytes([number << 3 | 2]) + bytes([len(value) & 0x7F | 0x80, len(value) >> 7]) + value
 
 
-def _mark_archive(file: str | os.PathLike[str] | BinaryIO, kind: str) -> None:
+def _mark_archive(file: str | os.PathLike[str] | BinaryIO, kind: Kind) -> None:
     with zipfile.ZipFile(file, "a") as archive:
         archive.comment = _line(kind, [_archive_checksum(archive)])
 

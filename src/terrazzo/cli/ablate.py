@@ -28,6 +28,7 @@ def ablate(
     sides: Annotated[list[int] | None, Parameter(consume_multiple=True, negative=())] = None,
     workers: int = 0,
     device: str | None = None,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Put a claim of the papers to the test: train variants of a network alike, and compare them.
 
@@ -75,6 +76,8 @@ def ablate(
         Loader processes.
     device
         cpu or cuda; by default a GPU where there is one.
+    overwrite
+        Replace tables and pictures that are not those of an earlier study, too.
     """
     given: dict[str, Any] = {
         "epochs": epochs,
@@ -98,6 +101,7 @@ def ablate(
         sides=sides,
         workers=workers,
         device=device,
+        overwrite=overwrite,
     )
     print(result.markdown())
     print(f"written to {output}: {study}.md, .csv, .json and .png")

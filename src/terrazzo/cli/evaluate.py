@@ -11,9 +11,9 @@ from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.memory import keep_freed_memory
-from terrazzo.files import write_atomic
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.protocols import WHOLE, find_protocol
+from terrazzo.ownership import check_outputs, write_result
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 __all__ = ["evaluate"]
@@ -34,6 +34,7 @@ def evaluate(
     compile: Annotated[bool, Parameter(negative=())] = False,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     json: Path | None = None,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Measure a model on labelled photos: mIoU, mAcc, aAcc, per-class values, boundary IoU.
 
@@ -70,12 +71,21 @@ def evaluate(
         Folder for the report: JSON, table, per-class chart, confusion matrix.
     json
         File for the report as JSON.
+    overwrite
+        Replace files that are not results of `terrazzo evaluate`, too. Data and model are never replaced.
     """
     procedure = find_protocol(protocol)
 
     from terrazzo.data import find_layout
     from terrazzo.evaluation.evaluator import MANY_PHOTOS
     from terrazzo.evaluation.evaluator import evaluate as measure
+    from terrazzo.evaluation.report import report_files
+
+    inputs = [data, Path(model)]
+    if output is not None:
+        check_outputs(report_files(output), "evaluate", inputs=inputs, overwrite=overwrite)
+    if json is not None:
+        check_outputs([json], "evaluate", inputs=inputs, overwrite=overwrite, option="--json")
 
     keep_freed_memory()
     print(f"{data}: taken for {find_layout(data).name}")
@@ -94,7 +104,7 @@ def evaluate(
         report = measure(predictor, data, split=split, labels=labels, only=only, progress=progress)
     print(report.table())
     if output is not None:
-        report.save(output)
+        report.save(output, overwrite=overwrite)
         print(f"report written to {output}")
     if json is not None:
-        write_atomic(json, report.to_json().encode("utf-8", "backslashreplace"))
+        write_result(json, report.to_json().encode("utf-8", "backslashreplace"), "evaluate")

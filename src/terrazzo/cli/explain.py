@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,11 @@ from cyclopts import Parameter
 from terrazzo.cli.progress import progress_bar
 from terrazzo.errors import ConfigError, ImageError
 from terrazzo.explanation.points import Point, check_points
-from terrazzo.images import find_images, image_size, read_image
-from terrazzo.inference.predict_folder import output_places
+from terrazzo.images import image_size, read_image
+from terrazzo.inference.predict_folder import find_photos, output_places
+from terrazzo.inference.predictor import Failure
+from terrazzo.ownership import check_outputs
+from terrazzo.text import printable
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 __all__ = ["explain"]
@@ -33,6 +37,7 @@ def explain(
     heads: bool = False,
     window: int = 512,
     device: str | None = None,
+    overwrite: bool = False,
     skip_bad: bool = False,
 ) -> None:
     """Show what a model looks at: attention maps and effective receptive fields.
@@ -68,15 +73,22 @@ def explain(
         Largest side of what is cut from the middle of the photos for the receptive fields, in pixels.
     device
         cpu or cuda; by default a GPU where there is one.
+    overwrite
+        Replace files that are not results of `terrazzo explain`, too. Photos are never replaced.
     skip_bad
-        Exit with status 0 although some photos could not be read.
+        Exit with status 0 although some photos failed.
     """
     kinds = [kind.strip() for kind in show.split(",")]
     if unknown := [kind for kind in kinds if kind not in SHOWN]:
         raise ConfigError(f"--show has an unknown kind {unknown[0]!r}", fix=f"choose from {', '.join(SHOWN)}")
     points = None if at is None else [_point(text) for text in at]
-    paths = find_images(photos)
+    paths, _ = find_photos(photos)
     places = output_places(paths, photos, output)
+    files = [[folder / f"{stem}_attention{suffix}" for suffix in (".png", ".npz")] for folder, stem in places]
+    files = files if "attention" in kinds else []
+    if "receptive-field" in kinds:
+        files.append([output / f"receptive_field{suffix}" for suffix in (".png", ".npz")])
+    check_outputs(chain.from_iterable(files), "explain", inputs=[*paths, Path(model)], overwrite=overwrite)
     if points is not None:
         for path in paths:
             with suppress(ImageError):  # told when its turn comes
@@ -88,33 +100,36 @@ def explain(
     from terrazzo.weights.load import load
 
     trained = load(model)
+    chosen = None if layers is None else [layer.strip() for layer in layers.split(",")]
     good: list[Path] = []
     written: list[Path] = []
     with progress_bar("attention") as progress:
         for number, (path, (folder, stem)) in enumerate(zip(paths, places, strict=True), 1):
             try:
                 image_HW3 = read_image(path)
-            except ImageError as error:
-                print(f"skipped: {error.message}\n  fix: {error.fix}", file=sys.stderr)
-                continue
-            good.append(path)
-            if "attention" in kinds:
-                chosen = None if layers is None else [layer.strip() for layer in layers.split(",")]
-                maps = attention_maps(image_HW3, trained, points=points, layers=chosen, device=device)
-                written += maps.save(folder, stem, heads=heads)
-                if len(paths) == 1:
-                    print(maps.table(), end="\n\n")
+                if "attention" in kinds:
+                    maps = attention_maps(image_HW3, trained, points=points, layers=chosen, device=device)
+                    written += maps.save(folder, stem, heads=heads, overwrite=overwrite)
+                    if len(paths) == 1:
+                        print(maps.table(), end="\n\n")
+                good.append(path)
+            except ConfigError:
+                raise  # an option that fits no photo
+            except Exception as error:
+                failure = Failure.of(path, error)
+                print(printable(f"skipped: {failure.error.message}"), file=sys.stderr)
+                print(printable(f"  fix: {failure.error.fix}"), file=sys.stderr)
             progress(number, len(paths))
     if good and "receptive-field" in kinds:
         with progress_bar("receptive field") as progress:
             fields = receptive_fields(good, trained, window=window, device=device, progress=progress)
-        written += fields.save(output)
+        written += fields.save(output, overwrite=overwrite)
         print(fields.table(), end="\n\n")
     failed = len(paths) - len(good)
     if len(good) == 1:
         print("\n".join(map(str, written)))
     else:
-        told = f", {failed} could not be read" if failed else ""
+        told = f", {failed} failed" if failed else ""
         print(f"{len(good)} of {len(paths)} photos explained, {len(written)} files written to {output}{told}")
     if failed and not (skip_bad and good):
         sys.exit(2)

@@ -25,7 +25,6 @@ from terrazzo.inference.predictor import Failure, Predictor, threads_of
 from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol
 from terrazzo.inference.result import (
     DEFAULT_KINDS,
-    RESULT,
     ClassArea,
     Segmentation,
     check_kinds,
@@ -129,7 +128,7 @@ def predict_folder(
     protocol, arguments = find_protocol(protocol), _listed(photos)
     paths, skipped = find_photos(arguments)
     places = _destinations(paths, arguments, Path(output), kinds)
-    check_outputs(chain.from_iterable(place.values() for place in places), RESULT, inputs=paths, overwrite=overwrite)
+    check_outputs(chain.from_iterable(place.values() for place in places), "predict", inputs=paths, overwrite=overwrite)
 
     if isinstance(model, Predictor):
         predictor = model

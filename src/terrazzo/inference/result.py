@@ -33,7 +33,7 @@ from terrazzo.labels import LabelSpec
 from terrazzo.ownership import mark_files, refuse_foreign, write_result
 from terrazzo.text import show, shown_path
 
-__all__ = ["DEFAULT_KINDS", "KINDS", "RESULT", "ClassArea", "Segmentation", "check_kinds", "destinations", "stem_of"]
+__all__ = ["DEFAULT_KINDS", "KINDS", "ClassArea", "Segmentation", "check_kinds", "destinations", "stem_of"]
 
 KINDS = {
     "mask": "_mask.png",
@@ -43,8 +43,6 @@ KINDS = {
     "json": ".json",
 }
 DEFAULT_KINDS = ("mask", "color", "overlay", "json")
-RESULT = "predict"
-"""Whose results these files are, in their mark."""
 
 FILE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".json"}
 LEGEND_FROM_SHARE = 0.001  # smaller areas would read 0.0% and push larger ones out
@@ -246,15 +244,15 @@ class Segmentation:
             OutputError: as `save`.
         """
         inputs = [] if self.path is None else [self.path]
-        refuse_foreign(files.values(), RESULT, inputs=inputs, overwrite=overwrite, option="output")
+        refuse_foreign(files.values(), "predict", inputs=inputs, overwrite=overwrite, option="output")
         for kind, path in files.items():
             make_folder(path.parent)
             if kind == "probabilities":
                 with replacing(path) as partial:
                     self._write_probabilities(partial)
-                    mark_files([partial], RESULT)
+                    mark_files([partial], "predict")
             else:
-                write_result(path, self._encoded(kind), RESULT)
+                write_result(path, self._encoded(kind), "predict")
 
     def _encoded(self, kind: str) -> bytes:
         match kind:

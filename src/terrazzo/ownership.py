@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import terrazzo
-from terrazzo.errors import OutputError
+from terrazzo.errors import ImageError, OutputError
 from terrazzo.files import clear_stale, refuse_irregular, refuse_unwritable, replacing, replacing_together
+from terrazzo.notes import note
 from terrazzo.text import shown_path
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "check_outputs",
     "is_result",
     "is_unchanged",
+    "leave_out_results",
     "mark_files",
     "refuse_foreign",
     "write_result",
@@ -120,6 +122,37 @@ def refuse_foreign(
         )
 
 
+def leave_out_results(
+    found: Sequence[Path], arguments: Sequence[str | os.PathLike[str]]
+) -> tuple[list[Path], list[Path]]:
+    """Separate photos from the results of earlier runs among them, with a note that says how many are left out.
+
+    Results that are named one by one, and nothing else is, are photos too: somebody wants just them.
+
+    Args:
+        found: images.
+        arguments: the files, folders and patterns they were found by.
+
+    Raises:
+        ImageError: nothing but results is there (code "image-none-found").
+    """
+    results = [path for path in found if is_result(path) or _belongs_to_run(path)]
+    if not results:
+        return list(found), []
+    if len(results) < len(found):
+        taken, count = set(results), "1 result" if len(results) == 1 else f"{len(results)} results"
+        note(f"left out {count} of earlier runs, such as {shown_path(results[0])}")
+        return [path for path in found if path not in taken], results
+    if all(os.path.isfile(argument) for argument in arguments):
+        note(f"taken although it is a result of an earlier run, for nothing else was named: {shown_path(results[0])}")
+        return results, []
+    raise ImageError(
+        f"{', '.join(map(shown_path, arguments))}: all {len(results)} images there are results of earlier runs",
+        fix="name a folder of photos; to take a result for a photo, name its file",
+        code="image-none-found",
+    )
+
+
 def is_result(path: Path) -> bool:
     """Whether an image file is a result of this program's, changed since or not, and so no photo."""
     try:
@@ -166,6 +199,14 @@ def mark_files(paths: Sequence[Path], kind: Kind) -> None:
             _mark_archive(path, kind)
         elif path.suffix not in UNMARKED:
             path.write_bytes(_marked(path.read_bytes(), path.suffix, kind, beside))
+
+
+def _belongs_to_run(path: Path) -> bool:
+    """Whether an image is a picture of a training run, of earlier versions too, whose pictures carry no mark."""
+    in_report = path.parent.name == "report"
+    run = path.parent.parent if in_report else path.parent
+    is_picture = in_report or path.name in ("curves.png", "predictions.png")
+    return is_picture and (run / "recipe.yaml").is_file() and (run / "log.csv").is_file()
 
 
 def _is_own(path: Path, kind: Kind, there: Sequence[Path]) -> bool:

@@ -13,10 +13,10 @@ from cyclopts import Parameter
 from terrazzo.cli.progress import progress_bar
 from terrazzo.errors import ConfigError, ImageError
 from terrazzo.explanation.points import Point, check_points
-from terrazzo.images import image_size, read_image
-from terrazzo.inference.predict_folder import find_photos, output_places
+from terrazzo.images import find_images, image_size, read_image
+from terrazzo.inference.predict_folder import output_places
 from terrazzo.inference.predictor import Failure
-from terrazzo.ownership import check_outputs
+from terrazzo.ownership import check_outputs, leave_out_results
 from terrazzo.text import printable
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
@@ -82,7 +82,7 @@ def explain(
     if unknown := [kind for kind in kinds if kind not in SHOWN]:
         raise ConfigError(f"--show has an unknown kind {unknown[0]!r}", fix=f"choose from {', '.join(SHOWN)}")
     points = None if at is None else [_point(text) for text in at]
-    paths, _ = find_photos(photos)
+    paths, _ = leave_out_results(find_images(photos), photos)
     places = output_places(paths, photos, output)
     files = [[folder / f"{stem}_attention{suffix}" for suffix in (".png", ".npz")] for folder, stem in places]
     files = files if "attention" in kinds else []

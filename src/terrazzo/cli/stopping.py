@@ -29,26 +29,37 @@ def stopped_cleanly() -> Iterator[None]:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)  # as set_wakeup_fd demands
 
+    def woken(number: int, frame: object) -> None:
+        """Nothing is left to do: the thread is at it."""
+
     def watch() -> None:
         while numbers := os.read(reading, 1):
-            if numbers[0] in ours and signal.getsignal(numbers[0]) is ignore:
+            if numbers[0] in ours and signal.getsignal(numbers[0]) is woken:
                 discard_partials()
                 os._exit(128 + numbers[0])
 
-    def ignore(number: int, frame: object) -> None:
-        """The thread has been woken."""
+    def restore() -> None:
+        for number in ours:
+            if signal.getsignal(number) is woken:
+                signal.signal(number, signal.SIG_DFL)
+        signal.set_wakeup_fd(before)
 
+    def restore_in_child() -> None:
+        if thread.ident is not None and not left:  # a child that is told to stop must not stop its parent
+            restore()
+
+    left = False
+    thread = threading.Thread(target=watch, daemon=True)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     for number in ours:
-        signal.signal(number, ignore)
-    thread = threading.Thread(target=watch, daemon=True)
+        signal.signal(number, woken)
+    os.register_at_fork(after_in_child=restore_in_child)
     thread.start()
     try:
         yield
     finally:
-        for number in ours:
-            signal.signal(number, signal.SIG_DFL)
-        signal.set_wakeup_fd(before)
+        left = True
+        restore()
         os.close(writing)  # which ends the thread
         thread.join()
         os.close(reading)

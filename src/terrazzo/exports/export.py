@@ -151,8 +151,8 @@ def export(
     _refuse_options(kind, output_kind, precision, bool(calibrate), judge is not None)
     photos, checked = split_photos(calibrate, hold_back=judge is None) if calibrate else ([], [])
     paths = [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
-    inputs = [*photos, *checked, *([] if isinstance(model, TrainedModel) else [Path(model)])]
-    check_outputs(paths, "export", inputs=inputs, overwrite=overwrite)
+    sources = [] if isinstance(model, TrainedModel) else [Path(model)]
+    check_outputs(paths, "export", inputs=sources, overwrite=overwrite)
     trained = model if isinstance(model, TrainedModel) else load(model)
     description = describe(trained, output_kind, precision)
     if max_loss is None:

@@ -33,6 +33,7 @@ from terrazzo.inference.converted import FallingBack, convert_once, is_quickly_c
 from terrazzo.inference.predictor import Failure, Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol
 from terrazzo.inference.result import Segmentation
+from terrazzo.ownership import leave_out_results
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.exported import ExportedDescription
 
@@ -225,7 +226,7 @@ def predict(
         ConfigError: no protocol or engine is called so, or the engine cannot do what is asked of it.
         MissingExtraError: the engine is not installed.
     """
-    paths = find_images(photos) if isinstance(photos, list) else None
+    paths = leave_out_results(find_images(photos), photos)[0] if isinstance(photos, list) else None
     if isinstance(model, Predictor):
         predictor = model
     else:

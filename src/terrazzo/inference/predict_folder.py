@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from terrazzo.engines.engine import Precision
-from terrazzo.errors import ConfigError, ImageError
+from terrazzo.errors import ConfigError
 from terrazzo.images import find_images
 from terrazzo.inference.choice import Workload
 from terrazzo.inference.predict import make_predictor
@@ -31,15 +31,13 @@ from terrazzo.inference.result import (
     destinations,
     stem_of,
 )
-from terrazzo.notes import note
-from terrazzo.ownership import check_outputs, is_result
-from terrazzo.text import shown_path
+from terrazzo.ownership import check_outputs, leave_out_results
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from terrazzo.weights.files import TrainedModel
 
-__all__ = ["Summary", "Written", "find_photos", "output_places", "predict_folder"]
+__all__ = ["Summary", "Written", "output_places", "predict_folder"]
 
 SAVING_THREADS = 2
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -126,7 +124,7 @@ def predict_folder(
     if batch_size < 1:
         raise ConfigError(f"the batch size is {batch_size}", fix="give at least 1")
     protocol, arguments = find_protocol(protocol), _listed(photos)
-    paths, skipped = find_photos(arguments)
+    paths, skipped = leave_out_results(find_images(arguments), arguments)
     places = _destinations(paths, arguments, Path(output), kinds)
     check_outputs(chain.from_iterable(place.values() for place in places), "predict", inputs=paths, overwrite=overwrite)
 
@@ -157,34 +155,6 @@ def predict_folder(
         if progress is not None:
             progress(outcome, number, len(paths))
     return summary
-
-
-def find_photos(arguments: Sequence[str | os.PathLike[str]]) -> tuple[list[Path], list[Path]]:
-    """Find photos, and set aside the results of earlier runs that are among them, with a note.
-
-    Results that are asked for by name, and nothing else is, are photos too.
-
-    Raises:
-        ImageError: there are no photos.
-    """
-    found = find_images(arguments)
-    results = [path for path in found if is_result(path) or _belongs_to_run(path)]
-    if not results:
-        return found, []
-    taken = set(results)
-    photos = [path for path in found if path not in taken]
-    if photos:
-        note(f"left out {_counted(len(results), 'result')} of earlier runs, such as {shown_path(results[0])}")
-        return photos, results
-    if all(os.path.isfile(argument) for argument in arguments):
-        note(f"segmented although {shown_path(results[0])} is a result of an earlier run, for nothing else was named")
-        return results, []
-    raise ImageError(
-        f"{', '.join(shown_path(argument) for argument in arguments)}: all {len(results)} images there are results of "
-        "earlier runs",
-        fix="name a folder of photos; to segment a result, name its file",
-        code="image-none-found",
-    )
 
 
 def output_places(
@@ -254,20 +224,9 @@ def _saved(
             yield first()
 
 
-def _belongs_to_run(path: Path) -> bool:
-    """Whether an image is a picture of a training run, of versions too whose pictures carry no mark."""
-    run = path.parent.parent if path.parent.name == "report" else path.parent
-    is_picture = path.name in ("curves.png", "predictions.png") or path.parent.name == "report"
-    return is_picture and (run / "recipe.yaml").is_file() and (run / "log.csv").is_file()
-
-
 def _listed(photos: Paths) -> list[str | os.PathLike[str]]:
     return [photos] if isinstance(photos, (str, os.PathLike)) else list(photos)
 
 
 def _folded(name: str | Path) -> str:
     return unicodedata.normalize("NFC", str(name)).casefold()
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

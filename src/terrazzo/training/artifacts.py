@@ -47,9 +47,8 @@ def write_artifacts(trainer: Trainer, record: dict[str, Any]) -> Report:
     if report.boundary is not None:
         measured["val_boundary_mIoU"] = round(report.boundary.mIoU, 2)
     save_folder(output / MODEL_FOLDER, dataclasses.replace(best, record={**measured, **record}))
-    report.save(
-        output / REPORT_FOLDER, kind="train", overwrite=True
-    )  # the start made sure that the folder is the run's
+    # What is there is the run's own: its start made sure of that.
+    report.save(output / REPORT_FOLDER, kind="train", overwrite=True)
     title = f"{trainer.recipe.model} on {report.dataset}"
     write_result(output / CURVES_FILE, curves_png(trainer.log.rows, title), "train")
     write_result(output / SHEET_FILE, sheet_png(predictor, val, scores, f"{title}/{report.split}"), "train")

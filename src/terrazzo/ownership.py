@@ -113,9 +113,10 @@ def refuse_foreign(
     if foreign:
         listed = ", ".join(shown_path(path) for path in foreign[:SHOWN])
         more = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
-        whose = "is not" if len(foreign) == 1 else "are not"
+        wrote = "it is not as" if len(foreign) == 1 else "they are not as"
+        it = "it" if len(foreign) == 1 else "them"
         raise OutputError(
-            f"{listed}{more} would be replaced, and {whose} as `terrazzo {kind}` wrote it",
+            f"{listed}{more} would be replaced, and {wrote} `terrazzo {kind}` wrote {it}",
             fix=f"choose another {option}, or add --overwrite (in Python overwrite=True); results of earlier versions "
             "need it too, for they carry no mark",
             code="output-not-ours",

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.torch import default_device
 from terrazzo.errors import ConfigError
 from terrazzo.explanation.figures import attention_png, heads_png
@@ -154,6 +155,7 @@ class AttentionMaps:
         return paths
 
 
+@keeps_mode
 def attention_maps(
     photo: ImageSource,
     model: str | Path | TrainedModel = DEFAULT_MODEL,

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.torch import default_device
 from terrazzo.errors import ConfigError
 from terrazzo.explanation.figures import receptive_fields_png
@@ -134,6 +135,7 @@ class ReceptiveFields:
         return [picture, numbers]
 
 
+@keeps_mode
 def receptive_fields(
     photos: ImageSource | Sequence[ImageSource],
     model: str | Path | TrainedModel = DEFAULT_MODEL,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.engines.engine import Engine
+from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 from terrazzo.engines.openvino import OpenVINOEngine
 from terrazzo.engines.torch import TorchEngine
@@ -108,6 +109,7 @@ class Export:
     opset: int | None
 
 
+@keeps_mode
 def export(
     model: str | Path | TrainedModel,
     output: str | Path,

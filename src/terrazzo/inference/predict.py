@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from terrazzo.engines.engine import Engine, EngineName, EngineOptions, FileEngine, Precision
+from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.onnx_file import describe_onnx
 from terrazzo.errors import ConfigError, MissingExtraError, TerrazzoError
 from terrazzo.images import ImageSource, find_images, read_image
@@ -195,6 +196,7 @@ def predict(
     protocol: str | Protocol = ...,
     engine: str = ...,
 ) -> list[Segmentation]: ...
+@keeps_mode
 def predict(
     photos: ImageSource | list[str | Path],
     model: Model | Predictor = DEFAULT_MODEL,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from terrazzo.engines.engine import Precision
+from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError
 from terrazzo.images import find_images
 from terrazzo.inference.choice import Workload
@@ -73,6 +74,7 @@ class Summary:
     skipped: list[Path]
 
 
+@keeps_mode
 def predict_folder(
     photos: Paths,
     output: str | os.PathLike[str],

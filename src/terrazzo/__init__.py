@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from terrazzo.explanation.receptive_field import receptive_fields
     from terrazzo.exports.export import export
     from terrazzo.inference.predict import make_predictor, predict
+    from terrazzo.inference.predict_folder import predict_folder
     from terrazzo.inference.predictor import Predictor
     from terrazzo.inference.result import Segmentation
     from terrazzo.labels import LabelSpec
@@ -64,6 +65,7 @@ __all__ = [
     "miou_on",
     "open_dataset",
     "predict",
+    "predict_folder",
     "receptive_fields",
     "train",
 ]
@@ -95,6 +97,7 @@ _HOMES = {
     "miou_on": "terrazzo.evaluation.judge",
     "open_dataset": "terrazzo.data",
     "predict": "terrazzo.inference.predict",
+    "predict_folder": "terrazzo.inference.predict_folder",
     "receptive_fields": "terrazzo.explanation.receptive_field",
     "train": "terrazzo.training.train",
 }

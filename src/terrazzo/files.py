@@ -1,13 +1,15 @@
 """Writing files so that a reader sees the old one or the new one, and never half of either.
 
 Everything is written beside its destination, flushed to the disk and then put in place by one atomic rename. When
-anything fails on the way, the old file stays and nothing is left behind; only a process killed outright can leave a
-hidden file whose name begins with `PARTIAL_PREFIX`.
+anything fails on the way, the old file stays and nothing is left behind, and errors name the destination. Only a
+process killed outright can leave a hidden file or folder whose name begins with `PARTIAL_PREFIX`; `clear_stale` removes
+it. Each is locked for as long as its process lives, which also holds across containers, where process numbers repeat.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -16,11 +18,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from terrazzo.errors import OutputError
+from terrazzo.errors import OutputError, TerrazzoError
 
-__all__ = ["PARTIAL_PREFIX", "make_folder", "replacing", "replacing_folder", "replacing_together", "write_atomic"]
+__all__ = [
+    "PARTIAL_PREFIX",
+    "clear_stale",
+    "discard_partials",
+    "make_folder",
+    "refuse_irregular",
+    "refuse_unwritable",
+    "replacing",
+    "replacing_folder",
+    "replacing_together",
+    "write_atomic",
+]
 
 PARTIAL_PREFIX = ".terrazzo-partial-"
+ASIDE_PREFIX = f"{PARTIAL_PREFIX}old-"  # a folder that is just being replaced: may be the only copy
+_live: set[Path] = set()  # half-written files and folders of this process
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
@@ -45,25 +60,22 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             other exception from the block passes through unchanged.
     """
     target = Path(os.path.realpath(path))
-    partial = target.with_name(f"{PARTIAL_PREFIX}{uuid4().hex}{target.suffix}")
     try:
-        _refuse_irregular(target)
-        # Mode 0o666 less the umask, as open() would give; O_EXCL so that nobody else's file is ever taken over.
-        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        yield partial
-        _flush(partial)
-        with suppress(FileNotFoundError):
-            os.chmod(partial, stat.S_IMODE(target.stat().st_mode))
-        os.replace(partial, target)
+        refuse_irregular(target)
+        with _claimed(target.parent, target.suffix) as partial, _naming(partial, path):
+            try:
+                yield partial
+                _flush(partial)
+                with suppress(FileNotFoundError):
+                    os.chmod(partial, stat.S_IMODE(target.stat().st_mode))
+                os.replace(partial, target)
+            except BaseException:
+                _discard(partial)
+                raise
     except OSError as error:
-        _discard(partial)
-        # The block may have failed to read some other file, and that is not this destination's fault.
-        if error.filename in (None, str(partial), partial, str(target), target):
-            raise _output_error(path, error) from error
-        raise
-    except BaseException:
-        _discard(partial)
-        raise
+        if not _is_about(error, target):
+            raise
+        raise _output_error(path, error) from error
     _flush_folder(target.parent)
 
 
@@ -81,24 +93,25 @@ def replacing_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
             Any other exception from the block passes through unchanged.
     """
     targets = [Path(os.path.realpath(path)) for path in paths]
-    hidden = targets[0].with_name(f"{PARTIAL_PREFIX}{uuid4().hex}")
+    parent = targets[0].parent
     try:
         for target in targets:
-            _refuse_irregular(target)
-        hidden.mkdir()
-        partials = [hidden / path.name for path in paths]
-        yield partials
-        for partial in partials:
-            _flush(partial)
-        for partial, target in zip(partials, targets, strict=True):
-            os.replace(partial, target)
+            refuse_irregular(target)
+        with _claimed(parent, folder=True) as hidden, _naming(hidden, Path(paths[0]).parent):
+            try:
+                partials = [hidden / path.name for path in paths]
+                yield partials
+                for partial in partials:
+                    _flush(partial)
+                for partial, target in zip(partials, targets, strict=True):
+                    os.replace(partial, target)
+            finally:
+                shutil.rmtree(hidden, ignore_errors=True)
     except OSError as error:
-        if error.filename is not None and not Path(error.filename).is_relative_to(hidden):
+        if not _is_about(error, targets[-1]):
             raise
         raise _output_error(paths[-1], error) from error
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-    _flush_folder(targets[0].parent)
+    _flush_folder(parent)
 
 
 @contextmanager
@@ -112,21 +125,27 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     folder = Path(path)
     make_folder(folder.parent)
-    partial = folder.with_name(f"{PARTIAL_PREFIX}{uuid4().hex}")
-    old = folder.with_name(f"{PARTIAL_PREFIX}{uuid4().hex}")
+    old = folder.with_name(f"{ASIDE_PREFIX}{uuid4().hex}")
     try:
-        yield make_folder(partial)
-        if folder.exists():
-            os.rename(folder, old)
-        try:
-            os.rename(partial, folder)
-        except OSError as error:
-            if old.exists():
-                os.rename(old, folder)
-            raise _output_error(folder, error) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        with _claimed(folder.parent, folder=True) as partial, _naming(partial, folder):
+            try:
+                yield partial
+                _live.discard(partial)  # from here on a signal must not take the only copy away
+                if folder.exists():
+                    os.rename(folder, old)
+                try:
+                    os.rename(partial, folder)
+                except OSError:
+                    if old.exists():
+                        os.rename(old, folder)
+                    raise
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        if not _is_about(error, folder):
+            raise
+        raise _output_error(folder, error) from error
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -147,8 +166,29 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _refuse_irregular(target: Path) -> None:
-    """A rename would replace a device such as /dev/null, and fails on a folder only after the work is done."""
+def refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to, as far as can be told without doing it.
+
+    Raises:
+        OutputError: a part of the path is a file, or nothing may be written there.
+    """
+    nearest = folder
+    while not os.path.lexists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise OutputError(
+            f"{nearest} is a file, and a folder is needed", fix="name another folder", code="output-not-a-folder"
+        )
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _output_error(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def refuse_irregular(target: Path) -> None:
+    """Refuse what a file cannot replace: a rename would take away a device such as /dev/null, and fails on a folder.
+
+    Raises:
+        OutputError: there is a folder, a pipe or a device.
+    """
     try:
         mode = target.stat().st_mode
     except FileNotFoundError:
@@ -159,9 +199,83 @@ def _refuse_irregular(target: Path) -> None:
         raise OutputError(f"{target} is not a regular file", fix="name another file", code="output-not-a-file")
 
 
+def clear_stale(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder; what a living process writes stays."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.name.startswith(PARTIAL_PREFIX)]
+    except OSError:
+        return
+    for path in (folder / name for name in names if not name.startswith(ASIDE_PREFIX)):
+        with suppress(OSError):  # a living process holds the lock, or locks do not work here
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _discard(path)
+            finally:
+                os.close(descriptor)
+
+
+def discard_partials() -> None:
+    """Remove everything that this process has half written, for when it is about to be ended."""
+    for partial in list(_live):
+        _discard(partial)
+
+
+@contextmanager
+def _claimed(parent: Path, suffix: str = "", *, folder: bool = False) -> Iterator[Path]:
+    """Yield a new hidden file or folder, locked until the block ends."""
+    partial, descriptor = _create(parent, suffix, folder)
+    _live.add(partial)
+    try:
+        yield partial
+    finally:
+        _live.discard(partial)
+        os.close(descriptor)
+
+
+def _create(parent: Path, suffix: str, folder: bool) -> tuple[Path, int]:
+    while True:
+        partial = parent / f"{PARTIAL_PREFIX}{uuid4().hex}{suffix}"
+        if folder:
+            partial.mkdir()
+            descriptor = os.open(partial, os.O_RDONLY)
+        else:
+            # Mode 0o666 less the umask, as open() would give; O_EXCL so that nobody else's file is ever taken over.
+            descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        with suppress(OSError):  # some network file systems have no locks, and there nothing counts as stale
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return partial, descriptor
+        os.close(descriptor)  # another process took it for stale before it was locked
+
+
+@contextmanager
+def _naming(partial: Path, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Have failures of the block name the destination, which people know, and not the hidden path."""
+    try:
+        yield
+    except TerrazzoError as error:
+        for hidden, known in ((str(partial), os.fspath(path)), (partial.name, os.path.basename(path))):
+            error.message, error.fix = error.message.replace(hidden, known), error.fix.replace(hidden, known)
+        error.args = (error.message,)
+        raise
+
+
+def _is_about(error: OSError, target: Path) -> bool:
+    """Whether a failure is that of writing a destination, and not of reading some other file meanwhile."""
+    if not isinstance(error.filename, (str, bytes, os.PathLike)):
+        return True
+    path = Path(os.fsdecode(error.filename))
+    return path == target or any(part.startswith(PARTIAL_PREFIX) for part in path.parts)
+
+
 def _discard(partial: Path) -> None:
     with suppress(OSError):
-        partial.unlink(missing_ok=True)
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

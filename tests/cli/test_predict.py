@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from terrazzo.cli.main import main
-from terrazzo.cli.predict import output_places
+from terrazzo.inference.predict_folder import output_places
 from terrazzo.labels import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
@@ -93,7 +93,7 @@ def test_only_bad_photos_fail_whatever_is_skipped(model: str, photos: Path, caps
     [
         (["nowhere.jpg"], "image-missing"),
         (["photos/a.jpg", "--model", "segformer_b9.mars"], "checkpoint-missing"),
-        (["photos/a.jpg", "--save", "mask,video"], "config"),
+        (["photos/a.jpg", "--save", "mask,video"], "config-save"),
         (["photos/a.jpg", "--batch-size", "0"], "config"),
         (["photos/a.jpg", "--colour", "red"], "usage"),
         ([], "usage"),

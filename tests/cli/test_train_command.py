@@ -54,7 +54,8 @@ def test_a_run_says_what_it_does_and_how_to_use_it(trained: tuple[Path, subproce
     assert told[0].startswith("model     segformer_b0, 3,714,") and "from random weights" in told[0]
     assert [line.split()[0] for line in told[:6]] == ["model", "data", "batch", "schedule", "machine", "output"]
     assert told[6].startswith("memory    about ") and " for training" in told[6]
-    assert told[7].startswith("epoch 1/1  loss ") and "best so far" in told[7]
+    assert told[7].startswith("disk      about ") and " free" in told[7]
+    assert told[8].startswith("epoch 1/1  loss ") and "best so far" in told[8]
     assert "\x1b" not in done.stderr
     assert yaml.safe_load((output / "recipe.yaml").read_text())["crop"] == [32, 32]
     model = terrazzo.load(output)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from terrazzo.ablation.costs import count_operations, count_parameters, peak_memory, seconds_of_forward
 from terrazzo.ablation.figures import attention_png, fields_png, masks_png
-from terrazzo.ablation.results import Result, Row
+from terrazzo.ablation.results import Result, Row, study_files
 from terrazzo.ablation.runs import Setting, scores_by_side, train_variant, trained_network
 from terrazzo.ablation.studies import Study, Variant, find_study
 from terrazzo.data import open_dataset
@@ -23,8 +23,9 @@ from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.engines.torch import default_device
 from terrazzo.errors import ConfigError
 from terrazzo.explanation.receptive_field import receptive_fields
-from terrazzo.files import make_folder, write_atomic
+from terrazzo.files import make_folder
 from terrazzo.labels import LabelSpec
+from terrazzo.ownership import check_outputs, write_result
 from terrazzo.text import printable
 from terrazzo.training.data import open_splits
 from terrazzo.training.recipe import Recipe, automatic_recipe
@@ -44,6 +45,8 @@ COUNTED_SIDES = (128, 256, 384, 512, 768, 1024, 1536, 2048)
 
 ATTENTION_FILE = "reduction_attention.png"
 MASKS_FILE, FIELDS_FILE = "patches_masks.png", "models_receptive_fields.png"
+PICTURES = {"reduction": ATTENTION_FILE, "patches": MASKS_FILE, "models": FIELDS_FILE}
+"""What a study draws besides its plot."""
 
 FIELD_WINDOW = 256
 """Side of what is cut from the middle of photos at their own size for receptive fields; SETR's fill any window."""
@@ -63,6 +66,7 @@ def ablate(
     sides: Sequence[int] | None = None,
     workers: int = 0,
     device: str | None = None,
+    overwrite: bool = False,
 ) -> Result:
     """Train the networks of one study alike, measure them, and write a table and plots.
 
@@ -82,6 +86,7 @@ def ablate(
             the square images to measure time and memory with.
         workers: loader processes.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        overwrite: replace tables and pictures that are not those of an earlier study, too.
 
     Returns:
         The finished study; its files are in `output`.
@@ -94,6 +99,9 @@ def ablate(
         OutputError: the output folder cannot be written to.
     """
     chosen = find_study(study)
+    files = study_files(chosen.name, Path(output))
+    files += [Path(output, name) for study, name in PICTURES.items() if study == chosen.name]
+    check_outputs(files, "ablate", inputs=[Path(data)], overwrite=overwrite)
     if sides is not None and (not sides or min(sides) < 8):
         raise ConfigError(
             f"sides are {', '.join(map(str, sides)) or 'none'}",
@@ -107,7 +115,7 @@ def ablate(
     rows = _costs(setting, chosen, sides)  # before any training, since what cannot be built fails here
     if chosen.name == "reduction":
         title = "Attention with and without sequence reduction in SegFormer-B0, by the ratios of its stages"
-        write_atomic(make_folder(output) / ATTENTION_FILE, attention_png(rows, title))
+        write_result(make_folder(output) / ATTENTION_FILE, attention_png(rows, title), "ablate")
     trained = []
     for number, (variant, row) in enumerate(zip(chosen.variants, rows, strict=True), start=1):
         _say(f"{number}/{len(rows)}  {variant.title}: {row.parameters / 1e6:.2f} million parameters")
@@ -124,11 +132,11 @@ def ablate(
         rows=tuple(trained),
         side=_side(setting),
     )
-    finished.save(Path(output))
+    finished.save(Path(output), overwrite=overwrite)
     if chosen.name == "patches":
-        write_atomic(Path(output) / MASKS_FILE, _masks(setting, chosen))
+        write_result(Path(output, MASKS_FILE), _masks(setting, chosen), "ablate")
     if chosen.name == "models":
-        write_atomic(Path(output) / FIELDS_FILE, _fields(setting, chosen))
+        write_result(Path(output, FIELDS_FILE), _fields(setting, chosen), "ablate")
     return finished
 
 

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from terrazzo.files import make_folder, write_atomic
+from terrazzo.files import make_folder
+from terrazzo.ownership import refuse_foreign, write_results
 from terrazzo.text import printable
 
-__all__ = ["Result", "Row"]
+__all__ = ["Result", "Row", "study_files"]
 
 Curve = Mapping[int, float]
 
@@ -151,24 +152,34 @@ class Result:
         writer.writerows(lines)
         return text.getvalue()
 
-    def save(self, folder: Path) -> list[Path]:
+    def save(self, folder: Path, *, overwrite: bool = False) -> list[Path]:
         """Write the study's table (.md, .csv), numbers (.json) and plot (.png), and return their paths.
 
+        Args:
+            folder: where to; it is created.
+            overwrite: replace whatever is there, not only earlier results.
+
         Raises:
-            OutputError: the folder cannot be written to.
+            OutputError: a file is there that is no earlier result, or the folder cannot be written to.
         """
         from terrazzo.ablation.figures import study_png
 
+        paths = study_files(self.study, folder)
+        refuse_foreign(paths, "ablate", overwrite=overwrite)
+        contents = (
+            self.markdown().encode(),
+            self.csv().encode(),
+            study_png(self),
+            (json.dumps(self.to_dict(), indent=2) + "\n").encode(),
+        )
         make_folder(folder)
-        files = {
-            ".md": self.markdown().encode(),
-            ".json": (json.dumps(self.to_dict(), indent=2) + "\n").encode(),
-            ".csv": self.csv().encode(),
-            ".png": study_png(self),
-        }
-        for suffix, content in files.items():
-            write_atomic(folder / f"{self.study}{suffix}", content)
-        return [folder / f"{self.study}{suffix}" for suffix in files]
+        write_results(dict(zip(paths, contents, strict=True)), "ablate")
+        return paths
+
+
+def study_files(study: str, folder: Path) -> list[Path]:
+    """The files that a study's result is written to."""
+    return [folder / f"{study}{suffix}" for suffix in (".md", ".csv", ".png", ".json")]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -30,6 +30,7 @@ def ablate(
     sides: Annotated[list[int] | None, Parameter(consume_multiple=True, negative=())] = None,
     workers: int = 0,
     device: str | None = None,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Put a claim of the papers to the test: train variants of a network alike, and compare them.
 
@@ -77,6 +78,8 @@ def ablate(
         Loader processes.
     device
         cpu or cuda; by default a GPU where there is one.
+    overwrite
+        Replace tables and pictures that are not those of an earlier study, too.
     """
     given: dict[str, Any] = {
         "epochs": epochs,
@@ -100,6 +103,7 @@ def ablate(
         sides=sides,
         workers=workers,
         device=device,
+        overwrite=overwrite,
     )
     say(*result.markdown().split("\n"))
     say(f"written to {output}: {study}.md, .csv, .json and .png")

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.say import say
 from terrazzo.errors import ConfigError
-from terrazzo.files import write_atomic
+from terrazzo.ownership import check_outputs, write_result
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 __all__ = ["benchmark"]
@@ -28,6 +28,7 @@ def benchmark(
     photos: str | None = None,
     rounds: int = 10,
     json: Path | None = None,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
     trust_file: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Measure how fast a model runs on this machine, with every engine beside the others.
@@ -61,6 +62,8 @@ def benchmark(
         Passes that are timed.
     json
         File for the figures, of every single pass too.
+    overwrite
+        Replace the --json file even if it is not a result of `terrazzo benchmark`.
     trust_file
         Open a .pt2 file that was not exported here, and remember it: such files can run any code on this machine.
     """
@@ -69,6 +72,8 @@ def benchmark(
     sides = re.fullmatch(r"(\d+)[x×](\d+)", size.strip())
     if sides is None:
         raise ConfigError(f"--size is {size!r}", fix="give height and width, as in 512x512")
+    if json is not None:
+        check_outputs([json], "benchmark", inputs=[Path(model)], overwrite=overwrite, option="--json")
     engines = "all" if engine == "all" else [name.strip() for name in engine.split(",")]
     with progress_bar("benchmark") as progress:
         report = measure(
@@ -85,5 +90,5 @@ def benchmark(
         )
     say(*report.table().split("\n"))
     if json is not None:
-        write_atomic(json, report.to_json().encode("utf-8", "backslashreplace"))
+        write_result(json, report.to_json().encode("utf-8", "backslashreplace"), "benchmark")
         say("", f"figures written to {json}")

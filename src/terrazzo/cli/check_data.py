@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from terrazzo.cli.progress import progress_bar
-from terrazzo.files import write_atomic
+from terrazzo.ownership import check_outputs, write_result
 from terrazzo.text import printable, shown_path
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def check_data(
     labels: Annotated[str | None, Parameter(name=["--labels", "-l"])] = None,
     strict: bool = False,
     json: Path | None = None,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Look a data set over before training, and list all that is wrong with it.
 
@@ -80,11 +81,15 @@ def check_data(
         Refuse splits that share a photo.
     json
         File for all numbers and all problems as JSON.
+    overwrite
+        Replace the --json file even if it is not a result of `terrazzo check-data`. Data are never replaced.
     """
     from rich.console import Console
 
     from terrazzo.data.check import check_dataset
 
+    if json is not None:
+        check_outputs([json], "check-data", inputs=[data], overwrite=overwrite, option="--json")
     with progress_bar("check") as progress:
         check = check_dataset(data, _labels(labels), strict, progress=progress)
     console = Console(highlight=False)
@@ -231,7 +236,7 @@ def _verdict(check: DatasetCheck) -> str:
 def _write_json(path: Path, check: DatasetCheck) -> None:
     import json
 
-    write_atomic(path, json.dumps(check.to_dict(), indent=1).encode())
+    write_result(path, json.dumps(check.to_dict(), indent=1).encode(), "check-data")
 
 
 def _table() -> Table:

@@ -19,6 +19,7 @@ def convert(
     *,
     to: str = "terrazzo",
     labels: str | None = None,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Turn a model of any known form into a folder for Terrazzo or for Hugging Face transformers.
 
@@ -35,16 +36,18 @@ def convert(
     source
         Checkpoint file, model folder, output folder of a training run, shipped model, or hub id.
     destination
-        Folder to write; it must not be there yet.
+        Folder to write; it must not be there yet, or be empty.
     to
         terrazzo, or hf for a folder that transformers loads (SegFormer only).
     labels
         A bundled class list (such as ade20k), for a source that does not name its classes.
+    overwrite
+        Replace a folder that holds a converted model and nothing else.
     """
     from terrazzo.cli.origin import tell_origin
     from terrazzo.weights.convert import convert as write
 
-    model = write(source, destination, to, labels=labels)
+    model = write(source, destination, to, labels=labels, overwrite=overwrite)
     tell_origin(model.name, model.record)
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     say(f"{model.architecture}, {parameters / 1e6:.1f} M parameters, {model.labels.num_classes} classes")

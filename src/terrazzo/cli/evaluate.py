@@ -12,9 +12,9 @@ from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.say import say
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.memory import keep_freed_memory
-from terrazzo.files import write_atomic
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.protocols import WHOLE, find_protocol
+from terrazzo.ownership import check_outputs, write_result
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 __all__ = ["evaluate"]
@@ -35,6 +35,7 @@ def evaluate(
     compile: Annotated[bool, Parameter(negative=())] = False,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     json: Path | None = None,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
     trust_file: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Measure a model on labelled photos: mIoU, mAcc, aAcc, per-class values, boundary IoU.
@@ -72,6 +73,8 @@ def evaluate(
         Folder for the report: JSON, table, per-class chart, confusion matrix.
     json
         File for the report as JSON.
+    overwrite
+        Replace files that are not results of `terrazzo evaluate`, too. Data and model are never replaced.
     trust_file
         Open a .pt2 file that was not exported here, and remember it: such files can run any code on this machine.
     """
@@ -80,6 +83,13 @@ def evaluate(
     from terrazzo.data import find_layout
     from terrazzo.evaluation.evaluator import MANY_PHOTOS
     from terrazzo.evaluation.evaluator import evaluate as measure
+    from terrazzo.evaluation.report import report_files
+
+    inputs = [data, Path(model)]
+    if output is not None:
+        check_outputs(report_files(output), "evaluate", inputs=inputs, overwrite=overwrite)
+    if json is not None:
+        check_outputs([json], "evaluate", inputs=inputs, overwrite=overwrite, option="--json")
 
     keep_freed_memory()
     say(f"{data}: taken for {find_layout(data).name}")
@@ -99,7 +109,7 @@ def evaluate(
         report = measure(predictor, data, split=split, labels=labels, only=only, progress=progress)
     say(*report.table().split("\n"))
     if output is not None:
-        report.save(output)
+        report.save(output, overwrite=overwrite)
         say(f"report written to {output}")
     if json is not None:
-        write_atomic(json, report.to_json().encode("utf-8", "backslashreplace"))
+        write_result(json, report.to_json().encode("utf-8", "backslashreplace"), "evaluate")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from terrazzo.cli.predict import output_places
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.say import say
 from terrazzo.errors import ConfigError, ImageError
 from terrazzo.explanation.points import Point, check_points
 from terrazzo.images import find_images, image_size, read_image
+from terrazzo.inference.predict_folder import output_places
+from terrazzo.inference.predictor import Failure
+from terrazzo.ownership import check_outputs, leave_out_results
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 __all__ = ["explain"]
@@ -34,6 +37,7 @@ def explain(
     heads: bool = False,
     window: int = 512,
     device: str | None = None,
+    overwrite: bool = False,
     skip_bad: bool = False,
 ) -> None:
     """Show what a model looks at: attention maps and effective receptive fields.
@@ -69,15 +73,22 @@ def explain(
         Largest side of what is cut from the middle of the photos for the receptive fields, in pixels.
     device
         cpu or cuda; by default a GPU where there is one.
+    overwrite
+        Replace files that are not results of `terrazzo explain`, too. Photos are never replaced.
     skip_bad
-        Exit with status 0 although some photos could not be read.
+        Exit with status 0 although some photos failed.
     """
     kinds = [kind.strip() for kind in show.split(",")]
     if unknown := [kind for kind in kinds if kind not in SHOWN]:
         raise ConfigError(f"--show has an unknown kind {unknown[0]!r}", fix=f"choose from {', '.join(SHOWN)}")
     points = None if at is None else [_point(text) for text in at]
-    paths = find_images(photos)
+    paths, _ = leave_out_results(find_images(photos), photos)
     places = output_places(paths, photos, output)
+    files = [[folder / f"{stem}_attention{suffix}" for suffix in (".png", ".npz")] for folder, stem in places]
+    files = files if "attention" in kinds else []
+    if "receptive-field" in kinds:
+        files.append([output / f"receptive_field{suffix}" for suffix in (".png", ".npz")])
+    check_outputs(chain.from_iterable(files), "explain", inputs=[*paths, Path(model)], overwrite=overwrite)
     if points is not None:
         for path in paths:
             with suppress(ImageError):  # told when its turn comes
@@ -89,33 +100,35 @@ def explain(
     from terrazzo.weights.load import load
 
     trained = load(model)
+    chosen = None if layers is None else [layer.strip() for layer in layers.split(",")]
     good: list[Path] = []
     written: list[Path] = []
     with progress_bar("attention") as progress:
         for number, (path, (folder, stem)) in enumerate(zip(paths, places, strict=True), 1):
             try:
                 image_HW3 = read_image(path)
-            except ImageError as error:
-                say(f"skipped: {error.message}", f"  fix: {error.fix}", error=True)
-                continue
-            good.append(path)
-            if "attention" in kinds:
-                chosen = None if layers is None else [layer.strip() for layer in layers.split(",")]
-                maps = attention_maps(image_HW3, trained, points=points, layers=chosen, device=device)
-                written += maps.save(folder, stem, heads=heads)
-                if len(paths) == 1:
-                    say(*maps.table().split("\n"), "")
+                if "attention" in kinds:
+                    maps = attention_maps(image_HW3, trained, points=points, layers=chosen, device=device)
+                    written += maps.save(folder, stem, heads=heads, overwrite=overwrite)
+                    if len(paths) == 1:
+                        say(*maps.table().split("\n"), "")
+                good.append(path)
+            except ConfigError:
+                raise  # an option that fits no photo
+            except Exception as error:
+                failure = Failure.of(path, error)
+                say(f"skipped: {failure.error.message}", f"  fix: {failure.error.fix}", error=True)
             progress(number, len(paths))
     if good and "receptive-field" in kinds:
         with progress_bar("receptive field") as progress:
             fields = receptive_fields(good, trained, window=window, device=device, progress=progress)
-        written += fields.save(output)
+        written += fields.save(output, overwrite=overwrite)
         say(*fields.table().split("\n"), "")
     failed = len(paths) - len(good)
     if len(good) == 1:
         say(*map(str, written))
     else:
-        told = f", {failed} could not be read" if failed else ""
+        told = f", {failed} failed" if failed else ""
         say(f"{len(good)} of {len(paths)} photos explained, {len(written)} files written to {output}{told}")
     if failed and not (skip_bad and good):
         sys.exit(2)

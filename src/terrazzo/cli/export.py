@@ -25,6 +25,7 @@ def export(
     split: str = "val",
     labels: str | None = None,
     max_loss: float | None = None,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Write a model as a file for ONNX Runtime, OpenVINO or torch.export, and prove that it computes the same.
 
@@ -60,6 +61,8 @@ def export(
         A bundled class list (such as camvid), for a folder that does not say what its classes are.
     max_loss
         With --data, points of mIoU that may be lost: by default 1. For int8 without, percent of mask changed: 2.
+    overwrite
+        Replace a file that is not an earlier export, too.
     """
     from terrazzo.cli.origin import tell_origin
     from terrazzo.cli.progress import progress_bar
@@ -79,6 +82,7 @@ def export(
             calibrate=calibrate or (),
             judge=None if data is None else miou_on(data, split=split, labels=labels, progress=progress),
             max_loss=max_loss,
+            overwrite=overwrite,
         )
     if written.parity is not None:
         say(*written.parity.table().split("\n"))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from terrazzo import __version__
 from terrazzo.cli.say import say
+from terrazzo.cli.stopping import stopped_cleanly
 from terrazzo.errors import TerrazzoError
 from terrazzo.notes import notes_printed
 from terrazzo.text import nearest
@@ -70,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        with notes_printed():
+        with notes_printed(), stopped_cleanly():
             _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except TerrazzoError as error:

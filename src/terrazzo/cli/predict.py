@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -16,18 +13,12 @@ from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.say import say
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.memory import keep_freed_memory
-from terrazzo.errors import ConfigError
-from terrazzo.images import find_images
-from terrazzo.inference.choice import Workload
-from terrazzo.inference.predict import make_predictor
-from terrazzo.inference.predictor import Failure
-from terrazzo.inference.protocols import WHOLE, find_protocol
-from terrazzo.inference.result import KINDS, Segmentation
+from terrazzo.inference.predict_folder import Written, predict_folder
+from terrazzo.inference.predictor import Failure, Predictor
+from terrazzo.inference.protocols import WHOLE
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 __all__ = ["predict"]
-
-SAVING_THREADS = 2
 
 
 def predict(
@@ -45,6 +36,7 @@ def predict(
     precision: Precision = "auto",
     compile: Annotated[bool, Parameter(negative=())] = False,
     max_pixels: int | None = None,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
     skip_bad: Annotated[bool, Parameter(negative=())] = False,
     trust_file: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -64,7 +56,7 @@ def predict(
     model
         Shipped model, model folder, output folder of a training run, checkpoint file, hub id, or an exported file.
     output
-        Folder for the results; subfolders of a folder of photos are kept.
+        Folder for the results; subfolders of a folder of photos are kept. For a single photo and kind also a file.
     save
         What to write, with commas between: mask, color, overlay, probabilities, json.
     protocol
@@ -84,86 +76,49 @@ def predict(
         Compile PyTorch's network. For GPUs, and many photos of few sizes.
     max_pixels
         Refuse photos with more pixels than this.
+    overwrite
+        Replace files that are not results of `terrazzo predict`, too. Photos are never replaced.
     skip_bad
-        Exit with status 0 although some photos could not be read.
+        Exit with status 0 although some photos failed.
     trust_file
         Open a .pt2 file that was not exported here, and remember it: such files can run any code on this machine.
     """
-    kinds = [kind.strip() for kind in save.split(",")]
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise ConfigError(f"--save has an unknown kind {unknown[0]!r}", fix=f"choose from {', '.join(KINDS)}")
-    if batch_size < 1:
-        raise ConfigError(f"--batch-size is {batch_size}", fix="give at least 1")
-    procedure = find_protocol(protocol)
-    paths = find_images(photos)
-    places = output_places(paths, photos, output)
-
     keep_freed_memory()
-    predictor = make_predictor(
-        model,
-        device,
-        procedure,
-        engine=engine,
-        threads=threads,
-        precision=precision,
-        compiled=compile,
-        workload=Workload.of(paths),
-        trust=trust_file,
-    )
-    tell_origin(model, predictor.record)
-    results = predictor.segment_files(
-        paths, batch_size=batch_size, probabilities="probabilities" in kinds, max_pixels=max_pixels
-    )
-    failed = 0
-    saving: list[Future[dict[str, Path]]] = []
-    with ThreadPoolExecutor(SAVING_THREADS) as pool, progress_bar("predict") as progress:
-        for number, (result, (folder, stem)) in enumerate(zip(results, places, strict=True), 1):
-            if isinstance(result, Failure):
-                failed += 1
-                say(f"skipped: {result.error.message}", f"  fix: {result.error.fix}", error=True)
-            else:
-                saving.append(pool.submit(result.save, folder, kinds, stem=stem))
-                if len(paths) == 1:
-                    print_areas(result)
-            # Results wait for the disk in memory: a few at a time.
-            while len(saving) > 2 * SAVING_THREADS:
-                saving.pop(0).result()
-            progress(number, len(paths))
-        written = [future.result() for future in saving]
-    done = len(paths) - failed
-    if len(paths) == 1 and written:
-        say(*map(str, written[0].values()))
+    with progress_bar("predict") as bar:
+
+        def started(predictor: Predictor) -> None:
+            tell_origin(model, predictor.record)
+
+        def progress(outcome: Written | Failure, number: int, count: int) -> None:
+            if isinstance(outcome, Failure):
+                say(f"skipped: {outcome.error.message}", f"  fix: {outcome.error.fix}", error=True)
+            bar(number, count)
+
+        summary = predict_folder(
+            photos,
+            output,
+            model,
+            save=save,
+            overwrite=overwrite,
+            protocol=protocol,
+            engine=engine,
+            device=device,
+            threads=threads,
+            precision=precision,
+            compiled=compile,
+            batch_size=batch_size,
+            max_pixels=max_pixels,
+            trust=trust_file,
+            started=started,
+            progress=progress,
+        )
+    done, failed = len(summary.written), len(summary.failures)
+    if done == 1 and not failed:
+        (written,) = summary.written
+        for area in written.areas:
+            say(f"  {area.share:6.1%}  {area.name}")
+        say(*map(str, written.files.values()))
     else:
-        say(f"{done} of {len(paths)} photos written to {output}" + (f", {failed} could not be read" if failed else ""))
+        say(f"{done} of {done + failed} photos written to {output}" + (f", {failed} failed" if failed else ""))
     if failed and not (skip_bad and done):
         sys.exit(2)
-
-
-def output_places(paths: list[Path], arguments: list[str], output: Path) -> list[tuple[Path, str]]:
-    """Choose each photo's output folder and file name beginning, so that no two photos share one.
-
-    Photos found in a folder keep their subfolder. Of two photos that would share a name (``a.jpg`` and ``a.png``), each
-    gets its ending into the name (``a_jpg``, ``a_png``); any that still collide get a number.
-    """
-    roots = [Path(argument) for argument in arguments if os.path.isdir(argument)]
-    folders = []
-    for path in paths:
-        inside = [path.parent.relative_to(root) for root in roots if path.is_relative_to(root)]
-        folders.append(output / min(inside, key=lambda relative: len(relative.parts)) if inside else output)
-    taken = Counter(zip(folders, (path.stem for path in paths), strict=True))
-    places: list[tuple[Path, str]] = []
-    used: set[tuple[Path, str]] = set()
-    for path, folder in zip(paths, folders, strict=True):
-        stem = path.stem if taken[folder, path.stem] == 1 else path.name.replace(".", "_")
-        place, number = (folder, stem), 2
-        while place in used:
-            place, number = (folder, f"{stem}_{number}"), number + 1
-        used.add(place)
-        places.append(place)
-    return places
-
-
-def print_areas(result: Segmentation) -> None:
-    """Print what a photo shows, largest class first."""
-    for area in result.areas():
-        say(f"  {area.share:6.1%}  {area.name}")

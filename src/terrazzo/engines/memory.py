@@ -1,11 +1,19 @@
-"""How the process gets its memory."""
+"""How the process gets its memory, and how to tell that there was not enough."""
 
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["is_out_of_memory", "keep_freed_memory"]
+
+# Only numpy and Python raise MemoryError. PyTorch, OpenCV, ONNX Runtime and OpenVINO raise errors of their own with:
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|(can't|cannot|can not|unable to|failed to|could not) allocate|bad.?alloc|insufficient memory|"
+    r"not enough memory|ALLOC_FAILED",
+    re.IGNORECASE,
+)
 
 
 def keep_freed_memory() -> None:
@@ -22,3 +30,8 @@ def keep_freed_memory() -> None:
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a computation failed for want of memory, whichever library says so."""
+    return isinstance(error, MemoryError) or OUT_OF_MEMORY.search(f"{type(error).__name__} {error}") is not None

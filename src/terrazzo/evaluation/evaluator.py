@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.data import Dataset, open_dataset
+from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import DatasetError
 from terrazzo.evaluation.boundary import BoundaryIoU
 from terrazzo.evaluation.confusion import ConfusionMatrix
@@ -36,6 +37,7 @@ MANY_PHOTOS = Workload(photos=100)
 """What an engine is chosen for: how many photos a split has is known only after the model's labels are."""
 
 
+@keeps_mode
 def evaluate(
     model: str | Path | TrainedModel | Predictor = DEFAULT_MODEL,
     data: str | Path = ".",

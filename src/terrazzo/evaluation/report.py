@@ -8,16 +8,20 @@ import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from terrazzo.evaluation.boundary import BoundaryMetrics
 from terrazzo.evaluation.confusion import IntArray, Metrics
-from terrazzo.files import make_folder, write_atomic
+from terrazzo.files import make_folder
 from terrazzo.labels import LabelSpec
+from terrazzo.ownership import Kind, refuse_foreign, write_results
 
-__all__ = ["Report"]
+__all__ = ["Report", "report_files"]
+
+FILES = ("report.txt", "per_class.csv", "per_class.png", "confusion.png", "report.json")
 
 _LONGEST_NAME = 32
 
@@ -128,20 +132,30 @@ class Report:
         head = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
         return f'{head},\n  "confusion": [\n{rows}\n  ]\n}}\n'
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: str | os.PathLike[str], *, kind: Kind = "evaluate", overwrite: bool = False) -> None:
         """Write report.json, report.txt, per_class.csv, per_class.png and confusion.png into `folder`.
 
+        Args:
+            folder: where to; it is created.
+            kind: the command whose results they are; they replace earlier ones of the same command.
+            overwrite: replace whatever is there.
+
         Raises:
-            OutputError: the folder cannot be created or written to.
+            OutputError: a file is there that is no earlier result, or the folder cannot be written to.
         """
         from terrazzo.evaluation.figures import confusion_png, per_class_png
 
-        place = make_folder(folder)
-        write_atomic(place / "report.json", self.to_json().encode("utf-8", "backslashreplace"))
-        write_atomic(place / "report.txt", f"{self.table()}\n".encode())
-        write_atomic(place / "per_class.csv", self._csv().encode())
-        write_atomic(place / "per_class.png", per_class_png(self))
-        write_atomic(place / "confusion.png", confusion_png(self))
+        paths = report_files(folder)
+        refuse_foreign(paths, kind, overwrite=overwrite, option="folder")
+        contents = (
+            f"{self.table()}\n".encode(),
+            self._csv().encode(),
+            per_class_png(self),
+            confusion_png(self),
+            self.to_json().encode("utf-8", "backslashreplace"),
+        )
+        make_folder(folder)
+        write_results(dict(zip(paths, contents, strict=True)), kind)
 
     def _class_rows(self) -> list[dict[str, Any]]:
         metrics = self.metrics
@@ -183,6 +197,11 @@ class Report:
 
     def _names(self, chosen_K: np.ndarray[Any, np.dtype[np.bool_]]) -> str:
         return ", ".join(_shortened(self.labels.names[k]) for k in np.flatnonzero(chosen_K))
+
+
+def report_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The files that `Report.save` writes into a folder."""
+    return [Path(folder, name) for name in FILES]
 
 
 def _shortened(name: str) -> str:

@@ -26,16 +26,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.torch import default_device
 from terrazzo.errors import ConfigError
 from terrazzo.explanation.figures import attention_png, heads_png
 from terrazzo.explanation.measures import area_holding, percent
 from terrazzo.explanation.points import Point, check_points, choose_points
-from terrazzo.files import make_folder, write_atomic
+from terrazzo.files import make_folder
 from terrazzo.images import ImageSource, read_image
 from terrazzo.inference.postprocess import upsample_argmax
 from terrazzo.models.encoders.mit import EfficientSelfAttention, MixTransformer
 from terrazzo.models.encoders.vit import SelfAttention, VisionTransformer
+from terrazzo.ownership import refuse_foreign, write_results
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.files import TrainedModel
 from terrazzo.weights.load import load
@@ -117,7 +119,7 @@ class AttentionMaps:
             lines.append(f"{line}{percent(half):>9}{percent(most):>9}")
         return "\n".join(lines)
 
-    def save(self, folder: str | Path, stem: str, *, heads: bool = False) -> list[Path]:
+    def save(self, folder: str | Path, stem: str, *, heads: bool = False, overwrite: bool = False) -> list[Path]:
         """Write STEM_attention.png and STEM_attention.npz, each atomically, and return their paths.
 
         The archive holds ``points`` (P, 2) as x and y, ``classes``, and for each layer ``weights_LAYER`` (P, N, h, w),
@@ -127,11 +129,16 @@ class AttentionMaps:
             folder: where to; it is created.
             stem: the beginning of the files' names.
             heads: also write STEM_attention_heads_LAYER.png for each layer, head by head.
+            overwrite: replace whatever is there, not only earlier results.
 
         Raises:
-            OutputError: the place cannot be written.
+            OutputError: a file is there that is no earlier result, or the place cannot be written.
         """
-        folder = make_folder(folder)
+        endings = ["attention.png", "attention.npz"]
+        if heads:
+            endings += [f"attention_heads_{layer.name}.png" for layer in self.layers]
+        paths = [Path(folder, f"{stem}_{ending}") for ending in endings]
+        refuse_foreign(paths, "explain", overwrite=overwrite, option="folder")
         arrays: dict[str, Any] = {"points": np.array(self.points), "classes": np.array(self.classes)}
         for layer in self.layers:
             arrays[f"weights_{layer.name}"] = layer.weights_PNhw
@@ -140,15 +147,15 @@ class AttentionMaps:
                 arrays[f"class_token_{layer.name}"] = layer.class_token_PN
         archive = io.BytesIO()
         np.savez_compressed(archive, **arrays)
-        files = {"attention.png": attention_png(self), "attention.npz": archive.getvalue()}
+        contents = [attention_png(self), archive.getvalue()]
         if heads:
-            files |= {f"attention_heads_{layer.name}.png": heads_png(self, layer) for layer in self.layers}
-        paths = [folder / f"{stem}_{ending}" for ending in files]
-        for path, data in zip(paths, files.values(), strict=True):
-            write_atomic(path, data)
+            contents += [heads_png(self, layer) for layer in self.layers]
+        make_folder(folder)
+        write_results(dict(zip(paths, contents, strict=True)), "explain")
         return paths
 
 
+@keeps_mode
 def attention_maps(
     photo: ImageSource,
     model: str | Path | TrainedModel = DEFAULT_MODEL,

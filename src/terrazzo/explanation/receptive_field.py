@@ -33,21 +33,24 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.torch import default_device
 from terrazzo.errors import ConfigError
 from terrazzo.explanation.figures import receptive_fields_png
 from terrazzo.explanation.measures import area_holding, percent
-from terrazzo.files import make_folder, write_atomic
+from terrazzo.files import make_folder
 from terrazzo.images import ImageSource, image_size, read_image
 from terrazzo.models import Segmenter
 from terrazzo.models.encoders.mit import MixTransformer
 from terrazzo.models.encoders.vit import VisionTransformer
+from terrazzo.ownership import refuse_foreign, write_results
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.files import TrainedModel
 from terrazzo.weights.load import load
 
 __all__ = ["PASSES", "ReceptiveField", "ReceptiveFields", "contributions", "receptive_fields"]
 
+FILES = ("receptive_field.png", "receptive_field.npz")
 PASSES = 8
 WINDOW = 512
 
@@ -103,16 +106,21 @@ class ReceptiveFields:
             lines.append(line)
         return "\n".join(lines)
 
-    def save(self, folder: str | Path) -> list[Path]:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> list[Path]:
         """Write receptive_field.png and receptive_field.npz, each atomically, and return their paths.
 
         The archive holds ``names`` of the M maps, ``shares`` (M, H, W), ``grids`` (M, 2), ``units`` (M, 2) and
         ``photos``.
 
+        Args:
+            folder: where to; it is created.
+            overwrite: replace whatever is there, not only earlier results.
+
         Raises:
-            OutputError: the place cannot be written.
+            OutputError: a file is there that is no earlier result, or the place cannot be written.
         """
-        folder = make_folder(folder)
+        picture, numbers = (Path(folder, name) for name in FILES)
+        refuse_foreign([picture, numbers], "explain", overwrite=overwrite, option="folder")
         arrays: dict[str, Any] = {
             "names": np.array([field.name for field in self.fields]),
             "shares": np.stack([field.share_HW for field in self.fields]),
@@ -122,12 +130,12 @@ class ReceptiveFields:
         }
         archive = io.BytesIO()
         np.savez_compressed(archive, **arrays)
-        picture, numbers = folder / "receptive_field.png", folder / "receptive_field.npz"
-        write_atomic(picture, receptive_fields_png(self))
-        write_atomic(numbers, archive.getvalue())
+        make_folder(folder)
+        write_results({picture: receptive_fields_png(self), numbers: archive.getvalue()}, "explain")
         return [picture, numbers]
 
 
+@keeps_mode
 def receptive_fields(
     photos: ImageSource | Sequence[ImageSource],
     model: str | Path | TrainedModel = DEFAULT_MODEL,

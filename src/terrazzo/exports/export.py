@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.engines.engine import Engine
+from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 from terrazzo.engines.openvino import OpenVINOEngine
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.engines.torch_export import TorchExportEngine
-from terrazzo.errors import ConfigError, OutputError
+from terrazzo.errors import ConfigError
 from terrazzo.exports.int8 import (
     MAX_LOSS,
     Quantised,
@@ -36,6 +37,7 @@ from terrazzo.exports.parity import Parity, check_parity
 from terrazzo.exports.torch_export import write_torch
 from terrazzo.files import replacing_together
 from terrazzo.models.segmenter import Segmenter
+from terrazzo.ownership import check_outputs, mark_files
 from terrazzo.weights.exported import ExportedDescription, Output, Precision
 from terrazzo.weights.files import TrainedModel
 from terrazzo.weights.load import load
@@ -108,6 +110,7 @@ class Export:
     opset: int | None
 
 
+@keeps_mode
 def export(
     model: str | Path | TrainedModel,
     output: str | Path,
@@ -118,6 +121,7 @@ def export(
     calibrate: Sequence[str] = (),
     judge: Judge | None = None,
     max_loss: float | None = None,
+    overwrite: bool = False,
 ) -> Export:
     """Write a model as a file for ONNX Runtime, OpenVINO or torch.export, and see that it computes the same.
 
@@ -126,7 +130,7 @@ def export(
 
     Args:
         model: a model, or anything that `terrazzo.load` takes.
-        output: the file. A file already there is replaced once the new one has passed its comparison.
+        output: the file. An earlier export that is there is replaced once the new one has passed its comparison.
         format: ``onnx`` (.onnx), ``openvino`` (.xml with .bin) or ``torch`` (.pt2); by default what the suffix says.
         output_kind: ``logits`` at the decoder's own stride, or ``mask``, the class of each pixel at the input's size.
         precision: ``fp32``; ``fp16`` to store the weights in half the space; or ``int8`` (logits only), quantised with
@@ -136,23 +140,22 @@ def export(
             then the file; both figures go into the file's record.
         max_loss: with a judge, points of mIoU that the file may lose, by default 1. Without one, for int8, percent of
             the mask that may change class on a part of the calibration photos that is held back, by default 2.
+        overwrite: replace whatever is there, not only earlier exports.
 
     Raises:
         CheckpointError: the model cannot be read; or the file does not compute what the model does.
         ConfigError: an option is wrong, or the model has an operation that the format cannot express.
         DatasetError: the labelled photos cannot be read, or their classes are not the model's.
         MissingExtraError: a package that the format needs is not installed.
-        OutputError: the place cannot be written.
+        OutputError: a file is there that is no earlier export, or the place cannot be written.
     """
     path = Path(output)
     kind = _format(path, format)
     _refuse_options(kind, output_kind, precision, bool(calibrate), judge is not None)
     photos, checked = split_photos(calibrate, hold_back=judge is None) if calibrate else ([], [])
     paths = [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
-    if kind == "openvino" and paths[0].exists() and not path.exists():
-        raise OutputError(
-            f"{paths[0]} is there already and belongs to no {path.name}", fix="choose another name", code="output-taken"
-        )
+    sources = [] if isinstance(model, TrainedModel) else [Path(model)]
+    check_outputs(paths, "export", inputs=sources, overwrite=overwrite)
     trained = model if isinstance(model, TrainedModel) else load(model)
     description = describe(trained, output_kind, precision)
     if max_loss is None:
@@ -191,6 +194,7 @@ def export(
             elif precision == "int8":
                 refuse_loss(reached, max_loss)
                 agreed = reached / 100
+        mark_files(partials, "export")
         if precision != "int8":
             parity = check_parity(trained.network, RUNNERS[kind](partial), description)
     size = sum(p.stat().st_size for p in paths)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from terrazzo.engines.engine import Engine
 from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.images import find_images, read_image
+from terrazzo.ownership import leave_out_results
 from terrazzo.weights.exported import ExportedDescription
 
 __all__ = [
@@ -140,7 +141,7 @@ def split_photos(arguments: Sequence[str], hold_back: bool = True) -> tuple[list
     Raises:
         ImageError: there are none.
     """
-    photos = find_images(list(arguments))
+    photos, _ = leave_out_results(find_images(list(arguments)), arguments)
     if hold_back and len(photos) < 8:
         return photos, photos
     # Spread over all of them, for photos of one drive follow each other.

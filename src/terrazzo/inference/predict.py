@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from terrazzo.engines.engine import Engine, EngineName, EngineOptions, FileEngine, Precision
+from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.onnx_file import describe_onnx
 from terrazzo.errors import ConfigError, MissingExtraError, TerrazzoError
 from terrazzo.images import ImageSource, find_images, read_image
@@ -33,6 +34,7 @@ from terrazzo.inference.converted import FallingBack, convert_once, is_quickly_c
 from terrazzo.inference.predictor import Failure, Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol
 from terrazzo.inference.result import Segmentation
+from terrazzo.ownership import leave_out_results
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.exported import ExportedDescription
 
@@ -202,6 +204,7 @@ def predict(
     engine: str = ...,
     trust: bool = ...,
 ) -> list[Segmentation]: ...
+@keeps_mode
 def predict(
     photos: ImageSource | list[str | Path],
     model: Model | Predictor = DEFAULT_MODEL,
@@ -235,7 +238,7 @@ def predict(
         ConfigError: no protocol or engine is called so, or the engine cannot do what is asked of it.
         MissingExtraError: the engine is not installed.
     """
-    paths = find_images(photos) if isinstance(photos, list) else None
+    paths = leave_out_results(find_images(photos), photos)[0] if isinstance(photos, list) else None
     if isinstance(model, Predictor):
         predictor = model
     else:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -17,16 +18,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.engines.engine import Engine
-from terrazzo.errors import ConfigError, ImageError
+from terrazzo.engines.memory import is_out_of_memory
+from terrazzo.errors import CheckpointError, ConfigError, ImageError, TerrazzoError
 from terrazzo.images import ImageSource, read_image
 from terrazzo.inference.protocols import WHOLE, Protocol
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.tiling import Scores, decide, decide_together, slide, slide_in_bands, whole
 from terrazzo.labels import LabelSpec
+from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
+from terrazzo.text import shown_path
 from terrazzo.weights.exported import Output
 
-__all__ = ["Failure", "Predictor"]
+__all__ = ["Failure", "Predictor", "threads_of"]
 
 Photo: TypeAlias = NDArray[np.uint8]
 Mask: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
@@ -34,14 +38,30 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 DECODING_THREADS = 2
+WINDOWS = (1024, 512)  # sides tried, one after the other, where a photo is too large for the memory
+STRIDE = 3 / 4  # of a window
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A photo that could not be read, in the place of its result."""
+    """A photo that could not be done, in the place of its result."""
 
     path: Path
-    error: ImageError
+    error: TerrazzoError
+
+    @classmethod
+    def of(cls, path: Path, error: Exception) -> Failure:
+        """Name the photo in whatever went wrong, and let go of the arrays that a traceback holds."""
+        where = shown_path(path)
+        if isinstance(error, TerrazzoError):
+            message = error.message if where in error.message else f"{where}: {error.message}"
+            return cls(path, type(error)(message, fix=error.fix, code=error.code))
+        if is_out_of_memory(error):
+            fix = "make it smaller, give a smaller --batch-size, or use a machine with more memory"
+            return cls(path, ImageError(f"{where}: there is not enough memory for it", fix=fix, code="image-memory"))
+        reason = " ".join(str(error).split())[:300]
+        fix = "try it with another --engine; if it fails there too, report it with this line"
+        return cls(path, ImageError(f"{where}: {type(error).__name__}: {reason}", fix=fix, code="image-failed"))
 
 
 @dataclass(frozen=True)
@@ -102,6 +122,9 @@ class Predictor:
     ) -> Iterator[Segmentation | Failure]:
         """Segment photo files in order, decoding the next ones while the network works.
 
+        Each photo fails by itself: a batch that fails is tried one by one, and a photo that is too large for the
+        memory is tried again in windows, with a note that says so.
+
         Args:
             paths: the photos.
             batch_size: the most photos of equal size, next to each other, that go through the network together.
@@ -110,32 +133,91 @@ class Predictor:
 
         Yields:
             A result for each photo, or the reason why there is none.
+
+        Raises:
+            ConfigError: probabilities of an engine that gives masks (code "export-mask").
         """
+        if probabilities:
+            self._require_logits("probabilities")
 
         def read(path: Path) -> Photo | Failure:
             try:
                 return _read(path, max_pixels)
-            except ImageError as error:
-                return Failure(path, error)
+            except Exception as error:
+                return Failure.of(path, error)
 
-        def finish(batch: list[tuple[Path, Photo]] | Failure) -> Sequence[Segmentation | Failure]:
+        def finish(batch: list[tuple[Path, Photo]] | Failure) -> Sequence[tuple[Segmentation | Failure, str]]:
             if isinstance(batch, Failure):
-                return [batch]
-            batch_paths, images = zip(*batch, strict=True)
-            return self.segment(images, batch_paths, probabilities=probabilities)
+                return [(batch, "")]
+            if len(batch) > 1:
+                batch_paths, images = zip(*batch, strict=True)
+                try:
+                    results = self.segment(images, batch_paths, probabilities=probabilities)
+                    return [(result, "") for result in results]
+                except Exception:  # which of them it was shows one by one
+                    pass
+            return [self._segment_alone(path, image, probabilities) for path, image in batch]
 
-        with ThreadPoolExecutor(min(self.streams, DECODING_THREADS)) as pool:
+        with threads_of(min(self.streams, DECODING_THREADS)) as pool:
             images = _ahead(pool, read, paths, 2 * batch_size * self.streams)
             for results in self.side_by_side(finish, _batches(zip(paths, images, strict=True), batch_size)):
-                yield from results
+                for result, said in results:
+                    if said:
+                        note(said)
+                    yield result
+
+    def _segment_alone(self, path: Path, image: Photo, probabilities: bool) -> tuple[Segmentation | Failure, str]:
+        """Segment a photo as the protocol says, or in windows where it is too large; return what is to be said."""
+        try:
+            return self.segment([image], [path], probabilities=probabilities)[0], ""
+        except Exception as error:
+            failure = Failure.of(path, error)
+        # Only here is the memory free that the traceback held.
+        side = self.protocol.window or max(self.preprocess.target_size(*image.shape[:2]))
+        windows = WINDOWS if failure.error.code == "image-memory" and self.output == "logits" else ()
+        for window in (window for window in windows if window < side):
+            protocol = replace(self.protocol, window=window, stride=int(window * STRIDE))
+            try:
+                (result,) = replace(self, protocol=protocol).segment([image], [path], probabilities=probabilities)
+            except Exception as error:
+                failure = Failure.of(path, error)
+                continue
+            return result, (
+                f"{shown_path(path)}: there is not enough memory to show it to the network by the protocol "
+                f"{self.protocol.name}; it was segmented in windows of {window} x {window} that overlap by a quarter, "
+                "which can change its mask"
+            )
+        return failure, ""
 
     def side_by_side(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Apply a function that predicts to as many items at once as the engine has streams; yield in order."""
         if self.streams == 1:
             yield from map(function, items)
             return
-        with ThreadPoolExecutor(self.streams) as pool:
+        with threads_of(self.streams) as pool:
             yield from _ahead(pool, function, items, self.streams + 1)
+
+    def _run(self, images_B3HW: NDArray[np.float32]) -> NDArray[Any]:
+        """Run the engine, and refuse what it must not return.
+
+        Raises:
+            CheckpointError: its result has another shape or type than was agreed (code "engine-output").
+        """
+        output = np.asarray(self.engine(images_B3HW))
+        B, K = len(images_B3HW), self.labels.num_classes
+        if self.output == "mask":
+            fits, wanted = output.ndim == 3 and output.dtype.kind in "iu", f"({B}, height, width) whole numbers"
+        else:
+            fits = output.ndim == 4 and output.shape[1] == K and output.dtype == np.float32
+            wanted = f"({B}, {K}, height, width) float32"
+        if not fits or len(output) != B or output.size == 0:
+            where = f"{self.model or 'the model'} on {type(self.engine).__name__}"
+            raise CheckpointError(
+                f"{where} gave {output.shape} {output.dtype} for {images_B3HW.shape}, and not {wanted}",
+                fix="export or convert the model again, or use another engine",
+                code="engine-output",
+            )
+        return output
 
     def _decided(
         self, images: Sequence[Photo], probabilities: bool
@@ -152,14 +234,14 @@ class Predictor:
         if protocol.window is None or protocol.stride is None:
             batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
             if self.output == "mask":
-                for mask_hw in self.engine(batch):
+                for mask_hw in self._run(batch):
                     yield _nearest(mask_hw, size).astype(self.labels.mask_dtype), None
                 return
-            for scores in whole(self.engine, batch, size):
+            for scores in whole(self._run, batch, size):
                 yield decide([scores], probabilities=probabilities)
         else:
             for x in inputs:
-                bands = slide_in_bands(self.engine, x, size, protocol.window, protocol.stride)
+                bands = slide_in_bands(self._run, x, size, protocol.window, protocol.stride)
                 yield decide(bands, probabilities=probabilities)
 
     def _views(self, image: Photo) -> Iterator[tuple[Scores, bool]]:
@@ -167,9 +249,9 @@ class Predictor:
         protocol, size = self.protocol, image.shape[:2]
         for x, mirrored in protocol.views(image, self.preprocess):
             if protocol.window is None or protocol.stride is None:
-                yield next(whole(self.engine, x[None], size)), mirrored
+                yield next(whole(self._run, x[None], size)), mirrored
             else:
-                yield slide(self.engine, x, size, protocol.window, protocol.stride), mirrored
+                yield slide(self._run, x, size, protocol.window, protocol.stride), mirrored
 
     def _require_logits(self, what: str) -> None:
         if self.output != "logits":
@@ -207,6 +289,16 @@ def _batches(photos: Iterable[tuple[Path, Photo | Failure]], size: int) -> Itera
 
 def _read(source: ImageSource, max_pixels: int | None) -> Photo:
     return read_image(source) if max_pixels is None else read_image(source, max_pixels=max_pixels)
+
+
+@contextmanager
+def threads_of(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool that, when the block is left early, finishes only what it has begun."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:

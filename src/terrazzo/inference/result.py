@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.errors import ConfigError, LabelError
-from terrazzo.files import make_folder, replacing, write_atomic
+from terrazzo.files import make_folder, replacing
 from terrazzo.inference.overlay import LegendEntry, paint, with_legend
 from terrazzo.inference.png import encode_png
 from terrazzo.labels import LabelSpec
+from terrazzo.ownership import mark_files, refuse_foreign, write_result
+from terrazzo.text import show, shown_path
 
-__all__ = ["KINDS", "ClassArea", "Segmentation"]
+__all__ = ["DEFAULT_KINDS", "KINDS", "ClassArea", "Segmentation", "check_kinds", "destinations", "stem_of"]
 
 KINDS = {
     "mask": "_mask.png",
@@ -40,6 +42,7 @@ KINDS = {
     "probabilities": "_probabilities.npz",
     "json": ".json",
 }
+DEFAULT_KINDS = ("mask", "color", "overlay", "json")
 
 FILE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".json"}
 LEGEND_FROM_SHARE = 0.001  # smaller areas would read 0.0% and push larger ones out
@@ -202,64 +205,54 @@ class Segmentation:
     def save(
         self,
         output: str | os.PathLike[str],
-        save: str | Iterable[str] = ("mask", "color", "overlay", "json"),
+        save: str | Iterable[str] = DEFAULT_KINDS,
         *,
         stem: str | None = None,
+        overwrite: bool = False,
     ) -> dict[str, Path]:
         """Write the chosen kinds of files, each atomically, and return their paths by kind.
 
-        Files that are there are replaced: a caller with two photos of one name gives each its own `stem`.
+        Earlier results that are there are replaced, other files are not: results carry a mark (`ownership.py`). A
+        caller with two photos of one name gives each its own `stem`.
 
         Args:
             output: a folder, made if it is not there; or, for a single kind, a file with that kind's suffix.
             save: kinds, as in the table above: a sequence, or their names with commas between.
             stem: how the files' names begin; by default as the photo's, or "segmentation" where it has none.
+            overwrite: replace whatever is there, but for the photo itself.
 
         Raises:
             ConfigError: a kind is unknown, or the probabilities were not kept, or `output` and `save` do not match.
-            OutputError: a file cannot be written; those written before it stay.
+            OutputError: a file is there that is not an earlier result, and then nothing is written; or a file cannot be
+                written, and those written before it stay.
         """
-        kinds = self._checked_kinds(save)
-        output = Path(output)
-        if output.suffix.lower() in FILE_SUFFIXES and not output.is_dir():
-            suffix = f".{KINDS[kinds[0]].rpartition('.')[2]}"
-            if len(kinds) > 1 or output.suffix.lower() != suffix or stem is not None:
-                raise ConfigError(
-                    f"{output} cannot be the file for {', '.join(kinds)}",
-                    fix=f"name a folder, or a {suffix} file for {kinds[0]} alone and no stem",
-                    code="config-save",
-                )
-            make_folder(output.parent)
-            paths = {kinds[0]: output}
-        else:
-            stem = stem or (self.path.stem if self.path is not None else "segmentation")
-            if Path(stem).name != stem:
-                raise ConfigError(
-                    f"{stem!r} is not the beginning of a file name", fix="leave folders out of it", code="config-save"
-                )
-            make_folder(output)
-            paths = {kind: output / f"{stem}{KINDS[kind]}" for kind in kinds}
-        for kind, path in paths.items():
-            if kind == "probabilities":
-                with replacing(path) as partial:
-                    self._write_probabilities(partial)
-            else:
-                write_atomic(path, self._encoded(kind))
-        return paths
-
-    def _checked_kinds(self, save: str | Iterable[str]) -> list[str]:
-        kinds = list(dict.fromkeys(kind.strip() for kind in (save.split(",") if isinstance(save, str) else save)))
-        unknown = [kind for kind in kinds if kind not in KINDS]
-        if unknown or not kinds:
-            what = f"there is nothing called {unknown[0]!r} to save" if unknown else "nothing was chosen to save"
-            raise ConfigError(what, fix=f"choose from {', '.join(KINDS)}", code="config-save")
+        kinds = check_kinds(save)
         if "probabilities" in kinds and self.probabilities is None:
             raise ConfigError(
                 "the probabilities of this prediction were not kept",
                 fix="ask for them when predicting",
                 code="config-save",
             )
-        return kinds
+        paths = destinations(Path(output), kinds, stem, self.path)
+        self.write(paths, overwrite=overwrite)
+        return paths
+
+    def write(self, files: Mapping[str, Path], *, overwrite: bool = False) -> None:
+        """Write files by kind, as `save` does once their names are settled.
+
+        Raises:
+            OutputError: as `save`.
+        """
+        inputs = [] if self.path is None else [self.path]
+        refuse_foreign(files.values(), "predict", inputs=inputs, overwrite=overwrite, option="output")
+        for kind, path in files.items():
+            make_folder(path.parent)
+            if kind == "probabilities":
+                with replacing(path) as partial:
+                    self._write_probabilities(partial)
+                    mark_files([partial], "predict")
+            else:
+                write_result(path, self._encoded(kind), "predict")
 
     def _encoded(self, kind: str) -> bytes:
         match kind:
@@ -294,3 +287,52 @@ class Segmentation:
                 np.lib.format.write_array_header_1_0(file, header)
                 for plane_HW in self.probabilities:
                     file.write((plane_HW * (plane_HW >= smallest)).astype("<f2").tobytes())
+
+
+def check_kinds(save: str | Iterable[str]) -> list[str]:
+    """Return the kinds of files that were asked for, each once.
+
+    Raises:
+        ConfigError: there is no such kind, or none was chosen (code "config-save").
+    """
+    kinds = list(dict.fromkeys(kind.strip() for kind in (save.split(",") if isinstance(save, str) else save)))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        what = f"there is nothing called {show(unknown[0])} to save" if unknown else "nothing was chosen to save"
+        raise ConfigError(what, fix=f"choose from {', '.join(KINDS)}", code="config-save")
+    return kinds
+
+
+def destinations(output: Path, kinds: list[str], stem: str | None, photo: Path | None = None) -> dict[str, Path]:
+    """Return the file of each kind.
+
+    Args:
+        output: a folder; or, for a single kind and without a stem, a file with that kind's suffix.
+        kinds: as in the module's table.
+        stem: how the files' names begin; by default as the photo's.
+        photo: where the result comes from.
+
+    Raises:
+        ConfigError: `output` looks like a file, and is not one for these kinds; or the stem names a folder (code
+            "config-save").
+    """
+    if output.suffix.lower() in FILE_SUFFIXES and not output.is_dir():
+        suffix = f".{KINDS[kinds[0]].rpartition('.')[2]}"
+        if len(kinds) > 1 or output.suffix.lower() != suffix or stem is not None:
+            raise ConfigError(
+                f"{shown_path(output)} cannot be the file for {', '.join(kinds)}",
+                fix=f"name a folder, or for a single photo and {kinds[0]} alone a {suffix} file",
+                code="config-save",
+            )
+        return {kinds[0]: output}
+    stem = stem or stem_of(photo)
+    if Path(stem).name != stem:
+        raise ConfigError(
+            f"{show(stem)} is not the beginning of a file name", fix="leave folders out of it", code="config-save"
+        )
+    return {kind: output / f"{stem}{KINDS[kind]}" for kind in kinds}
+
+
+def stem_of(photo: Path | None) -> str:
+    """Return how the names of a photo's results begin: results of a hidden file are not hidden."""
+    return (photo.stem.lstrip(".") if photo is not None else "") or "segmentation"

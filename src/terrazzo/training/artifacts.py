@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.evaluation.evaluator import measure
 from terrazzo.evaluation.report import Report
-from terrazzo.files import write_atomic
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import find_protocol
+from terrazzo.ownership import write_result
 from terrazzo.training.pictures import curves_png, sheet_png
 from terrazzo.training.run_folder import CURVES_FILE, MODEL_FOLDER, REPORT_FOLDER, SHEET_FILE
 from terrazzo.weights.files import load_folder, save_folder
@@ -47,8 +47,9 @@ def write_artifacts(trainer: Trainer, record: dict[str, Any]) -> Report:
     if report.boundary is not None:
         measured["val_boundary_mIoU"] = round(report.boundary.mIoU, 2)
     save_folder(output / MODEL_FOLDER, dataclasses.replace(best, record={**measured, **record}))
-    report.save(output / REPORT_FOLDER)
+    # What is there is the run's own: its start made sure of that.
+    report.save(output / REPORT_FOLDER, kind="train", overwrite=True)
     title = f"{trainer.recipe.model} on {report.dataset}"
-    write_atomic(output / CURVES_FILE, curves_png(trainer.log.rows, title))
-    write_atomic(output / SHEET_FILE, sheet_png(predictor, val, scores, f"{title}/{report.split}"))
+    write_result(output / CURVES_FILE, curves_png(trainer.log.rows, title), "train")
+    write_result(output / SHEET_FILE, sheet_png(predictor, val, scores, f"{title}/{report.split}"), "train")
     return report

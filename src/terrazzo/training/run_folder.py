@@ -20,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from terrazzo.errors import OutputError, TrainingError
-from terrazzo.files import PARTIAL_PREFIX, make_folder, write_atomic
+from terrazzo.files import PARTIAL_PREFIX, make_folder
+from terrazzo.ownership import is_unchanged, write_result
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.recipe import Recipe
 from terrazzo.weights.files import CONFIG_FILE
@@ -40,6 +41,8 @@ __all__ = [
 
 MODEL_FOLDER, CHECKPOINT_FOLDER, REPORT_FOLDER = "model", "checkpoints", "report"
 RECIPE_FILE, CURVES_FILE, SHEET_FILE = "recipe.yaml", "curves.png", "predictions.png"
+
+LOG_FILE, EVENTS_FOLDER = "log.csv", "tensorboard"
 
 WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """What some network file systems answer: a run on them is not protected from a second one."""
@@ -85,16 +88,26 @@ def _take(lock: int, output: Path) -> None:
 
 
 def refuse_or_resume(output: Path, resume: bool) -> None:
-    """Refuse to write over an earlier run, or to resume where there is none.
+    """Refuse to write over an earlier run or anything else, or to resume where there is none.
 
     Raises:
-        TrainingError: either of the two.
+        TrainingError: one of these.
     """
     there = has_checkpoint(output / CHECKPOINT_FOLDER)
     if there and not resume:
         raise TrainingError(
             f"{output} holds an earlier run",
             fix="add --resume to go on with it, or choose another --output",
+            code="training-output-taken",
+        )
+    # A run that was killed before its first checkpoint leaves nothing worth keeping, and its own recipe shows that.
+    kept = (MODEL_FOLDER, REPORT_FOLDER, CURVES_FILE, SHEET_FILE)
+    began = is_unchanged(output / RECIPE_FILE, "train")
+    foreign = kept if began else (*kept, CHECKPOINT_FOLDER, RECIPE_FILE, LOG_FILE, EVENTS_FOLDER)
+    if not resume and (taken := [name for name in foreign if os.path.lexists(output / name)]):
+        raise TrainingError(
+            f"{output} holds {', '.join(taken)}, which the run would replace",
+            fix="choose another --output, or move them away",
             code="training-output-taken",
         )
     if resume and not there:
@@ -131,4 +144,4 @@ def write_recipe(output: Path, recipe: Recipe) -> None:
     head = f"# Everything that decided the result of this run; to repeat it:\n#\n#   {command}\n"
     # None: lists of numbers on one line, mappings on several.
     text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
-    write_atomic(output / RECIPE_FILE, f"{head}{text}".encode())
+    write_result(output / RECIPE_FILE, f"{head}{text}".encode(), "train")

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from terrazzo.errors import ConfigError, OutputError
+from terrazzo.files import clear_stale, refuse_unwritable
 from terrazzo.labels import LabelSpec
-from terrazzo.weights.files import TrainedModel, save_folder
-from terrazzo.weights.huggingface import save_huggingface
+from terrazzo.text import list_names, shown_path
+from terrazzo.weights.files import CONFIG_FILE, WEIGHTS_FILE, TrainedModel, save_folder
+from terrazzo.weights.huggingface import PREPROCESSOR_FILE, save_huggingface
 from terrazzo.weights.load import load
 
 __all__ = ["FORMATS", "convert"]
 
+FILES = {CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE}
 FORMATS = {"terrazzo": save_folder, "hf": save_huggingface}
 
 
 def convert(
-    source: str | Path, destination: str | Path, to: str = "terrazzo", *, labels: str | None = None
+    source: str | Path,
+    destination: str | Path,
+    to: str = "terrazzo",
+    *,
+    labels: str | None = None,
+    overwrite: bool = False,
 ) -> TrainedModel:
     """Write a model in another form.
 
     Args:
         source: anything that `terrazzo.load` takes.
-        destination: the folder to write; it must not be there yet.
+        destination: the folder to write; it must not be there yet, or be empty.
         to: ``terrazzo`` for our own folder, ``hf`` for one that Hugging Face transformers loads (SegFormer only).
         labels: a bundled class list, for a source that does not name its classes, or not rightly.
+        overwrite: replace a folder that holds a converted model and nothing else.
 
     Returns:
         The model, as it was written.
@@ -38,10 +48,7 @@ def convert(
     folder = Path(destination)
     if to not in FORMATS:
         raise ConfigError(f"there is no form {to!r}", fix=f"choose {' or '.join(FORMATS)}", code="convert-form")
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-    if folder.exists() or folder.is_symlink():
-        raise OutputError(f"{folder} is there already", fix="choose another destination", code="output-taken")
+    _refuse_taken(folder, Path(source), overwrite)
     model = load(source)
     if labels is not None:
         spec = LabelSpec.bundled(labels)
@@ -54,3 +61,23 @@ def convert(
         model = dataclasses.replace(model, labels=spec)
     FORMATS[to](folder, model)
     return model
+
+
+def _refuse_taken(folder: Path, source: Path, overwrite: bool) -> None:
+    """Refuse to replace anything but an empty folder, or, when asked to, a folder with nothing but a model in it."""
+    clear_stale(folder.parent)
+    if folder.is_dir() and not folder.is_symlink():
+        names = {entry.name for entry in folder.iterdir()}
+        if not names:
+            folder.rmdir()
+            return
+        is_source = os.path.realpath(source).startswith(os.path.realpath(folder))
+        if overwrite and CONFIG_FILE in names and names <= FILES and not is_source:
+            return
+        others = sorted(names - FILES)
+        why = f" with {list_names(others)}" if others else " with a model in it"
+        fix = "choose another destination" if others or is_source else "choose another destination, or add --overwrite"
+        raise OutputError(f"{shown_path(folder)} is there already{why}", fix=fix, code="output-taken")
+    if os.path.lexists(folder):
+        raise OutputError(f"{shown_path(folder)} is a file", fix="choose another destination", code="output-taken")
+    refuse_unwritable(folder.parent)

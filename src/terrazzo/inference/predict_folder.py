@@ -1,0 +1,237 @@
+"""`predict_folder`: photos to files of results, however many there are; what `terrazzo predict` runs.
+
+Photos are found and every destination is checked before the model is loaded. Then each photo goes its way by itself:
+read, segment, encode, write. What fails is a `Failure` in the summary, and the other photos are done.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from terrazzo.engines.engine import Precision
+from terrazzo.engines.modes import keeps_mode
+from terrazzo.errors import ConfigError
+from terrazzo.images import find_images
+from terrazzo.inference.choice import Workload
+from terrazzo.inference.predict import make_predictor
+from terrazzo.inference.predictor import Failure, Predictor, threads_of
+from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol
+from terrazzo.inference.result import (
+    DEFAULT_KINDS,
+    ClassArea,
+    Segmentation,
+    check_kinds,
+    destinations,
+    stem_of,
+)
+from terrazzo.ownership import check_outputs, leave_out_results
+from terrazzo.weights.catalog import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from terrazzo.weights.files import TrainedModel
+
+__all__ = ["Summary", "Written", "output_places", "predict_folder"]
+
+SAVING_THREADS = 2
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A photo whose results are written.
+
+    Attributes:
+        path: the photo.
+        files: its results by kind.
+        areas: what it shows, largest class first.
+    """
+
+    path: Path
+    files: dict[str, Path]
+    areas: list[ClassArea]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of every photo, in their order.
+
+    Attributes:
+        written: the photos that were done.
+        failures: those that were not, each with its error.
+        skipped: results of earlier runs that were among the photos and were left out.
+    """
+
+    written: list[Written]
+    failures: list[Failure]
+    skipped: list[Path]
+
+
+@keeps_mode
+def predict_folder(
+    photos: Paths,
+    output: str | os.PathLike[str],
+    model: str | Path | TrainedModel | Predictor = DEFAULT_MODEL,
+    *,
+    save: str | Iterable[str] = DEFAULT_KINDS,
+    overwrite: bool = False,
+    protocol: str | Protocol = WHOLE,
+    engine: str = "auto",
+    device: str | None = None,
+    threads: int | None = None,
+    precision: Precision = "auto",
+    compiled: bool = False,
+    batch_size: int = 1,
+    max_pixels: int | None = None,
+    trust: bool = False,
+    started: Callable[[Predictor], None] | None = None,
+    progress: Callable[[Written | Failure, int, int], None] | None = None,
+) -> Summary:
+    """Segment photos and write the results, at most a few photos at a time in memory.
+
+    Photos found in a folder keep their subfolder. Results of earlier runs are replaced; other files are not, and a
+    photo never is. Results found among the photos are left out, with a note.
+
+    Args:
+        photos: a photo, a folder (searched to any depth) or a pattern, or a list of these.
+        output: folder for the results, made if it is not there; or, for a single photo and kind, the file.
+        model: a loaded model, what `terrazzo.load` takes, an exported file, or a predictor from `make_predictor`, which
+            has its protocol, engine, device, threads and precision already.
+        save: kinds of files, as `Segmentation.save` has them: a sequence, or their names with commas between.
+        overwrite: replace whatever is there, but for photos.
+        protocol: how photos are shown to the network, or the name of a protocol.
+        engine: ``auto``, ``torch``, ``openvino`` or ``onnxruntime``.
+        device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        threads: computing threads; by default as many as there are cores.
+        precision: ``fp32``, ``bf16`` or ``auto``, as in `make_predictor`.
+        compiled: run PyTorch's network through torch.compile.
+        batch_size: the most photos of equal size, next to each other, that go through the network together.
+        max_pixels: photos with more are refused.
+        trust: open a ``.pt2`` file that was not exported here, as in `make_predictor`.
+        started: told the predictor, once the model is loaded.
+        progress: told each photo's outcome, in order, with its number from 1 and how many there are.
+
+    Raises:
+        ConfigError: an option is wrong.
+        ImageError: a place has no photos.
+        CheckpointError: the model cannot be loaded.
+        OutputError: something stands at a destination that is no earlier result, or nothing can be written there.
+    """
+    kinds = check_kinds(save)
+    if batch_size < 1:
+        raise ConfigError(f"the batch size is {batch_size}", fix="give at least 1")
+    protocol, arguments = find_protocol(protocol), _listed(photos)
+    paths, skipped = leave_out_results(find_images(arguments), arguments)
+    places = _destinations(paths, arguments, Path(output), kinds)
+    check_outputs(chain.from_iterable(place.values() for place in places), "predict", inputs=paths, overwrite=overwrite)
+
+    if isinstance(model, Predictor):
+        predictor = model
+    else:
+        predictor = make_predictor(
+            model,
+            device,
+            protocol,
+            engine=engine,
+            threads=threads,
+            precision=precision,
+            compiled=compiled,
+            workload=Workload.of(paths),
+            trust=trust,
+        )
+    if started is not None:
+        started(predictor)
+    results = predictor.segment_files(
+        paths, batch_size=batch_size, probabilities="probabilities" in kinds, max_pixels=max_pixels
+    )
+    summary = Summary([], [], skipped)
+    for number, outcome in enumerate(_saved(results, places, paths, overwrite), 1):
+        if isinstance(outcome, Failure):
+            summary.failures.append(outcome)
+        else:
+            summary.written.append(outcome)
+        if progress is not None:
+            progress(outcome, number, len(paths))
+    return summary
+
+
+def output_places(
+    paths: Sequence[Path], arguments: Sequence[str | os.PathLike[str]], output: Path
+) -> list[tuple[Path, str]]:
+    """Choose each photo's output folder and file name beginning, so that no two photos share one.
+
+    Photos found in a folder keep their subfolder. Of two photos that would share a name (``a.jpg`` and ``a.png``), each
+    gets its ending into the name (``a_jpg``, ``a_png``); any that still collide get a number. Names that differ in case
+    or in how an accent is written are the same name, as they are on many disks.
+    """
+    roots = [Path(argument) for argument in arguments if os.path.isdir(argument)]
+    folders = []
+    for path in paths:
+        inside = [path.parent.relative_to(root) for root in roots if path.is_relative_to(root)]
+        folders.append(output / min(inside, key=lambda relative: len(relative.parts)) if inside else output)
+    wanted = [(_folded(folder), _folded(stem_of(path))) for folder, path in zip(folders, paths, strict=True)]
+    taken = Counter(wanted)
+    places: list[tuple[Path, str]] = []
+    used: set[tuple[str, str]] = set()
+    for path, folder, key in zip(paths, folders, wanted, strict=True):
+        start = stem = stem_of(path) if taken[key] == 1 else path.name.lstrip(".").replace(".", "_")
+        number = 1
+        while (key[0], _folded(stem)) in used:
+            number += 1
+            stem = f"{start}_{number}"
+        used.add((key[0], _folded(stem)))
+        places.append((folder, stem))
+    return places
+
+
+def _destinations(
+    paths: Sequence[Path], arguments: Sequence[str | os.PathLike[str]], output: Path, kinds: list[str]
+) -> list[dict[str, Path]]:
+    if len(paths) == 1 and not os.path.isdir(arguments[0]):
+        return [destinations(output, kinds, None, paths[0])]
+    return [destinations(folder, kinds, stem) for folder, stem in output_places(paths, arguments, output)]
+
+
+def _saved(
+    results: Iterator[Segmentation | Failure],
+    places: Sequence[dict[str, Path]],
+    paths: Sequence[Path],
+    overwrite: bool,
+) -> Iterator[Written | Failure]:
+    """Write each result in a thread, a few at a time: the others would wait for the disk in memory."""
+
+    def write(path: Path, result: Segmentation, place: dict[str, Path]) -> Written | Failure:
+        try:
+            result.write(place, overwrite=overwrite)
+            return Written(path, place, result.areas())
+        except Exception as error:
+            return Failure.of(path, error)
+
+    waiting: list[Failure | Future[Written | Failure]] = []
+
+    def first() -> Written | Failure:
+        outcome = waiting.pop(0)
+        return outcome.result() if isinstance(outcome, Future) else outcome
+
+    with threads_of(SAVING_THREADS) as pool:
+        for path, result, place in zip(paths, results, places, strict=True):
+            waiting.append(result if isinstance(result, Failure) else pool.submit(write, path, result, place))
+            while len(waiting) > 2 * SAVING_THREADS:
+                yield first()
+        while waiting:
+            yield first()
+
+
+def _listed(photos: Paths) -> list[str | os.PathLike[str]]:
+    return [photos] if isinstance(photos, (str, os.PathLike)) else list(photos)
+
+
+def _folded(name: str | Path) -> str:
+    return unicodedata.normalize("NFC", str(name)).casefold()

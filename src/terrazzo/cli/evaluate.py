@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -25,6 +25,7 @@ def evaluate(
     split: str = "val",
     model: Annotated[str, Parameter(name=["--model", "-m"])] = DEFAULT_MODEL,
     labels: str | None = None,
+    mask_values: Literal["stored", "indices"] | None = None,
     only: str | None = None,
     protocol: str = WHOLE.name,
     engine: str = "auto",
@@ -52,6 +53,9 @@ def evaluate(
         Shipped model, model folder, output folder of a training run, checkpoint file, hub id, or an exported file.
     labels
         A bundled class list (such as camvid), for a folder that does not say what its classes are.
+    mask_values
+        For such a folder: `stored` where masks hold the values that the model's own masks stored, or `indices` where
+        they hold class indices; asked for where both are possible.
     only
         A pattern in quotes: only photos whose name matches it.
     protocol
@@ -91,7 +95,9 @@ def evaluate(
     )
     tell_origin(model, predictor.record)
     with progress_bar("evaluate") as progress:
-        report = measure(predictor, data, split=split, labels=labels, only=only, progress=progress)
+        report = measure(
+            predictor, data, split=split, labels=labels, mask_values=mask_values, only=only, progress=progress
+        )
     print(report.table())
     if output is not None:
         report.save(output)

@@ -15,6 +15,7 @@ __all__ = [
     "labels_from_meta",
     "labels_from_names",
     "licence_in_model_card",
+    "names_are_guessed",
     "paper_preprocess",
     "preprocess_from_huggingface",
     "read_json",
@@ -23,6 +24,7 @@ __all__ = [
 
 MAX_JSON_BYTES = 16 << 20
 LISTS = ("ade20k", "cityscapes", "coco_stuff", "pascal_context", "pascal_context_59", "voc", "camvid")
+GUESSED = "taken to be"
 PAPERS_DATA = {150: "ade20k", 19: "cityscapes", 171: "coco_stuff", 60: "pascal_context", 59: "pascal_context_59"}
 """The two papers' data sets by their number of classes, for checkpoints of the papers' code that name no classes."""
 
@@ -105,8 +107,13 @@ def labels_from_meta(meta: Mapping[str, Any], num_classes: int, where: str) -> t
         return labels_from_names(names, num_classes, where, palette), "the file's own"
     if num_classes in PAPERS_DATA:
         name = PAPERS_DATA[num_classes]
-        return LabelSpec.bundled(name), f"taken to be {name}, for there are {num_classes} and the file names none"
+        return LabelSpec.bundled(name), f"{GUESSED} {name}, for there are {num_classes} and the file names none"
     return labels_from_names(None, num_classes, where), "numbered, for the file names none"
+
+
+def names_are_guessed(record: Mapping[str, Any]) -> bool:
+    """Whether a model's record says that its class names were guessed from their number."""
+    return str(record.get("labels from", "")).startswith(GUESSED)
 
 
 def reduces_labels(labels: LabelSpec) -> bool:

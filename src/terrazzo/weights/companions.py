@@ -12,6 +12,7 @@ from terrazzo.labels import LabelSpec
 from terrazzo.preprocess import Preprocess
 
 __all__ = [
+    "base_model_in_model_card",
     "labels_from_meta",
     "labels_from_names",
     "licence_in_model_card",
@@ -211,14 +212,32 @@ def _resize_rule(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def licence_in_model_card(folder: Path) -> str | None:
     """Return the licence that the head of a folder's ``README.md`` names, in the manner of the Hugging Face hub."""
+    head = _card_head(folder)
+    licence = head.get("license")
+    return head.get("license_name", licence) if licence in (None, "other") else licence
+
+
+def base_model_in_model_card(folder: Path) -> str | None:
+    """Return the hub id that a model was trained on from, as the head of a folder's ``README.md`` names it."""
+    return _card_head(folder).get("base_model")
+
+
+def _card_head(folder: Path) -> dict[str, str]:
+    """Read the plain values, and the first entries of lists, between the two ``---`` of a model card."""
     try:
         with open(folder / "README.md", encoding="utf-8", errors="replace") as file:
             lines = file.read(20_000).splitlines()
     except OSError:
-        return None
+        return {}
     head = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] and "---" in lines[1:] else []
+    found: dict[str, str] = {}
+    key = ""
     for line in head:
-        key, _, value = line.partition(":")
-        if key.strip() in ("license", "license_name") and value.strip():
-            return value.strip().strip("'\"")[:100]
-    return None
+        if line.lstrip().startswith("- "):
+            name, value = key, line.lstrip()[2:]
+        else:
+            key, _, value = line.partition(":")
+            name = key = key.strip()
+        if value := value.strip().strip("'\"")[:100]:
+            found.setdefault(name, value)
+    return found

@@ -11,10 +11,11 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from terrazzo.label_checks import Target
 from terrazzo.labels import BACKGROUND_NAMES, LabelSpec
-from terrazzo.text import show
+from terrazzo.text import printable, show
 
 __all__ = ["Matching", "match_classes", "only_numbered", "reordered", "side_by_side"]
 
@@ -97,17 +98,17 @@ def reordered(labels: LabelSpec, matching: Matching) -> LabelSpec:
     )
 
 
-def side_by_side(data: Sequence[str], model: Sequence[str]) -> str:
+def side_by_side(data: Sequence[str], model: Sequence[str], sides: tuple[str, str] = ("the data", "the model")) -> str:
     """Show two lists of classes on one line, the data's name first; of long lists the rows that differ."""
-    rows = [
-        (k, *(show(names[k]) if k < len(names) else "-" for names in (data, model)))
-        for k in range(max(len(data), len(model)))
-    ]
+    names = zip_longest(map(show, data), map(show, model), fillvalue="-")
+    rows = [(k, name, other) for k, (name, other) in enumerate(names)]
     if len(rows) > SIDE_BY_SIDE:
         rows = [row for row in rows if row[1] != row[2]]
     more = f"; and {len(rows) - SIDE_BY_SIDE} more" if len(rows) > SIDE_BY_SIDE else ""
     shown = "; ".join(f"{k} {name} | {other}" for k, name, other in rows[:SIDE_BY_SIDE])
-    return f"(data | model) {shown}{more}{_left_over('data', data, model)}{_left_over('model', model, data)}"
+    first, second = map(printable, sides)
+    alone = _left_over(first, data, model) + _left_over(second, model, data)
+    return f"({first} | {second}): {shown}{more}{alone}"
 
 
 def only_numbered(names: Sequence[str]) -> bool:
@@ -131,7 +132,7 @@ def _left_over(side: str, names: Sequence[str], others: Sequence[str]) -> str:
     theirs = set(map(_loose, others))
     alone = [name for name in names if _loose(name) not in theirs]
     more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
-    return f"; only in the {side}: {', '.join(map(show, alone[:SHOWN]))}{more}" if 0 < len(alone) < len(names) else ""
+    return f"; only in {side}: {', '.join(map(show, alone[:SHOWN]))}{more}" if 0 < len(alone) < len(names) else ""
 
 
 def _ends(names: Sequence[str]) -> str:

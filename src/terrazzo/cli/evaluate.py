@@ -78,11 +78,15 @@ def evaluate(
     procedure = find_protocol(protocol)
 
     from terrazzo.data import find_layout
+    from terrazzo.data.classes import known_labels
     from terrazzo.evaluation.evaluator import MANY_PHOTOS
     from terrazzo.evaluation.evaluator import evaluate as measure
 
     keep_freed_memory()
-    print(f"{data}: taken for {find_layout(data).name}")
+    layout = find_layout(data)
+    named = labels is not None or known_labels(layout)[0] is not None
+    told = "" if named else "; it names no classes, and the model's are taken"
+    print(f"{data}: taken for {layout.name}{told}")
     predictor = make_predictor(
         model,
         device,

@@ -74,9 +74,11 @@ def refuse_other_labels(before: Mapping[str, Any] | None, labels: LabelSpec, out
     matching = match_classes(labels.names, learnt.names)
     if matching is not None and matching.table is None and _reading(labels) == _reading(learnt):
         return
-    changed = side_by_side(labels.names, learnt.names) if labels.names != learnt.names else "what masks store"
+    changed = ": what masks store is another thing"
+    if labels.names != learnt.names:
+        changed = f" {side_by_side(labels.names, learnt.names, ('the data', 'the run'))}"
     raise TrainingError(
-        f"{output} was trained with other labels than the data set has now {changed}",
+        f"{output} was trained with other labels than the data set has now{changed}",
         fix="put labels.yaml back as it was, or train into a new folder",
         code="training-resume",
     )

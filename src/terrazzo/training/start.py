@@ -19,8 +19,8 @@ from terrazzo.models.segmenter import Segmenter
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.recipe import Recipe
 from terrazzo.weights.catalog import known_licence
-from terrazzo.weights.companions import licence_in_model_card
 from terrazzo.weights.load import StartingWeights, load_starting_weights
+from terrazzo.weights.model_card import licence_in_model_card
 from terrazzo.weights.origin import origin_of_run
 
 __all__ = ["Start", "encoder_origin", "preprocess_changes", "refuse_two_readings", "start_from", "starting_weights"]

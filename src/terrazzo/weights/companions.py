@@ -1,26 +1,27 @@
-"""What stands beside weights: class names, palettes and preprocessing, in the forms in which others write them down."""
+"""What stands beside weights in others' files: class names, mask values, palettes and preprocessing."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from terrazzo.errors import CheckpointError, ConfigError, LabelError
+from terrazzo.label_checks import MAX_STORED, Target
 from terrazzo.labels import LabelSpec
 from terrazzo.preprocess import Preprocess
 
 __all__ = [
-    "base_model_in_model_card",
     "labels_from_meta",
     "labels_from_names",
-    "licence_in_model_card",
     "names_are_guessed",
     "paper_preprocess",
     "preprocess_from_huggingface",
     "read_json",
     "reduces_labels",
+    "stored_values",
 ]
 
 MAX_JSON_BYTES = 16 << 20
@@ -56,7 +57,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def labels_from_names(
-    names: object, num_classes: int, where: str, palette: object = None, reduced: bool = False
+    names: object,
+    num_classes: int,
+    where: str,
+    palette: object = None,
+    *,
+    stored: Mapping[int, Target] | None = None,
+    says_stored: bool = False,
 ) -> LabelSpec:
     """Return the labels that a file's names stand for.
 
@@ -68,7 +75,8 @@ def labels_from_names(
         num_classes: K of the network.
         where: the file, for messages.
         palette: the file's own colours, or None.
-        reduced: masks store 0 for what is ignored, and index + 1 for a class.
+        stored: what the values mean that masks store, as `stored_values` tells it.
+        says_stored: the file says so, so that it holds although a bundled class list has it otherwise.
 
     Raises:
         CheckpointError: they are not K names, or cannot be names.
@@ -87,10 +95,9 @@ def labels_from_names(
         )
     for known in map(LabelSpec.bundled, LISTS):
         if known.num_classes == num_classes and _same_classes(listed, known):
-            return known
-    id_map = {0: "ignore", 255: "ignore"} | {k + 1: k for k in range(num_classes)} if reduced else None
+            return replace(known, id_map=None if stored is None else tuple(stored.items())) if says_stored else known
     try:
-        return LabelSpec.from_names(_told_apart(listed), palette, id_map=id_map)  # type: ignore[arg-type]
+        return LabelSpec.from_names(_told_apart(listed), palette, id_map=stored)  # type: ignore[arg-type]
     except LabelError as error:
         raise CheckpointError(f"{where}: {error.message}", fix=error.fix, code="checkpoint-labels") from error
 
@@ -104,12 +111,58 @@ def labels_from_meta(meta: Mapping[str, Any], num_classes: int, where: str) -> t
     noted = meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), Mapping) else meta
     names = noted.get("CLASSES", noted.get("classes"))
     palette = noted.get("PALETTE", noted.get("palette"))
+    reduced, label_map = noted.get("reduce_zero_label"), noted.get("label_map")
+    says_stored = isinstance(reduced, bool) or isinstance(label_map, Mapping)
+    stored = stored_values(num_classes, where, reduced=bool(reduced), label_map=label_map)
     if names is not None:
-        return labels_from_names(names, num_classes, where, palette), "the file's own"
+        spec = labels_from_names(names, num_classes, where, palette, stored=stored, says_stored=says_stored)
+        return spec, "the file's own"
     if num_classes in PAPERS_DATA:
         name = PAPERS_DATA[num_classes]
         return LabelSpec.bundled(name), f"{GUESSED} {name}, for there are {num_classes} and the file names none"
-    return labels_from_names(None, num_classes, where), "numbered, for the file names none"
+    return labels_from_names(None, num_classes, where, stored=stored), "numbered, for the file names none"
+
+
+def stored_values(
+    num_classes: int, where: str, *, reduced: bool = False, label_map: object = None, ignore: object = 255
+) -> dict[int, Target] | None:
+    """Return what the values of masks mean, as the training programs of others read them.
+
+    Args:
+        num_classes: K.
+        where: the file, for messages.
+        reduced: one is taken off each value first, and 0 is ignored (``reduce_zero_label``, ``do_reduce_labels``).
+        label_map: mmsegmentation's: a value so far to what then takes its place.
+        ignore: the value, at the end, that the loss passes over; anything but a mask's value passes over nothing.
+
+    Returns:
+        Class indices and "ignore" by stored value; None where masks store class indices and our own ignore value.
+
+    Raises:
+        CheckpointError: the map is not one of numbers.
+    """
+    try:
+        replaced = {int(old): int(new) for old, new in label_map.items()} if isinstance(label_map, Mapping) else {}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(
+            f"{where} has a label_map that does not map numbers to numbers",
+            fix="correct dataset_meta in the checkpoint",
+            code="checkpoint-labels",
+        ) from error
+    ignore = ignore if isinstance(ignore, int) else None
+    ignored = {ignore, -1, 255} if replaced else {ignore}  # mmsegmentation writes -1 or 255 for classes left out
+    meaning: dict[int, Target] = {}
+    for stored in range(256 if num_classes <= 255 else MAX_STORED + 1):
+        value = stored
+        if reduced:
+            value = 255 if stored in (0, 255) else stored - 1
+        value = replaced.get(value, value)
+        if value in ignored:
+            meaning[stored] = "ignore"
+        elif 0 <= value < num_classes:
+            meaning[stored] = value
+    own = {k: k for k in range(num_classes)} | {255 if num_classes <= 255 else MAX_STORED: "ignore"}
+    return None if meaning == own or (num_classes > 255 and not reduced and not replaced and ignore == 255) else meaning
 
 
 def names_are_guessed(record: Mapping[str, Any]) -> bool:
@@ -205,39 +258,3 @@ def _resize_rule(values: Mapping[str, Any]) -> dict[str, Any]:
             return {"short_side": size["shortest_edge"], "long_side": size.get("longest_edge")}
         return {"size": (size["height"], size["width"])}
     return {"size": tuple(size) if isinstance(size, (list, tuple)) else (size, size)}
-
-
-# -- licence ----------------------------------------------------------------------------------------------------------
-
-
-def licence_in_model_card(folder: Path) -> str | None:
-    """Return the licence that the head of a folder's ``README.md`` names, in the manner of the Hugging Face hub."""
-    head = _card_head(folder)
-    licence = head.get("license")
-    return head.get("license_name", licence) if licence in (None, "other") else licence
-
-
-def base_model_in_model_card(folder: Path) -> str | None:
-    """Return the hub id that a model was trained on from, as the head of a folder's ``README.md`` names it."""
-    return _card_head(folder).get("base_model")
-
-
-def _card_head(folder: Path) -> dict[str, str]:
-    """Read the plain values, and the first entries of lists, between the two ``---`` of a model card."""
-    try:
-        with open(folder / "README.md", encoding="utf-8", errors="replace") as file:
-            lines = file.read(20_000).splitlines()
-    except OSError:
-        return {}
-    head = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] and "---" in lines[1:] else []
-    found: dict[str, str] = {}
-    key = ""
-    for line in head:
-        if line.lstrip().startswith("- "):
-            name, value = key, line.lstrip()[2:]
-        else:
-            key, _, value = line.partition(":")
-            name = key = key.strip()
-        if value := value.strip().strip("'\"")[:100]:
-            found.setdefault(name, value)
-    return found

@@ -6,7 +6,10 @@ import dataclasses
 from pathlib import Path
 
 from terrazzo.errors import ConfigError, OutputError
+from terrazzo.label_matching import match_classes, reordered, side_by_side
 from terrazzo.labels import LabelSpec
+from terrazzo.notes import note
+from terrazzo.weights.companions import names_are_guessed
 from terrazzo.weights.files import TrainedModel, save_folder
 from terrazzo.weights.huggingface import save_huggingface
 from terrazzo.weights.load import load
@@ -51,6 +54,20 @@ def convert(
                 fix="choose the class list that it was trained on",
                 code="convert-labels",
             )
-        model = dataclasses.replace(model, labels=spec)
+        model = _named(model, spec, labels)
     FORMATS[to](folder, model)
     return model
+
+
+def _named(model: TrainedModel, spec: LabelSpec, name: str) -> TrainedModel:
+    """Give a model the names, colours and mask values of a class list; it keeps its own order where it has names."""
+    theirs = model.labels.names
+    matching = match_classes(spec.names, theirs, guessed=names_are_guessed(model.record))
+    if matching is None:
+        told = side_by_side(spec.names, theirs, (name, model.name))
+        note(f"{model.name} names its classes otherwise than {name}, whose names take their places {told}")
+    elif matching.table is not None:
+        note(f"{model.name} has the classes of {name} in another order, and keeps its own")
+        spec = reordered(spec, matching)
+    record = {key: value for key, value in model.record.items() if key != "labels from"}
+    return dataclasses.replace(model, labels=spec, record=record)

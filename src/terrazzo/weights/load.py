@@ -17,9 +17,7 @@ from terrazzo.models.encoders.vit import resize_positions
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.catalog import bundled_folder, bundled_names, known_licence
 from terrazzo.weights.companions import (
-    base_model_in_model_card,
     labels_from_meta,
-    licence_in_model_card,
     names_are_guessed,
     paper_preprocess,
     preprocess_from_huggingface,
@@ -27,6 +25,7 @@ from terrazzo.weights.companions import (
 )
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
 from terrazzo.weights.huggingface import PREPROCESSOR_FILE, WEIGHTS_FILES, is_hub_id, read_companions, read_weights
+from terrazzo.weights.model_card import base_model_in_model_card, licence_in_model_card
 from terrazzo.weights.origin import STARTS, licence_of, origin_of_run
 from terrazzo.weights.recognize import Recognized, load_network, our_tensors, recognize
 from terrazzo.weights.tensor_files import read_tensor_file

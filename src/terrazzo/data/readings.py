@@ -55,9 +55,12 @@ def read_by(dataset: Dataset, labels: LabelSpec, chosen: str | None = None, *, f
     refuse_mask_values(chosen)
     if chosen is not None:
         return labels if chosen == "stored" else plain
-    stored, indices = dict(labels.stored_values), dict(plain.stored_values)
-    if labels.colors is None and all(stored.get(value, target) == target for value, target in indices.items()):
-        return labels if labels.id_map is None else replace(labels, id_map=tuple((indices | stored).items()))
+    if plain == labels:
+        return labels
+    stored = dict(labels.stored_values)
+    if labels.colors is None and all(stored.get(k) == k for k in range(labels.num_classes)):
+        stored.setdefault(labels.ignore_index, "ignore")  # the map only adds to class indices: nothing to choose
+        return replace(labels, id_map=tuple(stored.items()))
     counts = _count(dataset)
     by_map, by_index = _meaning(counts, labels), _meaning(counts, plain)
     if by_map == by_index and by_map is not None:

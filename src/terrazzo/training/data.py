@@ -74,7 +74,7 @@ def refuse_other_labels(before: Mapping[str, Any] | None, labels: LabelSpec, out
     matching = match_classes(labels.names, learnt.names)
     if matching is not None and matching.table is None and _reading(labels) == _reading(learnt):
         return
-    changed = ": what masks store is another thing"
+    changed = ": what masks store has changed"
     if labels.names != learnt.names:
         changed = f" {side_by_side(labels.names, learnt.names, ('the data', 'the run'))}"
     raise TrainingError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import terrazzo
 from terrazzo.cli.main import main
 from terrazzo.cli.models import describe
 from terrazzo.cli.origin import tell_origin
+from terrazzo.errors import TrainingError
 from terrazzo.labels import LabelSpec
 from terrazzo.models import MODELS, create_model, segformer
 from terrazzo.models.segformer import SegFormerVariant
@@ -130,6 +132,10 @@ def test_an_interrupted_run_keeps_it(data: Path, tmp_path: Path, monkeypatch: py
         patch.setattr(Trainer, "_note_step", told_to_stop)
         trained_from(start, data, tmp_path / "run")
     start.rename(tmp_path / "moved")
+    turned = shutil.copytree(data, tmp_path / "turned")
+    (turned / "labels.yaml").write_text("names: [light, dark]\n")
+    with pytest.raises(TrainingError, match=r"other labels .* 0 'light' \| 'dark'"):
+        terrazzo.train(turned, tmp_path / "run", resume=True, workers=0, device="cpu")
     terrazzo.train(data, tmp_path / "run", resume=True, workers=0, device="cpu")
     record = load(tmp_path / "run").record
     assert record["licence"] == NON_COMMERCIAL and record["started_from"][0]["name"] == str(start)

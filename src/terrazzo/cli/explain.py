@@ -9,6 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.predict import output_places
 from terrazzo.cli.progress import progress_bar
 from terrazzo.errors import ConfigError, ImageError
@@ -88,6 +89,7 @@ def explain(
     from terrazzo.weights.load import load
 
     trained = load(model)
+    tell_origin(model, trained.record)
     good: list[Path] = []
     written: list[Path] = []
     with progress_bar("attention") as progress:

@@ -15,6 +15,7 @@ from terrazzo.errors import ConfigError
 from terrazzo.evaluation.report import Report
 from terrazzo.labels import LabelSpec
 from terrazzo.models.encoders.backbones import brings_weights
+from terrazzo.text import printable
 from terrazzo.training.artifacts import write_artifacts
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
@@ -198,7 +199,7 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     start = f"starting from {recipe.weights}" if recipe.weights else "from random weights"
     if initial is not None:
-        start += f" ({initial.what}; licence {initial.licence})"
+        start += f" ({initial.what}; licence {printable(initial.licence)})"
     elif recipe.encoder is not None and recipe.weights is None and brings_weights(recipe.encoder):
         start = "with the encoder's weights"
     seen = "as each is"
@@ -206,8 +207,11 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
         seen = "resized to {1} x {0}".format(*recipe.preprocess.size)
     elif recipe.preprocess.short_side is not None:
         seen = f"resized to a short side of {recipe.preprocess.short_side}"
-    if initial is not None and initial.labels is not None and initial.preprocess is not None:
-        changed = preprocess_changes(initial.preprocess, recipe.preprocess)
+    if initial is not None and initial.preprocess is not None:
+        before = initial.preprocess
+        if initial.labels is None:  # an encoder alone knows no size
+            before = replace(recipe.preprocess, mean=before.mean, std=before.std)
+        changed = preprocess_changes(before, recipe.preprocess)
         seen += f"; the recipe changes what the start was trained with: {changed}" if changed else ", as for the start"
     height, width = recipe.crop
     schedule = f"{_counted(trainer.epochs, 'epoch')} of {_counted(loader.batches_per_epoch, 'step')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +113,9 @@ def labels_from_meta(meta: Mapping[str, Any], num_classes: int, where: str) -> t
     names = noted.get("CLASSES", noted.get("classes"))
     palette = noted.get("PALETTE", noted.get("palette"))
     reduced, label_map = noted.get("reduce_zero_label"), noted.get("label_map")
+    config = meta.get("config", meta.get("cfg"))  # the program text of the run; version 0 says it there alone
+    if reduced is None and isinstance(config, str) and re.search(r"reduce_zero_label\s*=\s*True", config):
+        reduced = True
     says_stored = isinstance(reduced, bool) or isinstance(label_map, Mapping)
     stored = stored_values(num_classes, where, reduced=bool(reduced), label_map=label_map)
     if names is not None:

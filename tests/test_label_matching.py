@@ -39,6 +39,7 @@ def test_another_order_is_mapped_and_said() -> None:
         ("LABEL_0", "LABEL_1", "LABEL_2"),
         ("0", "1", "2"),
         ("1", "2", "3"),
+        ("class-0", "class-1", "class-2"),
     ],
 )
 def test_numbers_say_nothing_but_the_order(numbers: tuple[str, ...]) -> None:
@@ -55,6 +56,11 @@ def test_the_guess_for_two_values_is_a_number_too() -> None:
     assert matching is not None and matching.note is not None and matching.names == ("background", "nucleus")
     assert only_numbered(guessed)
     assert match_classes(guessed, ("nucleus", "background")) is None  # the background is not where it would have to be
+
+
+def test_numbers_after_a_background() -> None:
+    matching = match_classes(("background", "0", "1"), ("Background", "car", "tree"))
+    assert matching is not None and matching.names == ("background", "car", "tree")
 
 
 @pytest.mark.parametrize(

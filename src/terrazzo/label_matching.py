@@ -120,12 +120,13 @@ def only_numbered(names: Sequence[str]) -> bool:
 
 
 def _numbered(names: Sequence[str]) -> list[bool]:
-    """Say which names are only the numbers of their places, counted from 0 or from 1."""
+    """Say which names are only the numbers of their places, counted from 0 or 1, or from 0 after a background."""
     if tuple(map(_loose, names)) == GUESSED:
         return [False, True]
     matches = [NUMBERED.fullmatch(_loose(name)) for name in names]
     offsets = {int(match[1]) - k for k, match in enumerate(matches) if match is not None}
-    return [match is not None and offsets in ({0}, {1}) for match in matches]
+    counted = offsets in ({0}, {1}) or (offsets == {-1} and names[0].casefold() in BACKGROUND_NAMES)
+    return [match is not None and counted for match in matches]
 
 
 def _left_over(side: str, names: Sequence[str], others: Sequence[str]) -> str:

@@ -168,7 +168,7 @@ def in_order_of(predictor: Predictor, dataset: Dataset) -> Dataset:
         raise DatasetError(
             f"the classes of {dataset.root} are not the model's{counts} {side_by_side(ours, theirs)}",
             fix="evaluate a model trained on these classes; where they mean the same, give them the model's names in "
-            "labels.yaml",
+            "labels.yaml, and send those that the model lacks to `ignore` in its `map:`",
             code="dataset-classes",
         )
     if matching.note is not None:

@@ -67,7 +67,7 @@ def start_from(
     """Copy the tensors to start from into a network.
 
     Classes are matched by name: where the data set counts them in another order, the rows of the classifiers are put
-    into it. Where they are an encoder alone, the rest stays random; so do auxiliary heads that they have not. Position
+    into it. Of an encoder alone the rest stays random, and so do auxiliary heads that the start does not have. Position
     embeddings for another image size are resized, as in SETR's code.
 
     Args:

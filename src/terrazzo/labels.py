@@ -161,6 +161,11 @@ class LabelSpec:
         return 255 if self.num_classes <= 255 else 65535
 
     @property
+    def stored_values(self) -> tuple[tuple[int, Target], ...]:
+        """`id_map`, spelled out where it is None."""
+        return self.id_map or (*((k, k) for k in range(self.num_classes)), (self.ignore_index, "ignore"))
+
+    @property
     def mask_dtype(self) -> np.dtype[Any]:
         return np.dtype(np.uint8 if self.num_classes <= 255 else np.uint16)
 
@@ -352,11 +357,10 @@ class LabelSpec:
         def follow(target: Target) -> Target:
             return "ignore" if target == "ignore" else targets[target]
 
-        stored = self.id_map or (*((k, k) for k in range(self.num_classes)), (self.ignore_index, "ignore"))
         spec = LabelSpec.from_names(
             names,
             [self.palette[targets.index(k)] for k in range(len(names))],
-            id_map=[(value, follow(target)) for value, target in stored],
+            id_map=[(value, follow(target)) for value, target in self.stored_values],
             colors=None if self.colors is None else [(color, follow(target)) for color, target in self.colors],
         )
         table = np.full(self.ignore_index + 1, spec.ignore_index, spec.mask_dtype)

@@ -8,6 +8,7 @@ from tiny_runs import tiny_recipe
 from torch import Tensor
 
 from terrazzo.errors import CheckpointError
+from terrazzo.labels import LabelSpec
 from terrazzo.models import Segmenter, create_model
 from terrazzo.models.encoders.vit import resize_positions
 from terrazzo.training.recipe import Recipe
@@ -66,6 +67,20 @@ def test_classifiers_for_other_classes_stay_random_if_that_is_asked_for(name: st
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_rows_of_all_classifiers_are_put_into_the_order_of_the_data(name: str) -> None:
+    fresh, initial = network(name), other(name)
+    labels = LabelSpec.from_names(["dark", "grey", "light"])
+    begun = StartingWeights(f"a {name}", name, initial, labels=labels)
+    taken = start_from(fresh, begun, recipe(name), False, ("Light", "dark", "GREY"))
+    assert taken.is_whole and "matched by name" in taken.notes[0]
+    rows = [key for key in initial if ".classifier." in key]
+    assert {"decoder.classifier.weight", "decoder.classifier.bias"} <= set(rows)
+    assert any(key.startswith("auxiliary.") for key in rows) == name.startswith("setr")
+    for key, value in fresh.state_dict().items():
+        assert torch.equal(value, initial[key][[2, 0, 1]] if key in rows else initial[key]), key
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_an_encoder_alone_leaves_the_rest_random(name: str) -> None:
     initial = {key: value for key, value in other(name).items() if key.startswith("encoder.")}
     after, stayed = started(name, initial)
@@ -117,4 +132,4 @@ def test_a_model_with_a_tensor_missing_is_refused(lost: str) -> None:
 
 
 def test_nothing_to_start_from() -> None:
-    assert starting_weights(tiny_recipe()) is None
+    assert starting_weights(None) is None

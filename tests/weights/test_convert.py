@@ -31,7 +31,7 @@ def ours(tmp_path: Path) -> Path:
 def test_ours_to_transformers_and_back_keeps_what_transformers_cannot_express(ours: Path, tmp_path: Path) -> None:
     convert(ours, tmp_path / "hf", "hf")
     assert sorted(path.name for path in (tmp_path / "hf").iterdir()) == [
-        "config.json", "model.safetensors", "preprocessor_config.json",
+        "README.md", "config.json", "model.safetensors", "preprocessor_config.json",
     ]  # fmt: skip
     convert(tmp_path / "hf", tmp_path / "back")
     before, after = load(ours), load(tmp_path / "back")

@@ -171,7 +171,9 @@ def scores_by_side(
 
 def _photos(setting: Setting) -> dict[str, Any]:
     name = setting.train.root.resolve().name
-    return {"folder": name, "train_photos": len(setting.train), "val_photos": len(setting.val)}
+    photos = {"folder": name, "train_photos": len(setting.train), "val_photos": len(setting.val)}
+    labels = setting.train.labels
+    return {**photos, "classes": list(labels.names), "mask values": {str(k): v for k, v in labels.stored_values}}
 
 
 def _refuse_other_settings(folder: Path, result: dict[str, Any], asked: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -26,6 +26,7 @@ def evaluate(
     split: str = "val",
     model: Annotated[str, Parameter(name=["--model", "-m"])] = DEFAULT_MODEL,
     labels: str | None = None,
+    mask_values: Literal["stored", "indices"] | None = None,
     only: str | None = None,
     protocol: str = WHOLE.name,
     engine: str = "auto",
@@ -55,6 +56,9 @@ def evaluate(
         Shipped model, model folder, output folder of a training run, checkpoint file, hub id, or an exported file.
     labels
         A bundled class list (such as camvid), for a folder that does not say what its classes are.
+    mask_values
+        For such a folder: `stored` where masks hold the values that the model's own masks stored, or `indices` where
+        they hold class indices; asked for where both are possible.
     only
         A pattern in quotes: only photos whose name matches it.
     protocol
@@ -81,6 +85,7 @@ def evaluate(
     procedure = find_protocol(protocol)
 
     from terrazzo.data import find_layout
+    from terrazzo.data.classes import known_labels
     from terrazzo.evaluation.evaluator import MANY_PHOTOS
     from terrazzo.evaluation.evaluator import evaluate as measure
     from terrazzo.evaluation.report import report_files
@@ -92,7 +97,10 @@ def evaluate(
         check_outputs([json], "evaluate", inputs=inputs, overwrite=overwrite, option="--json")
 
     keep_freed_memory()
-    say(f"{data}: taken for {find_layout(data).name}")
+    layout = find_layout(data)
+    named = labels is not None or known_labels(layout)[0] is not None
+    told = "" if named else "; it names no classes, and the model's are taken"
+    say(f"{data}: taken for {layout.name}{told}")
     predictor = make_predictor(
         model,
         device,
@@ -106,7 +114,9 @@ def evaluate(
     )
     tell_origin(model, predictor.record)
     with progress_bar("evaluate") as progress:
-        report = measure(predictor, data, split=split, labels=labels, only=only, progress=progress)
+        report = measure(
+            predictor, data, split=split, labels=labels, mask_values=mask_values, only=only, progress=progress
+        )
     say(*report.table().split("\n"))
     if output is not None:
         report.save(output, overwrite=overwrite)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.say import say
 from terrazzo.errors import ConfigError, ImageError
@@ -101,6 +102,7 @@ def explain(
 
     trained = load(model)
     chosen = None if layers is None else [layer.strip() for layer in layers.split(",")]
+    tell_origin(model, trained.record)
     good: list[Path] = []
     written: list[Path] = []
     with progress_bar("attention") as progress:

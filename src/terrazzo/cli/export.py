@@ -24,6 +24,7 @@ def export(
     data: Annotated[Path | None, Parameter(name=["--data", "-d"])] = None,
     split: str = "val",
     labels: str | None = None,
+    mask_values: Literal["stored", "indices"] | None = None,
     max_loss: float | None = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -59,6 +60,8 @@ def export(
         Which split of it; not the photos of --calibrate.
     labels
         A bundled class list (such as camvid), for a folder that does not say what its classes are.
+    mask_values
+        For such a folder: whether masks hold the values that the model's own masks `stored`, or class `indices`.
     max_loss
         With --data, points of mIoU that may be lost: by default 1. For int8 without, percent of mask changed: 2.
     overwrite
@@ -73,6 +76,9 @@ def export(
     trained = load(model)
     tell_origin(trained.name, trained.record)
     with progress_bar("evaluate") as progress:
+        judge = None
+        if data is not None:
+            judge = miou_on(data, split=split, labels=labels, mask_values=mask_values, progress=progress)
         written = write(
             trained,
             output,
@@ -80,7 +86,7 @@ def export(
             output_kind=output_kind,
             precision=precision,
             calibrate=calibrate or (),
-            judge=None if data is None else miou_on(data, split=split, labels=labels, progress=progress),
+            judge=judge,
             max_loss=max_loss,
             overwrite=overwrite,
         )

@@ -17,6 +17,7 @@ from terrazzo.weights.catalog import (
     bundled_record,
     is_cached,
 )
+from terrazzo.weights.origin import licence_of, starts_of
 
 __all__ = ["describe", "models", "table"]
 
@@ -65,7 +66,12 @@ def describe(name: str, config: Mapping[str, Any]) -> str:
     """Lay out what a shipped model's ``config.json`` says: its classes, and every plain value of its record."""
     names, record = config["labels"]["names"], config["record"]
     default = ", the default" if name == DEFAULT_MODEL else ""
+    starts = [str(start["name"]) for start in starts_of(record)]
     plain = {key.replace("_", " "): value for key, value in record.items() if isinstance(value, (str, int, float))}
+    if (licence := licence_of(record)) is not None:
+        plain["licence"] = licence
+    if starts:
+        plain["started from"] = ", and before that ".join(starts)
     rows = {"architecture": config["architecture"], "classes": f"{len(names)}: {', '.join(names)}", **plain}
     margin = max(map(len, rows)) + 2
     layout = textwrap.TextWrapper(

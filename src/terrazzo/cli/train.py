@@ -65,8 +65,9 @@ def train(
     labels
         A bundled class list (such as camvid), for a folder that does not say what its classes are.
     weights
-        What to start from: a model of the same architecture, or an encoder alone (file, folder, hub id); by default
-        what the recipe says, else random weights, which `random` asks for.
+        What to start from: a model of the same architecture, whose preprocessing is kept unless a recipe has another,
+        or an encoder alone (file, folder, hub id); by default what the recipe says, else random weights, which `random`
+        asks for.
     epochs
         Passes over the training photos.
     steps

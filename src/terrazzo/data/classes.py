@@ -12,7 +12,9 @@ from terrazzo.data.layout import Layout
 from terrazzo.data.masks import MaskSource, Stored, count_stored
 from terrazzo.errors import DatasetError
 from terrazzo.label_checks import list_counts
+from terrazzo.label_matching import match_classes, reordered
 from terrazzo.labels import LabelSpec
+from terrazzo.notes import note
 from terrazzo.text import shown_path
 
 __all__ = ["LABELS_FILE", "guess_labels", "infer_labels", "known_labels", "undecoded_colors"]
@@ -25,24 +27,32 @@ def known_labels(layout: Layout, given: LabelSpec | None = None) -> tuple[LabelS
     """Return the classes as far as they are known without reading a mask, and who says so.
 
     `given` comes first, then ``labels.yaml`` in the data set's folder, then what the layout is known to have. Where
-    `given` has the layout's own names and leaves open what the masks store, the layout fills that in: ``cityscapes`` is
-    then read from labelIds as well as from labelTrainIds.
+    `given` has the names that the folder itself has and leaves open what the masks store, the folder fills that in:
+    ``cityscapes`` is then read from labelIds as well as from labelTrainIds. Where it has them in another order, the
+    masks are read as the folder says, into the order of `given`. Other names in `given` override the folder's.
 
     Raises:
         DatasetError: the data set's own list of classes is not usable.
         LabelError: ``labels.yaml`` is not usable.
     """
-    if given is not None:
-        own = layout.labels() if layout.labels is not None and None in (given.id_map, given.colors) else None
-        if own is not None and own.names == given.names:
-            given = replace(given, id_map=given.id_map or own.id_map, colors=given.colors or own.colors)
-        return given, "given"
     document = layout.root / LABELS_FILE
+    own, who = None, "guessed"
     if document.exists():
-        return LabelSpec.from_yaml(document), LABELS_FILE
-    if layout.labels is not None:
-        return layout.labels(), "layout"
-    return None, "guessed"
+        own, who = LabelSpec.from_yaml(document), LABELS_FILE
+    elif layout.labels is not None:
+        own, who = layout.labels(), "layout"
+    return (own, who) if given is None else (_given(given, own, who), "given")
+
+
+def _given(given: LabelSpec, own: LabelSpec | None, who: str) -> LabelSpec:
+    """Return the classes that a caller has given for a folder that may name its own."""
+    matching = None if own is None else match_classes(own.names, given.names)
+    if own is None or matching is None:
+        return given
+    if matching.table is None:
+        return replace(given, id_map=given.id_map or own.id_map, colors=given.colors or own.colors)
+    note(f"the {who} counts the given classes in another order: masks are read as it says, and then put into theirs")
+    return replace(reordered(own, matching), names=given.names)
 
 
 def infer_labels(layout: Layout) -> LabelSpec:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.data import Dataset, open_dataset
+from terrazzo.data.readings import MaskValues, as_indices, read_by, refuse_mask_values
 from terrazzo.engines.modes import keeps_mode
-from terrazzo.errors import DatasetError
+from terrazzo.errors import ConfigError, DatasetError
 from terrazzo.evaluation.boundary import BoundaryIoU
 from terrazzo.evaluation.confusion import ConfusionMatrix
 from terrazzo.evaluation.report import Report
@@ -22,13 +23,16 @@ from terrazzo.inference.choice import Workload
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol
+from terrazzo.label_matching import match_classes, reordered, side_by_side
 from terrazzo.labels import LabelSpec
+from terrazzo.notes import note
 from terrazzo.weights.catalog import DEFAULT_MODEL
+from terrazzo.weights.companions import names_are_guessed
 
 if TYPE_CHECKING:
     from terrazzo.weights.files import TrainedModel
 
-__all__ = ["MANY_PHOTOS", "evaluate", "measure", "score", "select"]
+__all__ = ["MANY_PHOTOS", "evaluate", "in_order_of", "measure", "score", "select"]
 
 Mask = NDArray[np.integer[Any]]
 Pair = tuple[NDArray[np.uint8], Mask]
@@ -44,6 +48,7 @@ def evaluate(
     *,
     split: str = "val",
     labels: str | None = None,
+    mask_values: MaskValues | None = None,
     only: str | None = None,
     protocol: str | Protocol = WHOLE,
     device: str | None = None,
@@ -54,7 +59,8 @@ def evaluate(
     """Measure a model on a labelled split: mIoU, mAcc, aAcc, per-class values and boundary IoU.
 
     Masks are compared at the labels' own resolution. Rules for absent classes and ignored pixels are those of
-    mmsegmentation and both papers.
+    mmsegmentation and both papers. Where the data counts its classes in another order than the model, they are matched
+    by name, and the report has the model's order.
 
     Args:
         model: a loaded model, what `terrazzo.load` takes, an exported file, or a predictor from `make_predictor`, which
@@ -63,6 +69,9 @@ def evaluate(
         split: which split of it.
         labels: name of a bundled class list for a folder that does not say what its classes are; by default the
             folder's own, or the model's where the folder has none.
+        mask_values: for a folder that does not say what its classes are: ``stored`` where its masks hold the values
+            that the model's own masks stored, ``indices`` where they hold class indices; by default whichever explains
+            all values that occur.
         only: a pattern such as ``0001TP*``: only photos whose name matches it.
         protocol: how photos are shown to the network, or the name of a protocol such as ``segformer-ade20k``; by
             default whole, at the size that the model's preprocessing gives them.
@@ -72,11 +81,13 @@ def evaluate(
         progress: called with (photos done, photos in all).
 
     Raises:
-        DatasetError: the data set cannot be read, or its classes are not the model's.
+        DatasetError: the data set cannot be read, its classes are not the model's, or its masks can be read in two
+            ways.
         CheckpointError: the model cannot be loaded.
         ConfigError: no protocol or engine is called so, or the engine cannot do what is asked of it.
         MissingExtraError: the engine is not installed.
     """
+    refuse_mask_values(mask_values)
     if isinstance(model, Predictor):
         predictor = model
     else:
@@ -84,15 +95,18 @@ def evaluate(
             model, device, protocol, engine=engine, precision="fp32", workload=MANY_PHOTOS, trust=trust
         )
     spec = LabelSpec.bundled(labels) if labels else None
-    dataset = open_dataset(data, split, spec, fallback=replace(predictor.labels, id_map=None, colors=None))
-    if dataset.labels.num_classes != predictor.labels.num_classes:
-        raise DatasetError(
-            f"{data} has {dataset.labels.num_classes} classes and the model has {predictor.labels.num_classes}",
-            fix="evaluate a model trained on these classes",
-            code="dataset-classes",
-        )
+    fallback = as_indices(predictor.labels)
+    dataset = open_dataset(data, split, spec, fallback=fallback)
     if only is not None:
         dataset = select(dataset, only)
+    if dataset.labels is fallback:
+        dataset = replace(dataset, labels=read_by(dataset, predictor.labels, mask_values))
+    elif mask_values is not None:
+        raise ConfigError(
+            f"{data} says itself what its masks store, and mask values are given too",
+            fix="leave them out",
+            code="mask-values",
+        )
     name = Path(data).resolve().name
     report, _ = measure(predictor, dataset, name, progress=progress)
     return report if only is None else replace(report, split=f"{split} ({only})")
@@ -115,8 +129,12 @@ def measure(
 
     Returns:
         The report, and each photo's own mIoU (NaN where nothing is labelled).
+
+    Raises:
+        DatasetError: the data set's classes are not the model's.
     """
     started = time.monotonic()
+    dataset = in_order_of(predictor, dataset)
     labels = dataset.labels
     total = ConfusionMatrix(labels.num_classes, labels.ignore_index)
     boundary = BoundaryIoU(labels.num_classes, labels.ignore_index)
@@ -141,6 +159,27 @@ def measure(
         seconds=time.monotonic() - started,
     )
     return report, photo_scores
+
+
+def in_order_of(predictor: Predictor, dataset: Dataset) -> Dataset:
+    """Return a data set whose masks are read into the class indices of a model.
+
+    Raises:
+        DatasetError: its classes are not the model's.
+    """
+    ours, theirs = dataset.labels.names, predictor.labels.names
+    matching = match_classes(ours, theirs, guessed=names_are_guessed(predictor.record))
+    if matching is None:
+        counts = f": {len(ours)} and {len(theirs)}" if len(ours) != len(theirs) else ""
+        raise DatasetError(
+            f"the classes of {dataset.root} are not the model's{counts} {side_by_side(ours, theirs)}",
+            fix="evaluate a model trained on these classes; where they mean the same, give them the model's names in "
+            "labels.yaml, and send those that the model lacks to `ignore` in its `map:`",
+            code="dataset-classes",
+        )
+    if matching.note is not None:
+        note(matching.note)
+    return replace(dataset, labels=reordered(dataset.labels, matching))
 
 
 def select(dataset: Dataset, pattern: str) -> Dataset:

@@ -261,6 +261,7 @@ def automatic_recipe(
     steps: int | None = None,
     batch_size: int = 8,
     weights: str | None = None,
+    preprocess: Preprocess | None = None,
 ) -> Recipe:
     """Return the recipe for someone who gives only a folder.
 
@@ -276,18 +277,24 @@ def automatic_recipe(
         steps: optimiser steps, instead of `epochs`.
         batch_size: photos per step.
         weights: model to start from, or None for random weights.
+        preprocess: that of the model to start from, which is kept. Windows are cut from photos of the size that it
+            gives them.
     """
     refuse_unknown_model(model, encoder is not None)
-    short_sides = sorted(min(size) for size in image_sizes)
+    seen = image_sizes if preprocess is None else [preprocess.target_size(*size) for size in image_sizes]
+    short_sides = sorted(min(size) for size in seen)
     usual = short_sides[len(short_sides) // 2]
     side = min(max(usual // 32 * 32, 128), 512)
     one_size = len(set(image_sizes)) == 1
     if steps is None and epochs is None:
         epochs = 100
     folder = None if encoder is None else weights_folder(encoder)
-    preprocess = _normalised_for(folder)
-    if one_size:
-        preprocess = replace(preprocess, short_side=usual, long_side=usual * 4)
+    resizes = preprocess is not None and (preprocess.short_side is not None or preprocess.size is not None)
+    resize = (max(max(size) for size in seen), usual) if resizes and seen != image_sizes else None
+    if preprocess is None:
+        preprocess = _normalised_for(folder)
+        if one_size:
+            preprocess = replace(preprocess, short_side=usual, long_side=usual * 4)
     total = (steps or 0) + (epochs or 0) * max(len(image_sizes) // batch_size, 1)
     return Recipe(
         model=model,
@@ -301,7 +308,7 @@ def automatic_recipe(
         steps=steps,
         batch_size=batch_size,
         crop=(side, side),
-        resize=None,
+        resize=resize,
         ratio_range=(0.5, 2.0),
         cat_max_ratio=0.75,
         flip=0.5,

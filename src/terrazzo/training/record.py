@@ -19,6 +19,7 @@ __all__ = ["machine_name", "training_record"]
 def training_record(trainer: Trainer) -> dict[str, Any]:
     """Return what a model's config.json says about where it comes from."""
     return {
+        **trainer.origin,
         "data": trainer.loader.dataset.root.resolve().name,
         "train_photos": len(trainer.loader.dataset),
         "val_photos": len(trainer.val),

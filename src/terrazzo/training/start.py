@@ -3,41 +3,71 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from terrazzo.data import Dataset
+from terrazzo.data.readings import read_by
 from terrazzo.errors import CheckpointError
+from terrazzo.label_matching import match_classes, only_numbered, side_by_side
+from terrazzo.models.encoders.backbones import weights_folder
 from terrazzo.models.segmenter import Segmenter
+from terrazzo.preprocess import Preprocess
 from terrazzo.training.recipe import Recipe
+from terrazzo.weights.catalog import known_licence
 from terrazzo.weights.load import StartingWeights, load_starting_weights
+from terrazzo.weights.model_card import licence_in_model_card
+from terrazzo.weights.origin import origin_of_run
 
-__all__ = ["start_from", "starting_weights"]
+__all__ = ["Start", "encoder_origin", "preprocess_changes", "refuse_two_readings", "start_from", "starting_weights"]
 
 CLASSIFIER = re.compile(r"(decoder|auxiliary\.\d+)\.classifier\.")
 
 
-def starting_weights(recipe: Recipe) -> StartingWeights | None:
-    """Load what a recipe starts from; None for random weights.
+@dataclass(frozen=True)
+class Start:
+    """What was taken over from the weights that a run starts from.
+
+    Attributes:
+        is_whole: the classifier was, so that the network segments before its first step.
+        notes: what the user should know.
+    """
+
+    is_whole: bool
+    notes: tuple[str, ...] = ()
+
+
+def starting_weights(weights: str | None) -> StartingWeights | None:
+    """Load what a run starts from; None for random weights.
 
     Raises:
         CheckpointError: it is not there, or cannot be used.
     """
-    if recipe.weights is None:
+    if weights is None:
         return None
     try:
-        return load_starting_weights(recipe.weights)
+        return load_starting_weights(weights)
     except CheckpointError as error:
         if error.code != "checkpoint-missing":
             raise
         raise CheckpointError(
-            f"this run is to start from {recipe.weights}, which is not here: {error.message}",
+            f"this run is to start from {weights}, which is not here: {error.message}",
             fix="give the path of your copy with --weights, or start from random weights with --weights random",
             code=error.code,
         ) from error
 
 
-def start_from(network: Segmenter, initial: StartingWeights, recipe: Recipe, reset_head: bool) -> None:
+def start_from(
+    network: Segmenter, initial: StartingWeights, recipe: Recipe, reset_head: bool, names: tuple[str, ...] | None = None
+) -> Start:
     """Copy the tensors to start from into a network.
 
-    Where they are an encoder alone, the rest stays random; so do auxiliary heads that they have not. Position
+    Classes are matched by name: where the data set counts them in another order, the rows of the classifiers are put
+    into it. Of an encoder alone the rest stays random, and so do auxiliary heads that the start does not have. Position
     embeddings for another image size are resized, as in SETR's code.
 
     Args:
@@ -45,6 +75,7 @@ def start_from(network: Segmenter, initial: StartingWeights, recipe: Recipe, res
         initial: what to copy.
         recipe: for messages.
         reset_head: let classifiers for other classes go, and keep the random ones.
+        names: the data set's classes; None to trust their number.
 
     Raises:
         CheckpointError: they are another architecture's, or their classifier is for other classes.
@@ -61,10 +92,57 @@ def start_from(network: Segmenter, initial: StartingWeights, recipe: Recipe, res
             fix=f"start from weights of the same architecture, or train --model {initial.architecture}",
             code="checkpoint-architecture",
         )
-    if other and not reset_head:
+    lists = None if encoder_only or names is None or initial.labels is None else (names, initial.labels.names)
+    matching = None if lists is None else match_classes(*lists, guessed=initial.guessed)
+    differs = bool(other) or (lists is not None and matching is None)
+    if differs and not reset_head:
+        said = f" {side_by_side(*lists)}" if lists is not None else ""
+        rows = f"{len(theirs[other[0]])} classes apart, and the data set has {network.num_classes}" if other else ""
         raise CheckpointError(
-            f"{recipe.weights} tells {len(theirs[other[0]])} classes apart, and the data set has {network.num_classes}",
-            fix="add --reset-head to keep all else and learn a new classifier",
+            f"{recipe.weights} tells {rows or 'other classes apart than the data set has'}{said}",
+            fix="add --reset-head to keep all else and learn a new classifier; where the classes mean the same, give "
+            "them the model's names in labels.yaml",
             code="checkpoint-classes",
         )
-    network.load_state_dict({**mine, **theirs, **{key: mine[key] for key in other}})
+    if differs:
+        theirs = {key: value for key, value in theirs.items() if not CLASSIFIER.match(key)}
+    elif matching is not None and matching.table is not None:
+        theirs = _in_order(theirs, matching.table)
+    network.load_state_dict({**mine, **theirs})
+    notes = () if matching is None or matching.note is None else (matching.note,)
+    return Start(not encoder_only and not differs, notes)
+
+
+def _in_order(tensors: Mapping[str, Tensor], table: tuple[int, ...]) -> dict[str, Tensor]:
+    """Put the rows of all classifiers into the order of a data set whose class k is the model's ``table[k]``."""
+    rows = torch.tensor(table)
+    return {key: value[rows] if CLASSIFIER.match(key) else value for key, value in tensors.items()}
+
+
+def refuse_two_readings(initial: StartingWeights, train: Dataset) -> None:
+    """See that masks without named classes hold class indices, where the start's masks stored other values.
+
+    Raises:
+        DatasetError: they may hold either, or they hold the start's values (code "dataset-mask-values").
+    """
+    labels = initial.labels
+    if labels is None or labels.num_classes != train.labels.num_classes or train.labels.id_map is not None:
+        return
+    if only_numbered(train.labels.names):
+        fix = "write labels.yaml with `names:`, and with `map:` where masks store other values than class indices"
+        read_by(train, labels, fix=fix)
+
+
+def preprocess_changes(before: Preprocess, after: Preprocess) -> str:
+    """Say in which values two rules differ; empty where they are the same."""
+    old, new = before.to_dict(), after.to_dict()
+    return ", ".join(f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key])
+
+
+def encoder_origin(encoder: str) -> dict[str, Any]:
+    """Return what the record of a run says whose encoder brings weights of its own."""
+    name = encoder.removeprefix("hf:")
+    folder = weights_folder(encoder)
+    card = licence_in_model_card(folder) if folder is not None else None
+    record = {"licence": known_licence(name) or card or "not stated"}
+    return origin_of_run(name, record)

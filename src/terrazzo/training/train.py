@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from terrazzo.training.run_folder import (
     refuse_or_resume,
     write_recipe,
 )
-from terrazzo.training.start import starting_weights
+from terrazzo.training.start import preprocess_changes, refuse_two_readings, starting_weights
 from terrazzo.training.trainer import Trainer
 from terrazzo.weights.load import StartingWeights
 
@@ -120,11 +120,15 @@ def train(
     for length, other in (("epochs", "steps"), ("steps", "epochs")):
         if changes.get(length) is not None:
             changes.setdefault(other, None)  # whichever of the two the recipe has
-    chosen = _recipe(recipe, model, data, changes)
+    chosen, initial = _recipe(recipe, model, data, changes)
     train_split, val_split = open_splits(chosen, data)
     pixels_K, _ = labelled_pixels(train_split), labelled_pixels(val_split)
     refuse_unreadable((train_split, val_split), decode=check)
-    initial = None if resume else starting_weights(chosen)
+    if initial is None and not resume:
+        initial = starting_weights(chosen.weights)
+    if initial is not None:
+        refuse_two_readings(initial, train_split)
+    start = None if resume else initial
     with joined_ranks(device) as ranks, locked(output) if ranks.is_main else nullcontext():
         if ranks.is_main:
             clear_leftovers(output)
@@ -132,8 +136,8 @@ def train(
         count, lines = fitting_workers(
             workers if workers is not None else usual_workers(), chosen, ranks.world_size, asked_for=asked_for
         )
-        trainer = Trainer(chosen, train_split, val_split, pixels_K, output, ranks, count, initial, reset_head)
-        trainer.log.say(_plan(trainer, data, initial))
+        trainer = Trainer(chosen, train_split, val_split, pixels_K, output, ranks, count, start, reset_head)
+        trainer.log.say(_plan(trainer, data, start))
         plan = memory_plan(trainer)
         for line in [*lines, *plan.lines, *disk_lines(trainer)]:
             trainer.log.say(line)
@@ -149,10 +153,14 @@ def train(
     return Run(output, output / MODEL_FOLDER, report) if report is not None else None
 
 
-def _recipe(recipe: str | Path | Recipe | None, model: str | None, data: Path, changes: Mapping[str, Any]) -> Recipe:
+def _recipe(
+    recipe: str | Path | Recipe | None, model: str | None, data: Path, changes: Mapping[str, Any]
+) -> tuple[Recipe, StartingWeights | None]:
+    """Return the recipe, and where it was made from the photos what it starts from."""
+    initial = None
     if recipe is None:
         default = DEFAULT_DECODER if changes.get("encoder") else DEFAULT_ARCHITECTURE
-        chosen = _recipe_for(data, model or default, changes)
+        chosen, initial = _recipe_for(data, model or default, changes)
     else:
         chosen = recipe if isinstance(recipe, Recipe) else Recipe.from_file(Path(recipe))
         if model not in (None, chosen.model):
@@ -161,16 +169,28 @@ def _recipe(recipe: str | Path | Recipe | None, model: str | None, data: Path, c
                 fix="leave the model out, or take another recipe",
                 code="recipe-model",
             )
-    return Recipe.from_dict({**chosen.to_dict(), **changes}, "the options") if changes else chosen
+    return Recipe.from_dict({**chosen.to_dict(), **changes}, "the options") if changes else chosen, initial
 
 
-def _recipe_for(data: Path, model: str, changes: Mapping[str, Any]) -> Recipe:
+def _recipe_for(data: Path, model: str, changes: Mapping[str, Any]) -> tuple[Recipe, StartingWeights | None]:
     spec = LabelSpec.bundled(changes["labels"]) if changes.get("labels") else None
     photos = open_dataset(data, "train", spec).samples
     # The length of the warm-up follows from how many steps there are to be, the rate from what is started from.
     length = {key: changes[key] for key in ("epochs", "steps", "batch_size") if isinstance(changes.get(key), int)}
     sizes = [photo_size(photo.image) for photo in photos]
-    return automatic_recipe(model, sizes, encoder=changes.get("encoder"), weights=changes.get("weights"), **length)
+    initial = starting_weights(changes.get("weights"))
+    theirs = None if initial is None else initial.preprocess
+    recipe = automatic_recipe(
+        model,
+        sizes,
+        encoder=changes.get("encoder"),
+        weights=changes.get("weights"),
+        preprocess=None if initial is None or initial.labels is None else theirs,
+        **length,
+    )
+    if initial is not None and initial.labels is None and theirs is not None:  # an encoder's normalisation
+        recipe = replace(recipe, preprocess=replace(recipe.preprocess, mean=theirs.mean, std=theirs.std))
+    return recipe, initial
 
 
 def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
@@ -179,9 +199,20 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     start = f"starting from {recipe.weights}" if recipe.weights else "from random weights"
     if initial is not None:
-        start += f" ({initial.what}; licence {initial.licence})"
+        start += f" ({initial.what}; licence {printable(initial.licence)})"
     elif recipe.encoder is not None and recipe.weights is None and brings_weights(recipe.encoder):
         start = "with the encoder's weights"
+    seen = "as each is"
+    if recipe.preprocess.size is not None:
+        seen = "resized to {1} x {0}".format(*recipe.preprocess.size)
+    elif recipe.preprocess.short_side is not None:
+        seen = f"resized to a short side of {recipe.preprocess.short_side}"
+    if initial is not None and initial.preprocess is not None:
+        before = initial.preprocess
+        if initial.labels is None:  # an encoder alone knows no size
+            before = replace(recipe.preprocess, mean=before.mean, std=before.std)
+        changed = preprocess_changes(before, recipe.preprocess)
+        seen += f"; the recipe changes what the start was trained with: {changed}" if changed else ", as for the start"
     height, width = recipe.crop
     schedule = f"{_counted(trainer.epochs, 'epoch')} of {_counted(loader.batches_per_epoch, 'step')}"
     if last := trainer.total_steps % loader.batches_per_epoch:
@@ -193,6 +224,7 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
         "model": f"{recipe.network}, {parameters:,} parameters, {start}",
         "data": f"{data}, taken for {loader.dataset.layout}: {trainer.labels.num_classes} classes, "
         f"{_counted(len(loader.dataset), 'photo')} to learn from, {len(trainer.val)} to validate on",
+        "photos": f"{seen}, in validation and after training",
         "batch": f"{_counted(recipe.batch_size, 'window')} of {width} x {height}",
         "schedule": f"{schedule}, {trainer.total_steps} in all; learning rate {recipe.lr:g}",
         "machine": f"{machine_name(ranks.device)}, {'bf16' if trainer.bf16 else 'fp32'}, "

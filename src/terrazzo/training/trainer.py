@@ -26,9 +26,10 @@ from terrazzo.evaluation.evaluator import score
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import find_protocol
 from terrazzo.models import create_model
+from terrazzo.models.encoders.backbones import brings_weights
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
-from terrazzo.training.data import augmentation
+from terrazzo.training.data import augmentation, refuse_other_labels
 from terrazzo.training.distributed import Ranks
 from terrazzo.training.ema import WeightAverage
 from terrazzo.training.log import RunLog
@@ -37,7 +38,7 @@ from terrazzo.training.optim import create_optimizer, learning_rate_factor, set_
 from terrazzo.training.recipe import BEFORE, Recipe
 from terrazzo.training.record import training_record
 from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER
-from terrazzo.training.start import start_from
+from terrazzo.training.start import Start, encoder_origin, start_from
 from terrazzo.training.steps import compiled, multiplies_bf16, told_of_failures
 from terrazzo.training.stopping import StopSignals
 from terrazzo.weights.files import TrainedModel, save_folder
@@ -100,8 +101,13 @@ class Trainer:
         )
         if not recipe.auxiliary_weight:
             self.model.drop_auxiliary()
+        self.start: Start | None = None
+        self.origin: dict[str, Any] = {}
         if initial is not None:
-            start_from(self.model, initial, recipe, reset_head)
+            self.start = start_from(self.model, initial, recipe, reset_head, self.labels.names)
+            self.origin = dict(initial.origin)
+        elif recipe.encoder is not None and recipe.weights is None and brings_weights(recipe.encoder):
+            self.origin = encoder_origin(recipe.encoder)
         self.model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if recipe.checkpointing:
             encoder: Any = self.model.encoder
@@ -125,6 +131,8 @@ class Trainer:
         self.stale_validations = 0
         self.bad_steps = 0
         self.log = RunLog(output, ranks.is_main)
+        for text in () if self.start is None else self.start.notes:
+            self.log.say(text)
         self._resumed_rng: dict[str, Any] | None = None
         self.signals = StopSignals(ranks.is_main)
         self._saved_step = 0
@@ -143,6 +151,9 @@ class Trainer:
         """
         recipe, per_epoch = self.recipe, self.loader.batches_per_epoch
         with self.signals.noted(), self.log.progress(self.total_steps, self.step), self._saved_on_failure():
+            if self.step == 0 and self.start is not None and self.start.is_whole:
+                self.origin["start_mIoU"] = round(self.validate().mIoU, 2)
+                self.log.say(f"before the first step: mIoU {self.origin['start_mIoU']:.2f}")
             for epoch in range(len(self.log.rows), self.epochs):
                 if recipe.patience is not None and self.stale_validations > recipe.patience:
                     self.log.say(f"no better mIoU in {self.stale_validations} validations: stopping early")
@@ -291,6 +302,8 @@ class Trainer:
             return
         state = {
             "recipe": self.recipe.to_dict(),
+            "labels": self.labels.to_dict(),
+            "origin": self.origin,
             "step": self.step,
             "total_steps": self.total_steps,
             "seconds": self.seconds,
@@ -341,6 +354,8 @@ class Trainer:
                 fix="resume with the photos it was started with, or train into a new folder",
                 code="training-resume",
             )
+        refuse_other_labels(state.get("labels"), self.labels, self.output)
+        self.origin = state.get("origin", self.origin)
         self.step = self._saved_step = state["step"]
         self.seconds = state["seconds"]
         self.best_mIoU, self.stale_validations = state["best_mIoU"], state["stale_validations"]

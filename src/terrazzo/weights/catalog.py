@@ -5,6 +5,7 @@ Scores are the papers' own, single-scale and multi-scale with mirroring, in per 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = [
     "bundled_names",
     "bundled_record",
     "is_cached",
+    "known_licence",
     "published",
 ]
 
@@ -83,6 +85,13 @@ def bundled_record(name: str) -> dict[str, Any]:
 def published(name: str) -> PublishedWeights | None:
     """Return what is known of a hub id, whatever its revision, or None."""
     return next((weights for weights in PUBLISHED if weights.name == name.partition("@")[0]), None)
+
+
+def known_licence(name: str) -> str | None:
+    """Return the licence of a hub id's weights, whatever its model card says; None where it is not known here."""
+    if known := published(name):
+        return known.licence
+    return NVIDIA if re.fullmatch(r"nvidia/(mit-b\d|segformer-b\d[\w.-]*)", name.partition("@")[0]) else None
 
 
 def is_cached(name: str) -> bool:

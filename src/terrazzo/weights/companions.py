@@ -1,29 +1,33 @@
-"""What stands beside weights: class names, palettes and preprocessing, in the forms in which others write them down."""
+"""What stands beside weights in others' files: class names, mask values, palettes and preprocessing."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from terrazzo import config
 from terrazzo.errors import CheckpointError, ConfigError, LabelError
+from terrazzo.label_checks import MAX_STORED, Target
 from terrazzo.labels import LabelSpec
 from terrazzo.preprocess import Preprocess
-from terrazzo.regular_files import open_regular
 from terrazzo.text import shown_path
 
 __all__ = [
     "labels_from_meta",
     "labels_from_names",
-    "licence_in_model_card",
+    "names_are_guessed",
     "paper_preprocess",
     "preprocess_from_huggingface",
     "read_json",
     "reduces_labels",
+    "stored_values",
 ]
 
 LISTS = ("ade20k", "cityscapes", "coco_stuff", "pascal_context", "pascal_context_59", "voc", "camvid")
+GUESSED = "taken to be"
 PAPERS_DATA = {150: "ade20k", 19: "cityscapes", 171: "coco_stuff", 60: "pascal_context", 59: "pascal_context_59"}
 """The two papers' data sets by their number of classes, for checkpoints of the papers' code that name no classes."""
 
@@ -44,7 +48,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def labels_from_names(
-    names: object, num_classes: int, where: str, palette: object = None, reduced: bool = False
+    names: object,
+    num_classes: int,
+    where: str,
+    palette: object = None,
+    *,
+    stored: Mapping[int, Target] | None = None,
+    says_stored: bool = False,
 ) -> LabelSpec:
     """Return the labels that a file's names stand for.
 
@@ -56,7 +66,8 @@ def labels_from_names(
         num_classes: K of the network.
         where: the file, for messages.
         palette: the file's own colours, or None.
-        reduced: masks store 0 for what is ignored, and index + 1 for a class.
+        stored: what the values mean that masks store, as `stored_values` tells it.
+        says_stored: the file says so, so that it holds although a bundled class list has it otherwise.
 
     Raises:
         CheckpointError: they are not K names, or cannot be names.
@@ -75,10 +86,9 @@ def labels_from_names(
         )
     for known in map(LabelSpec.bundled, LISTS):
         if known.num_classes == num_classes and _same_classes(listed, known):
-            return known
-    id_map = {0: "ignore", 255: "ignore"} | {k + 1: k for k in range(num_classes)} if reduced else None
+            return replace(known, id_map=None if stored is None else tuple(stored.items())) if says_stored else known
     try:
-        return LabelSpec.from_names(_told_apart(listed), palette, id_map=id_map)  # type: ignore[arg-type]
+        return LabelSpec.from_names(_told_apart(listed), palette, id_map=stored)  # type: ignore[arg-type]
     except LabelError as error:
         raise CheckpointError(f"{where}: {error.message}", fix=error.fix, code="checkpoint-labels") from error
 
@@ -92,12 +102,66 @@ def labels_from_meta(meta: Mapping[str, Any], num_classes: int, where: str) -> t
     noted = meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), Mapping) else meta
     names = noted.get("CLASSES", noted.get("classes"))
     palette = noted.get("PALETTE", noted.get("palette"))
+    reduced, label_map = noted.get("reduce_zero_label"), noted.get("label_map")
+    config = meta.get("config", meta.get("cfg"))  # the program text of the run; version 0 says it there alone
+    if reduced is None and isinstance(config, str) and re.search(r"reduce_zero_label\s*=\s*True", config):
+        reduced = True
+    says_stored = isinstance(reduced, bool) or isinstance(label_map, Mapping)
+    stored = stored_values(num_classes, where, reduced=bool(reduced), label_map=label_map)
     if names is not None:
-        return labels_from_names(names, num_classes, where, palette), "the file's own"
+        spec = labels_from_names(names, num_classes, where, palette, stored=stored, says_stored=says_stored)
+        return spec, "the file's own"
     if num_classes in PAPERS_DATA:
         name = PAPERS_DATA[num_classes]
-        return LabelSpec.bundled(name), f"taken to be {name}, for there are {num_classes} and the file names none"
-    return labels_from_names(None, num_classes, where), "numbered, for the file names none"
+        return LabelSpec.bundled(name), f"{GUESSED} {name}, for there are {num_classes} and the file names none"
+    return labels_from_names(None, num_classes, where, stored=stored), "numbered, for the file names none"
+
+
+def stored_values(
+    num_classes: int, where: str, *, reduced: bool = False, label_map: object = None, ignore: object = 255
+) -> dict[int, Target] | None:
+    """Return what the values of masks mean, as the training programs of others read them.
+
+    Args:
+        num_classes: K.
+        where: the file, for messages.
+        reduced: one is taken off each value first, and 0 is ignored (``reduce_zero_label``, ``do_reduce_labels``).
+        label_map: mmsegmentation's: a value so far to what then takes its place.
+        ignore: the value, at the end, that the loss passes over; anything but a mask's value passes over nothing.
+
+    Returns:
+        Class indices and "ignore" by stored value; None where masks store class indices and our own ignore value.
+
+    Raises:
+        CheckpointError: the map is not one of numbers.
+    """
+    try:
+        replaced = {int(old): int(new) for old, new in label_map.items()} if isinstance(label_map, Mapping) else {}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(
+            f"{where} has a label_map that does not map numbers to numbers",
+            fix="correct dataset_meta in the checkpoint",
+            code="checkpoint-labels",
+        ) from error
+    ignore = ignore if isinstance(ignore, int) else None
+    ignored = {ignore, -1, 255} if replaced else {ignore}  # mmsegmentation writes -1 or 255 for classes left out
+    meaning: dict[int, Target] = {}
+    for stored in range(256 if num_classes <= 255 else MAX_STORED + 1):
+        value = stored
+        if reduced:
+            value = 255 if stored in (0, 255) else stored - 1
+        value = replaced.get(value, value)
+        if value in ignored:
+            meaning[stored] = "ignore"
+        elif 0 <= value < num_classes:
+            meaning[stored] = value
+    own = {k: k for k in range(num_classes)} | {255 if num_classes <= 255 else MAX_STORED: "ignore"}
+    return None if meaning == own or (num_classes > 255 and not reduced and not replaced and ignore == 255) else meaning
+
+
+def names_are_guessed(record: Mapping[str, Any]) -> bool:
+    """Whether a model's record says that its class names were guessed from their number."""
+    return str(record.get("labels from", "")).startswith(GUESSED)
 
 
 def reduces_labels(labels: LabelSpec) -> bool:
@@ -188,21 +252,3 @@ def _resize_rule(values: Mapping[str, Any]) -> dict[str, Any]:
             return {"short_side": size["shortest_edge"], "long_side": size.get("longest_edge")}
         return {"size": (size["height"], size["width"])}
     return {"size": tuple(size) if isinstance(size, (list, tuple)) else (size, size)}
-
-
-# -- licence ----------------------------------------------------------------------------------------------------------
-
-
-def licence_in_model_card(folder: Path) -> str | None:
-    """Return the licence that the head of a folder's ``README.md`` names, in the manner of the Hugging Face hub."""
-    try:
-        with open_regular(folder / "README.md") as file:
-            lines = file.read(20_000).decode("utf-8", "replace").splitlines()
-    except OSError:
-        return None
-    head = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] and "---" in lines[1:] else []
-    for line in head:
-        key, _, value = line.partition(":")
-        if key.strip() in ("license", "license_name") and value.strip():
-            return value.strip().strip("'\"")[:100]
-    return None

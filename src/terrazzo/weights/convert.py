@@ -8,15 +8,19 @@ from pathlib import Path
 
 from terrazzo.errors import ConfigError, OutputError
 from terrazzo.files import clear_stale, refuse_unwritable
+from terrazzo.label_matching import match_classes, reordered, side_by_side
 from terrazzo.labels import LabelSpec
+from terrazzo.notes import note
 from terrazzo.text import list_names, shown_path
+from terrazzo.weights.companions import names_are_guessed
 from terrazzo.weights.files import CONFIG_FILE, WEIGHTS_FILE, TrainedModel, save_folder
 from terrazzo.weights.huggingface import PREPROCESSOR_FILE, save_huggingface
 from terrazzo.weights.load import load
+from terrazzo.weights.model_card import CARD_FILE
 
 __all__ = ["FORMATS", "convert"]
 
-FILES = {CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE}
+FILES = {CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE, CARD_FILE}
 FORMATS = {"terrazzo": save_folder, "hf": save_huggingface}
 
 
@@ -58,7 +62,7 @@ def convert(
                 fix="choose the class list that it was trained on",
                 code="convert-labels",
             )
-        model = dataclasses.replace(model, labels=spec)
+        model = _named(model, spec, labels)
     FORMATS[to](folder, model)
     return model
 
@@ -81,3 +85,17 @@ def _refuse_taken(folder: Path, source: Path, overwrite: bool) -> None:
     if os.path.lexists(folder):
         raise OutputError(f"{shown_path(folder)} is a file", fix="choose another destination", code="output-taken")
     refuse_unwritable(folder.parent)
+
+
+def _named(model: TrainedModel, spec: LabelSpec, name: str) -> TrainedModel:
+    """Give a model the names, colours and mask values of a class list; it keeps its own order where it has names."""
+    theirs = model.labels.names
+    matching = match_classes(spec.names, theirs, guessed=names_are_guessed(model.record))
+    if matching is None:
+        told = side_by_side(spec.names, theirs, (name, model.name))
+        note(f"{model.name} names its classes otherwise than {name}, whose names take their places {told}")
+    elif matching.table is not None:
+        note(f"{model.name} has the classes of {name} in another order, and keeps its own")
+        spec = reordered(spec, matching)
+    record = {key: value for key, value in model.record.items() if key != "labels from"}
+    return dataclasses.replace(model, labels=spec, record=record)

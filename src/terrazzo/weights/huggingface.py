@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,15 @@ from terrazzo.files import replacing_folder, write_atomic
 from terrazzo.labels import LabelSpec
 from terrazzo.models import segformer
 from terrazzo.preprocess import Preprocess
-from terrazzo.weights.companions import labels_from_names, preprocess_from_huggingface, read_json, reduces_labels
+from terrazzo.weights.companions import (
+    labels_from_names,
+    preprocess_from_huggingface,
+    read_json,
+    reduces_labels,
+    stored_values,
+)
 from terrazzo.weights.files import CONFIG_FILE, WEIGHTS_FILE, TrainedModel
+from terrazzo.weights.model_card import CARD_FILE, model_card
 from terrazzo.weights.remap.segformer import HF4
 from terrazzo.weights.tensor_files import TensorFile, read_tensor_file, read_tensor_shards
 
@@ -118,7 +125,10 @@ def read_companions(folder: Path, config: Mapping[str, Any], num_classes: int) -
     kept = {key: value for key, value in config.items() if key != OURS}
     record: dict[str, Any] = {KEPT: {"config": kept, "preprocessor": processor}}
     reduced = bool(processor and (processor.get("do_reduce_labels") or processor.get("reduce_labels")))
-    labels = labels_from_names(config.get("id2label"), num_classes, where, reduced=reduced)
+    ignore = config.get("semantic_loss_ignore_index", 255)
+    stored = stored_values(num_classes, where, reduced=reduced, ignore=ignore)
+    says_stored = reduced or ignore != 255  # false is what processors say that nobody has asked
+    labels = labels_from_names(config.get("id2label"), num_classes, where, stored=stored, says_stored=says_stored)
     preprocess = Preprocess()
     if processor is not None:
         preprocess = preprocess_from_huggingface(processor, str(folder / PREPROCESSOR_FILE))
@@ -130,8 +140,8 @@ def read_companions(folder: Path, config: Mapping[str, Any], num_classes: int) -
         except (TerrazzoError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where} holds no readable {OURS!r}: {error}", fix="remove that key") from error
         # Someone may have edited what transformers reads; that is then what is meant.
-        if own_labels.names == labels.names:
-            labels = own_labels
+        if own_labels.num_classes == labels.num_classes:
+            labels = own_labels if own_labels.names == labels.names else replace(own_labels, names=labels.names)
         if processor == _preprocessor(own_preprocess, labels):
             preprocess = own_preprocess
     return Companions(labels, preprocess, record)
@@ -180,6 +190,7 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
     with replacing_folder(folder) as partial:
         write_atomic(partial / WEIGHTS_FILE, serialize_safetensors(state, metadata={"format": "pt"}))
         write_atomic(partial / PREPROCESSOR_FILE, (json.dumps(processor, indent=2) + "\n").encode())
+        write_atomic(partial / CARD_FILE, model_card(model).encode())
         write_atomic(partial / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
 
 

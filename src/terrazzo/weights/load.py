@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,22 @@ from torch import Tensor
 
 from terrazzo.errors import CheckpointError
 from terrazzo.hub import download
+from terrazzo.labels import LabelSpec
 from terrazzo.models import Segmenter
 from terrazzo.models.encoders.vit import resize_positions
-from terrazzo.weights.catalog import bundled_folder, bundled_names, published
-from terrazzo.weights.companions import labels_from_meta, licence_in_model_card, paper_preprocess, read_json
+from terrazzo.preprocess import Preprocess
+from terrazzo.weights.catalog import bundled_folder, bundled_names, known_licence
+from terrazzo.weights.companions import (
+    labels_from_meta,
+    names_are_guessed,
+    paper_preprocess,
+    preprocess_from_huggingface,
+    read_json,
+)
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
-from terrazzo.weights.huggingface import WEIGHTS_FILES, is_hub_id, read_companions, read_weights
+from terrazzo.weights.huggingface import PREPROCESSOR_FILE, WEIGHTS_FILES, is_hub_id, read_companions, read_weights
+from terrazzo.weights.model_card import base_model_in_model_card, licence_in_model_card
+from terrazzo.weights.origin import STARTS, licence_of, origin_of_run
 from terrazzo.weights.recognize import Recognized, load_network, our_tensors, recognize
 from terrazzo.weights.tensor_files import read_tensor_file
 
@@ -35,12 +45,20 @@ class StartingWeights:
         architecture: whose weights they are; for an encoder alone, one that has it.
         tensors: under our names; of an encoder alone, only those.
         licence: of the weights, as far as it is known.
+        labels: the classes of its classifier; None for an encoder alone.
+        guessed: the classes' names were guessed from their number.
+        preprocess: how photos became its input; of an encoder alone, their normalisation; None where it is not known.
+        origin: what the record of a run says that starts from it.
     """
 
     what: str
     architecture: str
     tensors: Mapping[str, Tensor]
     licence: str = "not stated"
+    labels: LabelSpec | None = None
+    guessed: bool = False
+    preprocess: Preprocess | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     def fitted_to(self, network: Segmenter) -> dict[str, Tensor]:
         """Return the tensors, position embeddings resized to the grid of a model to be trained.
@@ -65,6 +83,7 @@ class Foreign:
         found: its tensors.
         meta: what a checkpoint notes beside them.
         folder: the Hugging Face folder that it came in.
+        sha256: of the file, where it is known.
     """
 
     where: str
@@ -72,6 +91,7 @@ class Foreign:
     found: Recognized
     meta: Mapping[str, Any]
     folder: Path | None = None
+    sha256: str | None = None
 
 
 def load(model: str | Path) -> TrainedModel:
@@ -99,14 +119,46 @@ def load_starting_weights(model: str | Path) -> StartingWeights:
         CheckpointError: as `load`.
     """
     opened = _open(model)
-    if isinstance(opened, TrainedModel):
-        state = opened.network.state_dict()
-        licence = str(opened.record.get("licence", "that of your own run"))
-        return StartingWeights(f"a {opened.architecture}", opened.architecture, state, licence)
-    found = opened.found
-    what = f"{found.layout.name}, a {found.architecture}" if found.num_classes else f"{found.layout.name}"
-    tensors = our_tensors(found, found.empty_network(), opened.where)
-    return StartingWeights(what, found.architecture, tensors, _licence(opened))
+    if isinstance(opened, Foreign) and opened.found.num_classes is None:
+        return _encoder(opened)
+    what, sha256 = (f"{opened.found.layout.name}, a ", opened.sha256) if isinstance(opened, Foreign) else ("a ", None)
+    trained = _assemble(opened) if isinstance(opened, Foreign) else opened
+    return StartingWeights(
+        f"{what}{trained.architecture}",
+        trained.architecture,
+        trained.network.state_dict(),
+        licence_of(trained.record) or "that of your own run",
+        trained.labels,
+        names_are_guessed(trained.record),
+        trained.preprocess,
+        origin_of_run(str(model), trained.record, sha256 or _checksum(model)),
+    )
+
+
+def _encoder(foreign: Foreign) -> StartingWeights:
+    found, normalisation = foreign.found, None
+    if foreign.folder is not None and (path := foreign.folder / PREPROCESSOR_FILE).is_file():
+        theirs = preprocess_from_huggingface(read_json(path), str(path))
+        normalisation = Preprocess(mean=theirs.mean, std=theirs.std)
+    record = {"licence": _licence(foreign), "origin": foreign.name}
+    return StartingWeights(
+        found.layout.name,
+        found.architecture,
+        our_tensors(found, found.empty_network(), foreign.where),
+        record["licence"],
+        preprocess=normalisation,
+        origin=origin_of_run(foreign.name, record, foreign.sha256),
+    )
+
+
+def _checksum(model: str | Path) -> str | None:
+    """Return what the configuration of a model folder of ours says of its weights."""
+    folder = bundled_folder(str(model)) or Path(model)
+    for path in (folder / CONFIG_FILE, folder / "model" / CONFIG_FILE):
+        if path.is_file():
+            checksum = read_json(path).get("sha256")
+            return checksum if isinstance(checksum, str) else None
+    return None
 
 
 def _open(model: str | Path) -> TrainedModel | Foreign:
@@ -150,12 +202,12 @@ def _open_file(path: Path, name: str) -> TrainedModel | Foreign:
             code="checkpoint-exported",
         )
     file = read_tensor_file(path)
-    return Foreign(str(path), name, recognize(file.tensors, str(path)), file.meta)
+    return Foreign(str(path), name, recognize(file.tensors, str(path)), file.meta, sha256=file.sha256)
 
 
 def _open_huggingface(folder: Path, name: str) -> Foreign:
-    found = recognize(read_weights(folder).tensors, str(folder))
-    return Foreign(str(folder), name, found, {}, folder)
+    file = read_weights(folder)
+    return Foreign(str(folder), name, recognize(file.tensors, str(folder)), {}, folder, file.sha256)
 
 
 def _assemble(foreign: Foreign) -> TrainedModel:
@@ -176,13 +228,27 @@ def _assemble(foreign: Foreign) -> TrainedModel:
         labels, record["labels from"] = labels_from_meta(foreign.meta, found.num_classes, where)
         preprocess = paper_preprocess(found.architecture, labels)
     record.setdefault("licence", _licence(foreign))
+    if base := _base_model(foreign):
+        record.setdefault(STARTS, [base])
     network = found.empty_network()
     state = our_tensors(found, network, where)
     return TrainedModel(found.architecture, load_network(network, state), labels, preprocess, record, foreign.name)
 
 
 def _licence(foreign: Foreign) -> str:
-    if known := published(foreign.name):
-        return known.licence
+    if known := known_licence(foreign.name):
+        return known
     card = licence_in_model_card(foreign.folder) if foreign.folder is not None else None
     return card or foreign.found.layout.licence
+
+
+def _base_model(foreign: Foreign) -> dict[str, str] | None:
+    """Return what a folder of transformers was trained on from, by its model card or its configuration."""
+    if foreign.folder is None:
+        return None
+    card, noted = base_model_in_model_card(foreign.folder), read_json(foreign.folder / CONFIG_FILE).get("_name_or_path")
+    for name in (card, noted if isinstance(noted, str) and known_licence(noted) else None):
+        if name and is_hub_id(name) and name != foreign.name:
+            licence = known_licence(name)
+            return {"name": name, **({} if licence is None else {"licence": licence})}
+    return None

@@ -103,6 +103,8 @@ def _hf_decoder(projection: str) -> dict[str, Place]:
     }
 
 
+NVLABS_LICENCE = "not stated in the file; NVlabs' releases: NVIDIA Source Code License, non-commercial use only"
+
 NVLABS = Layout(
     "NVlabs SegFormer",
     "decode_head.linear_c1.proj.weight",
@@ -114,7 +116,7 @@ NVLABS = Layout(
         "decoder.classifier": Place("decode_head.linear_pred", conv=True),
     },
     dropped=("decode_head.conv_seg.*",),
-    licence="not stated in the file; NVlabs' releases: NVIDIA Source Code License, non-commercial use only",
+    licence=NVLABS_LICENCE,
 )
 HF4 = Layout(
     "Hugging Face SegFormer (transformers 4 names)",
@@ -145,6 +147,7 @@ MIT = Layout(
     _nvlabs_encoder(""),
     dropped=("head.*",),
     encoder_only=True,
+    licence=NVLABS_LICENCE,
 )
 HF4_MIT = Layout(
     "MiT encoder, transformers 4 names",
@@ -152,6 +155,7 @@ HF4_MIT = Layout(
     _hf4_encoder(""),
     dropped=("classifier.*",),
     encoder_only=True,
+    licence=NVLABS_LICENCE,
 )
 HF5_MIT = Layout(
     "MiT encoder, transformers 5 names",
@@ -159,12 +163,14 @@ HF5_MIT = Layout(
     _hf5_encoder(""),
     dropped=("classifier.*",),
     encoder_only=True,
+    licence=NVLABS_LICENCE,
 )
 MMSEG_MIT = Layout(
     "MiT encoder, mmsegmentation names",
     "layers.0.0.projection.weight",
     _mmseg_encoder(""),
     encoder_only=True,
+    licence=NVLABS_LICENCE,
 )
 
 OURS = Layout("Terrazzo SegFormer", "decoder.projections.0.bias", {path: Place(path) for path in NVLABS.places})

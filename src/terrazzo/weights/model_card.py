@@ -1,0 +1,78 @@
+"""The model card of a folder for Hugging Face: ``README.md``, whose head names licence and origin for the hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from terrazzo.regular_files import open_regular
+from terrazzo.text import printable
+from terrazzo.weights.files import TrainedModel
+from terrazzo.weights.origin import licence_of, starts_of
+
+__all__ = ["CARD_FILE", "base_model_in_model_card", "licence_in_model_card", "model_card"]
+
+CARD_FILE = "README.md"
+HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
+"""Identifiers that the hub knows; everything else is called "other" there and named beside it."""
+
+
+def model_card(model: TrainedModel) -> str:
+    """Write a model's card: its licence, what it was trained on from, its classes and its scores."""
+    licence, starts = licence_of(model.record), starts_of(model.record)
+    head = {"library_name": "transformers", "pipeline_tag": "image-segmentation"}
+    if licence is not None:
+        known = licence.casefold() in HUB_LICENCES
+        head |= {"license": licence.casefold()} if known else {"license": "other", "license_name": licence}
+    if starts and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(starts[0]["name"]), re.ASCII):
+        head["base_model"] = str(starts[0]["name"])
+    quoted = [f"{key}: {json.dumps(printable(value), ensure_ascii=False)}" for key, value in head.items()]
+    lines = ["---", *quoted, "---", "", f"# {_plain(model.name or model.architecture)}", ""]
+    names = _plain(", ".join(model.labels.names))
+    lines.append(f"Semantic segmentation with {model.architecture}; {model.labels.num_classes} classes: {names}.")
+    lines += ["", f"Licence: {_plain(licence) if licence is not None else 'not stated'}."]
+    for start in starts:
+        stated = f", licence {_plain(str(start['licence']))}" if "licence" in start else ""
+        lines += ["", f"Started from {_plain(str(start['name']))}{stated}."]
+    if isinstance(score := model.record.get("val_mIoU"), (int, float)):
+        lines += ["", f"mIoU on its validation photos: {score:.2f}."]
+    return "\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text from outside as text of a Markdown document."""
+    return re.sub(r"([\\`*_\[\]<>#|!])", r"\\\1", printable(text))
+
+
+def licence_in_model_card(folder: Path) -> str | None:
+    """Return the licence that the head of a folder's ``README.md`` names, in the manner of the Hugging Face hub."""
+    head = _card_head(folder)
+    licence = head.get("license")
+    return head.get("license_name", licence) if licence in (None, "other") else licence
+
+
+def base_model_in_model_card(folder: Path) -> str | None:
+    """Return the hub id that a model was trained on from, as the head of a folder's ``README.md`` names it."""
+    return _card_head(folder).get("base_model")
+
+
+def _card_head(folder: Path) -> dict[str, str]:
+    """Read the plain values, and the first entries of lists, between the two ``---`` of a model card."""
+    try:
+        with open_regular(folder / CARD_FILE) as file:
+            lines = file.read(20_000).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return {}
+    head = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] and "---" in lines[1:] else []
+    found: dict[str, str] = {}
+    key = ""
+    for line in head:
+        if line.lstrip().startswith("- "):
+            name, value = key, line.lstrip()[2:]
+        else:
+            key, _, value = line.partition(":")
+            name = key = key.strip()
+        if value := value.strip().strip("'\"")[:100]:
+            found.setdefault(name, value)
+    return found

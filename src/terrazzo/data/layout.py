@@ -7,7 +7,7 @@ all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -18,11 +18,21 @@ from terrazzo.errors import DatasetError
 from terrazzo.labels import LabelSpec
 from terrazzo.text import shown_path
 
-__all__ = ["USUAL_SPLITS", "Layout", "LayoutFinder", "NearMiss", "Pairs", "no_such_split"]
+__all__ = [
+    "USUAL_SPLITS",
+    "Layout",
+    "LayoutFinder",
+    "NearMiss",
+    "Pairs",
+    "no_such_split",
+    "splits_in_order",
+    "usual_split",
+]
 
 Pairs: TypeAlias = tuple[list[Sample], list[Problem]]
 
 USUAL_SPLITS = ("train", "val", "test")
+OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,18 @@ class LayoutFinder(Protocol):
     def find(self, root: Path) -> Layout | NearMiss | None:
         """Say whether a folder has this layout."""
         ...
+
+
+def usual_split(name: str) -> str:
+    """Return train, val or test for the names that tools give them, such as ``Validation``; others stay."""
+    lower = name.casefold()
+    return lower if lower in USUAL_SPLITS else OTHER_NAMES.get(lower, name)
+
+
+def splits_in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Put train, val and test first, and the others behind, by name."""
+    found = set(names)
+    return (*(split for split in USUAL_SPLITS if split in found), *sorted(found - set(USUAL_SPLITS)))
 
 
 def no_such_split(name: str, root: Path, split: str, there: Sequence[str]) -> DatasetError:

@@ -11,8 +11,9 @@ import re
 import unicodedata
 from collections import deque
 from pathlib import Path
+from typing import NamedTuple
 
-from terrazzo.data.layout import USUAL_SPLITS, usual_split
+from terrazzo.data.layout import USUAL_SPLITS, split_of
 from terrazzo.data.pairing import folder_entries
 from terrazzo.errors import DatasetError
 from terrazzo.images import IMAGE_SUFFIXES
@@ -40,7 +41,14 @@ def split_folders(root: Path) -> dict[str, Path]:
     names = sorted(
         (entry.name for entry in folder_entries(root) if entry.is_dir()), key=lambda name: name in USUAL_SPLITS
     )
-    return {usual_split(name): root / name for name in names if usual_split(name) in USUAL_SPLITS}
+    return {split_of(name): root / name for name in names if split_of(name) in USUAL_SPLITS}
+
+
+class Names(NamedTuple):
+    """What lies in a folder, by name: each as it is on disk, and in composed form too."""
+
+    files: dict[str, str]
+    folders: dict[str, str]
 
 
 class FileTree:
@@ -48,7 +56,7 @@ class FileTree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._entries: dict[Path, dict[str, str]] = {}
+        self._known: dict[Path, Names] = {}
 
     def find(self, name: str, base: Path | None = None) -> Path | None:
         """Find a file by a name relative to `base`, a folder in the tree; by default the root.
@@ -56,21 +64,24 @@ class FileTree:
         Returns:
             The file as it is called on disk, or None where there is none or the name leads out of the root.
         """
-        above = () if base is None else base.relative_to(self.root).parts
-        parts = _parts(name, list(above))
-        path = self.root
-        for part in parts or ():
-            entry = self._named(path, part)
-            if entry is None:
+        above = [] if base is None else list(base.relative_to(self.root).parts)
+        parts = _parts(name, above)
+        if not parts:
+            return None
+        folder = self.root
+        for part in parts[:-1]:
+            below = _named(self._names(folder).folders, part)
+            if below is None:
                 return None
-            path /= entry
-        return path if parts and path.is_file() else None
+            folder /= below
+        file = _named(self._names(folder).files, parts[-1])
+        return None if file is None else folder / file
 
     def find_photo(self, stem: str, folder: Path) -> Path | None:
         """Find the image file of a name without ending that lies directly in a folder."""
-        for name in self._listed(folder).values():
+        for name in sorted(self._names(folder).files):
             if name.startswith(stem) and name[len(stem) :].lower() in IMAGE_SUFFIXES:
-                return self.find(name, folder)
+                return folder / self._names(folder).files[name]
         return None
 
     def folder_with(self, name: str) -> Path | None:
@@ -82,29 +93,27 @@ class FileTree:
             if self.find(name, folder) is not None:
                 return folder
             if len(folder.relative_to(self.root).parts) < MOST_DEPTH:
-                queue.extend(folder / entry for entry in sorted(self._folders(folder)))
+                below = (folder / entry for entry in sorted(set(self._names(folder).folders.values())))
+                queue.extend(path for path in below if path.name[0] != "." and not path.is_symlink())
         return None
 
-    def _folders(self, folder: Path) -> list[str]:
-        names = set(self._listed(folder).values())
-        return [
-            name for name in names if name[0] != "." and (folder / name).is_dir() and not (folder / name).is_symlink()
-        ]
-
-    def _named(self, folder: Path, name: str) -> str | None:
-        listed = self._listed(folder)
-        return listed.get(name) or listed.get(unicodedata.normalize("NFC", name))
-
-    def _listed(self, folder: Path) -> dict[str, str]:
-        """Names on disk by themselves, and by their composed form."""
-        if folder not in self._entries:
+    def _names(self, folder: Path) -> Names:
+        if folder not in self._known:
             try:
-                names = sorted(entry.name for entry in folder_entries(folder)) if folder.is_dir() else []
-            except DatasetError:
-                names = []
-            composed = {unicodedata.normalize("NFC", name): name for name in names}
-            self._entries[folder] = composed | {name: name for name in names}
-        return self._entries[folder]
+                entries = sorted(folder_entries(folder), key=lambda entry: entry.name) if folder.is_dir() else []
+            except DatasetError:  # a folder that is closed to us has nothing for us
+                entries = []
+            self._known[folder] = Names({}, {})
+            for entry in entries:
+                kind = self._known[folder].folders if entry.is_dir() else self._known[folder].files
+                if entry.is_dir() or entry.is_file():
+                    kind[entry.name] = entry.name
+                    kind.setdefault(unicodedata.normalize("NFC", entry.name), entry.name)
+        return self._known[folder]
+
+
+def _named(names: dict[str, str], name: str) -> str | None:
+    return names.get(name) or names.get(unicodedata.normalize("NFC", name))
 
 
 def _parts(name: str, above: list[str] | None = None) -> list[str] | None:

@@ -19,19 +19,21 @@ from terrazzo.labels import LabelSpec
 from terrazzo.text import shown_path
 
 __all__ = [
+    "ALL",
     "USUAL_SPLITS",
     "Layout",
     "LayoutFinder",
     "NearMiss",
     "Pairs",
     "no_such_split",
+    "split_of",
     "splits_in_order",
-    "usual_split",
 ]
 
 Pairs: TypeAlias = tuple[list[Sample], list[Problem]]
 
 USUAL_SPLITS = ("train", "val", "test")
+ALL = "all"  # the one split of a data set that has none
 OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 
 
@@ -82,10 +84,11 @@ class LayoutFinder(Protocol):
         ...
 
 
-def usual_split(name: str) -> str:
-    """Return train, val or test for the names that tools give them, such as ``Validation``; others stay."""
-    lower = name.casefold()
-    return lower if lower in USUAL_SPLITS else OTHER_NAMES.get(lower, name)
+def split_of(folder: str) -> str:
+    """Name the split that a folder holds: ``valid`` and ``Validation`` hold val."""
+    name = folder.casefold()
+    usual = OTHER_NAMES.get(name, name)
+    return usual if usual in USUAL_SPLITS else folder
 
 
 def splits_in_order(names: Iterable[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from terrazzo.data.datasets.voc import LISTS, voc_pairs
-from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_split, splits_in_order, usual_split
+from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_split, split_of, splits_in_order
 from terrazzo.data.pairing import list_entries
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels import LabelSpec
@@ -29,7 +29,7 @@ def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by ``labelmap.txt`` beside ``SegmentationClass``."""
     if not (root / LABEL_MAP).is_file() or not (root / "SegmentationClass").is_dir():
         return None
-    lists = {usual_split(path.stem): path.stem for path in sorted((root / LISTS).glob("*.txt"))}
+    lists = {split_of(path.stem): path.stem for path in sorted((root / LISTS).glob("*.txt"))}
     if not lists or not (root / "JPEGImages").is_dir():
         missing = f"{LISTS}/default.txt" if (root / "JPEGImages").is_dir() else "JPEGImages"
         fix = "export from CVAT with `Save images`, or put the photos into JPEGImages"

@@ -22,7 +22,7 @@ from terrazzo.data.bitmaps import bitmap, unpack_base64
 from terrazzo.data.dataset import Sample
 from terrazzo.data.file_tree import FileTree, split_folders
 from terrazzo.data.json_files import file_version, mentions, picture_size, points_of, read_json
-from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split, splits_in_order
+from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split, splits_in_order
 from terrazzo.data.masks import StoredMask
 from terrazzo.data.outlines import IGNORED, Region, bitmap_region, disc, object_labels, rectangle, region_of, stack
 from terrazzo.data.pairing import folder_entries, list_entries
@@ -125,7 +125,7 @@ def find(root: Path) -> Layout | NearMiss | None:
         place = next((folder for folder in (root, *below) if _is_labelme(folder)), None)
         if place is None:
             return None
-        found = {"all": place}
+        found = {ALL: place}
     splits = splits_in_order(found)
     labels = partial(_labels, root, tuple(found[split] for split in splits))
     marker = _json_files(found[splits[0]])[0]

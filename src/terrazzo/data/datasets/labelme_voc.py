@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from terrazzo.data.datasets.voc import LISTS, list_files, voc_pairs
-from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split
+from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split
 from terrazzo.data.pairing import Listing, list_entries, pair_folders
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels import LabelSpec
@@ -34,13 +34,13 @@ def find(root: Path) -> Layout | NearMiss | None:
     if masks is None or not (root / "JPEGImages").is_dir():
         missing = "JPEGImages" if masks else f"a PNG in {there[0]}/"
         return NearMiss(NAME, f"it has {CLASS_NAMES}, and {missing} is missing", "run labelme2voc.py again")
-    splits = list_files(root / LISTS) or ("all",)
+    splits = list_files(root / LISTS) or (ALL,)
     pairs = partial(_pairs, root, masks, splits)
     return Layout(NAME, root, root / masks, splits, pairs, partial(_labels, root))
 
 
 def _pairs(root: Path, masks: str, splits: tuple[str, ...], split: str) -> Pairs:
-    if splits != ("all",):
+    if splits != (ALL,):
         return voc_pairs(NAME, root, LISTS, (masks,), split)
     if split not in splits:
         raise no_such_split(NAME, root, split, splits)

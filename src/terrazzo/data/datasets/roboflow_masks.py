@@ -11,7 +11,7 @@ from pathlib import Path
 
 from terrazzo.data.file_tree import split_folders
 from terrazzo.data.json_files import whole_number
-from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split, splits_in_order
+from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split, splits_in_order
 from terrazzo.data.pairing import Listing, list_entries, pair_folders
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels import LabelSpec, Target
@@ -30,7 +30,7 @@ def find(root: Path) -> Layout | NearMiss | None:
     folders = split_folders(root)
     found = {split: folder for split, folder in folders.items() if (folder / CLASSES).is_file()}
     if not found and (root / CLASSES).is_file():
-        found = {"all": root}
+        found = {ALL: root}
     # Roboflow's folders for classification have a file of this name too, and no masks.
     found = {split: folder for split, folder in found.items() if Listing.of(folder, ENDING).by_stem}
     if not found:

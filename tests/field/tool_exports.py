@@ -161,7 +161,7 @@ def labelme2voc(root: Path) -> Made:
         photo(root / f"SegmentationClassVisualization/{name}.jpg")
         text(root / f"SegmentationClassNpy/{name}.npy", "")
     mask = np.where(boxes((1, 0, 0, 4, 4)) == 1, 255, LEAF).astype(np.uint8)
-    return Made("masks of labelme2voc", ("_background_", "leaf", "bug"), {"all": {"000006": mask, "2011_000003": mask}})
+    return Made("masks of labelme2voc", ("background", "leaf", "bug"), {"all": {"000006": mask, "2011_000003": mask}})
 
 
 def labelme2voc_old(root: Path) -> Made:
@@ -189,7 +189,7 @@ def labelme_file(image_path: str, shapes: list[Any], **more: Any) -> dict[str, A
 
 
 def labelme(root: Path) -> Made:
-    """Every kind of shape; later ones lie on top; embedded photos, and photos in another folder named with backslashes."""
+    """Every kind of shape; later ones lie on top; embedded photos, and photos elsewhere, named with backslashes."""
     inside = base64.b64encode(png(boxes((1, 0, 0, 2, 1))[:2, :3])).decode()  # two pixels of a bitmap of 3 x 2
     shapes = [
         shape("leaf", corners(2, 3, 6, 9), None),

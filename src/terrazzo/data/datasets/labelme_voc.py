@@ -14,7 +14,7 @@ from terrazzo.data.datasets.voc import LISTS, list_files, voc_pairs
 from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split
 from terrazzo.data.pairing import Listing, list_entries, pair_folders
 from terrazzo.errors import DatasetError, LabelError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels import BACKGROUND_NAMES, LabelSpec
 from terrazzo.text import shown_path
 
 __all__ = ["CLASS_NAMES", "NAME", "SHAPE", "find"]
@@ -49,7 +49,8 @@ def _pairs(root: Path, masks: str, splits: tuple[str, ...], split: str) -> Pairs
 
 def _labels(root: Path) -> LabelSpec:
     path = root / CLASS_NAMES
-    names = [entry for _, entry in list_entries(path) if entry != "__ignore__"]
+    entries = [entry for _, entry in list_entries(path) if entry != "__ignore__"]
+    names = ["background" if entry.casefold() in BACKGROUND_NAMES else entry for entry in entries]
     try:
         return LabelSpec.from_names(names)
     except LabelError as error:

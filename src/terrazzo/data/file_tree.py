@@ -17,11 +17,13 @@ from terrazzo.data.layout import USUAL_SPLITS, split_of
 from terrazzo.data.pairing import folder_entries
 from terrazzo.errors import DatasetError
 from terrazzo.images import IMAGE_SUFFIXES
+from terrazzo.text import printable
 
-__all__ = ["FileTree", "base_name", "leads_elsewhere", "split_folders"]
+__all__ = ["FileTree", "base_name", "leads_elsewhere", "shown_name", "split_folders"]
 
 MOST_FOLDERS = 2000  # looked through for a file by its name alone
 MOST_DEPTH = 5
+LONGEST = 100  # characters of a name in a message
 
 
 def leads_elsewhere(name: str) -> bool:
@@ -32,6 +34,11 @@ def leads_elsewhere(name: str) -> bool:
 def base_name(name: str) -> str:
     """The last part of a path or address, whatever the system that wrote it."""
     return re.split(r"[/\\]", re.split(r"[?#]", name)[0] if "://" in name else name)[-1]
+
+
+def shown_name(name: str) -> str:
+    """Write a document's name for a file in a message: its end, where it is long."""
+    return printable(name if len(name) <= LONGEST else f"...{name[-LONGEST:]}")
 
 
 def split_folders(root: Path) -> dict[str, Path]:

@@ -36,6 +36,7 @@ __all__ = [
 Points: TypeAlias = NDArray[np.floating[Any]]  # (N, 2) of x, y in pixels
 
 BACKGROUND = 0
+MOST_CROSSINGS = 1 << 23  # of rows by the edges of one polygon, which the borders of no real object need
 IGNORED = 65535  # what painted masks hold where nothing is to be learnt
 
 
@@ -115,7 +116,11 @@ def bitmap_region(inside_hw: NDArray[np.bool_], top: int, left: int, height: int
 
 
 def region_of(polygons: Sequence[Points], height: int, width: int, *, holes: Sequence[Points] = ()) -> Region:
-    """Fill the polygons of one object, as far as they lie in the picture, and leave its holes out."""
+    """Fill the polygons of one object, as far as they lie in the picture, and leave its holes out.
+
+    Raises:
+        ValueError: a polygon whose edges run up and down too often to be filled in moderate memory.
+    """
     corners = [_pixel_box(points, height, width) for points in polygons]
     top, left = (min(corner[i] for corner in corners) for i in (0, 1))
     bottom, right = (max(corner[i] for corner in corners) for i in (2, 3))
@@ -184,6 +189,8 @@ def _filled(points_N2: Points, corner: tuple[int, int], shape: tuple[int, ...]) 
     rows_N2 = np.clip(np.ceil(np.stack([start_N2[:, 1], end_N2[:, 1]], 1) - 0.5), 0, h).astype(np.int64)
     first_N, last_N = rows_N2.min(1), rows_N2.max(1)
     crossed_N = last_N - first_N
+    if int(crossed_N.sum()) > MOST_CROSSINGS:
+        raise ValueError(f"its edges cross {int(crossed_N.sum()):,} rows, more than the {MOST_CROSSINGS:,} allowed")
     edge_M = np.repeat(np.arange(len(start_N2)), crossed_N)
     row_M = np.arange(len(edge_M)) - np.repeat(np.cumsum(crossed_N) - crossed_N, crossed_N) + first_N[edge_M]
     (x0_M, y0_M), (x1_M, y1_M) = start_N2[edge_M].T, end_N2[edge_M].T

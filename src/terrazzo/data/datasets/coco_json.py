@@ -20,7 +20,7 @@ from typing import Protocol
 
 from terrazzo.data.coco_document import Document, Figure, OutlinedMask, parse_categories, parse_document
 from terrazzo.data.dataset import Sample
-from terrazzo.data.file_tree import FileTree, leads_elsewhere
+from terrazzo.data.file_tree import FileTree, leads_elsewhere, shown_name
 from terrazzo.data.json_files import mentions
 from terrazzo.data.layout import (
     ALL,
@@ -37,7 +37,7 @@ from terrazzo.data.photos import PhotoFile
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels import BACKGROUND_NAMES, LabelSpec
-from terrazzo.text import printable, shown_path
+from terrazzo.text import shown_path
 
 __all__ = [
     "NAME",
@@ -55,7 +55,6 @@ SHAPE = "annotations/instances_train.json; or train/_annotations.coco.json"
 DOCUMENT = re.compile(r"(?P<instances>instances_)?(?P<split>train|val|valid|test)(?P<year>20[0-9]{2})?\.json")
 IN_SPLIT_FOLDER = "_annotations.coco.json"
 MOST_LOOKED_THROUGH = 64 << 20  # bytes, for the name of the program that wrote a document
-LONGEST = 100  # characters of a photo's name in a message
 
 
 class PhotoFinder(Protocol):
@@ -146,7 +145,7 @@ def _pairs(
     samples: dict[Path, tuple[str, Sample]] = {}
     problems = list(document.problems)
     for photo in document.photos:
-        shown = printable(photo.name[:LONGEST])
+        shown = shown_name(photo.name)
         file = finder.find(photo.name)
         if file is None and leads_elsewhere(photo.name):
             fix = "write file names relative to the photos' folder"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from terrazzo.data.dataset import Sample
-from terrazzo.data.file_tree import FileTree, base_name, leads_elsewhere
+from terrazzo.data.file_tree import FileTree, base_name, leads_elsewhere, shown_name
 from terrazzo.data.json_files import file_version, mentions, read_json, whole_number
 from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split, split_of, splits_in_order
 from terrazzo.data.photos import PhotoFile
@@ -24,14 +24,13 @@ from terrazzo.data.problems import Problem
 from terrazzo.data.segments import Categories, SegmentMask, read_categories
 from terrazzo.errors import DatasetError
 from terrazzo.labels import LabelSpec
-from terrazzo.text import printable, show, shown_path
+from terrazzo.text import show, shown_path
 
 __all__ = ["NAME", "SHAPE", "find"]
 
 NAME = "COCO panoptic"
 SHAPE = "annotations/panoptic_train2017.json, annotations/panoptic_train2017, train2017"
 DOCUMENT = re.compile(r"panoptic_(?P<split>[A-Za-z]+?)(20[0-9]{2})?\.json")
-LONGEST = 100  # characters of a name in a message
 
 
 class Entry(NamedTuple):
@@ -150,12 +149,12 @@ def _pairs(root: Path, documents: dict[str, Path], splits: tuple[str, ...], spli
     problems = [*document.problems, document.categories.note(path)]
     for entry in document.entries:
         photo, png = tree.find(entry.photo, photos), tree.find(entry.png, pngs)
-        shown = printable(entry.photo[:LONGEST])
+        shown = shown_name(entry.photo)
         missing = next((name for name, file in ((entry.photo, photo), (entry.png, png)) if file is None), None)
         if photo is None or png is None:
             is_photo = photo is None
             code = "list-entry" if leads_elsewhere(missing or "") else "photo-missing" if is_photo else "mask-missing"
-            message = f"lists {printable((missing or '')[:LONGEST])}, which is not in the data set's folder"
+            message = f"lists {shown_name(missing or '')}, which is not in the data set's folder"
             problems.append(Problem("error", code, path, message, "add it, or take it out of the document"))
         elif photo in samples:
             fix = "give each photo one annotation"

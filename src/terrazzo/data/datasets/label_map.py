@@ -36,7 +36,7 @@ def find(root: Path) -> Layout | NearMiss | None:
         return NearMiss(NAME, f"it has {LABEL_MAP} and SegmentationClass/, and {missing} is missing", fix)
     splits = splits_in_order(lists)
     usual = tuple(split for split in splits if split in USUAL_SPLITS)
-    marker = root / "SegmentationClass"
+    marker = root / LABEL_MAP
     return Layout(NAME, root, marker, usual or splits, partial(_pairs, root, lists, splits), partial(_labels, root))
 
 

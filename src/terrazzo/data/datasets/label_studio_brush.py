@@ -20,6 +20,7 @@ import numpy as np
 
 from terrazzo.data.dataset import Sample
 from terrazzo.data.datasets.label_studio import UploadedPhotos
+from terrazzo.data.file_tree import shown_name
 from terrazzo.data.json_files import file_version, mentions, read_json, whole_number
 from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split
 from terrazzo.data.masks import StoredMask, read_stored_mask
@@ -29,7 +30,7 @@ from terrazzo.data.photos import PhotoFile, photo_size
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, ImageError, LabelError
 from terrazzo.labels import BACKGROUND_NAMES, LabelSpec
-from terrazzo.text import list_names, printable, shown_path
+from terrazzo.text import list_names, shown_path
 
 __all__ = ["NAME", "SHAPE", "find"]
 
@@ -94,9 +95,8 @@ def find(root: Path) -> Layout | NearMiss | None:
         return None
     documents = [path for path in sorted(root.glob("*.json")) if mentions(path, "brushlabels")]
     if len(documents) != 1:
-        message = (
-            f"it has PNGs called task-...-annotation-..., and {len(documents)} JSON exports that tell their photos"
-        )
+        missing = "the JSON export that names their photos is missing" if not documents else "several JSON exports"
+        message = f"it has brush layers (task-...-annotation-...png), and {missing}"
         fix = "export the project as JSON too, put this one file beside the PNGs, and the photos into images/"
         return NearMiss(NAME, message, fix)
     pairs = partial(_pairs, root, folder, documents[0])
@@ -182,7 +182,7 @@ def _pairs(root: Path, folder: Path, document: Path, split: str) -> Pairs:
     several: list[str] = []
     for task in _tasks(*file_version(document)):
         photo = photos.find(task.photo)
-        shown = printable(task.photo[-100:])
+        shown = shown_name(task.photo)
         if not task.annotations:
             unlabelled.append(shown)
             continue
@@ -197,7 +197,7 @@ def _pairs(root: Path, folder: Path, document: Path, split: str) -> Pairs:
         for _, ending, label in (layer for layer in task.layers if layer[0] == last):
             png = next((name for name in by_annotation.get((task.id_, last), []) if name.endswith(ending)), None)
             if png is None:
-                message = f"a PNG of task {task.id_} that ends in {printable(ending)} is not there"
+                message = f"a PNG of task {task.id_} that ends in {shown_name(ending)} is not there"
                 problems.append(Problem("error", "mask-missing", document, message, "export both again"))
             else:
                 layers.append((0 if label.casefold() in BACKGROUND_NAMES else names.index(label), folder / png))

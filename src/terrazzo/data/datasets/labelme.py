@@ -20,7 +20,7 @@ import numpy as np
 
 from terrazzo.data.bitmaps import bitmap, unpack_base64
 from terrazzo.data.dataset import Sample
-from terrazzo.data.file_tree import FileTree, split_folders
+from terrazzo.data.file_tree import FileTree, shown_name, split_folders
 from terrazzo.data.json_files import file_version, mentions, picture_size, points_of, read_json
 from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split, splits_in_order
 from terrazzo.data.masks import StoredMask
@@ -214,7 +214,7 @@ def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split:
             continue
         photo = _photo(tree, path, summary)
         if photo is None:
-            message = f"its photo {shown_path(summary.image_path) or 'without a name'} is not there, nor a copy in it"
+            message = f"its photo {shown_name(summary.image_path) or 'without a name'} is not there, nor a copy in it"
             problems.append(Problem("error", "photo-missing", path, message, "put the photo beside the JSON file"))
         elif photo.file in taken:
             message = f"shows {shown_path(photo.name)}, as {shown_path(taken[photo.file].name)} does"

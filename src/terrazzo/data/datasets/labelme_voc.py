@@ -36,7 +36,7 @@ def find(root: Path) -> Layout | NearMiss | None:
         return NearMiss(NAME, f"it has {CLASS_NAMES}, and {missing} is missing", "run labelme2voc.py again")
     splits = list_files(root / LISTS) or (ALL,)
     pairs = partial(_pairs, root, masks, splits)
-    return Layout(NAME, root, root / masks, splits, pairs, partial(_labels, root))
+    return Layout(NAME, root, root / CLASS_NAMES, splits, pairs, partial(_labels, root))
 
 
 def _pairs(root: Path, masks: str, splits: tuple[str, ...], split: str) -> Pairs:

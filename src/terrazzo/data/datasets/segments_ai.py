@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from terrazzo.data.dataset import Sample
-from terrazzo.data.file_tree import FileTree, base_name
+from terrazzo.data.file_tree import FileTree, base_name, shown_name
 from terrazzo.data.json_files import file_version, mentions, read_json, whole_number
 from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split
 from terrazzo.data.photos import PhotoFile
@@ -25,7 +25,7 @@ from terrazzo.data.problems import Problem
 from terrazzo.data.segments import Categories, SegmentMask, read_categories
 from terrazzo.errors import DatasetError
 from terrazzo.labels import LabelSpec
-from terrazzo.text import list_names, printable, show, shown_path
+from terrazzo.text import list_names, show, shown_path
 
 __all__ = ["NAME", "SHAPE", "find"]
 
@@ -112,12 +112,13 @@ def _objects(
         found = found.get(key) if isinstance(found, dict) else None
     if not isinstance(found, dict) or not found.get("segmentation_bitmap"):
         return None
+    annotations = found.get("annotations")
     objects: dict[int, int] = {}
-    for annotation in found.get("annotations") or []:
+    for annotation in annotations if isinstance(annotations, list) else [None]:
         known = annotation if isinstance(annotation, dict) else {}
         id_, category = whole_number(known.get("id")), whole_number(known.get("category_id"))
         if id_ is None or category is None or id_ in objects or category not in categories.names:
-            raise _damaged(path, f"{printable(name[:100])} has an object without a number of its own, or a category")
+            raise _damaged(path, f"{shown_name(name)} has an object without a number of its own, or a category")
         objects[id_] = category
     return objects
 
@@ -155,11 +156,11 @@ def _pairs(root: Path, document: Path, split: str) -> Pairs:
         png = tree.find(png_name, folder)
         if photo is None or png is None:
             missing, code = (name + suffix, "photo-missing") if photo is None else (png_name, "mask-missing")
-            message = f"lists {printable(missing[:100])}, which is not there"
+            message = f"lists {shown_name(missing)}, which is not there"
             fix = "download photos and bitmaps with segments.SegmentsDataset, or take it out of the release"
             problems.append(Problem("error", code, document, message, fix))
         elif photo in samples:
-            message = f"lists {printable(name[:100])} twice"
+            message = f"lists {shown_name(name)} twice"
             problems.append(Problem("error", "name-shared", document, message, "give samples different names"))
         else:
             values = {id_: value_of[category] for id_, category in objects.items()}

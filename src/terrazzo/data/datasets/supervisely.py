@@ -119,10 +119,11 @@ def _labels(root: Path) -> LabelSpec:
     meta = root / META
     document = read_json(meta, NAME)
     classes = document.get("classes") if isinstance(document, dict) else None
-    given = [item.get("title") if isinstance(item, dict) else None for item in classes or []]
+    items = classes if isinstance(classes, list) else [None]
+    given = [item.get("title") if isinstance(item, dict) else None for item in items]
     titles = [title for title in given if isinstance(title, str)]
     try:
-        if not isinstance(classes, list) or len(titles) < len(given):
+        if len(titles) < len(given):
             raise LabelError("`classes` is not a list with titles", fix="export it again", code="labels-names")
         if len(titles) >= IGNORED:
             raise LabelError(f"{len(titles)} classes are too many", fix="merge some", code="labels-names")

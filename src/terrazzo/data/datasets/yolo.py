@@ -101,7 +101,11 @@ class PolygonFile:
                 fix="divide x by the photo's width and y by its height",
                 code="outline-damaged",
             )
-        return value, region_of([corners_N2 * (width, height)], height, width)
+        try:
+            return value, region_of([corners_N2 * (width, height)], height, width)
+        except ValueError as error:
+            fix = "draw it with fewer corners"
+            raise DatasetError(f"{where}: {error}", fix=fix, code="outline-damaged") from error
 
 
 def _labels(path: Path, names: Any) -> LabelSpec:
@@ -134,5 +138,8 @@ def _pairs(document: DataYaml, split: str) -> Pairs:
         problems.append(Problem("error", "dataset-empty", document.file, message, fix))
     elif samples and all(sample.mask.file == sample.image.file for sample in samples):
         message, fix = f"no photo of {split} has a text file in labels/", "put the labels beside the images folder"
+        masks = other_folder(photos[0].parent, "masks")
+        if masks is not None and masks.is_dir():
+            fix = f"write `masks_dir: masks` into {document.file.name} if masks/ holds index masks"
         problems.append(Problem("error", "mask-missing", document.file, message, fix))
     return samples, problems

@@ -65,7 +65,7 @@ def export(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return root, path, json.loads(path.read_text())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_changed_document_is_read_or_refused(export: tuple[Path, Path, Any], data: st.DataObject) -> None:
     root, path, content = export

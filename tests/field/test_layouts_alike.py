@@ -207,3 +207,34 @@ def test_near_misses_say_what_is_missing(name: str, removed: str, message: str, 
     assert caught.value.code == "dataset-layout"
     assert message in caught.value.message
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message", "fix"),
+    [
+        ("annotations.xml", "<annotations/>", "annotations.xml is CVAT's own format", "Segmentation mask 1.1"),
+        (
+            "tasks.json",
+            '[{"from_name": "tag", "value": {"polygonlabels": ["leaf"]}}]',
+            "Label Studio's own JSON",
+            "COCO",
+        ),
+        ("tasks.json", '[{"from_name": "tag", "value": {"brushlabels": ["leaf"]}}]', "Label Studio's own JSON", "PNG"),
+    ],
+)
+def test_what_a_tool_keeps_for_itself_is_named_with_what_to_export(
+    file: str, content: str, message: str, fix: str, tmp_path: Path
+) -> None:
+    photo(tmp_path / "images/a.jpg")
+    text(tmp_path / file, content)
+    with pytest.raises(DatasetError) as caught:
+        find_layout(tmp_path)
+    assert message in caught.value.message
+    assert fix in caught.value.fix
+
+
+def test_a_part_of_a_supervisely_project_names_the_project(tmp_path: Path) -> None:
+    EXPORTS["supervisely"](tmp_path)
+    with pytest.raises(DatasetError, match=r"meta.json is in the folder above") as caught:
+        find_layout(tmp_path / "train")
+    assert str(tmp_path) in caught.value.fix

@@ -224,6 +224,24 @@ def labelme_in_order(root: Path) -> Made:
     return Made("labelme JSON", ("background", "leaf", "bug"), {"all": {"a": LEAF * 2}})
 
 
+def labelme_split_alike(root: Path) -> Made:
+    """Photos in one folder and JSON files in another, as other programs with labelme's format write them."""
+    for split in ("train", "val"):
+        photo(root / f"images/{split}/{split}.jpg")
+        document(
+            root / f"labels/{split}/{split}.json", labelme_file(f"{split}.jpg", [shape("leaf", corners(2, 3, 6, 9))])
+        )
+    return Made("labelme JSON", ("background", "leaf"), {split: {split: LEAF} for split in ("train", "val")})
+
+
+def labelme_in_splits(root: Path) -> Made:
+    for split in ("train", "valid"):
+        photo(root / f"{split}/images/{split}.jpg")
+        shapes = [shape("leaf", [[6, 3], [2, 3], [2, 9], [6, 9]], "rectangle")]
+        document(root / f"{split}/json/{split}.json", labelme_file(f"..\\images\\{split}.jpg", shapes))
+    return Made("labelme JSON", ("background", "leaf"), {"train": {"train": LEAF}, "val": {"valid": LEAF}})
+
+
 LABEL_STUDIO_NAMES = (
     "images/0a1b2c3d-plain.png",
     "images\\1a1b2c3d-windows.png",
@@ -398,6 +416,8 @@ EXPORTS: dict[str, Callable[[Path], Made]] = {
         labelme2voc_old,
         labelme,
         labelme_in_order,
+        labelme_split_alike,
+        labelme_in_splits,
         label_studio,
         label_studio_brush,
         coco_panoptic,

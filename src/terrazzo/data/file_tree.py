@@ -7,6 +7,7 @@ never asked for a name that a document made up.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import deque
@@ -56,6 +57,7 @@ class Names(NamedTuple):
 
     files: dict[str, str]
     folders: dict[str, str]
+    photos: dict[str, str]  # by name without ending
 
 
 class FileTree:
@@ -86,10 +88,8 @@ class FileTree:
 
     def find_photo(self, stem: str, folder: Path) -> Path | None:
         """Find the image file of a name without ending that lies directly in a folder."""
-        for name in sorted(self._names(folder).files):
-            if name.startswith(stem) and name[len(stem) :].lower() in IMAGE_SUFFIXES:
-                return folder / self._names(folder).files[name]
-        return None
+        name = _named(self._names(folder).photos, stem)
+        return None if name is None else folder / name
 
     def folder_with(self, name: str) -> Path | None:
         """Find the folder that has a file of this name or relative path, the nearest to the root first."""
@@ -110,13 +110,21 @@ class FileTree:
                 entries = sorted(folder_entries(folder), key=lambda entry: entry.name) if folder.is_dir() else []
             except DatasetError:  # a folder that is closed to us has nothing for us
                 entries = []
-            self._known[folder] = Names({}, {})
+            names = self._known[folder] = Names({}, {}, {})
             for entry in entries:
-                kind = self._known[folder].folders if entry.is_dir() else self._known[folder].files
-                if entry.is_dir() or entry.is_file():
-                    kind[entry.name] = entry.name
-                    kind.setdefault(unicodedata.normalize("NFC", entry.name), entry.name)
+                if entry.is_dir():
+                    _add(names.folders, entry.name, entry.name)
+                elif entry.is_file():
+                    _add(names.files, entry.name, entry.name)
+                    stem, suffix = os.path.splitext(entry.name)
+                    if suffix.lower() in IMAGE_SUFFIXES:
+                        _add(names.photos, stem, entry.name)
         return self._known[folder]
+
+
+def _add(names: dict[str, str], key: str, name: str) -> None:
+    names[key] = name
+    names.setdefault(unicodedata.normalize("NFC", key), name)
 
 
 def _named(names: dict[str, str], name: str) -> str | None:

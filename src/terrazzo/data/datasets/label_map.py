@@ -22,13 +22,17 @@ __all__ = ["LABEL_MAP", "NAME", "SHAPE", "find"]
 NAME = "Pascal VOC layout with labelmap.txt"
 SHAPE = "labelmap.txt, JPEGImages, SegmentationClass, ImageSets/Segmentation/default.txt"
 LABEL_MAP = "labelmap.txt"
+XML = "annotations.xml"
 MASKS = ("SegmentationClass",)
 
 
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by ``labelmap.txt`` beside ``SegmentationClass``."""
     if not (root / LABEL_MAP).is_file() or not (root / "SegmentationClass").is_dir():
-        return None
+        if not (root / XML).is_file():
+            return None
+        fix = "export as `Segmentation mask 1.1` or `COCO 1.0`, with `Save images`"
+        return NearMiss("an export of CVAT", f"{XML} is CVAT's own format, which is not read here", fix)
     lists = {split_of(path.stem): path.stem for path in sorted((root / LISTS).glob("*.txt"))}
     if not lists or not (root / "JPEGImages").is_dir():
         missing = f"{LISTS}/default.txt" if (root / "JPEGImages").is_dir() else "JPEGImages"

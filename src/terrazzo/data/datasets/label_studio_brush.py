@@ -92,7 +92,7 @@ def find(root: Path) -> Layout | NearMiss | None:
     below = sorted(Path(entry.path) for entry in folder_entries(root) if entry.is_dir() and entry.name[0] != ".")
     folder = next((folder for folder in (root, *below) if _layer_names(folder, LOOKED_AT)), None)
     if folder is None:
-        return None
+        return _without_layers(root)
     documents = [path for path in sorted(root.glob("*.json")) if mentions(path, "brushlabels")]
     if len(documents) != 1:
         missing = "the JSON export that names their photos is missing" if not documents else "several JSON exports"
@@ -101,6 +101,16 @@ def find(root: Path) -> Layout | NearMiss | None:
         return NearMiss(NAME, message, fix)
     pairs = partial(_pairs, root, folder, documents[0])
     return Layout(NAME, root, documents[0], (ALL,), pairs, partial(_labels, documents[0]))
+
+
+def _without_layers(root: Path) -> NearMiss | None:
+    """Say what to export where there is Label Studio's own JSON and nothing else."""
+    kinds = (("brushlabels", "as `Brush labels to PNG` too"), ("polygonlabels", "as COCO, with images, instead"))
+    for kind, fix in kinds:
+        if any(mentions(path, kind, "from_name") for path in sorted(root.glob("*.json"))):
+            message = "it has Label Studio's own JSON, which does not say every pixel's class"
+            return NearMiss("an export of Label Studio", message, f"export the project {fix}")
+    return None
 
 
 def _layer_names(folder: Path, most: int | None = None) -> list[str]:

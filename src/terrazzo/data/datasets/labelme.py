@@ -2,10 +2,10 @@
 
 The files lie beside their photos or in a folder of their own, in ``train``, ``val`` and ``test`` or all in one place,
 which makes a single split called ``all``. A photo is the file that ``imagePath`` names, one of the same name beside the
-JSON file, or the copy inside of it (``imageData``). The classes are the background (``_background_``, and what no shape
-covers) and the labels by name, or in the order of ``labels.txt`` where labelme was started with one; ``__ignore__`` is
-ignored. Later shapes lie over earlier ones, as in labelme. Points and lines have no area and are left out, with a
-warning that counts them.
+JSON file or in ``images``, or the copy inside of it (``imageData``). The classes are the background (``_background_``,
+and what no shape covers) and the labels by name, or in the order of ``labels.txt`` where labelme was started with one;
+``__ignore__`` is ignored. Later shapes lie over earlier ones, as in labelme. Points and lines have no area and are left
+out, with a warning that counts them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 
 from terrazzo.data.bitmaps import bitmap, unpack_base64
 from terrazzo.data.dataset import Sample
-from terrazzo.data.file_tree import FileTree, shown_name, split_folders
+from terrazzo.data.file_tree import FileTree, base_name, shown_name, split_folders
 from terrazzo.data.json_files import file_version, mentions, picture_size, points_of, read_json
 from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split, splits_in_order
 from terrazzo.data.masks import StoredMask
@@ -39,6 +39,7 @@ NAME = "labelme JSON"
 SHAPE = "photo.jpg, photo.json; or train/photo.jpg, train/photo.json"
 LABELS = "labels.txt"
 IGNORE = "__ignore__"
+PHOTO_FOLDERS = ("images", "JPEGImages", "photos", "img")
 LINES = ("point", "points", "line", "linestrip")
 LOOKED_AT = 3  # JSON files of a folder, to tell whether they are labelme's
 
@@ -119,10 +120,14 @@ class Shapes:
 
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by JSON files with ``shapes`` and ``imagePath``."""
-    found = {split: folder for split, folder in split_folders(root).items() if _is_labelme(folder)}
+    below = sorted(Path(entry.path) for entry in folder_entries(root) if entry.is_dir() and entry.name[0] != ".")
+    found: dict[str, Path] = {}
+    for folder in (root, *below):
+        found = found or {
+            split: place for split, part in split_folders(folder).items() if (place := _place(part)) is not None
+        }
     if not found:
-        below = sorted(Path(entry.path) for entry in folder_entries(root) if entry.is_dir() and entry.name[0] != ".")
-        place = next((folder for folder in (root, *below) if _is_labelme(folder)), None)
+        place = _place(root)
         if place is None:
             return None
         found = {ALL: place}
@@ -130,6 +135,12 @@ def find(root: Path) -> Layout | NearMiss | None:
     labels = partial(_labels, root, tuple(found[split] for split in splits))
     marker = _json_files(found[splits[0]])[0]
     return Layout(NAME, root, marker, splits, partial(_pairs, root, found, splits), labels)
+
+
+def _place(folder: Path) -> Path | None:
+    """Find the JSON files of a split: in its folder, or in a folder in that."""
+    below = sorted(Path(entry.path) for entry in folder_entries(folder) if entry.is_dir() and entry.name[0] != ".")
+    return next((place for place in (folder, *below) if _is_labelme(place)), None)
 
 
 def _is_labelme(folder: Path) -> bool:
@@ -223,7 +234,8 @@ def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split:
             taken[photo.file] = path
             samples.append(Sample(photo, Shapes(path, photo, value_of)))
             dropped += summary.without_area
-    problems += _left_out(folder, set(taken), dropped)
+    places = {folder} | ({photo.parent for photo in taken} if split == ALL else set())
+    problems += _left_out(folder, places, set(taken), dropped)
     if not samples and not any(problem.severity == "error" for problem in problems):
         problems.append(
             Problem("error", "dataset-empty", folder, "this split holds no photos", "label some in labelme")
@@ -232,25 +244,28 @@ def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split:
 
 
 def _photo(tree: FileTree, path: Path, summary: Summary) -> Photo | None:
-    named = tree.find(summary.image_path, path.parent) if summary.image_path else None
-    beside = (
-        tree.find(path.stem + suffix, path.parent) for suffix in (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))
-    )
-    file = named or next((found for found in beside if found is not None), None)
+    folder, name = path.parent, base_name(summary.image_path)
+    bases = [folder, *([folder.parent] if folder != tree.root else [])]
+    beside = [base / images for images in PHOTO_FOLDERS for base in bases]
+    split_alike = [tree.root / images / folder.name for images in PHOTO_FOLDERS]
+    file = tree.find(summary.image_path, folder) if name else None
+    for place in (folder, *beside, *split_alike):
+        file = file or (tree.find(name, place) if name else None) or tree.find_photo(path.stem, place)
     if file is not None:
         return PhotoFile(file)
     return EmbeddedPhoto(path) if summary.has_data else None
 
 
-def _left_out(folder: Path, taken: set[Path], dropped: Counter[str]) -> list[Problem]:
+def _left_out(folder: Path, places: set[Path], taken: set[Path], dropped: Counter[str]) -> list[Problem]:
     """Count the shapes without an area, and the photos that nobody has labelled."""
     problems = []
     if dropped:
         counted = ", ".join(f"{count} {show(kind)}" for kind, count in sorted(dropped.items()))
         message = f"shapes without an area, left out: {counted}"
         problems.append(Problem("warning", "outline-empty", folder, message, "draw them as polygons if they matter"))
-    photos = [entry.name for entry in folder_entries(folder) if entry.name.lower().endswith(IMAGE_SUFFIXES)]
-    alone = sorted(name for name in photos if name[0] != "." and folder / name not in taken)
+    photos = [Path(entry.path) for place in places for entry in folder_entries(place) if entry.is_file()]
+    photos = [photo for photo in photos if photo.suffix.lower() in IMAGE_SUFFIXES and photo.name[0] != "."]
+    alone = sorted(photo.name for photo in photos if photo not in taken)
     if alone:
         message = f"{len(alone)} photos have no JSON file, and are left out: {list_names(alone)}"
         fix = "label them in labelme; where there is nothing to label, save the file without shapes"

@@ -89,6 +89,9 @@ class Objects:
 
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by ``meta.json`` and folders with ``ann`` in them."""
+    if (root / "ann").is_dir() and (root / "img").is_dir() and (root.parent / META).is_file():
+        fix = f"give the folder above, {shown_path(root.parent)}, which has the classes"
+        return NearMiss(NAME, f"it is one data set of a project, and {META} is in the folder above", fix)
     folders = _dataset_folders(root, 0)
     if not (root / META).is_file() or not mentions(root / META, "classes"):
         if not folders:

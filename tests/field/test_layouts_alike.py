@@ -102,8 +102,8 @@ def test_masks_dir_names_a_folder_of_the_data_set(masks_dir: str, tmp_path: Path
     EXPORTS["ultralytics"](tmp_path)
     content = (tmp_path / "data.yaml").read_text().replace("masks_dir: masks", f"masks_dir: {masks_dir}")
     text(tmp_path / "data.yaml", content)
-    with pytest.raises(DatasetError, match=r"`masks_dir` in data.yaml is not the name of a folder"):
-        find_layout(tmp_path)
+    with pytest.raises(DatasetError, match=r"data.yaml: `masks_dir` is not the name of a folder"):
+        open_dataset(tmp_path, "train")
 
 
 def test_coco_objects_and_panoptic_segments_of_one_folder(tmp_path: Path) -> None:

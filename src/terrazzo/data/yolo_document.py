@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os  # whose tests of paths take names of any length, unlike those of pathlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def _place(document: Path, base: Path, name: Any) -> Path | None:
     if not isinstance(name, str) or not name:
         return None
     tried = (base / name, document.parent / name, document.parent / name.removeprefix("../"))
-    return next((place for place in tried if place.exists()), None)
+    return next((place for place in tried if os.path.exists(place)), None)
 
 
 def _in_folder(folder: Path) -> tuple[list[Path], list[Problem]]:
@@ -153,9 +154,9 @@ def _listed(text_file: Path, base: Path) -> tuple[list[Path], list[Problem]]:
     photos: list[Path] = []
     problems: list[Problem] = []
     for number, entry in list_entries(text_file):
-        photo = next((p for p in (base / entry, text_file.parent / entry) if p.is_file()), None)
+        photo = next((p for p in (base / entry, text_file.parent / entry) if os.path.isfile(p)), None)
         if photo is None:
-            message, fix = f"line {number} names {entry!r}, which is not there", "add it, or remove the line"
+            message, fix = f"line {number} names {show(entry)}, which is not there", "add it, or remove the line"
             problems.append(Problem("error", "photo-missing", text_file, message, fix))
         else:
             photos.append(photo)

@@ -35,7 +35,7 @@ from terrazzo.text import list_names, shown_path
 __all__ = ["NAME", "SHAPE", "find"]
 
 NAME = "Label Studio brush masks"
-SHAPE = "task-1-annotation-2-by-3-tag-Leaf-0.png, the project's JSON export, images"
+SHAPE = "task-1-annotation-2-by-3-tag-leaf-0.png, project.json, images"
 LAYER = re.compile(r"task-(?P<task>[0-9]+)-annotation-(?P<annotation>[0-9]+)-by-.*\.png")
 LOOKED_AT = 50  # names of a folder, to tell whether it holds layers
 HALF = 128

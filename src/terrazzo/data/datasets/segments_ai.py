@@ -30,7 +30,7 @@ from terrazzo.text import list_names, show, shown_path
 __all__ = ["NAME", "SHAPE", "find"]
 
 NAME = "Segments.ai release"
-SHAPE = "RELEASE.json, segments/OWNER_NAME/RELEASE/x.jpg, .../x_label_ground-truth.png"
+SHAPE = "release.json, segments/OWNER_NAME/RELEASE/x_label_ground-truth.png"
 BITMAPS = ("segmentation-bitmap", "segmentation-bitmap-highres")
 LABEL_SETS = ("ground-truth",)  # the usual one; else the only one there is
 

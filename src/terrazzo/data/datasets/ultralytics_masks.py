@@ -12,7 +12,7 @@ from typing import Any
 
 from terrazzo.data.dataset import Sample
 from terrazzo.data.file_tree import leads_elsewhere
-from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split
+from terrazzo.data.layout import Layout, Pairs, no_such_split
 from terrazzo.data.pairing import Listings, pair
 from terrazzo.data.problems import Problem
 from terrazzo.data.yolo_document import DataYaml, class_names, other_folder, read_data_yaml
@@ -27,15 +27,11 @@ SHAPE = "data.yaml with masks_dir, images/train, masks/train"
 MOST_CLASSES = 255
 
 
-def find(root: Path) -> Layout | NearMiss | None:
+def find(root: Path) -> Layout | None:
     """Recognise it by ``masks_dir`` in ``data.yaml``."""
     document = read_data_yaml(root, NAME)
     if not isinstance(document, DataYaml) or document.masks_dir is None:
         return None  # YOLO's own file says what is wrong with the document
-    name = document.masks_dir
-    if not isinstance(name, str) or not name.strip() or leads_elsewhere(name):
-        fix = "write the name that takes the place of `images`, as in `masks_dir: masks`"
-        return NearMiss(NAME, f"`masks_dir` in {document.file.name} is not the name of a folder in it", fix)
     labels = partial(_labels, document.file, document.names)
     return Layout(NAME, root, document.file, document.splits, partial(_pairs, document), labels)
 
@@ -47,11 +43,22 @@ def _labels(path: Path, names: Any) -> LabelSpec:
         raise DatasetError(f"{shown_path(path)}: {error.message}", fix=error.fix, code="dataset-annotations") from error
 
 
+def _masks_dir(document: DataYaml) -> str:
+    name = document.masks_dir
+    if not isinstance(name, str) or not name.strip() or leads_elsewhere(name):
+        raise DatasetError(
+            f"{shown_path(document.file)}: `masks_dir` is not the name of a folder in the data set",
+            fix="write the name that takes the place of `images`, as in `masks_dir: masks`",
+            code="dataset-annotations",
+        )
+    return PurePosixPath(name.strip().replace("\\", "/")).as_posix()
+
+
 def _pairs(document: DataYaml, split: str) -> Pairs:
     if split not in document.splits:
         raise no_such_split(NAME, document.file.parent, split, document.splits)
     photos, problems = document.photos(split)
-    masks_dir = PurePosixPath(document.masks_dir.strip().replace("\\", "/")).as_posix()
+    masks_dir = _masks_dir(document)
     samples: list[Sample] = []
     listings = Listings()
     folders: dict[Path, Path] = {}

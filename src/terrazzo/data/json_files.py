@@ -9,6 +9,7 @@ import json
 import math
 import mmap
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -22,6 +23,7 @@ from terrazzo.text import shown_path
 __all__ = ["file_version", "is_number", "mentions", "picture_size", "points_of", "read_json", "whole_number"]
 
 MOST_BYTES = 1 << 30
+LOOKED_THROUGH = 64 << 20  # bytes at each end of a file, to tell what it is
 MOST_POINTS = 1 << 20  # of one outline
 FARTHEST = 1 << 24  # pixels from the corner of an image that a point may lie
 
@@ -56,15 +58,20 @@ def read_json(path: Path, tool: str) -> Any:
 
 
 def mentions(path: Path, *keys: str) -> bool:
-    """Whether a file holds all these words in double quotes, without parsing it."""
+    """Whether a file holds all these words in double quotes, near its beginning or end, without parsing it."""
     try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            return all(text.find(f'"{key}"'.encode()) >= 0 for key in keys)
-    except ValueError:  # an empty file
+        return path.is_file() and _mentions(*file_version(path), keys)
+    except DatasetError:  # it is said when the document is read
         return False
-    except OSError:  # it is said when the document is read
+
+
+@lru_cache(maxsize=1024)
+def _mentions(path: Path, modified: int, size: int, keys: tuple[str, ...]) -> bool:
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            parts = ((0, min(size, LOOKED_THROUGH)), (max(size - LOOKED_THROUGH, 0), size))
+            return all(any(text.find(f'"{key}"'.encode(), *part) >= 0 for part in parts) for key in keys)
+    except (ValueError, OSError):  # an empty file, or one that is closed to us
         return False
 
 

@@ -54,7 +54,6 @@ NAME = "COCO JSON"
 SHAPE = "annotations/instances_train.json; or train/_annotations.coco.json"
 DOCUMENT = re.compile(r"(?P<instances>instances_)?(?P<split>train|val|valid|test)(?P<year>20[0-9]{2})?\.json")
 IN_SPLIT_FOLDER = "_annotations.coco.json"
-MOST_LOOKED_THROUGH = 64 << 20  # bytes, for the name of the program that wrote a document
 
 
 class PhotoFinder(Protocol):
@@ -109,7 +108,7 @@ def coco_documents(root: Path, is_meant: Callable[[Path], bool]) -> dict[str, Pa
 
 def is_label_studios(path: Path) -> bool:
     """Whether a document says that Label Studio wrote it."""
-    return path.stat().st_size < MOST_LOOKED_THROUGH and mentions(path, "Label Studio")
+    return mentions(path, "Label Studio")
 
 
 def _is_coco(path: Path) -> bool:

@@ -41,6 +41,7 @@ LABELS = "labels.txt"
 IGNORE = "__ignore__"
 PHOTO_FOLDERS = ("images", "JPEGImages", "photos", "img")
 LINES = ("point", "points", "line", "linestrip")
+MOST_BYTES = 256 << 20  # of one photo's file
 LOOKED_AT = 3  # JSON files of a folder, to tell whether they are labelme's
 
 
@@ -144,7 +145,8 @@ def _place(folder: Path) -> Path | None:
 
 
 def _is_labelme(folder: Path) -> bool:
-    return any(mentions(path, "shapes", "imagePath") for path in _json_files(folder)[:LOOKED_AT])
+    looked_at = (path for path in _json_files(folder)[:LOOKED_AT] if path.stat().st_size < MOST_BYTES)
+    return any(mentions(path, "shapes", "imagePath") for path in looked_at)
 
 
 def _json_files(folder: Path) -> list[Path]:

@@ -16,6 +16,8 @@ from terrazzo import errors
 
 CLASSES = {name: getattr(errors, name).code for name in errors.__all__}
 PROBLEM_ARGUMENTS = ("severity", "code", "file", "message", "fix")
+READERS = ("parse_json", "parse_yaml", "read_json", "read_lines", "read_yaml", "read_yaml_mapping")
+"""Of `terrazzo.config`, which raise the class and code that they are given."""
 
 
 @dataclass(frozen=True, order=True)
@@ -72,6 +74,9 @@ def _rows(call: ast.Call) -> set[Row]:
     elif call.func.id == "Problem":
         given |= dict(zip(PROBLEM_ARGUMENTS, call.args, strict=False))
         codes = _texts(given["code"]) if "code" in given else []
+    elif call.func.id in READERS and "code" in given:
+        message = "…, line …: what is wrong there; or the file cannot be read, is too large, or is nested too deep"
+        return {Row(code, message, "correct that line, or check the path") for code in _texts(given["code"])}
     else:
         return set()
     if "message" not in given or "fix" not in given:

@@ -15,9 +15,10 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache() -> Iterator[None]:
-    """Keep converted models in a folder that goes when the tests are over."""
+    """Keep converted models, and which files are trusted, in a folder that goes when the tests are over."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TERRAZZO_CACHE", folder)
+        patch.setenv("TERRAZZO_CACHE", os.path.join(folder, "cache"))
+        patch.setenv("XDG_CONFIG_HOME", os.path.join(folder, "config"))
         yield
 
 

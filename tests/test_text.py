@@ -21,6 +21,7 @@ def test_nothing_of_an_ordinary_text_changes() -> None:
 def test_long_and_nested_values_are_cut() -> None:
     assert len(show("x" * 10_000)) < 250
     assert show({"a": 1}) == "a dict"
+    assert shown_path("x" * 4990 + "/mask.png").endswith("x/mask.png") and len(shown_path("x" * 5000)) < 1010
     assert list_names(f"c{i}" for i in range(20)).endswith("'c7' and 12 more")
 
 

@@ -21,9 +21,20 @@ def clipped(text: str, longest: int = 26) -> str:
 
 def to_png(figure: Figure, dpi: int, *, trimmed: bool = False) -> bytes:
     """Return a figure as a PNG file, `trimmed` to what is drawn and a narrow edge around it."""
+    import matplotlib
+    from matplotlib.legend import Legend
+    from matplotlib.text import Text
+
+    for legend in figure.findobj(Legend):
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a class may be called $x$
+    for text in figure.findobj(Text):
+        text.set_usetex(
+            False
+        )  # a matplotlibrc in the working folder may ask for LaTeX, which is a programming language
     edge: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12} if trimmed else {}
     picture = io.BytesIO()
-    with warnings.catch_warnings():
+    with matplotlib.rc_context({"text.usetex": False}), warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes; the other files hold it as it is.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(picture, format="png", dpi=dpi, **edge)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from terrazzo.config import read_json
 from terrazzo.errors import LabelError
 from terrazzo.label_checks import MAX_CLASSES, MAX_STORED, Color, Target, checked_color
 from terrazzo.text import nearest, show
 
-__all__ = ["bundled_names", "document_fields", "load_bundled", "load_yaml"]
+__all__ = ["bundled_names", "document_fields", "load_bundled"]
 
 CLASSES = Path(__file__).with_name("classes")
 KEYS = ("names", "palette", "map", "colors")
-MAX_YAML_BYTES = 4 << 20
 
 
 def bundled_names() -> tuple[str, ...]:
@@ -33,38 +31,7 @@ def load_bundled(name: str) -> object:
             fix=f"did you mean {guess}?" if guess else f"choose one of {', '.join(bundled_names())}",
             code="labels-bundled",
         )
-    return json.loads((CLASSES / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def load_yaml(path: Path) -> object:
-    """Read a YAML file of moderate size that repeats no key."""
-    import yaml  # not needed by programs that never read labels.yaml
-
-    class Loader(yaml.SafeLoader):
-        """Refuses repeated keys, of which YAML would silently keep the last."""
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            mapping = super().construct_mapping(node, deep)
-            if len(mapping) < len(node.value):
-                raise yaml.constructor.ConstructorError(None, None, "a key occurs twice", node.start_mark)
-            return mapping
-
-    try:
-        if not path.is_file():
-            raise LabelError("there is no such file", fix="check the path", code="labels-file")
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise LabelError("the file is too large to describe labels", fix="check the path", code="labels-file")
-        text = path.read_text(encoding="utf-8")
-        if re.search(r"([\[{]\s*){4}", text):  # for which the parser needs time that grows with the square of the depth
-            raise LabelError("brackets are nested too deep to describe labels", fix="correct it", code="labels-file")
-        return yaml.load(text, Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabelError(f"cannot be read: {error}", fix="save it as UTF-8 text", code="labels-file") from error
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or type(error).__name__
-        raise LabelError(f"not readable as YAML{where}: {problem}", fix="correct it", code="labels-file") from error
+    return read_json(CLASSES / f"{name}.json")
 
 
 def document_fields(document: object) -> dict[str, Any]:

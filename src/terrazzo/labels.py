@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.config import read_yaml
 from terrazzo.errors import LabelError
 from terrazzo.label_checks import (
     MAX_STORED,
@@ -37,7 +38,7 @@ from terrazzo.label_checks import (
     checked_stored,
     list_counts,
 )
-from terrazzo.label_documents import bundled_names, document_fields, load_bundled, load_yaml
+from terrazzo.label_documents import bundled_names, document_fields, load_bundled
 from terrazzo.palette import generate_palette
 from terrazzo.text import list_names, nearest, show
 
@@ -135,8 +136,9 @@ class LabelSpec:
         Raises:
             LabelError: the file cannot be read, is not YAML, repeats a key, or does not describe labels.
         """
+        document = read_yaml(Path(path), error=LabelError, code="labels-file")
         try:
-            return cls.from_dict(load_yaml(Path(path)))
+            return cls.from_dict(document)
         except LabelError as error:
             raise LabelError(f"{path}: {error.message}", fix=error.fix, code=error.code) from error
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.errors import ConfigError
+from terrazzo.text import list_names
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocess"]
 
@@ -49,7 +50,7 @@ class Preprocess:
                     fix="give size as (height, width), or the other rules",
                 )
             sides += self.size
-        if any(not isinstance(side, int) or not 1 <= side <= 65536 for side in sides):
+        if any(not isinstance(side, int) or isinstance(side, bool) or not 1 <= side <= 65536 for side in sides):
             raise ConfigError(f"preprocess sides {sides} are not between 1 and 65536", fix="give whole pixel counts")
         if self.long_side is not None and self.short_side is None:
             raise ConfigError("preprocess has a long_side without a short_side", fix="give both or neither")
@@ -107,9 +108,9 @@ class Preprocess:
             ConfigError: a key is unknown or a value is not usable.
         """
         known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(values) - known):
+        if unknown := sorted(map(str, set(values) - known)):
             raise ConfigError(
-                f"preprocess has unknown key(s) {', '.join(unknown)}", fix=f"use {', '.join(sorted(known))}"
+                f"preprocess has unknown key(s) {list_names(unknown)}", fix=f"use {', '.join(sorted(known))}"
             )
         try:
             given: dict[str, Any] = dict(values)

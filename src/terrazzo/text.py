@@ -8,6 +8,7 @@ from collections.abc import Iterable
 __all__ = ["list_names", "nearest", "printable", "show", "shown_path"]
 
 LONGEST = 200  # characters of a stranger's text in one message
+LONGEST_PATH = 1000
 SHOWN = 8  # names listed in one message
 
 
@@ -21,7 +22,8 @@ def printable(text: str) -> str:
 def shown_path(path: str | os.PathLike[str] | os.PathLike[bytes] | bytes) -> str:
     """Write a path in a message: names may hold bytes that no text has, or escape sequences of terminals."""
     text = os.fsdecode(path)
-    return text if text.isprintable() else ascii(text)[1:-1]
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= LONGEST_PATH else f"{text[: LONGEST_PATH // 2]}...{text[-LONGEST_PATH // 2 :]}"
 
 
 def show(value: object) -> str:

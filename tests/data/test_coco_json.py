@@ -201,15 +201,15 @@ def test_another_size_than_the_photos_is_named_with_both(folder: Folder) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"images": [], "annotations": [', "not readable as JSON"),
+        ('{"images": [], "annotations": [', "line 1: not valid JSON"),
         ("[1, 2]", "no COCO document"),
         ('{"images": [], "annotations": []}', "categories missing"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "not a list of ids and names"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}', "list"),
         ('{"images": [], "annotations": [], "categories": []}', "its categories"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "\\u0007"}]}', "control characters"),
-        ("[" * 100000, "not readable as JSON"),
-        ("", "not readable as JSON"),
+        ("[" * 100000, "nested deeper than"),
+        ("", "line 1: not valid JSON"),
     ],
 )
 def test_documents_that_are_none(text: str, message: str, folder: Folder) -> None:

@@ -127,7 +127,7 @@ def test_more_names_than_a_mask_tells_apart(names: str, folder: Folder, monkeypa
     [
         ("train: images/train\n", "dataset-layout", "data.yaml lacks names"),
         ("names: [x]\n", "dataset-layout", "data.yaml lacks train and val"),
-        ("names: [x\n", "dataset-layout", "not readable as YAML"),
+        ("names: [x\n", "dataset-layout", "line 2: not valid YAML"),
         ("[1, 2]\n", "dataset-layout", "lacks train and val"),
         ("train: nowhere\nnames: [x]\n", "dataset-annotations", "it names 'nowhere' for train"),
         ("train: 7\nnames: [x]\n", "dataset-annotations", "it names 7 for train"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,23 @@ def test_a_damaged_entry_is_none_and_is_removed(content: bytes, folder: Path) ->
     assert list(folder.iterdir()) == []
     assert keep(KEY, ".onnx", b"content") == path
     assert cached(KEY, ".onnx") == path
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o602])
+def test_an_entry_that_others_could_have_written_does_not_count(mode: int, folder: Path) -> None:
+    path = keep(KEY, ".blob", b"content")
+    path.chmod(mode)
+    assert cached(KEY, ".blob") is None
+    assert keep(KEY, ".blob", b"content") == path
+    assert cached(KEY, ".blob") == path and path.stat().st_mode & 0o022 == 0
+
+
+def test_an_entry_of_another_user_does_not_count(folder: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    path = keep(KEY, ".blob", b"content")
+    os.chown(path, 1234, 1234)
+    assert cached(KEY, ".blob") is None
 
 
 def test_of_two_entries_the_whole_one_counts(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -140,6 +141,36 @@ def test_weights_deep_in_the_graph_are_found_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("location", ["*/_ORT_MEM_ADDR_/*", "./*/_ORT_MEM_ADDR_/*", "a\0b", "", "fifo", "x" * 5000])
+def test_weights_that_lie_in_no_file_are_not_read(kind: Kind, location: str, tmp_path: Path) -> None:
+    """Runtimes mark weights in their own memory by a location, and would read whatever is at the offset."""
+    path = with_weights_in(tmp_path, location)
+    (path.parent / "*" / "_ORT_MEM_ADDR_").mkdir(parents=True)
+    (path.parent / "*" / "_ORT_MEM_ADDR_" / "*").write_bytes(bytes(4 * 81))
+    os.mkfifo(path.parent / "fifo")
+    with pytest.raises(CheckpointError, match="its weights lie ") as caught:
+        kind(path)
+    assert caught.value.code == "export-damaged"
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_operators_of_other_libraries_are_told(kind: Kind, tmp_path: Path) -> None:
+    """Also those that name a file to load: an EPContext holds a compiled network of another engine."""
+    for domain, name, values in [
+        ("com.microsoft", "EPContext", {"embed_mode": 0, "ep_cache_context": "../secret.bin", "main_context": 1}),
+        ("ai.onnx.contrib", "PyOp", {}),
+        ("strangers", "Evil", {}),
+    ]:
+        model = small_model()
+        model.graph.node.insert(0, onnx.helper.make_node(name, ["images"], ["evil"], domain=domain, **values))
+        model.graph.node[1].input[0] = "evil"
+        model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+        with pytest.raises(CheckpointError) as caught:
+            kind(write_onnx_file(tmp_path, model))
+        assert caught.value.code == "export-damaged"
+
+
+@pytest.mark.parametrize("kind", ENGINES)
 def test_weights_beside_the_file_are_read_and_missed(kind: Kind, tmp_path: Path) -> None:
     path = with_weights_in(tmp_path, "weights/small.bin")
     with pytest.raises(CheckpointError, match="not beside it"):
@@ -214,6 +245,13 @@ def test_openvinos_files_are_told_too(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         OpenVINOEngine(write_openvino_file(tmp_path, small_model(None), described=False))
     assert caught.value.code == "export-foreign"
+    path.write_bytes(small_model().SerializeToString())  # which OpenVINO would read under any name
+    path.with_suffix(".bin").touch()
+    with pytest.raises(CheckpointError, match="it is not an OpenVINO model"):
+        OpenVINOEngine(path)
+    path.write_text('<!DOCTYPE net [<!ENTITY a SYSTEM "/etc/hostname">]><net name="&a;" version="11"/>')
+    with pytest.raises(CheckpointError, match="it is not an OpenVINO model"):
+        OpenVINOEngine(path)
     with pytest.raises(CheckpointError) as caught:
         OpenVINOEngine(tmp_path / "nowhere.xml")
     assert caught.value.code == "checkpoint-missing"

@@ -1,9 +1,15 @@
-"""`.pt2` files as an engine: the network's numbers, sizes that the file was not made for, and nothing executed."""
+"""`.pt2` files as an engine: the network's numbers, other sizes than the file's, and nothing of strangers executed."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import pickle
+import re
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +21,7 @@ from torch import Tensor, nn
 from terrazzo.engines.engine import EngineOptions
 from terrazzo.engines.torch_export import TorchExportEngine
 from terrazzo.errors import CheckpointError, ConfigError
+from terrazzo.inference.predict import make_predictor
 from terrazzo.weights.exported import METADATA_KEY
 
 
@@ -41,7 +48,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_gives_the_networks_numbers_and_refuses_other_sizes(exported: Path) -> None:
-    engine = TorchExportEngine(exported, EngineOptions(threads=1))
+    engine = TorchExportEngine(exported, EngineOptions(threads=1), trust=True)
     assert engine.description == DESCRIPTION
     images = noise(3, 32, 57)
     with torch.inference_mode():
@@ -58,25 +65,72 @@ def test_what_it_cannot_do_is_told(exported: Path) -> None:
         assert caught.value.code == "engine-device"
 
 
-class Evil:
+class Touching:
+    """A pickle that writes a file when it is read."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
     def __reduce__(self) -> tuple[object, ...]:
-        return exec, ("raise AssertionError('executed')",)
+        return Path.touch, (self.marker,)
 
 
-def test_nothing_in_a_file_is_executed(exported: Path, tmp_path: Path) -> None:
+def pickled_weight(entries: dict[str, bytes], marker: Path) -> None:
+    """A weight that says of itself that it is a pickle, in an entry without an ending."""
+    config = json.loads(entries["data/weights/model_weights_config.json"])
+    entry = next(iter(config["config"].values()))
+    entry["use_pickle"] = True
+    entries["data/weights/model_weights_config.json"] = json.dumps(config).encode()
     buffer = io.BytesIO()
-    torch.save(Evil(), buffer)
+    torch.save(Touching(marker), buffer)
+    entries[f"data/weights/{entry['path_name']}"] = buffer.getvalue()
+
+
+def opaque_constant(entries: dict[str, bytes], marker: Path) -> None:
+    """A constant whose name alone makes a pickle of it."""
+    config = json.loads(entries["data/constants/model_constants_config.json"])
+    config["config"]["x"] = {
+        "path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None,
+    }  # fmt: skip
+    entries["data/constants/model_constants_config.json"] = json.dumps(config).encode()
+    entries["data/constants/opaque_obj_0"] = pickle.dumps(Touching(marker))
+
+
+def expression(entries: dict[str, bytes], marker: Path) -> None:
+    """A size that is an expression, which sympy evaluates as Python: no pickle at all."""
+    text = entries["models/model.json"].decode()
+    code = json.dumps(f"__import__('pathlib').Path({str(marker)!r}).touch() or 2")[1:-1]
+    entries["models/model.json"] = re.sub(r'"expr_str": ?"[^"]*"', lambda _: f'"expr_str": "{code}"', text).encode()
+
+
+def example_inputs(entries: dict[str, bytes], marker: Path) -> None:
+    """The pickle of example inputs."""
+    buffer = io.BytesIO()
+    torch.save(Touching(marker), buffer)
+    entries["data/sample_inputs/model.pt"] = buffer.getvalue()
+
+
+@pytest.mark.parametrize("attack", [pickled_weight, opaque_constant, expression, example_inputs])
+def test_nothing_of_a_strangers_file_is_executed(
+    exported: Path, tmp_path: Path, attack: Callable[[dict[str, bytes], Path], None]
+) -> None:
+    path, marker = tmp_path / "evil.pt2", tmp_path / "executed"
     with zipfile.ZipFile(exported) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".pt")]
-        entries = {name: archive.read(name) for name in archive.namelist()}
-    assert names, "torch.export no longer pickles the example inputs: test what it does instead"
-    path = tmp_path / "evil.pt2"
+        entries = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+    attack(entries, marker)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, content in entries.items():
-            archive.writestr(name, buffer.getvalue() if name == names[0] else content)
-    with pytest.raises(CheckpointError) as caught:
-        TorchExportEngine(path)
-    assert caught.value.code == "checkpoint-pickle"
+            archive.writestr(f"archive/{name}", content)
+    for open_it in (TorchExportEngine, make_predictor):
+        with pytest.raises(CheckpointError, match="can run any code when it is opened") as caught:
+            open_it(path)
+        assert caught.value.code == "model-untrusted"
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in caught.value.message
+        assert "--trust-file" in caught.value.fix
+    assert not marker.exists()
+    with suppress(CheckpointError):  # the attack is real: torch runs it
+        TorchExportEngine(path, trust=True)
+    assert marker.exists()
 
 
 def test_damaged_files_are_told(exported: Path, tmp_path: Path) -> None:
@@ -85,7 +139,7 @@ def test_damaged_files_are_told(exported: Path, tmp_path: Path) -> None:
     for damaged in (b"", b"PK", content[: len(content) // 2]):
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError) as caught:
-            TorchExportEngine(path)
+            TorchExportEngine(path, trust=True)
         assert caught.value.code == "export-damaged"
     with pytest.raises(CheckpointError) as caught:
         TorchExportEngine(tmp_path / "nowhere.pt2")

@@ -150,7 +150,8 @@ def test_gradients() -> None:
             output = model(leaf)
             logits = output if isinstance(output, Tensor) else output.logits
             logits.mul(torch.linspace(-1, 1, logits.numel(), dtype=torch.float64).view(logits.shape)).sum().backward()
-            gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+            # Copies, for float() below rounds the gradients themselves.
+            gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
             results.append((logits.detach(), leaf.grad, gradients))
     finally:
         theirs.set_attn_implementation("eager")

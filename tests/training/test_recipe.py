@@ -48,7 +48,7 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"list\.yaml does not hold"):
         Recipe.from_file(tmp_path / "list.yaml")
     (tmp_path / "torn.yaml").write_text("model: [\n")
-    with pytest.raises(ConfigError, match=r"torn\.yaml is not valid YAML"):
+    with pytest.raises(ConfigError, match=r"torn\.yaml, line 2: not valid YAML"):
         Recipe.from_file(tmp_path / "torn.yaml")
 
 

@@ -249,14 +249,20 @@ def test_row_47_a_hostile_configuration_is_bounded(tmp_path: Path, change: dict[
     assert len(str(caught.value)) < 1000 and "\x1b" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"model_type": ' * 5000, "{", "\udc80", '{"model_type": 1e999}'])
-def test_row_47_a_configuration_that_is_hard_to_parse(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        ("[" * 100_000, "nested deeper than 64 levels"),
+        ('{"model_type": ' * 5000, "nested deeper than 64 levels"),
+        ("{", "not valid JSON"),
+        ("\udc80", "is not text"),
+        ('{"model_type": 1e999}', "larger than any"),
+    ],
+)
+def test_row_47_a_configuration_that_is_hard_to_parse(tmp_path: Path, text: str, problem: str) -> None:
     save_file(state_in(HF4), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(text, errors="surrogateescape")
-    if "1e999" in text:
-        assert load(tmp_path).labels.names[0] == "class 0"
-        return
-    with pytest.raises(CheckpointError, match="not valid JSON"):
+    with pytest.raises(CheckpointError, match=problem):
         load(tmp_path)
 
 
@@ -271,7 +277,7 @@ def test_row_47_a_configuration_that_is_hard_to_parse(tmp_path: Path, text: str)
         {"image_std": [0, 0, 0]},
         {"image_mean": "abc"},
         {"rescale_factor": 0},
-        {"image_std": [1e400, 1, 1]},
+        {"image_std": ["inf", 1, 1]},
         {"image_scale": [1, "a"], "keep_ratio": 1},
     ],
 )

@@ -25,6 +25,7 @@ from terrazzo.errors import ConfigError
 from terrazzo.explanation.receptive_field import receptive_fields
 from terrazzo.files import make_folder, write_atomic
 from terrazzo.labels import LabelSpec
+from terrazzo.text import printable
 from terrazzo.training.data import open_splits
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.record import machine_name
@@ -229,4 +230,4 @@ def _fields(setting: Setting, study: Study) -> bytes:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from terrazzo.files import make_folder, write_atomic
+from terrazzo.text import printable
 
 __all__ = ["Result", "Row"]
 
@@ -118,8 +119,8 @@ class Result:
         parts = [
             f"# {self.title}",
             self.claim,
-            f"`terrazzo ablate {self.study}` on {self.data}; {self.machine}. {self.trained} Differences of a few "
-            "points between single short runs are noise.",
+            f"`terrazzo ablate {self.study}` on {printable(self.data)}; {self.machine}. {self.trained} Differences of "
+            "a few points between single short runs are noise.",
             _table(head, cells),
         ]
         for name, (heading, unit, form) in CURVES.items():

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from terrazzo.ablation.studies import Variant, build
+from terrazzo.config import read_json
 from terrazzo.data import Dataset
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.errors import CheckpointError, TrainingError
@@ -185,12 +186,7 @@ def _refuse_other_settings(folder: Path, result: dict[str, Any], asked: dict[str
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrainingError(
-            f"{path} cannot be read: {error}", fix="remove it to measure again", code="ablation-result"
-        ) from error
+    values = read_json(path, error=TrainingError, code="ablation-result")
     if not isinstance(values, dict):
         raise TrainingError(f"{path} holds no result", fix="remove it to measure again", code="ablation-result")
     return values

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from terrazzo.cli.say import say
+
 __all__ = ["ablate"]
 
 
@@ -99,5 +101,5 @@ def ablate(
         workers=workers,
         device=device,
     )
-    print(result.markdown())
-    print(f"written to {output}: {study}.md, .csv, .json and .png")
+    say(*result.markdown().split("\n"))
+    say(f"written to {output}: {study}.md, .csv, .json and .png")

@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.say import say
 from terrazzo.errors import ConfigError
 from terrazzo.files import write_atomic
 from terrazzo.weights.catalog import DEFAULT_MODEL
@@ -27,6 +28,7 @@ def benchmark(
     photos: str | None = None,
     rounds: int = 10,
     json: Path | None = None,
+    trust_file: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Measure how fast a model runs on this machine, with every engine beside the others.
 
@@ -59,6 +61,8 @@ def benchmark(
         Passes that are timed.
     json
         File for the figures, of every single pass too.
+    trust_file
+        Open a .pt2 file that was not exported here, and remember it: such files can run any code on this machine.
     """
     from terrazzo.measurement.benchmark import benchmark as measure
 
@@ -76,9 +80,10 @@ def benchmark(
             device=device,
             photos=photos,
             rounds=rounds,
+            trust=trust_file,
             progress=progress,
         )
-    print(report.table())
+    say(*report.table().split("\n"))
     if json is not None:
         write_atomic(json, report.to_json().encode("utf-8", "backslashreplace"))
-        print(f"\nfigures written to {json}")
+        say("", f"figures written to {json}")

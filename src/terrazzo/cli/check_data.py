@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from terrazzo.cli.progress import progress_bar
 from terrazzo.files import write_atomic
-from terrazzo.text import shown_path
+from terrazzo.text import printable, shown_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -245,7 +245,7 @@ def _print(console: Console, text: str, *, style: str = "", indent: int = 0) -> 
     """Print text as it is, file names in brackets too, wrapped between words with what follows indented."""
     margin = " " * indent
     lines = textwrap.wrap(
-        text, console.width, initial_indent=margin, subsequent_indent=margin + "  ",
+        printable(text), console.width, initial_indent=margin, subsequent_indent=margin + "  ",
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
     for line in lines:

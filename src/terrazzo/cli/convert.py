@@ -7,6 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from terrazzo.cli.say import say
+
 __all__ = ["convert"]
 
 
@@ -45,5 +47,5 @@ def convert(
     model = write(source, destination, to, labels=labels)
     tell_origin(model.name, model.record)
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
-    print(f"{model.architecture}, {parameters / 1e6:.1f} M parameters, {model.labels.num_classes} classes")
-    print(f"written to {destination}")
+    say(f"{model.architecture}, {parameters / 1e6:.1f} M parameters, {model.labels.num_classes} classes")
+    say(f"written to {destination}")

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.say import say
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.files import write_atomic
@@ -34,6 +35,7 @@ def evaluate(
     compile: Annotated[bool, Parameter(negative=())] = False,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     json: Path | None = None,
+    trust_file: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Measure a model on labelled photos: mIoU, mAcc, aAcc, per-class values, boundary IoU.
 
@@ -70,6 +72,8 @@ def evaluate(
         Folder for the report: JSON, table, per-class chart, confusion matrix.
     json
         File for the report as JSON.
+    trust_file
+        Open a .pt2 file that was not exported here, and remember it: such files can run any code on this machine.
     """
     procedure = find_protocol(protocol)
 
@@ -78,7 +82,7 @@ def evaluate(
     from terrazzo.evaluation.evaluator import evaluate as measure
 
     keep_freed_memory()
-    print(f"{data}: taken for {find_layout(data).name}")
+    say(f"{data}: taken for {find_layout(data).name}")
     predictor = make_predictor(
         model,
         device,
@@ -88,13 +92,14 @@ def evaluate(
         precision=precision,
         compiled=compile,
         workload=MANY_PHOTOS,
+        trust=trust_file,
     )
     tell_origin(model, predictor.record)
     with progress_bar("evaluate") as progress:
         report = measure(predictor, data, split=split, labels=labels, only=only, progress=progress)
-    print(report.table())
+    say(*report.table().split("\n"))
     if output is not None:
         report.save(output)
-        print(f"report written to {output}")
+        say(f"report written to {output}")
     if json is not None:
         write_atomic(json, report.to_json().encode("utf-8", "backslashreplace"))

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from terrazzo.cli.predict import output_places
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.say import say
 from terrazzo.errors import ConfigError, ImageError
 from terrazzo.explanation.points import Point, check_points
 from terrazzo.images import find_images, image_size, read_image
@@ -95,7 +96,7 @@ def explain(
             try:
                 image_HW3 = read_image(path)
             except ImageError as error:
-                print(f"skipped: {error.message}\n  fix: {error.fix}", file=sys.stderr)
+                say(f"skipped: {error.message}", f"  fix: {error.fix}", error=True)
                 continue
             good.append(path)
             if "attention" in kinds:
@@ -103,19 +104,19 @@ def explain(
                 maps = attention_maps(image_HW3, trained, points=points, layers=chosen, device=device)
                 written += maps.save(folder, stem, heads=heads)
                 if len(paths) == 1:
-                    print(maps.table(), end="\n\n")
+                    say(*maps.table().split("\n"), "")
             progress(number, len(paths))
     if good and "receptive-field" in kinds:
         with progress_bar("receptive field") as progress:
             fields = receptive_fields(good, trained, window=window, device=device, progress=progress)
         written += fields.save(output)
-        print(fields.table(), end="\n\n")
+        say(*fields.table().split("\n"), "")
     failed = len(paths) - len(good)
     if len(good) == 1:
-        print("\n".join(map(str, written)))
+        say(*map(str, written))
     else:
         told = f", {failed} could not be read" if failed else ""
-        print(f"{len(good)} of {len(paths)} photos explained, {len(written)} files written to {output}{told}")
+        say(f"{len(good)} of {len(paths)} photos explained, {len(written)} files written to {output}{told}")
     if failed and not (skip_bad and good):
         sys.exit(2)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from terrazzo.cli.say import say
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 __all__ = ["export"]
@@ -80,13 +81,13 @@ def export(
             max_loss=max_loss,
         )
     if written.parity is not None:
-        print(written.parity.table())
+        say(*written.parity.table().split("\n"))
     if written.agreement is not None:
-        print(f"{written.agreement:.2%} of the mask keeps its class")
+        say(f"{written.agreement:.2%} of the mask keeps its class")
     if written.judgement is not None:
-        print(written.judgement)
+        say(*str(written.judgement).split("\n"))
     if written.int8 is not None and written.int8.restored:
-        print(f"in float32: {written.int8.restored} of {written.int8.layers} layers, for int8 would have lost too much")
+        say(f"in float32: {written.int8.restored} of {written.int8.layers} layers, for int8 would have lost too much")
     opset = "" if written.opset is None else f", opset {written.opset}"
     least = written.description.minimum_side
-    print(f"written to {output}: {written.size / 1e6:.1f} MB{opset}, images from {least} x {least} pixels")
+    say(f"written to {output}: {written.size / 1e6:.1f} MB{opset}, images from {least} x {least} pixels")

@@ -14,9 +14,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
 from terrazzo import __version__
+from terrazzo.cli.say import say
 from terrazzo.errors import TerrazzoError
 from terrazzo.notes import notes_printed
-from terrazzo.text import nearest, printable
+from terrazzo.text import nearest
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -108,9 +109,10 @@ def _run(arguments: list[str]) -> None:
     if verb == "help":
         verb, *options = [*options, "--help"]
     if verb in ("--help", "-h"):
-        print(HELP.format(verbs="\n".join(f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items())), end="")
+        verbs = "\n".join(f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items())
+        say(*HELP.format(verbs=verbs).removesuffix("\n").split("\n"))
     elif verb in ("--version", "-V"):
-        print(f"terrazzo {__version__}")
+        say(f"terrazzo {__version__}")
     elif verb in VERBS:
         _run_verb(verb, options)
     else:
@@ -149,9 +151,7 @@ def _help_texts(function: object) -> tuple[str, str]:
 
 def _fail(code: str, message: str, fix: str) -> NoReturn:
     """Print what is wrong and what to do about it, and leave with status 2."""
-    for line in (f"error[{code}]: {message}", f"  fix: {fix}"):
-        # A message that quotes a file's content or name must stay one line, and must not steer the terminal.
-        print(printable(line), file=sys.stderr)
+    say(f"error[{code}]: {message}", f"  fix: {fix}", error=True)
     sys.exit(FAILED)
 
 

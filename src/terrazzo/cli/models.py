@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from terrazzo.cli.say import say
 from terrazzo.weights.catalog import (
     DEFAULT_MODEL,
     HUB,
@@ -33,15 +34,16 @@ def models() -> None:
     Examples:
         terrazzo models
     """
-    print("Shipped with their weights, for --model of `terrazzo predict` and `evaluate`:\n")
+    say("Shipped with their weights, for --model of `terrazzo predict` and `evaluate`:", "")
     for name in bundled_names():
-        print(describe(name, bundled_record(name)), end="\n\n")
+        say(*describe(name, bundled_record(name)).split("\n"), "")
     if not bundled_names():
-        print("  none\n")
+        say("  none", "")
 
     cached = {weights.name for weights in PUBLISHED if weights.where == HUB and is_cached(weights.name)}
     for where, rows in groupby(PUBLISHED, key=lambda weights: weights.where):
-        print(table(where, sorted(rows, key=lambda weights: weights.name not in cached), cached), end="\n\n")
+        listed = table(where, sorted(rows, key=lambda weights: weights.name not in cached), cached)
+        say(*listed.split("\n"), "")
 
     from terrazzo.models import DECODERS, list_models
     from terrazzo.weights.recognize import meta_network
@@ -51,12 +53,12 @@ def models() -> None:
         "auxiliary heads, which are for training only. Names in _mmseg are the networks that mmsegmentation made of "
         "them, for its checkpoints:"
     )
-    print(f"{textwrap.fill(about, WIDTH, break_on_hyphens=False)}\n")
+    say(*textwrap.wrap(about, WIDTH, break_on_hyphens=False), "")
     for name in list_models():
         count = sum(parameter.numel() for parameter in meta_network(name, COUNTED_CLASSES).parameters())
-        print(f"  {name:<24}{count / 1e6:6.2f} M")
-    print("\nDecoders, for --model together with a backbone of transformers (--encoder):\n")
-    print(f"  {', '.join(DECODERS)}")
+        say(f"  {name:<24}{count / 1e6:6.2f} M")
+    say("", "Decoders, for --model together with a backbone of transformers (--encoder):", "")
+    say(f"  {', '.join(DECODERS)}")
 
 
 def describe(name: str, config: Mapping[str, Any]) -> str:

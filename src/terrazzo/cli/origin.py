@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
+
+from terrazzo.cli.say import say
 
 __all__ = ["tell_origin"]
 
@@ -26,4 +27,4 @@ def tell_origin(name: str, record: Mapping[str, Any]) -> None:
     if str(record.get("labels from", "the file's own")) != "the file's own":
         parts.append(f"classes {record['labels from']}")
     if parts:
-        print(f"{name}: {'; '.join(parts)}", file=sys.stderr)
+        say(f"{name}: {'; '.join(parts)}", error=True)

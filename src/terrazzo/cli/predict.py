@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +13,7 @@ from cyclopts import Parameter
 
 from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.say import say
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.errors import ConfigError
@@ -44,6 +46,7 @@ def predict(
     compile: Annotated[bool, Parameter(negative=())] = False,
     max_pixels: int | None = None,
     skip_bad: Annotated[bool, Parameter(negative=())] = False,
+    trust_file: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Turn photos into masks and pictures, at the photos' own size.
 
@@ -83,6 +86,8 @@ def predict(
         Refuse photos with more pixels than this.
     skip_bad
         Exit with status 0 although some photos could not be read.
+    trust_file
+        Open a .pt2 file that was not exported here, and remember it: such files can run any code on this machine.
     """
     kinds = [kind.strip() for kind in save.split(",")]
     if unknown := [kind for kind in kinds if kind not in KINDS]:
@@ -103,6 +108,7 @@ def predict(
         precision=precision,
         compiled=compile,
         workload=Workload.of(paths),
+        trust=trust_file,
     )
     tell_origin(model, predictor.record)
     results = predictor.segment_files(
@@ -114,7 +120,7 @@ def predict(
         for number, (result, (folder, stem)) in enumerate(zip(results, places, strict=True), 1):
             if isinstance(result, Failure):
                 failed += 1
-                print(f"skipped: {result.error.message}\n  fix: {result.error.fix}", file=sys.stderr)
+                say(f"skipped: {result.error.message}", f"  fix: {result.error.fix}", error=True)
             else:
                 saving.append(pool.submit(result.save, folder, kinds, stem=stem))
                 if len(paths) == 1:
@@ -126,11 +132,9 @@ def predict(
         written = [future.result() for future in saving]
     done = len(paths) - failed
     if len(paths) == 1 and written:
-        print("\n".join(str(path) for path in written[0].values()))
+        say(*map(str, written[0].values()))
     else:
-        print(
-            f"{done} of {len(paths)} photos written to {output}" + (f", {failed} could not be read" if failed else "")
-        )
+        say(f"{done} of {len(paths)} photos written to {output}" + (f", {failed} could not be read" if failed else ""))
     if failed and not (skip_bad and done):
         sys.exit(2)
 
@@ -141,7 +145,7 @@ def output_places(paths: list[Path], arguments: list[str], output: Path) -> list
     Photos found in a folder keep their subfolder. Of two photos that would share a name (``a.jpg`` and ``a.png``), each
     gets its ending into the name (``a_jpg``, ``a_png``); any that still collide get a number.
     """
-    roots = [Path(argument) for argument in arguments if Path(argument).is_dir()]
+    roots = [Path(argument) for argument in arguments if os.path.isdir(argument)]
     folders = []
     for path in paths:
         inside = [path.parent.relative_to(root) for root in roots if path.is_relative_to(root)]
@@ -162,4 +166,4 @@ def output_places(paths: list[Path], arguments: list[str], output: Path) -> list
 def print_areas(result: Segmentation) -> None:
     """Print what a photo shows, largest class first."""
     for area in result.areas():
-        print(f"  {area.share:6.1%}  {area.name}")
+        say(f"  {area.share:6.1%}  {area.name}")

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from terrazzo.cli.say import say
+
 __all__ = ["train"]
 
 
@@ -130,5 +132,5 @@ def train(
         device=device,
     )
     if run is not None:
-        print(run.report.table())
-        print(f"run written to {run.output}; use it with: terrazzo predict PHOTO --model {run.output}")
+        say(*run.report.table().split("\n"))
+        say(f"run written to {run.output}; use it with: terrazzo predict PHOTO --model {run.output}")

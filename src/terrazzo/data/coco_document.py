@@ -16,17 +16,20 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.config import read_json
 from terrazzo.data.masks import StoredMask
 from terrazzo.data.outlines import Points, Region, decode_runs, paint, region_of, unpack_runs
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError
 from terrazzo.images import MAX_PIXELS
+from terrazzo.regular_files import open_regular
 from terrazzo.text import show, shown_path
 
 __all__ = ["Document", "Figure", "OutlinedMask", "parse_categories", "parse_document"]
 
 MOST_CATEGORY_BYTES = 4 << 20
 FARTHEST = 1e30  # that a point may lie from the corner of its photo
+MOST_BYTES = 4 << 30  # of a document; those of LVIS have 1.2 GB
 PROBLEMS = {
     "box": Problem(
         "error",
@@ -122,13 +125,9 @@ def parse_document(path: Path) -> Document:
     """Parse a whole document.
 
     Raises:
-        DatasetError: it is no JSON, or no COCO document.
-        OSError: it cannot be read.
+        DatasetError: it cannot be read, or is not a COCO document.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise _no_document(path, f"it is not readable as JSON: {error}") from error
+    content = read_json(path, error=DatasetError, code="dataset-annotations", most_bytes=MOST_BYTES, lenient=True)
     if not isinstance(content, dict):
         raise _no_document(path, "it is a JSON file, but no COCO document")
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
@@ -155,7 +154,7 @@ def parse_document(path: Path) -> Document:
 
 def parse_categories(path: Path) -> dict[int, str] | None:
     """Read the categories without the rest; None where the file says the word more than once, or says it oddly."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if not file.seek(0, 2):
             return None
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from terrazzo.data.datasets import (
@@ -73,8 +74,8 @@ def find_layout(root: str | Path) -> Layout:
         DatasetError: no layout fits, or more than one does.
     """
     root = Path(root)
-    found, near = _matches(root) if not root.is_file() else ([], [])
-    if not found and root.exists():
+    found, near = _matches(root) if not os.path.isfile(root) else ([], [])
+    if not found and os.path.exists(root):
         parents = list(root.absolute().parents)[:MARKER_DEPTH]
         found = [layout for parent in parents for layout in _readable(parent) if layout.marker == root.absolute()]
         found = found[-1:]  # annotations/instances_train.json is one of its folder, and of the folder above

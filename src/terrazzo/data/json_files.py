@@ -5,9 +5,9 @@ Everything raises `ValueError` or `DatasetError` on content that is not what it 
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,9 +15,11 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from terrazzo import config
 from terrazzo.data.outlines import Points
 from terrazzo.errors import DatasetError
 from terrazzo.images import MAX_PIXELS
+from terrazzo.regular_files import open_regular
 from terrazzo.text import shown_path
 
 __all__ = ["file_version", "is_number", "mentions", "picture_size", "points_of", "read_json", "whole_number"]
@@ -36,31 +38,19 @@ def read_json(path: Path, tool: str) -> Any:
         tool: whose, for the message, such as ``labelme``.
 
     Raises:
-        DatasetError: it cannot be read, is larger than a gigabyte, or is not JSON.
+        DatasetError: as `terrazzo.config.read_json`, or it is larger than a gigabyte.
     """
-    fix = f"export it again from {tool}"
+    code, limit = "dataset-annotations", MOST_BYTES
     try:
-        if not path.is_file():
-            raise DatasetError(f"{shown_path(path)}: not a regular file", fix=fix, code="dataset-annotations")
-        if path.stat().st_size > MOST_BYTES:
-            message = f"{shown_path(path)}: more than {MOST_BYTES >> 30} GB of annotations"
-            raise DatasetError(message, fix="split the export", code="dataset-annotations")
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(
-            f"{shown_path(path)}: cannot be read: {error.strerror}",
-            fix="check its permissions",
-            code="dataset-annotations",
-        ) from error
-    except (ValueError, RecursionError) as error:
-        message = f"{shown_path(path)}: it is not readable as JSON: {error}"
-        raise DatasetError(message, fix=fix, code="dataset-annotations") from error
+        return config.read_json(path, error=DatasetError, code=code, most_bytes=limit, lenient=True)
+    except DatasetError as error:
+        raise DatasetError(error.message, fix=f"export it again from {tool}", code=error.code) from error
 
 
 def mentions(path: Path, *keys: str) -> bool:
     """Whether a file holds all these words in double quotes, near its beginning or end, without parsing it."""
     try:
-        return path.is_file() and _mentions(*file_version(path), keys)
+        return os.path.isfile(path) and _mentions(*file_version(path), keys)
     except DatasetError:  # it is said when the document is read
         return False
 
@@ -68,7 +58,7 @@ def mentions(path: Path, *keys: str) -> bool:
 @lru_cache(maxsize=1024)
 def _mentions(path: Path, modified: int, size: int, keys: tuple[str, ...]) -> bool:
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
             parts = ((0, min(size, LOOKED_THROUGH)), (max(size - LOOKED_THROUGH, 0), size))
             return all(any(text.find(f'"{key}"'.encode(), *part) >= 0 for part in parts) for key in keys)
     except (ValueError, OSError):  # an empty file, or one that is closed to us

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from terrazzo.config import read_lines
 from terrazzo.data.dataset import Sample
 from terrazzo.data.layout import Pairs
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError
 from terrazzo.images import IMAGE_SUFFIXES
-from terrazzo.text import shown_path
+from terrazzo.text import show, shown_path
 
 __all__ = [
     "Listing",
@@ -94,7 +95,7 @@ class Listings:
 
     def __call__(self, folder: Path) -> Listing:
         if folder not in self._known:
-            self._known[folder] = Listing.of(folder) if folder.is_dir() else Listing(folder)
+            self._known[folder] = Listing.of(folder) if os.path.isdir(folder) else Listing(folder)
         return self._known[folder]
 
 
@@ -149,18 +150,23 @@ def listed_pairs(text_file: Path, root: Path, images: str, masks: tuple[str, ...
             photos, found = (_by_path(root, part, listings) for part in two)
         if any(_leads_elsewhere(part) for part in two or (entry,)):
             fix = "write names relative to the data set's folder"
-            problems.append(Problem("error", "list-entry", text_file, f"line {number} leads elsewhere: {entry!r}", fix))
+            problems.append(
+                Problem("error", "list-entry", text_file, f"line {number} leads elsewhere: {show(entry)}", fix)
+            )
             continue
         if not photos:
             where = "the data set" if two is not None else f"{images}/"
-            message, fix = f"line {number} names {entry!r}, and {where} has no such photo", "add it, or remove the line"
+            message, fix = (
+                f"line {number} names {show(entry)}, and {where} has no such photo",
+                "add it, or remove the line",
+            )
             problems.append(Problem("error", "photo-missing", text_file, message, fix))
             continue
         sample = pair(photos, found)
         if isinstance(sample, Problem):
             problems.append(sample)
         elif photos[0] in samples:
-            message = f"line {number} names {entry!r} again"
+            message = f"line {number} names {show(entry)} again"
             problems.append(Problem("warning", "list-entry", text_file, message, "remove the line"))
         else:
             samples[photos[0]] = sample
@@ -178,15 +184,7 @@ def split_pair(entry: str) -> tuple[str, str] | None:
 
 def list_entries(text_file: Path) -> Iterator[tuple[int, str]]:
     """Yield line numbers and entries; file names may be in any encoding."""
-    try:
-        text = os.fsdecode(text_file.read_bytes().removeprefix(b"\xef\xbb\xbf"))
-    except OSError as error:
-        raise DatasetError(
-            f"{shown_path(text_file)}: cannot be read: {error.strerror}",
-            fix="check its permissions",
-            code="dataset-list",
-        ) from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(read_lines(text_file, error=DatasetError, code="dataset-list"), 1):
         entry = line.strip()
         if entry and not entry.startswith("#"):
             yield number, entry

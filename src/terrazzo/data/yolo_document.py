@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from terrazzo.config import read_yaml
 from terrazzo.data.layout import NearMiss
 from terrazzo.data.pairing import Listing, list_entries
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, LabelError
-from terrazzo.label_documents import load_yaml
 from terrazzo.text import show, shown_path
 
 __all__ = ["DataYaml", "class_names", "names_masks", "other_folder", "read_data_yaml"]
@@ -79,9 +79,9 @@ def read_data_yaml(root: Path, name: str) -> DataYaml | NearMiss | None:
     if path is None:
         return None
     try:
-        document = load_yaml(path)
-    except LabelError as error:
-        return NearMiss(name, f"{path.name}: {error.message}", error.fix)
+        document = read_yaml(path, error=DatasetError)
+    except DatasetError as error:
+        return NearMiss(name, error.message, error.fix)
     given = document if isinstance(document, dict) else {}
     places = {split: [given[key] for key in keys if given.get(key)] for split, keys in KEYS.items()}
     base = root / given["path"] if isinstance(given.get("path"), str) else root
@@ -127,7 +127,7 @@ def other_folder(images: Path, name: str) -> Path | None:
 
 
 def _document(root: Path) -> Path | None:
-    return next((root / name for name in USUAL_DOCUMENTS if (root / name).is_file()), None)
+    return next((root / name for name in USUAL_DOCUMENTS if os.path.isfile(root / name)), None)
 
 
 def _place(document: Path, base: Path, name: Any) -> Path | None:

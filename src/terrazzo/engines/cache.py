@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from terrazzo.files import make_folder, write_atomic
+from terrazzo.regular_files import open_regular, others_can_write
 
 __all__ = ["cache_folder", "cached", "keep"]
 
@@ -38,7 +39,7 @@ def cache_folder() -> Path:
 
 
 def cached(key: Mapping[str, Any], suffix: str) -> Path | None:
-    """Return an entry's file, or None where there is none; damaged files are removed.
+    """Return an entry's file, or None where this user has none; damaged files are removed.
 
     Args:
         key: everything that decides what the entry holds. Plain JSON values.
@@ -47,7 +48,11 @@ def cached(key: Mapping[str, Any], suffix: str) -> Path | None:
     digest = _digest(key)
     for path in sorted(cache_folder().glob(f"{digest}-*{suffix}")):
         with suppress(OSError):
-            if path.name == _name(digest, path.read_bytes(), suffix):
+            with open_regular(path) as file:
+                if others_can_write(os.fstat(file.fileno())):  # a compiled network is not looked at before it runs
+                    continue
+                content = file.read()
+            if path.name == _name(digest, content, suffix):
                 return path
             path.unlink()
     return None
@@ -62,6 +67,8 @@ def keep(key: Mapping[str, Any], suffix: str, content: bytes) -> Path:
     folder = make_folder(cache_folder())
     path = folder / _name(_digest(key), content, suffix)
     write_atomic(path, content)
+    with suppress(OSError):  # such a folder has no permissions
+        path.chmod(path.stat().st_mode & ~0o022)  # or `cached` would not believe it
     return path
 
 

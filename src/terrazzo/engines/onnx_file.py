@@ -8,12 +8,15 @@ branches that lead to metadata and to tensors stored elsewhere are followed (mes
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeAlias
 
 from terrazzo.errors import CheckpointError
+from terrazzo.regular_files import open_regular
+from terrazzo.text import show
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
 
 __all__ = ["damaged", "describe_onnx"]
@@ -30,6 +33,9 @@ MESSAGES = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "external"},
 }
+IN_MEMORY = "_ORT_MEM_ADDR_"
+"""In a location: runtimes take the offset for an address in their own memory, and read whatever is there."""
+
 DEEPEST = 40  # graphs within graphs; networks have none or two
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
 
@@ -51,7 +57,7 @@ def describe_onnx(path: Path) -> ExportedDescription:
     """
     found = _Found()
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             _walk(content, 0, len(content), "model", found, DEEPEST)
     except OSError as error:
         raise CheckpointError(
@@ -74,17 +80,19 @@ def damaged(path: Path, problem: str) -> CheckpointError:
 
 
 def _refuse_outside(path: Path, location: str) -> None:
+    if "\0" in location or IN_MEMORY in location:
+        raise damaged(path, "its weights lie where no file can")
     folder = path.parent.resolve()
     climbs = ".." in PurePosixPath(location).parts or ".." in PureWindowsPath(location).parts
     rooted = PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor != ""
     if climbs or rooted or not (folder / location).resolve().is_relative_to(folder):
         raise CheckpointError(
-            f"{path} wants weights from {location!r}, outside its own folder, and was not read",
+            f"{path} wants weights from {show(location)}, outside its own folder, and was not read",
             fix="use a file that you exported yourself, or whose origin you trust and whose weights lie beside it",
             code="export-outside",
         )
-    if not (folder / location).is_file():
-        raise damaged(path, f"its weights lie in {location!r}, which is not beside it")
+    if not os.path.isfile(folder / location):
+        raise damaged(path, f"its weights lie in {show(location)}, which is not beside it")
 
 
 def _walk(content: Buffer, start: int, stop: int, message: str, found: _Found, depth: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections import OrderedDict, deque
 from contextlib import suppress
@@ -17,6 +18,7 @@ from terrazzo.engines.cache import cached, keep
 from terrazzo.engines.engine import EngineOptions, Side, at_least, refuse_other_ports, refuse_size
 from terrazzo.engines.onnx_file import damaged, describe_onnx
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError, OutputError
+from terrazzo.regular_files import open_regular
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
 
 __all__ = ["OpenVINOEngine"]
@@ -126,10 +128,14 @@ class OpenVINOEngine:
         return self._any_size
 
     def _read(self, core: Any) -> Any:
-        if not self.path.is_file():
+        if not os.path.isfile(self.path):
             raise CheckpointError(f"{self.path} is not there", fix="check the path", code="checkpoint-missing")
         if self.path.suffix == ".xml" and not self.path.with_suffix(".bin").is_file():
             raise damaged(self.path, f"its weights, {self.path.stem}.bin, are not beside it")
+        if self.path.suffix == ".xml":  # else OpenVINO would try its readers of six other formats
+            with open_regular(self.path) as file:
+                if not file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"<?xml", b"<net")):
+                    raise damaged(self.path, "it is not an OpenVINO model")
         try:
             return core.read_model(str(self.path))
         except RuntimeError as error:

@@ -46,6 +46,7 @@ def evaluate(
     protocol: str | Protocol = WHOLE,
     device: str | None = None,
     engine: str = "auto",
+    trust: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Measure a model on a labelled split: mIoU, mAcc, aAcc, per-class values and boundary IoU.
@@ -65,6 +66,7 @@ def evaluate(
             default whole, at the size that the model's preprocessing gives them.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         engine: ``auto``, ``torch``, ``openvino`` or ``onnxruntime``.
+        trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
         progress: called with (photos done, photos in all).
 
     Raises:
@@ -76,7 +78,9 @@ def evaluate(
     if isinstance(model, Predictor):
         predictor = model
     else:
-        predictor = make_predictor(model, device, protocol, engine=engine, precision="fp32", workload=MANY_PHOTOS)
+        predictor = make_predictor(
+            model, device, protocol, engine=engine, precision="fp32", workload=MANY_PHOTOS, trust=trust
+        )
     spec = LabelSpec.bundled(labels) if labels else None
     dataset = open_dataset(data, split, spec, fallback=replace(predictor.labels, id_map=None, colors=None))
     if dataset.labels.num_classes != predictor.labels.num_classes:

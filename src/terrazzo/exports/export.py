@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -55,7 +56,7 @@ PRECISIONS: dict[Format, tuple[Precision, ...]] = {
 RUNNERS: dict[Format, Callable[[Path], Any]] = {
     "onnx": OnnxRuntimeEngine,
     "openvino": OpenVINOEngine,
-    "torch": TorchExportEngine,
+    "torch": partial(TorchExportEngine, trust=True),  # what was just written here, and is remembered
 }
 
 

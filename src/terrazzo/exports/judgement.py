@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from terrazzo.engines.engine import Engine
 from terrazzo.errors import CheckpointError
+from terrazzo.text import printable
 from terrazzo.weights.exported import ExportedDescription
 
 __all__ = ["MAX_MIOU_LOSS", "RECORD_KEY", "Judge", "Judgement", "Score", "refuse_judgement"]
@@ -63,7 +64,7 @@ class Judgement:
         return self.exact.mIoU - self.written.mIoU
 
     def __str__(self) -> str:
-        where = f"{self.exact.data}/{self.exact.split}, {self.exact.photos} photos"
+        where = f"{printable(f'{self.exact.data}/{self.exact.split}')}, {self.exact.photos} photos"
         change = f"{abs(self.loss):.2f} points {'lost' if self.loss >= 0 else 'gained'}"
         return f"mIoU on {where}: fp32 {self.exact.mIoU:.2f}, {self.precision} {self.written.mIoU:.2f}, {change}"
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -139,7 +140,7 @@ def auto_engine(workload: Workload, preprocess: Preprocess) -> EngineName:
 
 def is_exported(model: str | Path) -> bool:
     """Whether this names an exported file, and not weights."""
-    return Path(model).suffix.lower() in EXPORTED and not Path(model).is_dir()
+    return Path(model).suffix.lower() in EXPORTED and not os.path.isdir(model)
 
 
 def engine_for_file(path: Path, engine: EngineName) -> EngineName:

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.config import MOST_JSON_BYTES, parse_json
 from terrazzo.engines.cache import cached, keep
 from terrazzo.engines.engine import Engine
-from terrazzo.errors import OutputError
+from terrazzo.errors import ConfigError, OutputError
+from terrazzo.regular_files import open_regular, read_regular
 from terrazzo.weights.catalog import bundled_folder
 
 if TYPE_CHECKING:
@@ -97,13 +99,14 @@ def _folder_identity(model: str | Path) -> str | None:
     path = bundled_folder(str(model)) or Path(model)
     for folder in (path, path / "model"):
         try:
-            config, weights = (folder / CONFIG_FILE).read_bytes(), (folder / WEIGHTS_FILE).read_bytes()
+            config = read_regular(folder / CONFIG_FILE, MOST_JSON_BYTES)
+            with open_regular(folder / WEIGHTS_FILE) as weights:
+                digest = hashlib.file_digest(weights, "sha256").hexdigest()
         except OSError:
             continue
-        digest = hashlib.sha256(weights).hexdigest()
         try:
-            ours = json.loads(config)["sha256"] == digest
-        except (ValueError, KeyError, TypeError, RecursionError):
+            ours = parse_json(config, str(folder / CONFIG_FILE))["sha256"] == digest
+        except (ConfigError, KeyError, TypeError):
             return None
         return hashlib.sha256(config).hexdigest() if ours else None  # whose own hash covers that of the weights
     return None

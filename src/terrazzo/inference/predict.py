@@ -57,6 +57,7 @@ def make_predictor(
     precision: Precision = "auto",
     compiled: bool = False,
     workload: Workload | None = None,
+    trust: bool = False,
 ) -> Predictor:
     """Bring a model and an engine together, for any number of calls of `predict` and `evaluate`.
 
@@ -71,10 +72,13 @@ def make_predictor(
         compiled: run PyTorch's network through torch.compile. For GPUs and photos of few sizes: the first photo of a
             size takes a minute.
         workload: what will be predicted, by default one photo after the other.
+        trust: open a ``.pt2`` file that was not exported on this machine, and remember it. Such a file can run any
+            code, so give this only for files of people that you trust. Others' models are safe as ``.onnx``, ``.xml``
+            or safetensors.
 
     Raises:
         ConfigError: no protocol or engine is called so, or the engine cannot do what is asked of it.
-        CheckpointError: the model cannot be loaded.
+        CheckpointError: the model cannot be loaded, or is not trusted.
         MissingExtraError: the engine is not installed.
         OutputError: the cache folder, which keeps converted models, cannot be written.
     """
@@ -84,7 +88,7 @@ def make_predictor(
     name = str(model) if isinstance(model, (str, Path)) else model.name
     wrap = partial(_predictor, name=name, protocol=protocol, streams=options.streams)
     if isinstance(model, (str, Path)) and is_exported(model):
-        opened = _open_file(Path(model), engine_for_file(Path(model), chosen), options, device)
+        opened = _open_file(Path(model), engine_for_file(Path(model), chosen), options, device, trust)
         return wrap(opened, opened.description)
 
     unasked = chosen == "auto" and isinstance(model, (str, Path)) and not compiled and _on_cpu(device)
@@ -144,7 +148,9 @@ def _refuse_contradictions(engine: EngineName, device: str | None, compiled: boo
         raise MissingExtraError(engine, "export")
 
 
-def _open_file(path: Path, engine: EngineName, options: EngineOptions, device: str | None) -> FileEngine:
+def _open_file(
+    path: Path, engine: EngineName, options: EngineOptions, device: str | None, trust: bool = False
+) -> FileEngine:
     """Open an exported file on the engine that runs it."""
     if engine == "openvino":
         from terrazzo.engines.openvino import OpenVINOEngine
@@ -156,7 +162,7 @@ def _open_file(path: Path, engine: EngineName, options: EngineOptions, device: s
         return OnnxRuntimeEngine(path, options, device or "cpu")
     from terrazzo.engines.torch_export import TorchExportEngine
 
-    return TorchExportEngine(path, options, device)
+    return TorchExportEngine(path, options, device, trust=trust)
 
 
 def _open_conversion(
@@ -183,6 +189,7 @@ def predict(
     device: str | None = ...,
     protocol: str | Protocol = ...,
     engine: str = ...,
+    trust: bool = ...,
 ) -> Segmentation: ...
 @overload
 def predict(
@@ -193,6 +200,7 @@ def predict(
     device: str | None = ...,
     protocol: str | Protocol = ...,
     engine: str = ...,
+    trust: bool = ...,
 ) -> list[Segmentation]: ...
 def predict(
     photos: ImageSource | list[str | Path],
@@ -202,6 +210,7 @@ def predict(
     device: str | None = None,
     protocol: str | Protocol = WHOLE,
     engine: str = "auto",
+    trust: bool = False,
 ) -> Segmentation | list[Segmentation]:
     """Segment one photo, or a list of files, folders and glob patterns.
 
@@ -215,6 +224,7 @@ def predict(
         protocol: how photos are shown to the network: by default whole; "slide" for windows, which large photos need
             less memory by; "multi-scale" for the mean of twelve views; or one of the papers'.
         engine: ``auto``, ``torch``, ``openvino`` or ``onnxruntime``.
+        trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
 
     Returns:
         A `Segmentation` whose mask has the photo's own size, or a list of them.
@@ -230,7 +240,7 @@ def predict(
         predictor = model
     else:
         workload = Workload() if paths is None else Workload.of(paths)
-        predictor = make_predictor(model, device, protocol, engine=engine, workload=workload)
+        predictor = make_predictor(model, device, protocol, engine=engine, workload=workload, trust=trust)
     if not isinstance(photos, list):
         path = Path(photos) if isinstance(photos, (str, Path)) else None
         return predictor.segment([read_image(photos)], [path], probabilities=probabilities)[0]

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from terrazzo.engines.engine import available_cores
+from terrazzo.engines.trust import trust_file
 from terrazzo.errors import ConfigError, TerrazzoError
 from terrazzo.images import find_images
 from terrazzo.inference.postprocess import upsample_argmax
@@ -40,6 +41,7 @@ def benchmark(
     device: str | None = None,
     photos: str | Path | None = None,
     rounds: int = 10,
+    trust: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> SpeedReport:
     """Measure how fast a model runs here, with every engine beside the others.
@@ -57,6 +59,7 @@ def benchmark(
         device: ``cpu`` or ``cuda``, for PyTorch; by default a GPU where there is one.
         photos: a file, folder or pattern; its first 50 photos are turned into mask files too.
         rounds: passes that are timed.
+        trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
         progress: is told (steps done, steps in all).
 
     Raises:
@@ -70,6 +73,8 @@ def benchmark(
     for what, number in (("size", min(size)), ("batch size", batch_size), ("threads", threads), ("rounds", rounds)):
         if number < 1:
             raise ConfigError(f"{what} is {number}", fix="give at least 1")
+    if trust and Path(model).suffix == ".pt2":
+        trust_file(Path(model))  # which the engine's process then opens
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     paths = find_images([str(photos)])[:MOST_PHOTOS] if photos is not None else []
     steps = _Steps(progress, 1 + 2 * len(wanted) + rounds + len(paths))

@@ -38,8 +38,9 @@ class EngineProcess:
             "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
             "TERRAZZO_CACHE": str(cache),
         }
+        # -P keeps modules that happen to lie in the working folder from being imported.
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "terrazzo.measurement.worker"],
+            [sys.executable, "-P", "-m", "terrazzo.measurement.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,

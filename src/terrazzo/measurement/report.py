@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from terrazzo.measurement.machine import Times
+from terrazzo.text import printable
 
 __all__ = ["EngineSpeed", "PhotoSpeed", "Problem", "SpeedReport"]
 
@@ -115,7 +116,7 @@ class SpeedReport:
         height, width = self.size
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         lines = [
-            f"{self.model}: {self.architecture}, {self.classes} classes, photos of {height} x {width}, "
+            f"{printable(f'{self.model}: {self.architecture}')}, {self.classes} classes, photos of {height} x {width}, "
             f"batch of {self.batch_size}",
             f"{threads} of {self.processor}; {', '.join(map(' '.join, self.versions.items()))}",
         ]

@@ -12,6 +12,7 @@ import torch
 
 from terrazzo.errors import TrainingError
 from terrazzo.files import make_folder, replacing
+from terrazzo.regular_files import open_regular
 
 __all__ = ["has_checkpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -71,10 +72,12 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], list[str]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        if part := archive.testzip():  # torch.load does not compare the checksums that torch.save writes
-            raise zipfile.BadZipFile(f"the checksum of {part} is wrong")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    with open_regular(path) as file:
+        with zipfile.ZipFile(file) as archive:
+            if part := archive.testzip():  # torch.load does not compare the checksums that torch.save writes
+                raise zipfile.BadZipFile(f"the checksum of {part} is wrong")
+        file.seek(0)
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     return state
 
 

@@ -17,6 +17,7 @@ import torch
 
 from terrazzo.evaluation.confusion import Metrics
 from terrazzo.files import make_folder, write_atomic
+from terrazzo.text import printable
 
 __all__ = ["RunLog"]
 
@@ -146,9 +147,10 @@ class RunLog:
             )
 
     def say(self, text: str) -> None:
-        """Print a line above the bar; silent on ranks other than the first."""
+        """Print lines above the bar, control characters in them escaped; silent on ranks other than the first."""
         if not self.is_main:
             return
+        text = "\n".join(map(printable, text.split("\n")))
         if self._bar is not None and not self._bar.disable:
             self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from terrazzo.config import read_yaml_mapping, refuse_unknown_keys
 from terrazzo.errors import ConfigError
+from terrazzo.images import MAX_PIXELS
 from terrazzo.inference.protocols import find_protocol
 from terrazzo.models import refuse_unknown_model
 from terrazzo.models.encoders.backbones import weights_folder
@@ -155,6 +156,10 @@ class Recipe:
         for name in ("crop", "resize", "ratio_range", "contrast", "saturation"):
             pair = getattr(self, name)
             self._require(name, pair is None or min(pair) > 0, "two positive numbers")
+        for name in ("batch_size", "epochs", "steps", "warmup_steps", "hue", "seed"):
+            self._require(name, (getattr(self, name) or 0) < 1 << 31, "less than 2**31")
+        for name in ("crop", "resize"):
+            self._require(name, math.prod(getattr(self, name) or ()) <= MAX_PIXELS, f"{MAX_PIXELS:,} pixels at most")
         for name in ("ratio_range", "contrast", "saturation"):
             low, high = getattr(self, name)
             self._require(name, low <= high, "a lower and an upper bound")
@@ -167,7 +172,8 @@ class Recipe:
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
-            raise ConfigError(f"{name} is {getattr(self, name)!r}", fix=f"it must be {expected}", code="recipe-value")
+            shown = repr(getattr(self, name))[:200]
+            raise ConfigError(f"{name} is {shown}", fix=f"it must be {expected}", code="recipe-value")
 
     @property
     def network(self) -> str:

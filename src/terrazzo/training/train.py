@@ -15,6 +15,7 @@ from terrazzo.errors import ConfigError
 from terrazzo.evaluation.report import Report
 from terrazzo.labels import LabelSpec
 from terrazzo.models.encoders.backbones import brings_weights
+from terrazzo.text import printable
 from terrazzo.training.artifacts import write_artifacts
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
@@ -198,7 +199,7 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
         f"{_counted(loader.workers, 'loader process')}{shared}",
         "output": str(trainer.output),
     }
-    return "\n".join(f"{name:<9} {text}" for name, text in lines.items())
+    return "\n".join(f"{name:<9} {printable(text)}" for name, text in lines.items())
 
 
 def _counted(count: int, what: str) -> str:

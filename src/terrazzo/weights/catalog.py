@@ -5,10 +5,11 @@ Scores are the papers' own, single-scale and multi-scale with mirroring, in per 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from terrazzo.config import read_json
 
 __all__ = [
     "BUNDLED_FOLDER",
@@ -75,7 +76,7 @@ def bundled_folder(name: str) -> Path | None:
 
 def bundled_record(name: str) -> dict[str, Any]:
     """Return a shipped model's ``config.json`` without opening its weights."""
-    config: dict[str, Any] = json.loads((BUNDLED_FOLDER / name / "config.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = read_json(BUNDLED_FOLDER / name / "config.json")
     return config
 
 

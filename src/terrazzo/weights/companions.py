@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from terrazzo import config
 from terrazzo.errors import CheckpointError, ConfigError, LabelError
 from terrazzo.labels import LabelSpec
 from terrazzo.preprocess import Preprocess
+from terrazzo.regular_files import open_regular
+from terrazzo.text import shown_path
 
 __all__ = [
     "labels_from_meta",
@@ -21,7 +23,6 @@ __all__ = [
     "reduces_labels",
 ]
 
-MAX_JSON_BYTES = 16 << 20
 LISTS = ("ade20k", "cityscapes", "coco_stuff", "pascal_context", "pascal_context_59", "voc", "camvid")
 PAPERS_DATA = {150: "ade20k", 19: "cityscapes", 171: "coco_stuff", 60: "pascal_context", 59: "pascal_context_59"}
 """The two papers' data sets by their number of classes, for checkpoints of the papers' code that name no classes."""
@@ -33,19 +34,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the file cannot be read, is too large, or is something else.
     """
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} is too large for a configuration", fix="copy the folder again")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error.strerror}", fix="give a model folder that is complete"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else error
-        raise CheckpointError(f"{path} is not valid JSON: {reason}", fix="copy the folder again") from error
+    document = config.read_json(path, error=CheckpointError)
     if not isinstance(document, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object", fix="copy the folder again")
+        raise CheckpointError(f"{shown_path(path)} does not hold a JSON object", fix="copy the folder again")
     return document
 
 
@@ -205,8 +196,8 @@ def _resize_rule(values: Mapping[str, Any]) -> dict[str, Any]:
 def licence_in_model_card(folder: Path) -> str | None:
     """Return the licence that the head of a folder's ``README.md`` names, in the manner of the Hugging Face hub."""
     try:
-        with open(folder / "README.md", encoding="utf-8", errors="replace") as file:
-            lines = file.read(20_000).splitlines()
+        with open_regular(folder / "README.md") as file:
+            lines = file.read(20_000).decode("utf-8", "replace").splitlines()
     except OSError:
         return None
     head = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] and "---" in lines[1:] else []

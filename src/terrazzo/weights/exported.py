@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from terrazzo.config import parse_json
 from terrazzo.errors import CheckpointError, TerrazzoError
 from terrazzo.labels import LabelSpec
 from terrazzo.preprocess import Preprocess
@@ -19,6 +20,7 @@ __all__ = ["METADATA_KEY", "ExportedDescription", "Output", "Precision"]
 
 METADATA_KEY = "terrazzo"
 FORMAT_VERSION = 1
+LARGEST_SIDE = 65536  # as in a `Preprocess`
 
 Output = Literal["logits", "mask"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -91,12 +93,15 @@ class ExportedDescription:
                 code="export-foreign",
             )
         try:
-            values = json.loads(text)
+            values = parse_json(text, where, error=CheckpointError, code="export-damaged")
             version = values["format_version"]
             if version == FORMAT_VERSION:
                 output, precision = values["output"], values["precision"]
                 if output not in get_args(Output) or precision not in get_args(Precision):
                     raise ValueError(f"{output!r} or {precision!r}")
+                minimum_side = values.get("minimum_side", 1)
+                if type(minimum_side) is not int or not 1 <= minimum_side <= LARGEST_SIDE:
+                    raise ValueError(f"the side {minimum_side!r}")
                 return cls(
                     architecture=str(values["architecture"]),
                     labels=LabelSpec.from_dict(values["labels"]),
@@ -105,7 +110,7 @@ class ExportedDescription:
                     precision=precision,
                     record=dict(values["record"]),
                     name=str(values["name"]),
-                    minimum_side=int(values.get("minimum_side", 1)),
+                    minimum_side=minimum_side,
                 )
         except (ValueError, TypeError, KeyError, TerrazzoError) as error:
             raise CheckpointError(

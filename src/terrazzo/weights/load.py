@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,13 +113,13 @@ def _open(model: str | Path) -> TrainedModel | Foreign:
     name, path = str(model), Path(model)
     if folder := bundled_folder(name):
         return load_folder(folder, name)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _open_folder(path, name)
-    if path.is_file():
+    if os.path.isfile(path):
         return _open_file(path, name)
-    if not path.exists() and is_hub_id(name):
+    if not os.path.exists(path) and is_hub_id(name):
         return _open_huggingface(download(name), name)
-    what = "is neither file nor folder" if path.exists() else "is neither a shipped model nor a path that exists"
+    what = "is neither file nor folder" if os.path.exists(path) else "is neither a shipped model nor a path that exists"
     raise CheckpointError(
         f"{name!r} {what}",
         fix=f"shipped models: {', '.join(bundled_names()) or 'none'}; or give a folder written by `terrazzo train`, "

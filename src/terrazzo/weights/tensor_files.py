@@ -8,7 +8,7 @@ the file's size and the file may change afterwards.
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import re
 import warnings
 import zipfile
@@ -22,7 +22,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from terrazzo.config import parse_json
 from terrazzo.errors import CheckpointError
+from terrazzo.regular_files import open_regular
+from terrazzo.text import printable
 from terrazzo.weights.companions import read_json
 
 __all__ = ["TensorFile", "read_tensor_file", "read_tensor_shards"]
@@ -67,9 +70,8 @@ def read_tensor_file(path: Path) -> TensorFile:
         CheckpointError: it is something else, damaged, or holds what is not plain tensors.
     """
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            head = file.read(300)
+        with open_regular(path) as file:
+            size, head = os.fstat(file.fileno()).st_size, file.read(300)
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read: {error.strerror}", fix="check the path, or copy the file again"
@@ -131,14 +133,16 @@ def _read_safetensors(path: Path) -> TensorFile:
         with safe_open(path, framework="pt"):
             pass
         with open(path, "rb") as file:
-            start = file.read(8)
+            size, start = os.fstat(file.fileno()).st_size, file.read(8)
             header = file.read(int.from_bytes(start, "little"))
             digest.update(start + header)
-            entries = json.loads(header)
+            entries = parse_json(header, str(path), error=CheckpointError, code="checkpoint-damaged")
             entries.pop("__metadata__", None)
             for key, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
                 if entry["dtype"] not in DTYPES:
                     raise _damaged(path, f"{key} has the type {entry['dtype']}, which no network here computes with")
+                if max(entry["shape"], default=0) > size:  # [0, 2**63] fills no byte, and is more than torch can count
+                    raise _damaged(path, f"{printable(key)[:200]} has a shape that no tensor can have")
                 tensor = torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]])
                 memory = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
                 if file.readinto(memory) != memory.nbytes:

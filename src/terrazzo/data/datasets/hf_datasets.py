@@ -8,18 +8,18 @@ are decoded when a pair is read. Reading needs the extra ``datasets``, recognisi
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from terrazzo.config import read_json
 from terrazzo.data.dataset import Sample
 from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_split
 from terrazzo.data.masks import StoredMask, read_stored_mask
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, MissingExtraError
-from terrazzo.text import shown_path
+from terrazzo.text import printable, shown_path
 
 __all__ = ["NAME", "SHAPE", "Cell", "find"]
 
@@ -39,7 +39,7 @@ def find(root: Path) -> Layout | NearMiss | None:
     columns = _columns(tables[splits[0]])
     if isinstance(columns, NearMiss):
         return columns
-    name = f"{NAME} (columns {columns[0]} and {columns[1]})"
+    name = printable(f"{NAME} (columns {columns[0]} and {columns[1]})")
     marker = next(root / file for file in ("dataset_dict.json", "state.json") if (root / file).is_file())
     return Layout(name, root, marker, splits, partial(_pairs, root, tables, splits, columns))
 
@@ -103,8 +103,8 @@ def _columns(folder: Path) -> tuple[str, str] | NearMiss:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path, error=DatasetError)
+    except DatasetError:
         return {}
     return content if isinstance(content, dict) else {}
 

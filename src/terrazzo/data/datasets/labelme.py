@@ -192,9 +192,7 @@ def _summary(path: Path, *version: int) -> Summary:
 
 
 def _labels(root: Path, folders: tuple[Path, ...]) -> LabelSpec:
-    text_file = next(
-        (path for path in (root / LABELS, root.parent / LABELS, folders[0] / LABELS) if path.is_file()), None
-    )
+    text_file = next((path for path in (root / LABELS, folders[0] / LABELS) if path.is_file()), None)
     if text_file is not None:
         names = [entry for _, entry in list_entries(text_file)]
     else:

@@ -8,6 +8,7 @@ split when it is asked for.
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -38,12 +39,12 @@ def find(root: Path) -> Layout | NearMiss | None:
 
 def _lists_pairs(root: Path, text_file: Path) -> bool:
     pairs = (split_pair(entry) for _, entry in islice(list_entries(text_file), LOOKED_AT))
-    return any(pair is not None and all((root / part).is_file() for part in pair) for pair in pairs)
+    return any(pair is not None and all(os.path.isfile(root / part) for part in pair) for pair in pairs)
 
 
 def _pairs(root: Path, splits: tuple[str, ...], split: str) -> Pairs:
     text_file = root / f"{split}.txt"
-    if not text_file.is_file():
+    if not os.path.isfile(text_file):
         raise no_such_split(NAME, root, split, splits)
     samples, problems = listed_pairs(text_file, root, "images", ("masks",), pairs=True)
     if not samples and not problems:

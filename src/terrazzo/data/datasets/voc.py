@@ -12,6 +12,7 @@ annotation that names an object of another kind. All others have the classes tha
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from functools import partial
@@ -89,7 +90,7 @@ def voc_pairs(name: str, root: Path, lists: str, masks: tuple[str, ...], split: 
         DatasetError: there is no such list.
     """
     text_file = root / lists / f"{split}.txt"
-    if not text_file.is_file():
+    if not os.path.isfile(text_file):
         raise no_such_split(name, root, split, sorted(path.stem for path in (root / lists).glob("*.txt")))
     samples, problems = listed_pairs(text_file, root, "JPEGImages", masks)
     if not samples and not problems:

@@ -32,8 +32,8 @@ Not here: ViT and DeiT, which have no AutoBackbone. SETR's own encoder takes the
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +43,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.config import read_json
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError
 from terrazzo.hub import download
 
@@ -247,7 +248,7 @@ def dilate_last_stages(backbone: Any, stages: int = 2) -> None:
 
 def brings_weights(encoder: str) -> bool:
     """Whether an encoder, named as `create_backbone` takes it, is one with weights and no ``config.json`` alone."""
-    return not _path(encoder).is_file()
+    return not os.path.isfile(_path(encoder))
 
 
 def weights_folder(encoder: str) -> Path | None:
@@ -262,7 +263,7 @@ def weights_folder(encoder: str) -> Path | None:
     path = _path(encoder)
     if path.suffix == ".json":
         raise ConfigError(f"there is no file {path}", fix="check the path of the config.json", code="encoder-config")
-    return path if path.is_dir() else download(encoder.removeprefix(PREFIX))
+    return path if os.path.isdir(path) else download(encoder.removeprefix(PREFIX))
 
 
 def _path(encoder: str) -> Path:
@@ -287,14 +288,7 @@ def _locate(encoder: str | Mapping[str, Any]) -> tuple[Mapping[str, Any], Path |
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error}",
-            fix="give a folder of transformers, or its config.json",
-            code="encoder-config",
-        ) from error
+    values = read_json(path, code="encoder-config")
     if not isinstance(values, dict):
         raise ConfigError(
             f"{path} holds no configuration", fix="give a config.json of transformers", code="encoder-config"

@@ -14,6 +14,7 @@ from made_layouts import ALL, Made, quarters
 
 from terrazzo.data import find_layout, open_dataset
 from terrazzo.data.check import check_dataset, count_pixels
+from terrazzo.data.datasets import parallel_folders
 from terrazzo.errors import DatasetError
 from terrazzo.labels import LabelSpec
 
@@ -198,8 +199,12 @@ def test_other_photos_in_well_known_folders_are_not_read_with_well_known_classes
         path.rename(path.with_name(path.name.replace(old, new).replace("Seq05VD", "y")))
     for path in folder.root.rglob("*.txt"):
         path.write_text(path.read_text().replace(old, new))
-    if make == "voc":
-        assert find_layout(folder.root).name == "Pascal VOC layout with other photos"
+    other = {
+        "voc": "Pascal VOC layout with other photos",
+        "ade20k": f"{parallel_folders.NAME} (images/ and annotations/)",
+    }
+    if make in other:
+        assert find_layout(folder.root).name == other[make]
         with pytest.raises(DatasetError, match="too many gaps"):
             open_dataset(folder.root, "train")
     else:

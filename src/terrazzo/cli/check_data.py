@@ -61,10 +61,11 @@ def check_data(
 ) -> None:
     """Look a data set over before training, and list all that is wrong with it.
 
-    Says what kind of data set DATA is taken for: a folder of photos and masks, ADE20K, Cityscapes, COCO-Stuff, Pascal
-    VOC or Context, CamVid, COCO JSON, YOLO polygons, Hugging Face datasets. Reads every photo and mask, and shows how
-    many there are, their sizes, and how much of them each class fills. Changes nothing. The exit status is 0 where a
-    training run can start, and 2 where something must be put right first.
+    Says what kind of data set DATA is taken for: a folder of photos and masks, a published data set such as ADE20K,
+    Cityscapes or Pascal VOC, or the export of a labelling tool such as CVAT, labelme, Label Studio, Roboflow,
+    Supervisely, Segments.ai, COCO JSON or YOLO. Reads every photo and mask, and shows how many there are, their sizes,
+    and how much of them each class fills. Changes nothing. The exit status is 0 where a training run can start, and 2
+    where something must be put right first.
 
     Examples:
         terrazzo check-data my-folder

@@ -28,6 +28,7 @@ from terrazzo.text import show, shown_path
 __all__ = ["Document", "Figure", "OutlinedMask", "parse_categories", "parse_document"]
 
 MOST_CATEGORY_BYTES = 4 << 20
+FARTHEST = 1e30  # that a point may lie from the corner of its photo
 MOST_BYTES = 4 << 30  # of a document; those of LVIS have 1.2 GB
 PROBLEMS = {
     "box": Problem(
@@ -226,10 +227,10 @@ def _points(polygon: Any) -> Points | None:
     if not isinstance(polygon, list) or not polygon or len(polygon) % 2:
         return None
     try:
-        points_N2 = np.array(polygon, np.float32).reshape(-1, 2)
+        points_N2 = np.array(polygon, np.float64).reshape(-1, 2)
     except (ValueError, TypeError, OverflowError):
         return None
-    return points_N2 if np.isfinite(points_N2).all() else None
+    return points_N2.astype(np.float32) if (np.abs(points_N2) < FARTHEST).all() else None
 
 
 def _is_int(value: object) -> TypeGuard[int]:

@@ -7,7 +7,7 @@ all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -18,11 +18,23 @@ from terrazzo.errors import DatasetError
 from terrazzo.labels import LabelSpec
 from terrazzo.text import shown_path
 
-__all__ = ["USUAL_SPLITS", "Layout", "LayoutFinder", "NearMiss", "Pairs", "no_such_split"]
+__all__ = [
+    "ALL",
+    "USUAL_SPLITS",
+    "Layout",
+    "LayoutFinder",
+    "NearMiss",
+    "Pairs",
+    "no_such_split",
+    "split_of",
+    "splits_in_order",
+]
 
 Pairs: TypeAlias = tuple[list[Sample], list[Problem]]
 
 USUAL_SPLITS = ("train", "val", "test")
+ALL = "all"  # the one split of a data set that has none
+OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,19 @@ class LayoutFinder(Protocol):
     def find(self, root: Path) -> Layout | NearMiss | None:
         """Say whether a folder has this layout."""
         ...
+
+
+def split_of(folder: str) -> str:
+    """Name the split that a folder holds: ``valid`` and ``Validation`` hold val."""
+    name = folder.casefold()
+    usual = OTHER_NAMES.get(name, name)
+    return usual if usual in USUAL_SPLITS else folder
+
+
+def splits_in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Put train, val and test first, and the others behind, by name."""
+    found = set(names)
+    return (*(split for split in USUAL_SPLITS if split in found), *sorted(found - set(USUAL_SPLITS)))
 
 
 def no_such_split(name: str, root: Path, split: str, there: Sequence[str]) -> DatasetError:

@@ -1,9 +1,10 @@
 """Objects given by outlines or run lengths, painted into one mask of class indices.
 
 A pixel belongs to a polygon where its centre is inside, by the even-odd rule; the pixel in column c and row r covers
-[c, c + 1) x [r, r + 1). An object of several polygons is their union. Where objects overlap, the one with fewer pixels
-lies on top, since what is in front of something hides only a part of it; of equally large ones the later. What is to be
-ignored lies under all of them. Pixels of no object are background, class 0.
+[c, c + 1) x [r, r + 1). An object of several polygons is their union. Where objects overlap, `paint` puts the one with
+fewer pixels on top, since what is in front of something hides only a part of it; of equally large ones the later. What
+is to be ignored lies under all of them. `stack` is for tools that keep an order of layers. Pixels of no object are
+background, class 0.
 """
 
 from __future__ import annotations
@@ -17,11 +18,25 @@ from numpy.typing import NDArray
 
 from terrazzo.labels import BACKGROUND_NAMES, LabelSpec, Target
 
-__all__ = ["BACKGROUND", "IGNORED", "Region", "decode_runs", "object_labels", "paint", "region_of", "unpack_runs"]
+__all__ = [
+    "BACKGROUND",
+    "IGNORED",
+    "Region",
+    "bitmap_region",
+    "decode_runs",
+    "disc",
+    "object_labels",
+    "paint",
+    "rectangle",
+    "region_of",
+    "stack",
+    "unpack_runs",
+]
 
 Points: TypeAlias = NDArray[np.floating[Any]]  # (N, 2) of x, y in pixels
 
 BACKGROUND = 0
+MOST_CROSSINGS = 1 << 23  # of rows by the edges of one polygon, which the borders of no real object need
 IGNORED = 65535  # what painted masks hold where nothing is to be learnt
 
 
@@ -62,14 +77,58 @@ def paint(objects: Sequence[tuple[int, Region]], height: int, width: int) -> NDA
     return mask_HW
 
 
-def region_of(polygons: Sequence[Points], height: int, width: int) -> Region:
-    """Fill the polygons of one object, as far as they lie in the picture."""
+def stack(objects: Iterable[tuple[int, Region]], height: int, width: int) -> NDArray[np.uint16]:
+    """Paint (value, region) pairs over a background in their own order, the later over the earlier.
+
+    For tools that keep an order of layers, in which people put what is in front last.
+
+    Returns:
+        (height, width) values.
+    """
+    mask_HW = np.full((height, width), BACKGROUND, np.uint16)
+    for value, region in objects:
+        h, w = region.inside_hw.shape
+        mask_HW[region.top : region.top + h, region.left : region.left + w][region.inside_hw] = value
+    return mask_HW
+
+
+def rectangle(corners_22: Points, height: int, width: int) -> Region:
+    """Fill the rectangle between two opposite corners, in any order."""
+    (left, top), (right, bottom) = corners_22.min(0), corners_22.max(0)
+    return region_of([np.array([[left, top], [right, top], [right, bottom], [left, bottom]])], height, width)
+
+
+def disc(center_2: Points, radius: float, height: int, width: int) -> Region:
+    """Fill a circle: the pixels whose centres are inside."""
+    reach = np.array([center_2 - radius, center_2 + radius])
+    top, left, bottom, right = _pixel_box(reach, height, width)
+    y_h = np.arange(top, max(bottom, top))[:, None] + 0.5 - center_2[1]
+    x_w = np.arange(left, max(right, left))[None] + 0.5 - center_2[0]
+    return Region(top, left, x_w**2 + y_h**2 < radius**2)
+
+
+def bitmap_region(inside_hw: NDArray[np.bool_], top: int, left: int, height: int, width: int) -> Region:
+    """Place a bitmap, cut off at the borders of the picture."""
+    first_row, first_column = max(-top, 0), max(-left, 0)
+    rows, columns = max(height - max(top, 0), 0), max(width - max(left, 0), 0)
+    cut_hw = inside_hw[first_row:, first_column:][:rows, :columns]
+    return Region(min(max(top, 0), height), min(max(left, 0), width), cut_hw)
+
+
+def region_of(polygons: Sequence[Points], height: int, width: int, *, holes: Sequence[Points] = ()) -> Region:
+    """Fill the polygons of one object, as far as they lie in the picture, and leave its holes out.
+
+    Raises:
+        ValueError: a polygon whose edges run up and down too often to be filled in moderate memory.
+    """
     corners = [_pixel_box(points, height, width) for points in polygons]
     top, left = (min(corner[i] for corner in corners) for i in (0, 1))
     bottom, right = (max(corner[i] for corner in corners) for i in (2, 3))
     inside_hw = np.zeros((max(bottom - top, 0), max(right - left, 0)), bool)
     for points in polygons:
         inside_hw |= _filled(points, (top, left), inside_hw.shape)
+    for points in holes:
+        inside_hw &= ~_filled(points, (top, left), inside_hw.shape)
     return Region(top, left, inside_hw)
 
 
@@ -130,6 +189,8 @@ def _filled(points_N2: Points, corner: tuple[int, int], shape: tuple[int, ...]) 
     rows_N2 = np.clip(np.ceil(np.stack([start_N2[:, 1], end_N2[:, 1]], 1) - 0.5), 0, h).astype(np.int64)
     first_N, last_N = rows_N2.min(1), rows_N2.max(1)
     crossed_N = last_N - first_N
+    if int(crossed_N.sum()) > MOST_CROSSINGS:
+        raise ValueError(f"its edges cross {int(crossed_N.sum()):,} rows, more than the {MOST_CROSSINGS:,} allowed")
     edge_M = np.repeat(np.arange(len(start_N2)), crossed_N)
     row_M = np.arange(len(edge_M)) - np.repeat(np.cumsum(crossed_N) - crossed_N, crossed_N) + first_N[edge_M]
     (x0_M, y0_M), (x1_M, y1_M) = start_N2[edge_M].T, end_N2[edge_M].T

@@ -31,9 +31,7 @@ def find(root: Path) -> Layout | NearMiss | None:
         fix = "unpack the whole of ADEChallengeData2016.zip"
         return NearMiss(NAME, f"annotations/{FOLDERS[there[0]]} is missing", fix)
     if not shows_names(photos / FOLDERS[splits[0]], ("ADE_",)):
-        # The masks of somebody else's data in these folders may well count from 0.
-        fix = "lay your own data out as train/images, train/masks, val/images and val/masks"
-        return NearMiss(NAME, "the folders are those of ADE20K, but no photo is called ADE_...", fix)
+        return None  # somebody else's data, whose masks may well count from 0: see `parallel_folders`
     return Layout(NAME, root, masks, splits, partial(_pairs, root, splits), partial(LabelSpec.bundled, "ade20k"))
 
 

@@ -1,8 +1,9 @@
 """COCO JSON: objects with outlines or run lengths, painted into masks when they are read.
 
 One document for each split, as ``annotations/instances_train2017.json``, ``annotations/train.json``, ``train.json`` or
-``train/_annotations.coco.json`` (val, valid and test alike). The classes are the background and the categories, by id,
-joined over all documents; categories of one name are one class. A photo without objects is background all over. Crowds
+``train/_annotations.coco.json`` (val, valid and test alike). A single document of another name, such as
+``instances_default.json``, is a single split. The classes are the background and the categories, by id, joined over all
+documents; categories of one name are one class. A photo without objects is background all over. Crowds
 (``iscrowd: 1``) are outlined coarsely, with whatever is between the objects, and are ignored where no single object
 lies. `terrazzo.data.outlines` says which pixels are inside, and what lies on top.
 
@@ -11,25 +12,43 @@ A document is parsed once for as long as it does not change; photos and outlines
 
 from __future__ import annotations
 
-import mmap
-import os
 import re
+from collections.abc import Callable
 from functools import lru_cache, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Protocol
 
 from terrazzo.data.coco_document import Document, Figure, OutlinedMask, parse_categories, parse_document
 from terrazzo.data.dataset import Sample
-from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_split
+from terrazzo.data.file_tree import FileTree, leads_elsewhere, shown_name
+from terrazzo.data.json_files import mentions
+from terrazzo.data.layout import (
+    ALL,
+    USUAL_SPLITS,
+    Layout,
+    NearMiss,
+    Pairs,
+    no_such_split,
+    split_of,
+    splits_in_order,
+)
 from terrazzo.data.outlines import IGNORED, object_labels
-from terrazzo.data.pairing import folder_entries
 from terrazzo.data.photos import PhotoFile
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels import BACKGROUND_NAMES, LabelSpec
-from terrazzo.regular_files import open_regular
 from terrazzo.text import shown_path
 
-__all__ = ["NAME", "SHAPE", "find"]
+__all__ = [
+    "NAME",
+    "SHAPE",
+    "FolderFinder",
+    "PhotoFinder",
+    "coco_documents",
+    "coco_layout",
+    "find",
+    "is_label_studios",
+]
 
 NAME = "COCO JSON"
 SHAPE = "annotations/instances_train.json; or train/_annotations.coco.json"
@@ -37,45 +56,64 @@ DOCUMENT = re.compile(r"(?P<instances>instances_)?(?P<split>train|val|valid|test
 IN_SPLIT_FOLDER = "_annotations.coco.json"
 
 
+class PhotoFinder(Protocol):
+    """Where the photos of a document are; its text names the place."""
+
+    def find(self, name: str) -> Path | None:
+        """Find the file of a ``file_name``."""
+        ...
+
+
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by the names of JSON files."""
-    documents = _documents(root)
+    documents = coco_documents(root, is_meant=lambda path: not is_label_studios(path))
     if not documents:
         others = sorted(path.name for path in (root / "annotations").glob("*.json"))
         if not others:
             return None
         fix = "name them annotations/instances_train.json and annotations/instances_val.json"
         return NearMiss(NAME, f"no file in annotations/ is named after a split: {', '.join(others[:4])}", fix)
-    splits = tuple(split for split in USUAL_SPLITS if split in documents)
+    return coco_layout(NAME, root, documents, _photo_finder)
+
+
+def coco_layout(
+    name: str, root: Path, documents: dict[str, Path], photo_finder: Callable[[Path, Path, str, Document], PhotoFinder]
+) -> Layout:
+    """Make a layout of one document for each split."""
+    splits = splits_in_order(documents)
     labels = partial(_labels, tuple(documents[split] for split in splits))
-    pairs = partial(_pairs, root, documents, splits)
-    return Layout(NAME, root, documents[splits[0]], splits, pairs, labels)
+    pairs = partial(_pairs, name, root, documents, splits, photo_finder)
+    return Layout(name, root, documents[splits[0]], splits, pairs, labels)
 
 
-def _documents(root: Path) -> dict[str, Path]:
-    """Find one document for each split; those called instances_... go first."""
+def coco_documents(root: Path, is_meant: Callable[[Path], bool]) -> dict[str, Path]:
+    """Find one document for each split; those called instances_... go first, and others count where there are none."""
     found: dict[str, Path] = {}
     places = [*sorted((root / "annotations").glob("*.json")), *sorted(root.glob("*.json"))]
     matches = [(DOCUMENT.fullmatch(path.name), path) for path in places]
     for match, path in sorted(matches, key=lambda item: item[0] is None or item[0]["instances"] is None):
-        if match is not None and (match["instances"] or _is_coco(path)):
+        if match is not None and (match["instances"] or _is_coco(path)) and is_meant(path):
             found.setdefault("val" if match["split"] == "valid" else match["split"], path)
     for folder in (*USUAL_SPLITS, "valid"):
         path = root / folder / IN_SPLIT_FOLDER
-        if path.is_file():
+        if path.is_file() and is_meant(path):
             found.setdefault("val" if folder == "valid" else folder, path)
-    return found
+    if found:
+        return found
+    others = [path for path in places if _is_coco(path) and is_meant(path)]
+    if all(path.name.startswith("instances_") for path in others):  # of CVAT: instances_default.json
+        return {split_of(path.stem.removeprefix("instances_")) or ALL: path for path in others}
+    return {ALL: others[0]} if len(others) == 1 else {}
+
+
+def is_label_studios(path: Path) -> bool:
+    """Whether a document says that Label Studio wrote it."""
+    return mentions(path, "Label Studio")
 
 
 def _is_coco(path: Path) -> bool:
-    """Whether a JSON file of a common name speaks of images and annotations."""
-    try:
-        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-            return text.find(b'"images"') >= 0 and text.find(b'"annotations"') >= 0
-    except ValueError:  # an empty file
-        return False
-    except OSError:  # it is said when the document is read
-        return os.path.isfile(path)
+    """Whether a JSON file speaks of images and annotations, and not of COCO's panoptic segments."""
+    return mentions(path, "images", "annotations", "categories") and not mentions(path, "segments_info")
 
 
 def _labels(documents: tuple[Path, ...]) -> LabelSpec:
@@ -88,41 +126,43 @@ def _labels(documents: tuple[Path, ...]) -> LabelSpec:
         ) from error
 
 
-def _pairs(root: Path, documents: dict[str, Path], splits: tuple[str, ...], split: str) -> Pairs:
+def _pairs(
+    name: str,
+    root: Path,
+    documents: dict[str, Path],
+    splits: tuple[str, ...],
+    photo_finder: Callable[[Path, Path, str, Document], PhotoFinder],
+    split: str,
+) -> Pairs:
     if split not in splits:
-        raise no_such_split(NAME, root, split, splits)
+        raise no_such_split(name, root, split, splits)
     path = documents[split]
     document = _document(*_version(path))
     names = _labels(tuple(documents[split] for split in splits)).names
     value_of = {id_: _class_of(name, names) for id_, name in document.categories.items()}
-    folder = _photo_folder(root, path, split, document)
-    there: dict[Path, set[str]] = {}
-    samples: dict[str, Sample] = {}
+    finder = photo_finder(root, path, split, document)
+    samples: dict[Path, tuple[str, Sample]] = {}
     problems = list(document.problems)
     for photo in document.photos:
-        parts = PurePosixPath(photo.name)
-        place = folder / parts.parent
-        if place not in there:
-            there[place] = {entry.name for entry in folder_entries(place)} if os.path.isdir(place) else set()
-        shown = shown_path(photo.name)
-        if parts.is_absolute() or ".." in parts.parts:
+        shown = shown_name(photo.name)
+        file = finder.find(photo.name)
+        if file is None and leads_elsewhere(photo.name):
             fix = "write file names relative to the photos' folder"
             problems.append(Problem("error", "list-entry", path, f"{shown} leads elsewhere", fix))
-        elif parts.name not in there[place]:
-            where = shown_path(folder.relative_to(root))
+        elif file is None:
             fix = "add it, or take it out of the document"
-            problems.append(Problem("error", "photo-missing", path, f"lists {shown}, which is not in {where}/", fix))
-        elif photo.name in samples:
+            problems.append(Problem("error", "photo-missing", path, f"lists {shown}, which is not in {finder}", fix))
+        elif file in samples:
             fix = "give each photo one entry"
             problems.append(Problem("error", "name-shared", path, f"lists {shown} twice", fix))
         else:
             figures = tuple(_painted(figure, value_of) for figure in photo.figures)
             mask = OutlinedMask(path, f"{shown}: ", photo.height, photo.width, figures)
-            samples[photo.name] = Sample(PhotoFile(folder / photo.name), mask)
+            samples[file] = photo.name, Sample(PhotoFile(file), mask)
     if not samples and not problems:
         fix = "export it anew, with its images"
         problems.append(Problem("error", "dataset-empty", path, "this split holds no photos", fix))
-    return [samples[name] for name in sorted(samples)], problems
+    return [sample for _, sample in sorted(samples.values(), key=lambda item: item[0])], problems
 
 
 def _class_of(name: str, names: tuple[str, ...]) -> int:
@@ -133,7 +173,21 @@ def _painted(figure: Figure, value_of: dict[int, int]) -> Figure:
     return figure._replace(value=IGNORED if figure.is_crowd else value_of[figure.value])
 
 
-def _photo_folder(root: Path, document: Path, split: str, content: Document) -> Path:
+class FolderFinder:
+    """Photos below one folder."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        self._tree = FileTree(folder)
+        self._shown = f"{shown_path(folder.relative_to(root) if folder.is_relative_to(root) else folder)}/"
+
+    def find(self, name: str) -> Path | None:
+        return self._tree.find(name)
+
+    def __str__(self) -> str:
+        return self._shown
+
+
+def _photo_finder(root: Path, document: Path, split: str, content: Document) -> PhotoFinder:
     """Find the folder that has the first photo."""
     match = DOCUMENT.fullmatch(document.name)
     names = [match["split"] + (match["year"] or ""), match["split"]] if match else []
@@ -141,10 +195,13 @@ def _photo_folder(root: Path, document: Path, split: str, content: Document) -> 
     tried = [document.parent] if match is None else []
     tried += [base / place / name for base in (root, beside) for place in ("", "images") for name in (*names, split)]
     tried += [base / place for base in (root, beside) for place in ("images", "data", "")]
+    first = [photo.name for photo in content.photos[:5]]
     for folder in tried:
-        if any(os.path.isfile(folder / photo.name) for photo in content.photos[:5]):
-            return folder
-    return tried[0]
+        if any(FileTree(folder).find(name) for name in first):
+            return FolderFinder(root, folder)
+    tree = FileTree(root)
+    below = (tree.folder_with(name) for name in first if not leads_elsewhere(name))
+    return FolderFinder(root, next((folder for folder in below if folder is not None), tried[0]))
 
 
 def _version(path: Path) -> tuple[Path, int, int]:

@@ -4,8 +4,10 @@
 255 is the border around objects. Of the augmented set, ``trainaug.txt`` lists photos whose masks are in
 ``SegmentationClassAug``. Masks that were saved in VOC's colours are read too.
 
-Tools export other data in this form: a ``labelmap.txt`` with lines like ``leaf:0,158,115::`` then gives classes and
-colours, and photos that are not named like VOC's have whatever classes ``labels.yaml`` or the masks say.
+Tools export other data in this form. Where a file of classes lies beside them, they have layouts of their own
+(`label_map`, `labelme_voc`); else VOC's classes are taken only where something says that they are meant: photos called
+as in VOC 2008 to 2012 (``2007_000032``), or, for the six digits of VOC 2007, annotations whose source is VOC; and no
+annotation that names an object of another kind. All others have the classes that ``labels.yaml`` or the masks say.
 """
 
 from __future__ import annotations
@@ -20,9 +22,7 @@ from pathlib import Path
 from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_split
 from terrazzo.data.pairing import list_entries, listed_pairs
 from terrazzo.data.problems import Problem
-from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels import LabelSpec
-from terrazzo.text import shown_path
 
 __all__ = ["NAME", "SHAPE", "find", "list_files", "voc_pairs"]
 
@@ -30,14 +30,18 @@ NAME = "Pascal VOC"
 SHAPE = "JPEGImages, SegmentationClass, ImageSets/Segmentation"
 LISTS = "ImageSets/Segmentation"
 MASKS = ("SegmentationClass", "SegmentationClassAug")
-LABEL_MAP = "labelmap.txt"
+CLASS_FILES = ("labelmap.txt", "class_names.txt")  # of CVAT and labelme, which have layouts of their own
 BORDER = (224, 224, 192)  # the colour of 255 in VOC's palette
-VOC_NAME = re.compile(r"([0-9]{4}_)?[0-9]{6}")  # 2007_000032, or 000032 in VOC 2007
+VOC_NAME = re.compile(r"20(07|08|09|10|11|12)_[0-9]{6}")
+VOC_2007_NAME = re.compile(r"[0-9]{6}")
+SIGNED = re.compile(rb"<annotation>PASCAL VOC20[0-9]{2}</annotation>")  # the source that VOC's own annotations give
+LOOKED_AT = 5  # listed photos, to tell whether they are VOC's
+MOST_BYTES = 1 << 20  # of one photo's annotations
 
 
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by ``SegmentationClass`` and its lists."""
-    if not (root / "SegmentationClass").is_dir():
+    if not (root / "SegmentationClass").is_dir() or any((root / name).is_file() for name in CLASS_FILES):
         return None
     splits = list_files(root / LISTS)
     if not splits or not (root / "JPEGImages").is_dir():
@@ -46,12 +50,28 @@ def find(root: Path) -> Layout | NearMiss | None:
         return NearMiss(NAME, f"it has SegmentationClass/, and {missing} is missing", fix)
     pairs = partial(voc_pairs, NAME, root, LISTS, MASKS)
     marker = root / "SegmentationClass"
-    if (root / LABEL_MAP).is_file():
-        return Layout(f"{NAME} layout with {LABEL_MAP}", root, marker, splits, pairs, partial(_label_map, root))
-    entries = islice(list_entries(root / LISTS / f"{splits[0]}.txt"), 1)
-    if all(VOC_NAME.fullmatch(entry) for _, entry in entries):
+    names = [entry for _, entry in islice(list_entries(root / LISTS / f"{splits[0]}.txt"), LOOKED_AT)]
+    if _are_vocs(root, names):
         return Layout(NAME, root, marker, splits, pairs, _labels)
     return Layout(f"{NAME} layout with other photos", root, marker, splits, pairs)
+
+
+def _are_vocs(root: Path, names: list[str]) -> bool:
+    """Whether listed photos are VOC's own, by their names and by what their annotations say."""
+    if not all(VOC_NAME.fullmatch(name) or VOC_2007_NAME.fullmatch(name) for name in names):
+        return False
+    texts = [_annotations(root / "Annotations" / f"{name}.xml") for name in names]
+    objects = {name.strip() for text in texts for name in re.findall(rb"<object>\s*<name>([^<]*)</name>", text)}
+    if not objects <= {name.encode() for name in LabelSpec.bundled("voc").names}:
+        return False
+    return all(VOC_NAME.fullmatch(name) or SIGNED.search(text) for name, text in zip(names, texts, strict=True))
+
+
+def _annotations(path: Path) -> bytes:
+    try:
+        return path.read_bytes() if path.is_file() and path.stat().st_size <= MOST_BYTES else b""
+    except OSError:
+        return b""
 
 
 def list_files(folder: Path) -> tuple[str, ...]:
@@ -83,25 +103,3 @@ def _labels() -> LabelSpec:
     spec = LabelSpec.bundled("voc")
     colors = [(color, index) for index, color in enumerate(spec.palette)]
     return replace(spec, colors=(*colors, (BORDER, "ignore")))
-
-
-def _label_map(root: Path) -> LabelSpec:
-    """Read ``name:red,green,blue:parts:actions`` lines; a class's index is its place."""
-    path = root / LABEL_MAP
-    names: list[str] = []
-    colors: list[tuple[int, ...]] = []
-    for number, entry in list_entries(path):
-        name, _, rest = entry.partition(":")
-        color = rest.partition(":")[0].split(",")
-        if not all(channel.strip().isdecimal() for channel in color):
-            raise DatasetError(
-                f"{shown_path(path)}: line {number} is not a name and a colour",
-                fix="write lines like `leaf:0,158,115::`",
-                code="dataset-annotations",
-            )
-        names.append(name)
-        colors.append(tuple(int(channel) for channel in color))
-    try:
-        return LabelSpec.from_dict({"names": names, "palette": colors, "colors": colors})
-    except LabelError as error:
-        raise DatasetError(f"{shown_path(path)}: {error.message}", fix=error.fix, code="dataset-annotations") from error

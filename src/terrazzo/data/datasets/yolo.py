@@ -8,7 +8,6 @@ background and those of ``names``, one up. A photo without a text file, or with 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from terrazzo.config import read_yaml
 from terrazzo.data.dataset import Sample
 from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split
 from terrazzo.data.masks import StoredMask
 from terrazzo.data.outlines import IGNORED, Region, object_labels, paint, region_of
-from terrazzo.data.pairing import Listing, folder_entries, list_entries
+from terrazzo.data.pairing import folder_entries, list_entries
 from terrazzo.data.photos import PhotoFile, photo_size
 from terrazzo.data.problems import Problem
+from terrazzo.data.yolo_document import DataYaml, class_names, other_folder, read_data_yaml
 from terrazzo.errors import DatasetError, ImageError, LabelError
 from terrazzo.labels import LabelSpec
 from terrazzo.text import show, shown_path
@@ -32,33 +31,20 @@ __all__ = ["NAME", "SHAPE", "PolygonFile", "find"]
 
 NAME = "YOLO polygons"
 SHAPE = "data.yaml, images/train, labels/train"
-USUAL_DOCUMENTS = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
-KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
 
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by ``data.yaml``."""
-    path = next((root / name for name in USUAL_DOCUMENTS if (root / name).is_file()), None)
-    if path is None:
-        if (root / "images").is_dir() and (root / "labels").is_dir():
-            fix = "write data.yaml with `names:`, `train: images/train` and `val: images/val`"
-            return NearMiss(NAME, "it has images/ and labels/, and data.yaml is missing", fix)
+    document = read_data_yaml(root, NAME)
+    if document is None and (root / "images").is_dir() and (root / "labels").is_dir():
+        fix = "write data.yaml with `names:`, `train: images/train` and `val: images/val`"
+        return NearMiss(NAME, "it has images/ and labels/, and data.yaml is missing", fix)
+    if not isinstance(document, DataYaml):
+        return document
+    if document.masks_dir is not None:  # Ultralytics' semantic masks
         return None
-    try:
-        document = read_yaml(path, error=DatasetError)
-    except DatasetError as error:
-        return NearMiss(NAME, error.message, error.fix)
-    given = document if isinstance(document, dict) else {}
-    places = {split: [given[key] for key in keys if given.get(key)] for split, keys in KEYS.items()}
-    base = root / given["path"] if isinstance(given.get("path"), str) else root
-    if places["test"] and _place(path, base, places["test"][0]) is None:
-        places["test"] = []  # exporters name a test folder whether or not there is one
-    splits = tuple(split for split, found in places.items() if found)
-    if not splits or "names" not in given:
-        fix = "write `names:`, `train: images/train` and `val: images/val`"
-        return NearMiss(NAME, f"{path.name} lacks {'names' if splits else 'train and val'}", fix)
-    pairs = partial(_pairs, path, base, {split: places[split][0] for split in splits})
-    return Layout(NAME, root, path, splits, pairs, partial(_labels, path, given["names"]))
+    labels = partial(_labels, document.file, document.names)
+    return Layout(NAME, root, document.file, document.splits, partial(_pairs, document), labels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +101,17 @@ class PolygonFile:
                 fix="divide x by the photo's width and y by its height",
                 code="outline-damaged",
             )
-        return value, region_of([corners_N2 * (width, height)], height, width)
+        try:
+            return value, region_of([corners_N2 * (width, height)], height, width)
+        except ValueError as error:
+            fix = "draw it with fewer corners"
+            raise DatasetError(f"{where}: {error}", fix=fix, code="outline-damaged") from error
 
 
 def _labels(path: Path, names: Any) -> LabelSpec:
-    """The background, and the names in order; YAML may number them."""
-    if isinstance(names, dict):
-        names = [names.get(number) for number in range(len(names))]  # None where the numbers leave one out
+    """The background, and the names in order."""
     try:
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise LabelError("`names` is no list of texts", fix="write `names: [leaf, flower]`", code="labels-names")
-        if len(names) >= IGNORED:
-            raise LabelError(
-                f"`names` has {len(names)} names, and a mask tells {IGNORED - 1} apart",
-                fix="merge some of them",
-                code="labels-names",
-            )
+        names = class_names(names, IGNORED - 1)
         spec = object_labels(names)
         if spec.num_classes != len(names) + 1:
             raise LabelError("`names` has a name twice, or a background", fix="rename it", code="labels-names")
@@ -139,76 +120,26 @@ def _labels(path: Path, names: Any) -> LabelSpec:
         raise DatasetError(f"{shown_path(path)}: {error.message}", fix=error.fix, code="dataset-annotations") from error
 
 
-def _pairs(document: Path, base: Path, places: dict[str, Any], split: str) -> Pairs:
-    if split not in places:
-        raise no_such_split(NAME, document.parent, split, tuple(places))
+def _pairs(document: DataYaml, split: str) -> Pairs:
+    if split not in document.splits:
+        raise no_such_split(NAME, document.file.parent, split, document.splits)
+    photos, problems = document.photos(split)
     samples: list[Sample] = []
-    problems: list[Problem] = []
-    given = places[split] if isinstance(places[split], list) else [places[split]]
-    for name in given:
-        place = _place(document, base, name)
-        if place is None:
-            raise DatasetError(
-                f"{shown_path(document)}: it names {show(name)} for {split}, which is not there",
-                fix="write the photos' folder, as seen from the document",
-                code="dataset-annotations",
-            )
-        photos, wrong = _listed(place, base) if place.suffix == ".txt" else _in_folder(place)
-        problems += wrong
-        labels: dict[Path, set[str]] = {}
-        for photo in photos:
-            folder = _labels_folder(photo.parent)
-            if folder not in labels:
-                labels[folder] = {entry.name for entry in folder_entries(folder)} if folder.is_dir() else set()
-            text_file = f"{photo.stem}.txt"
-            there = text_file in labels[folder]
-            samples.append(Sample(PhotoFile(photo), PolygonFile(photo, folder / text_file if there else None)))
+    labels: dict[Path, set[str]] = {}
+    for photo in photos:
+        folder = other_folder(photo.parent, "labels") or photo.parent
+        if folder not in labels:
+            labels[folder] = {entry.name for entry in folder_entries(folder)} if folder.is_dir() else set()
+        text_file = f"{photo.stem}.txt"
+        there = text_file in labels[folder]
+        samples.append(Sample(PhotoFile(photo), PolygonFile(photo, folder / text_file if there else None)))
     if not samples and not any(problem.severity == "error" for problem in problems):
-        message, fix = f"{split} holds no photos", f"check what {document.name} says about {split}"
-        problems.append(Problem("error", "dataset-empty", document, message, fix))
+        message, fix = f"{split} holds no photos", f"check what {document.file.name} says about {split}"
+        problems.append(Problem("error", "dataset-empty", document.file, message, fix))
     elif samples and all(sample.mask.file == sample.image.file for sample in samples):
         message, fix = f"no photo of {split} has a text file in labels/", "put the labels beside the images folder"
-        problems.append(Problem("error", "mask-missing", document, message, fix))
+        masks = other_folder(photos[0].parent, "masks")
+        if masks is not None and masks.is_dir():
+            fix = f"write `masks_dir: masks` into {document.file.name} if masks/ holds index masks"
+        problems.append(Problem("error", "mask-missing", document.file, message, fix))
     return samples, problems
-
-
-def _place(document: Path, base: Path, name: Any) -> Path | None:
-    """Find what the document names: exporters write paths from ``path``, from the document, or one folder too high."""
-    if not isinstance(name, str) or not name:
-        return None
-    tried = (base / name, document.parent / name, document.parent / name.removeprefix("../"))
-    return next((place for place in tried if os.path.exists(place)), None)
-
-
-def _in_folder(folder: Path) -> tuple[list[Path], list[Problem]]:
-    listing = Listing.of(folder)
-    photos: list[Path] = []
-    problems = listing.errors
-    for files in listing.by_stem.values():
-        photos.append(files[0])
-        if len(files) > 1:
-            fix = "rename or remove all but one: photo and labels find each other by name"
-            problems.append(Problem("error", "name-shared", files[0], f"shares its name with {files[1].name}", fix))
-    return photos, problems
-
-
-def _listed(text_file: Path, base: Path) -> tuple[list[Path], list[Problem]]:
-    photos: list[Path] = []
-    problems: list[Problem] = []
-    for number, entry in list_entries(text_file):
-        photo = next((p for p in (base / entry, text_file.parent / entry) if os.path.isfile(p)), None)
-        if photo is None:
-            message, fix = f"line {number} names {show(entry)}, which is not there", "add it, or remove the line"
-            problems.append(Problem("error", "photo-missing", text_file, message, fix))
-        else:
-            photos.append(photo)
-    return photos, problems
-
-
-def _labels_folder(images: Path) -> Path:
-    """Replace the last folder called images by labels; without one, labels lie beside the photos."""
-    parts = list(images.parts)
-    for place in range(len(parts) - 1, -1, -1):
-        if parts[place] == "images":
-            return Path(*parts[:place], "labels", *parts[place + 1 :])
-    return images

@@ -1,0 +1,163 @@
+"""The ``data.yaml`` of Ultralytics' tools: where the photos of each split are, and what the classes are called."""
+
+from __future__ import annotations
+
+import os  # whose tests of paths take names of any length, unlike those of pathlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from terrazzo.config import read_yaml
+from terrazzo.data.layout import NearMiss
+from terrazzo.data.pairing import Listing, list_entries
+from terrazzo.data.problems import Problem
+from terrazzo.errors import DatasetError, LabelError
+from terrazzo.text import show, shown_path
+
+__all__ = ["DataYaml", "class_names", "names_masks", "other_folder", "read_data_yaml"]
+
+USUAL_DOCUMENTS = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
+KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class DataYaml:
+    """A document that has been read.
+
+    Attributes:
+        file: the document.
+        base: the folder that its paths are relative to.
+        places: for each split what the document says: one path, or a list of them.
+        names: what it says about classes, unchecked.
+        masks_dir: the folder of the masks, in place of ``images``; None where there are outlines.
+    """
+
+    file: Path
+    base: Path
+    places: dict[str, Any]
+    names: Any
+    masks_dir: Any
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.places)
+
+    def photos(self, split: str) -> tuple[list[Path], list[Problem]]:
+        """List the photos of a split, and what is wrong with others.
+
+        Raises:
+            DatasetError: the document names something that is not there.
+        """
+        photos: list[Path] = []
+        problems: list[Problem] = []
+        given = self.places[split] if isinstance(self.places[split], list) else [self.places[split]]
+        for name in given:
+            place = self._place(name)
+            if place is None:
+                raise DatasetError(
+                    f"{shown_path(self.file)}: it names {show(name)} for {split}, which is not there",
+                    fix="write the photos' folder, as seen from the document",
+                    code="dataset-annotations",
+                )
+            found, wrong = _listed(place, self.base) if place.suffix == ".txt" else _in_folder(place)
+            photos += found
+            problems += wrong
+        return photos, problems
+
+    def _place(self, name: Any) -> Path | None:
+        return _place(self.file, self.base, name)
+
+
+def read_data_yaml(root: Path, name: str) -> DataYaml | NearMiss | None:
+    """Read the document of a folder, if it has one.
+
+    Args:
+        root: the folder.
+        name: of the layout that asks, for the message.
+    """
+    path = _document(root)
+    if path is None:
+        return None
+    try:
+        document = read_yaml(path, error=DatasetError)
+    except DatasetError as error:
+        return NearMiss(name, error.message, error.fix)
+    given = document if isinstance(document, dict) else {}
+    places = {split: [given[key] for key in keys if given.get(key)] for split, keys in KEYS.items()}
+    base = root / given["path"] if isinstance(given.get("path"), str) else root
+    if places["test"] and _place(path, base, places["test"][0]) is None:
+        places["test"] = []  # exporters name a test folder whether or not there is one
+    splits = tuple(split for split, found in places.items() if found)
+    if not splits or "names" not in given:
+        fix = "write `names:`, `train: images/train` and `val: images/val`"
+        return NearMiss(name, f"{path.name} lacks {'names' if splits else 'train and val'}", fix)
+    first = {split: places[split][0] for split in splits}
+    return DataYaml(path, base, first, given["names"], given.get("masks_dir"))
+
+
+def names_masks(root: Path) -> bool:
+    """Whether a folder has a document that speaks of masks rather than outlines."""
+    document = read_data_yaml(root, "")
+    return isinstance(document, DataYaml) and document.masks_dir is not None
+
+
+def class_names(names: Any, most: int) -> list[str]:
+    """Read the names in order; YAML may number them.
+
+    Raises:
+        LabelError: they are not texts, or too many.
+    """
+    if isinstance(names, dict):
+        names = [names.get(number) for number in range(len(names))]  # None where the numbers leave one out
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise LabelError("`names` is no list of texts", fix="write `names: [leaf, flower]`", code="labels-names")
+    if len(names) > most:
+        message = f"`names` has {len(names)} names, and a mask tells {most} apart"
+        raise LabelError(message, fix="merge some of them", code="labels-names")
+    return names
+
+
+def other_folder(images: Path, name: str) -> Path | None:
+    """Replace the last folder called images by another; None where there is none."""
+    parts = list(images.parts)
+    for place in range(len(parts) - 1, -1, -1):
+        if parts[place] == "images":
+            return Path(*parts[:place], name, *parts[place + 1 :])
+    return None
+
+
+def _document(root: Path) -> Path | None:
+    return next((root / name for name in USUAL_DOCUMENTS if os.path.isfile(root / name)), None)
+
+
+def _place(document: Path, base: Path, name: Any) -> Path | None:
+    """Find what the document names: exporters write paths from ``path``, from the document, or one folder too high."""
+    if not isinstance(name, str) or not name:
+        return None
+    tried = (base / name, document.parent / name, document.parent / name.removeprefix("../"))
+    return next((place for place in tried if os.path.exists(place)), None)
+
+
+def _in_folder(folder: Path) -> tuple[list[Path], list[Problem]]:
+    listing = Listing.of(folder)
+    photos: list[Path] = []
+    problems = listing.errors
+    for files in listing.by_stem.values():
+        photos.append(files[0])
+        if len(files) > 1:
+            fix = "rename or remove all but one: photo and labels find each other by name"
+            problems.append(Problem("error", "name-shared", files[0], f"shares its name with {files[1].name}", fix))
+    return photos, problems
+
+
+def _listed(text_file: Path, base: Path) -> tuple[list[Path], list[Problem]]:
+    photos: list[Path] = []
+    problems: list[Problem] = []
+    for number, entry in list_entries(text_file):
+        photo = next((p for p in (base / entry, text_file.parent / entry) if os.path.isfile(p)), None)
+        if photo is None:
+            message, fix = f"line {number} names {show(entry)}, which is not there", "add it, or remove the line"
+            problems.append(Problem("error", "photo-missing", text_file, message, fix))
+        else:
+            photos.append(photo)
+    return photos, problems

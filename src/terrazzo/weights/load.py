@@ -79,8 +79,9 @@ def load(model: str | Path) -> TrainedModel:
     Args:
         model: a shipped model's name such as ``segformer_b0.camvid``; a model folder, or the output folder of a
             training run (its best model is taken); a folder of Hugging Face transformers; a ``.safetensors``, ``.pth``,
-            ``.pt`` or ``.bin`` file of NVlabs, mmsegmentation, SETR's authors or transformers; or a hub id such as
-            ``nvidia/segformer-b0-finetuned-ade-512-512``.
+            ``.pt`` or ``.bin`` file of NVlabs, mmsegmentation, SETR's authors, segmentation_models.pytorch or
+            transformers, with ``#NAME`` behind it for one of several sets of weights in it (``last.pth#ema``); or a hub
+            id such as ``nvidia/segformer-b0-finetuned-ade-512-512``.
 
     Raises:
         CheckpointError: there is no such model, or its files are damaged or do not fit.
@@ -116,6 +117,10 @@ def _open(model: str | Path) -> TrainedModel | Foreign:
         return _open_folder(path, name)
     if path.is_file():
         return _open_file(path, name)
+    if not path.exists() and "#" in path.name:
+        file, _, part = name.rpartition("#")
+        if Path(file).is_file():
+            return _open_file(Path(file), name, part)
     if not path.exists() and is_hub_id(name):
         return _open_huggingface(download(name), name)
     what = "is neither file nor folder" if path.exists() else "is neither a shipped model nor a path that exists"
@@ -139,8 +144,9 @@ def _open_folder(folder: Path, name: str) -> TrainedModel | Foreign:
     )
 
 
-def _open_file(path: Path, name: str) -> TrainedModel | Foreign:
-    if path.name in WEIGHTS_FILES and (path.parent / CONFIG_FILE).is_file():
+def _open_file(path: Path, name: str, part: str = "") -> TrainedModel | Foreign:
+    """Open a file; `part` is the set of weights that is wanted of several."""
+    if path.name in WEIGHTS_FILES and (path.parent / CONFIG_FILE).is_file() and not part:
         return _open_folder(path.parent, name)
     if path.suffix in EXPORTED:
         raise CheckpointError(
@@ -148,7 +154,7 @@ def _open_file(path: Path, name: str) -> TrainedModel | Foreign:
             fix="predict or evaluate with it, or give the model that it was exported from",
             code="checkpoint-exported",
         )
-    file = read_tensor_file(path)
+    file = read_tensor_file(path, part)
     return Foreign(str(path), name, recognize(file.tensors, str(path)), file.meta)
 
 

@@ -6,7 +6,7 @@ Nothing is loaded by halves: a tensor that is missing, left over or of another s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,18 @@ from torch.overrides import TorchFunctionMode
 
 from terrazzo.errors import CheckpointError
 from terrazzo.models import Segmenter, create_model
+from terrazzo.notes import note
+from terrazzo.weights.foreign_networks import refuse_foreign
 from terrazzo.weights.remap import segformer, setr, vit
 from terrazzo.weights.remap.layout import Layout, Shapes
+from terrazzo.weights.set_aside import without_training
 
 __all__ = [
     "Recognized",
     "architecture_of",
     "empty_network",
     "grid_in_ours",
+    "layout_of",
     "load_network",
     "meta_network",
     "our_tensors",
@@ -31,12 +35,17 @@ __all__ = [
     "refuse_differences",
     "refuse_not_finite",
     "shapes_of",
+    "unwrapped",
 ]
 
 FAMILIES: dict[Layout, Callable[[Layout, Shapes], tuple[str | None, str]]] = {
     layout: family.variant_in for family in (segformer, setr, vit) for layout in family.LAYOUTS
 }
 LAYOUTS = sorted(FAMILIES, key=lambda layout: layout.encoder_only)
+AUXILIARY = ("auxiliary_head.", "auxiliary.")
+WRAPPING = frozenset(
+    ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_fpw_module", "_forward_module")
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ class Recognized:
         num_classes: K; None for an encoder alone.
         tensors: under the layout's own names, without what nobody uses.
         grid: rows and columns of its position embeddings; None for what has none.
+        where: the file, for messages.
     """
 
     layout: Layout
@@ -56,12 +66,25 @@ class Recognized:
     num_classes: int | None
     tensors: dict[str, Tensor]
     grid: tuple[int, int] | None
+    where: str = ""
 
     def empty_network(self) -> Segmenter:
-        """Return the model that these tensors are for, without memory; with auxiliary heads if they have any."""
+        """Return the model that these tensors are for, without memory.
+
+        It has auxiliary heads if the tensors have those of this model; others are taken out of the tensors.
+        """
         network = meta_network(self.architecture, self.num_classes or 2, self.grid)
-        if not any(key.startswith(("auxiliary_head.", "auxiliary.")) for key in self.tensors):
+        given = {key: tuple(value.shape) for key, value in self.tensors.items() if key.startswith(AUXILIARY)}
+        expected = self.layout.their_shapes(shapes_of(network.state_dict()))
+        if given != {key: shape for key, shape in expected.items() if key.startswith(AUXILIARY)}:
             network.drop_auxiliary()
+            for key in given:
+                del self.tensors[key]
+            if given:
+                note(
+                    f"{self.where}: auxiliary heads ({len(given)} tensors) that are not {self.architecture}'s own are "
+                    "set aside; only training uses them"
+                )
         return network
 
 
@@ -75,7 +98,12 @@ def recognize(tensors: dict[str, Tensor], where: str) -> Recognized:
     Raises:
         CheckpointError: they are no model that is known here.
     """
-    layout, prefix = layout_of(tensors)
+    names = {key: unwrapped(key) for key in tensors}
+    if len(set(names.values())) < len(names):  # then it is not only wrapping
+        names = {key: key for key in tensors}
+    layout, prefixes = layout_of(names.values())
+    if layout is None or layout.encoder_only:
+        refuse_foreign(names.values(), where, layout is not None)
     if layout is None:
         known = "; ".join(layout.name for layout in LAYOUTS if not layout.encoder_only)
         raise CheckpointError(
@@ -84,10 +112,11 @@ def recognize(tensors: dict[str, Tensor], where: str) -> Recognized:
             code="checkpoint-unknown",
         )
     named = {}
-    for key in list(tensors):
+    for key, name in names.items():
         value = tensors.pop(key)
-        if not layout.is_dropped(own := key.removeprefix(prefix)):
+        if not layout.is_dropped(own := name.removeprefix(prefixes[0])):
             named[own] = value
+    without_training(named, where)
     if layout.prepare is not None:
         layout.prepare(named)
     shapes = shapes_of(named)
@@ -98,24 +127,31 @@ def recognize(tensors: dict[str, Tensor], where: str) -> Recognized:
             fix="use weights of a size that `terrazzo models` lists",
             code="checkpoint-variant",
         )
-    return Recognized(layout, architecture, _num_classes(named, layout, where), named, _grid(layout, shapes, where))
+    return Recognized(
+        layout, architecture, _num_classes(named, layout, where), named, _grid(layout, shapes, where), where
+    )
 
 
-def layout_of(tensors: Mapping[str, Tensor]) -> tuple[Layout | None, str]:
-    """Return whose names these are, and what stands before them (``module.``)."""
+def unwrapped(key: str) -> str:
+    """A tensor's name without the modules that torch.compile, DDP, FSDP and their like put around others."""
+    return ".".join(part for part in key.split(".") if part not in WRAPPING) if WRAPPING & set(key.split(".")) else key
+
+
+def layout_of(names: Iterable[str]) -> tuple[Layout | None, list[str]]:
+    """Return whose names these are, and what stands before them (``model.``): several prefixes are several networks."""
+    names = list(names)
     for layout in LAYOUTS:
-        prefix = layout.prefix_in(tensors)
-        if prefix is not None:
-            return layout, prefix
-    return None, ""
+        if prefixes := layout.prefixes_in(names):
+            return layout, prefixes
+    return None, []
 
 
 def architecture_of(tensors: Mapping[str, Tensor]) -> str | None:
     """Return which of our models these tensors are, if any."""
-    layout, prefix = layout_of(tensors)
+    layout, prefixes = layout_of(tensors)
     if layout is None:
         return None
-    shapes = {key.removeprefix(prefix): shape for key, shape in shapes_of(tensors).items()}
+    shapes = {key.removeprefix(prefixes[0]): shape for key, shape in shapes_of(tensors).items()}
     return FAMILIES[layout](layout, shapes)[0]
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -82,10 +82,12 @@ class Layout:
 
     def prefix_in(self, keys: Mapping[str, object]) -> str | None:
         """Return what stands before this layout's own names (``module.``, or nothing); None for another layout's."""
-        for key in keys:
-            if key == self.marker or key.endswith(f".{self.marker}"):
-                return key[: len(key) - len(self.marker)]
-        return None
+        return next(iter(self.prefixes_in(keys)), None)
+
+    def prefixes_in(self, keys: Iterable[str]) -> list[str]:
+        """Return every prefix behind which this layout's own names begin: several where a file has several networks."""
+        found = (key[: -len(self.marker)] for key in keys if key == self.marker or key.endswith(f".{self.marker}"))
+        return list(dict.fromkeys(found))
 
     def is_dropped(self, key: str) -> bool:
         return any(fnmatchcase(key, pattern) for pattern in self.dropped)

@@ -49,7 +49,7 @@ def models() -> None:
     about = (
         f"Architectures, for `terrazzo train --model`; parameters with {COUNTED_CLASSES} classes, for SETR with the "
         "auxiliary heads, which are for training only. Names in _mmseg are the networks that mmsegmentation made of "
-        "them, for its checkpoints:"
+        "them, for its checkpoints; those in _256 have a decoder as narrow as B0's, as segmentation_models.pytorch's:"
     )
     print(f"{textwrap.fill(about, WIDTH, break_on_hyphens=False)}\n")
     for name in list_models():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ from terrazzo.errors import CheckpointError
 from terrazzo.hub import download
 from terrazzo.models import Segmenter
 from terrazzo.models.encoders.vit import resize_positions
+from terrazzo.notes import note
+from terrazzo.text import show
+from terrazzo.weights.adapters import ADAPTER_CONFIG, MERGE_THERE, merge_adapter, read_adapter
 from terrazzo.weights.catalog import bundled_folder, bundled_names, published
 from terrazzo.weights.companions import labels_from_meta, licence_in_model_card, paper_preprocess, read_json
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
-from terrazzo.weights.huggingface import WEIGHTS_FILES, is_hub_id, read_companions, read_weights
+from terrazzo.weights.huggingface import PREPROCESSOR_FILE, WEIGHTS_FILES, is_hub_id, read_companions, read_weights
 from terrazzo.weights.recognize import Recognized, load_network, our_tensors, recognize
 from terrazzo.weights.tensor_files import read_tensor_file
 
@@ -64,6 +67,8 @@ class Foreign:
         found: its tensors.
         meta: what a checkpoint notes beside them.
         folder: the Hugging Face folder that it came in.
+        config: that folder's ``config.json``.
+        base: what an adapter was merged into.
     """
 
     where: str
@@ -71,6 +76,8 @@ class Foreign:
     found: Recognized
     meta: Mapping[str, Any]
     folder: Path | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    base: str = ""
 
 
 def load(model: str | Path) -> TrainedModel:
@@ -134,8 +141,10 @@ def _open(model: str | Path) -> TrainedModel | Foreign:
 
 def _open_folder(folder: Path, name: str) -> TrainedModel | Foreign:
     for candidate in (folder, folder / "model"):
+        if (candidate / ADAPTER_CONFIG).is_file():
+            return _open_adapter(candidate, name)
         if (candidate / CONFIG_FILE).is_file():
-            is_theirs = "model_type" in read_json(candidate / CONFIG_FILE)
+            is_theirs = bool({"model_type", "_model_class"} & read_json(candidate / CONFIG_FILE).keys())
             return (_open_huggingface if is_theirs else load_folder)(candidate, name)
     raise CheckpointError(
         f"{folder} holds no model: there is neither config.json nor model/config.json",
@@ -159,8 +168,42 @@ def _open_file(path: Path, name: str, part: str = "") -> TrainedModel | Foreign:
 
 
 def _open_huggingface(folder: Path, name: str) -> Foreign:
+    """Open a folder of transformers, of segmentation_models.pytorch or of PEFT."""
+    if (folder / ADAPTER_CONFIG).is_file():
+        return _open_adapter(folder, name)
+    config = read_json(folder / CONFIG_FILE)
     found = recognize(read_weights(folder).tensors, str(folder))
-    return Foreign(str(folder), name, found, {}, folder)
+    if "model_type" not in config:  # segmentation_models.pytorch, which says nothing of classes and photos
+        return Foreign(str(folder), name, found, {})
+    return Foreign(str(folder), name, found, {}, folder, config)
+
+
+def _open_adapter(folder: Path, name: str) -> Foreign:
+    """Open an adapter and the model that it was made for, and merge the two."""
+    config = read_json(folder / ADAPTER_CONFIG)
+    named = config.get("base_model_name_or_path")
+    base_name = named if isinstance(named, str) else ""
+    base_folder = Path(base_name)
+    if not base_name or not (base_folder / CONFIG_FILE).is_file():
+        try:
+            if base_folder.exists() or not is_hub_id(base_name):
+                raise CheckpointError(f"there is no model {show(named)}", fix="", code="checkpoint-missing")
+            base_folder = download(base_name)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{folder} is an adapter to {show(named)}, which is not here: {error.message}",
+                fix=f"put that model's folder there, or name it in {ADAPTER_CONFIG}; or {MERGE_THERE}",
+                code="checkpoint-adapter",
+            ) from error
+    base = recognize(read_weights(base_folder).tensors, str(base_folder))
+    found = recognize(merge_adapter(read_adapter(folder), config, base, str(folder)), str(folder))
+    base_config = read_json(base_folder / CONFIG_FILE)
+    names = base_config.get("id2label")
+    if isinstance(names, dict) and len(names) != found.num_classes:
+        note(f"{folder} tells {found.num_classes} classes apart and names none: they are numbered")
+        base_config = {key: value for key, value in base_config.items() if key not in ("id2label", "label2id")}
+    beside = folder if (folder / PREPROCESSOR_FILE).is_file() else base_folder
+    return Foreign(str(folder), name, found, {}, beside, base_config, base_name)
 
 
 def _assemble(foreign: Foreign) -> TrainedModel:
@@ -173,8 +216,10 @@ def _assemble(foreign: Foreign) -> TrainedModel:
             code="checkpoint-encoder",
         )
     record: dict[str, Any] = {"origin": foreign.name, "format": found.layout.name}
+    if foreign.base:
+        record["adapter of"] = foreign.base
     if foreign.folder is not None:
-        beside = read_companions(foreign.folder, read_json(foreign.folder / CONFIG_FILE), found.num_classes)
+        beside = read_companions(foreign.folder, foreign.config, found.num_classes)
         labels, preprocess = beside.labels, beside.preprocess
         record = {**beside.record, **({} if "origin" in beside.record else record)}
     else:
@@ -187,7 +232,7 @@ def _assemble(foreign: Foreign) -> TrainedModel:
 
 
 def _licence(foreign: Foreign) -> str:
-    if known := published(foreign.name):
+    if known := published(foreign.base or foreign.name):
         return known.licence
     card = licence_in_model_card(foreign.folder) if foreign.folder is not None else None
     return card or foreign.found.layout.licence

@@ -117,6 +117,8 @@ def recognize(tensors: dict[str, Tensor], where: str) -> Recognized:
         if not layout.is_dropped(own := name.removeprefix(prefixes[0])):
             named[own] = value
     without_training(named, where)
+    if layout.remark:
+        note(f"{where}: {layout.remark}")
     if layout.prepare is not None:
         layout.prepare(named)
     shapes = shapes_of(named)

@@ -70,6 +70,7 @@ class Layout:
         encoder_only: there is no decoder in such files.
         prepare: changes that make a file of this layout regular, such as an unused token taken out; in place.
         licence: what is known of the licence of such files, which do not say it themselves.
+        remark: what the other program computes otherwise around the network, for its users to know.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Layout:
     encoder_only: bool = False
     prepare: Callable[[dict[str, Tensor]], None] | None = None
     licence: str = "not stated in the file"
+    remark: str = ""
 
     def prefix_in(self, keys: Mapping[str, object]) -> str | None:
         """Return what stands before this layout's own names (``module.``, or nothing); None for another layout's."""

@@ -294,7 +294,8 @@ class _Machine:
 
     def _inst(self, names: str) -> None:
         module, _, name = names.partition(" ")
-        self.stack.append(_called(Global(module, name), tuple(self.since_mark())))
+        args = tuple(self.since_mark())
+        self.stack.append(_called(Global(module, name), args))
 
     def _obj(self, _: Any) -> None:
         function, *args = self.since_mark() or [None]

@@ -1,8 +1,9 @@
 """SegFormer's names in NVlabs' files, in Hugging Face transformers 4 and 5, in mmsegmentation and in smp.
 
 NVlabs' decoder, transformers' and that of segmentation_models.pytorch (smp) are one network. smp enlarges the logits to
-the photo's size with aligned corners, which is outside of the network here and done as the paper's code does it. mmsegmentation's encoder is theirs too, but its decoder is another
-network, `decoders/conv_mlp.py`, so its files are models of their own (``segformer_b0_mmseg``).
+the photo's size with aligned corners, which is outside of the network and done here as the paper's code does it.
+mmsegmentation's encoder is theirs too, but its decoder is another network, `decoders/conv_mlp.py`, so its files are
+models of their own (``segformer_b0_mmseg``).
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from terrazzo.weights.torch_files import as_tensor
 __all__ = ["WeightSet", "choose_set", "find_sets", "sets_in_names"]
 
 DEEPEST = 5
+MOST = 10_000  # mappings that are looked into
 NOT_WEIGHTS = re.compile(r"optim|sched|scaler|^amp$|callback|^loops$|message_hub|rng|random|history|^metrics?$|^args$")
 """Entries of a checkpoint that hold tensors of the training program, and none of a network."""
 
@@ -78,7 +80,7 @@ def find_sets(content: object, path: Path) -> list[WeightSet]:
         CheckpointError: there is none, or the network is a pickled object of a class.
     """
     objects: list[str] = []
-    sets = [one for found in _walk(content, (), (), set(), objects) for one in found]
+    sets = [one for found in islice(_walk(content, (), (), objects), MOST) for one in found]
     if objects and not any(one.layout for one in sets):
         raise CheckpointError(
             f"{path} holds a whole pickled model, an object of the class {printable(objects[0])[:200]}: only that "
@@ -94,25 +96,23 @@ def find_sets(content: object, path: Path) -> list[WeightSet]:
     return sets
 
 
-def _walk(
-    value: object, path: tuple[str, ...], meta: tuple[Any, ...], seen: set[int], objects: list[str]
-) -> Iterator[list[WeightSet]]:
+def _walk(value: object, path: tuple[str, ...], meta: tuple[Any, ...], objects: list[str]) -> Iterator[list[WeightSet]]:
     if isinstance(value, Placeholder) and isinstance(value.state, dict) and "_modules" in value.state:
         objects.append(value.path)
         return
     mapping = as_mapping(value)
-    if mapping is None or len(path) > DEEPEST or id(mapping) in seen:
+    if mapping is None or len(path) > DEEPEST:
         return
-    seen.add(id(mapping))
     named = {key: item for key, item in mapping.items() if isinstance(key, str)}
     tensors = {key: tensor for key, item in named.items() if (tensor := as_tensor(item)) is not None}
     meta = (*meta, *([named["meta"]] if as_mapping(named.get("meta")) else []))
+    yield []  # for what is counted: mappings that hold others many times over end somewhere
     if tensors:
         others = tuple(key for key, item in named.items() if key not in tensors and as_mapping(item) is None)
         yield sets_in_names(tensors, path, others, meta)
     for key, item in named.items():
         if not NOT_WEIGHTS.search(key.lower()):
-            yield from _walk(item, (*path, key), meta, seen, objects)
+            yield from _walk(item, (*path, key), meta, objects)
 
 
 def sets_in_names(

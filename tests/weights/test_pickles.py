@@ -149,8 +149,9 @@ def test_each_route_works_in_pythons_own_reader(mark: Path, program: bytes) -> N
     "name",
     [
         "os.system", "posix.system", "nt.system", "subprocess.Popen", "builtins.eval", "builtins.exec",
-        "__builtin__.eval", "builtins.__import__", "builtins.open", "runpy.run_path", "importlib.import_module", "pickle.loads",
-        "torch.hub.load", "ctypes.CDLL", "socket.socket", "shutil.rmtree", "builtins.getattr.eval", "os.path.join",
+        "__builtin__.eval", "builtins.__import__", "builtins.open", "runpy.run_path", "importlib.import_module",
+        "pickle.loads", "torch.hub.load", "ctypes.CDLL", "socket.socket", "shutil.rmtree",
+        "builtins.getattr.eval", "os.path.join",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("form", [in_archive, in_older_form], ids=["zip", "older"])

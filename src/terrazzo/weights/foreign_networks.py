@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 from terrazzo.errors import CheckpointError
 
-__all__ = ["foreign_network", "refuse_foreign"]
+__all__ = ["OTHER_NETWORK", "foreign_network", "refuse_foreign"]
 
 WHOLE: tuple[tuple[str, str], ...] = (
     ("a LoRA adapter", r"(.*\.)?lora_([AB]|down|up|embedding_[AB])(\..*)?"),
     ("SAM (Segment Anything)", r"(.*\.)?prompt_encoder\..*|(.*\.)?mask_decoder\.(transformer|iou_\w+|output_\w+)\..*"),
     (
-        "Mask2Former or MaskFormer",
+        "Mask2Former, MaskFormer or EoMT",
         r"(.*\.)?(sem_seg_head\.(predictor|pixel_decoder)|pixel_level_module|class_predictor)\..*",
     ),
     ("Segmenter", r"(.*\.)?(decoder|decode_head)\.cls_emb"),
@@ -31,8 +31,15 @@ WHOLE: tuple[tuple[str, str], ...] = (
         r"(.*\.)?(\w+\.)*double_conv\..*|(.*\.)?up_?convs?\d*\..*|(.*\.)?model\.\d\.submodule\..*"
         r"|(encoder|decoder)\.stages\.\d+\.(\d+\.)?convs\..*",
     ),
-    ("CLIP or SigLIP", r"(.*\.)?(text_model|vision_model|visual|transformer\.resblocks)\..*|logit_scale"),
-    ("BEiT or Swin", r"(.*\.)?(relative_position_bias_table|relative_position_bias\..*|lambda_1|gamma_1)"),
+    (
+        "CLIP or SigLIP",
+        r"(.*\.)?(text_model|vision_model|visual|transformer\.resblocks)\..*|logit_scale|embeddings\.patch_embedding\..*",
+    ),
+    (
+        "BEiT or Swin",
+        r"(.*\.)?(relative_position_bias_table|relative_position_bias\..*|lambda_1|gamma_1|"
+        r"(continuous_position_bias_mlp|cpb_mlp)\..*)",
+    ),
     (
         "a ViT with register tokens or rotary positions",
         r"(.*\.)?(reg_token|register_tokens|storage_tokens|rope_embed\..*|rope\..*)",
@@ -43,8 +50,9 @@ WHOLE: tuple[tuple[str, str], ...] = (
 ENCODERS: tuple[tuple[str, str], ...] = (
     ("a head of DINO's pretraining", r"(.*\.)?(last_layer|prototypes)\..*|mlp\.\d\.(weight|bias)"),
     ("HRNet", r"(.*\.)?stage[2-4]\.\d+\.(branches|fuse_layers)\..*"),
-    ("ConvNeXt", r"(.*\.)?downsample_layers\.\d\..*|(.*\.)?stages\.\d\.(blocks\.)?\d\.gamma"),
-    ("a ResNet", r"(.*\.)?layer[1-4]\.\d+\.(conv[1-3]|bn[1-3])\..*"),
+    ("ConvNeXt", r"(.*\.)?(downsample_layers\.\d|pwconv[12])\..*|(.*\.)?stages\.\d\.(blocks\.)?\d\.gamma"),
+    ("a ResNet", r"(.*\.)?(layer[1-4]\.\d+\.(conv[1-3]|bn[1-3])|embedder\.embedder)\..*"),
+    ("PVT", r"(.*\.)?layers\.\d\.patch_embedding\..*|(.*\.)?patch_embeddings\.\d\.position_embeddings"),
     ("a convolutional classifier of torchvision or timm", r"features\.\d+\..*|conv_stem\.weight"),
 )
 

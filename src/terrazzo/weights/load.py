@@ -20,7 +20,7 @@ from terrazzo.weights.catalog import bundled_folder, bundled_names, published
 from terrazzo.weights.companions import labels_from_meta, licence_in_model_card, paper_preprocess, read_json
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
 from terrazzo.weights.huggingface import PREPROCESSOR_FILE, WEIGHTS_FILES, is_hub_id, read_companions, read_weights
-from terrazzo.weights.recognize import Recognized, load_network, our_tensors, recognize
+from terrazzo.weights.recognize import Recognized, load_network, our_tensors, recognize, refuse_other_parts
 from terrazzo.weights.tensor_files import read_tensor_file
 
 __all__ = ["StartingWeights", "load", "load_starting_weights"]
@@ -210,6 +210,7 @@ def _assemble(foreign: Foreign) -> TrainedModel:
     """Make a model of somebody else's tensors and of what stands beside them."""
     found, where = foreign.found, foreign.where
     if found.num_classes is None:
+        refuse_other_parts(found, found.empty_network())
         raise CheckpointError(
             f"{where} is an encoder alone ({found.layout.name}), which cannot segment anything",
             fix=f"train a model that starts from it: terrazzo train --model {found.architecture} --weights ...",

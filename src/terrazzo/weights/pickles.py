@@ -310,6 +310,9 @@ class _Machine:
         self._persid(self.pop())
 
     def _persid(self, value: Any) -> None:
+        if isinstance(value, tuple) and len(value) > 1 and value[0] == "module" and isinstance(value[1], Global):
+            self.stack.append(value[1])  # a class with its source, which the older form keeps
+            return
         reference = PersistentId(value)
         self.references.append(reference)
         self.stack.append(reference)

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from terrazzo.errors import CheckpointError
 from terrazzo.models import Segmenter, create_model
 from terrazzo.notes import note
-from terrazzo.weights.foreign_networks import refuse_foreign
+from terrazzo.weights.foreign_networks import OTHER_NETWORK, refuse_foreign
 from terrazzo.weights.remap import segformer, setr, vit
 from terrazzo.weights.remap.layout import Layout, Shapes
 from terrazzo.weights.set_aside import without_training
@@ -34,6 +34,7 @@ __all__ = [
     "recognize",
     "refuse_differences",
     "refuse_not_finite",
+    "refuse_other_parts",
     "shapes_of",
     "unwrapped",
 ]
@@ -169,10 +170,28 @@ def our_tensors(found: Recognized, network: Segmenter, where: str) -> dict[str, 
         CheckpointError: tensors are missing, left over, misshapen, or hold NaN or infinity.
     """
     shapes = shapes_of(network.state_dict())
+    if found.layout.encoder_only:
+        refuse_other_parts(found, network)
     what = f"{found.layout.name}, nearest to {found.architecture}"
     refuse_differences(found.tensors, found.layout.their_shapes(shapes), where, what)
     refuse_not_finite(found.tensors, where)
     return found.layout.to_ours(found.tensors, shapes)
+
+
+def refuse_other_parts(found: Recognized, network: Segmenter) -> None:
+    """Refuse an encoder under something else than a classifier.
+
+    Raises:
+        CheckpointError: naming the first tensors of the other parts.
+    """
+    expected = found.layout.their_shapes(shapes_of(network.state_dict()))
+    parts = {key.split(".")[0] for key in expected}
+    if others := [key for key in found.tensors if key.split(".")[0] not in parts]:
+        raise CheckpointError(
+            f"{found.where} is a {found.layout.name} with parts of a network that is not read here ({_first(others)})",
+            fix=OTHER_NETWORK,
+            code="checkpoint-unknown",
+        )
 
 
 def refuse_differences(tensors: Mapping[str, Tensor], expected: Shapes, where: str, what: str) -> None:

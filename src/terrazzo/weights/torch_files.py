@@ -8,6 +8,7 @@ state, a second set of weights) cost nothing.
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 import zipfile
@@ -158,9 +159,8 @@ class _Archive(TorchFile):
             raise damaged(path, f"its list of tensors has {self.entries[pickled].file_size:,} bytes")
         order = f"{self.folder}byteorder"
         self.order = self.archive.read(order)[:8].decode("ascii", "replace") if order in self.entries else "little"
-        with self.archive.open(pickled) as record:
-            content = read_pickle(PickleSource(record, self.entries[pickled].file_size))
-            record.read(1)
+        data = self.archive.read(pickled)
+        content = read_pickle(PickleSource(io.BytesIO(data), len(data)))
         super().__init__(path, content)
 
     @contextmanager

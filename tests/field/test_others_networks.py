@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,7 @@ from terrazzo.models import segformer as segformer_models
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.weights.load import load, load_starting_weights
 from terrazzo.weights.recognize import meta_network, recognize, shapes_of
-from terrazzo.weights.remap.segformer import HF4, HF4_MIT, HF5, HF5_MIT, SMP
+from terrazzo.weights.remap.segformer import HF4, HF4_MIT, HF5, HF5_MIT, MMSEG_MIT, SMP
 from terrazzo.weights.remap.vit import TIMM
 
 NANO = segformer_models.SegFormerVariant((8, 16, 40, 64), (1, 1, 1, 1), 32)
@@ -31,6 +33,7 @@ NANO = segformer_models.SegFormerVariant((8, 16, 40, 64), (1, 1, 1, 1), 32)
 def small_networks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(segformer_models.VARIANTS, "segformer_nano", NANO)
+        patch.setitem(segformer_models.VARIANTS, "segformer_nano_mmseg", dataclasses.replace(NANO, mmseg=True))
         yield
 
 
@@ -214,6 +217,47 @@ def test_an_adapters_file_alone(tmp_path: Path) -> None:
     assert "adapter_config.json" in caught.value.fix
 
 
+def test_a_folder_into_which_an_adapter_was_merged(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "merged")
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    assert load(folder).labels.names == tuple(NAMES)
+
+
+# -- other forms ------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_weights_without_a_configuration(tmp_path: Path) -> None:
+    folder = base_folder(tmp_path / "x")
+    (folder / "config.json").unlink()
+    assert load(folder).architecture == "segformer_nano"
+
+
+def test_a_distributed_checkpoint_says_how_to_put_it_together(tmp_path: Path) -> None:
+    (tmp_path / "__0_0.distcp").touch()
+    with pytest.raises(CheckpointError, match="a distributed checkpoint of PyTorch") as caught:
+        load(tmp_path)
+    assert f"dcp_to_torch {tmp_path} model.pth" in caught.value.fix
+
+
+def test_jaxs_weights_are_called_so(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=np.zeros(3))
+    with pytest.raises(CheckpointError, match="an archive of numpy arrays, as JAX programs write"):
+        load(tmp_path / "x.npz")
+
+
+def test_batch_norms_counter_may_be_missing(tmp_path: Path) -> None:
+    state = state_in(HF4, random_model("segformer_nano"))
+    save_file({key: value for key, value in state.items() if "tracked" not in key}, tmp_path / "x.safetensors")
+    assert load(tmp_path / "x.safetensors").network.decoder.norm.num_batches_tracked == 0
+
+
+def test_an_encoder_of_mmpretrain_keeps_its_classifier_out(tmp_path: Path) -> None:
+    state = state_in(MMSEG_MIT, random_model("segformer_nano_mmseg"))
+    state = {f"backbone.{key}": value for key, value in state.items()} | {"head.fc.weight": torch.ones(3, 64)}
+    torch.save({"state_dict": state}, tmp_path / "x.pth")
+    assert load_starting_weights(tmp_path / "x.pth").architecture.startswith("segformer_nano")
+
+
 # -- other networks ---------------------------------------------------------------------------------------------------
 
 VIT = ["blocks.0.attn.qkv.weight", "blocks.0.norm1.weight", "patch_embed.proj.weight"]
@@ -242,6 +286,7 @@ FOREIGN = {
     "DETR": ["model.backbone.conv1.weight", "bbox_predictor.layers.0.weight"],
     "R-CNN": ["backbone.fpn.inner_blocks.0.0.weight", "roi_heads.box_head.fc6.weight"],
     "register tokens": [*VIT, "reg_token"],
+    "a shard of FSDP": ["_fsdp_wrapped_module._flat_param"],
     "a ResNet": ["conv1.weight", "layer1.0.conv1.weight", "fc.weight"],
     "ConvNeXt": ["downsample_layers.0.0.weight", "stages.0.0.gamma"],
 }  # fmt: skip
@@ -253,7 +298,8 @@ def test_another_network_is_called_by_its_name(tmp_path: Path, name: str, keys: 
     for read in (load, load_starting_weights):
         with pytest.raises(CheckpointError, match=f"is .*{name}.*not among the networks that are read here") as caught:
             read(tmp_path / "x.pth")
-        assert caught.value.code == "checkpoint-unknown" and "--encoder hf:" in caught.value.fix
+        assert caught.value.code == "checkpoint-unknown"
+        assert ("full_state_dict" if "FSDP" in name else "--encoder hf:") in caught.value.fix
 
 
 def test_an_encoder_under_a_decoder_that_nobody_knows(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 from terrazzo.errors import CheckpointError, TerrazzoError
 from terrazzo.weights import pickles
-from terrazzo.weights.pickles import PickleSource, Placeholder, plain, read_pickle
+from terrazzo.weights.pickled_values import plain
+from terrazzo.weights.pickles import PickleSource, Placeholder, read_pickle
 from terrazzo.weights.tensor_files import read_tensor_file
 
 EVIL = """

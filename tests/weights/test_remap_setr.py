@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from foreign_files import key_list, save_checkpoint, state_in
 from safetensors.torch import save_file
 from torch import Tensor
 
+from foreign_files import key_list, save_checkpoint, state_in
 from terrazzo.errors import CheckpointError
 from terrazzo.labels import LabelSpec
 from terrazzo.models import Segmenter, create_model

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from terrazzo.errors import CheckpointError
 from terrazzo.text import printable, show
+from terrazzo.weights.files import CONFIG_FILE
 from terrazzo.weights.recognize import Recognized, our_tensors
 from terrazzo.weights.remap import segformer
 from terrazzo.weights.tensor_files import read_tensor_file
 
-__all__ = ["ADAPTER_CONFIG", "merge_adapter", "read_adapter"]
+__all__ = ["ADAPTER_CONFIG", "MERGE_THERE", "is_adapter", "merge_adapter", "read_adapter"]
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -30,6 +31,13 @@ MATRIX = re.compile(r"(.+)\.lora_(A|B)(\.\w+)?\.weight")
 ENCODERS = {segformer.HF4_MIT: segformer.HF5_MIT, segformer.HF5_MIT: segformer.HF4_MIT}
 OTHER_NAMES = {segformer.HF4: segformer.HF5, segformer.HF5: segformer.HF4} | ENCODERS
 """The names of transformers 4 and of 5: an adapter has those of the version that trained it."""
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder is an adapter's; one into which it has been merged may keep its configuration."""
+    return (folder / ADAPTER_CONFIG).is_file() and (
+        any((folder / name).is_file() for name in ADAPTER_FILES) or not (folder / CONFIG_FILE).is_file()
+    )
 
 
 def read_adapter(folder: Path) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ __all__ = ["OTHER_NETWORK", "foreign_network", "refuse_foreign"]
 
 WHOLE: tuple[tuple[str, str], ...] = (
     ("a LoRA adapter", r"(.*\.)?lora_([AB]|down|up|embedding_[AB])(\..*)?"),
+    ("a shard of FSDP", r"(.*\.)?_?flat_param(_\d+)?"),
     ("SAM (Segment Anything)", r"(.*\.)?prompt_encoder\..*|(.*\.)?mask_decoder\.(transformer|iou_\w+|output_\w+)\..*"),
     (
         "Mask2Former, MaskFormer or EoMT",
@@ -59,6 +60,8 @@ ENCODERS: tuple[tuple[str, str], ...] = (
 HINT = {
     "a LoRA adapter": "merge it where it was made: model.merge_and_unload().save_pretrained(folder); a folder with "
     "adapter_config.json is merged here",
+    "a shard of FSDP": "save the whole where it was trained: get_model_state_dict of torch.distributed.checkpoint's "
+    "state_dict, with full_state_dict=True",
 }
 OTHER_NETWORK = (
     "give weights of SegFormer or SETR (docs/weights.md says of whom); `terrazzo train --encoder hf:NAME` trains on "

@@ -15,7 +15,7 @@ from terrazzo.models import Segmenter
 from terrazzo.models.encoders.vit import resize_positions
 from terrazzo.notes import note
 from terrazzo.text import show
-from terrazzo.weights.adapters import ADAPTER_CONFIG, MERGE_THERE, merge_adapter, read_adapter
+from terrazzo.weights.adapters import ADAPTER_CONFIG, MERGE_THERE, is_adapter, merge_adapter, read_adapter
 from terrazzo.weights.catalog import bundled_folder, bundled_names, published
 from terrazzo.weights.companions import labels_from_meta, licence_in_model_card, paper_preprocess, read_json
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
@@ -141,11 +141,21 @@ def _open(model: str | Path) -> TrainedModel | Foreign:
 
 def _open_folder(folder: Path, name: str) -> TrainedModel | Foreign:
     for candidate in (folder, folder / "model"):
-        if (candidate / ADAPTER_CONFIG).is_file():
+        if is_adapter(candidate):
             return _open_adapter(candidate, name)
         if (candidate / CONFIG_FILE).is_file():
             is_theirs = bool({"model_type", "_model_class"} & read_json(candidate / CONFIG_FILE).keys())
             return (_open_huggingface if is_theirs else load_folder)(candidate, name)
+    whole = [folder / weights for weights in WEIGHTS_FILES if not weights.endswith(".json")]
+    if found := [path for path in whole if path.is_file()]:  # without a configuration, as accelerate saves it
+        return _open_file(found[0], name)
+    if any(folder.glob("*.distcp")):
+        raise CheckpointError(
+            f"{folder} is a distributed checkpoint of PyTorch, in parts",
+            fix="put them together: "
+            f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} model.pth",
+            code="checkpoint-sharded",
+        )
     raise CheckpointError(
         f"{folder} holds no model: there is neither config.json nor model/config.json",
         fix="give a folder written by `terrazzo train`, or the checkpoint file itself",
@@ -169,7 +179,7 @@ def _open_file(path: Path, name: str, part: str = "") -> TrainedModel | Foreign:
 
 def _open_huggingface(folder: Path, name: str) -> Foreign:
     """Open a folder of transformers, of segmentation_models.pytorch or of PEFT."""
-    if (folder / ADAPTER_CONFIG).is_file():
+    if is_adapter(folder):
         return _open_adapter(folder, name)
     config = read_json(folder / CONFIG_FILE)
     found = recognize(read_weights(folder).tensors, str(folder))

@@ -5,18 +5,15 @@ and calls them; this one writes down what was asked for. Dictionaries, lists, te
 every object of a class as a `Placeholder` with the name, the arguments and the state that the file gives it. So the
 bookkeeping of any training program can stand beside its tensors, and no installed package can be made to act.
 
-What a file can cost is bounded: it is not read beyond its end, and the number of steps, the size of numbers and the
-depth that is looked into have limits.
+What a file can cost is bounded: it is not read beyond its end, and the number of steps and the size of numbers have
+limits.
 """
 
 from __future__ import annotations
 
 import pickletools
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import IO, Any
-
-import numpy as np
 
 __all__ = [
     "Global",
@@ -24,16 +21,12 @@ __all__ = [
     "PickleSource",
     "Placeholder",
     "ProgramInPickle",
-    "as_mapping",
-    "plain",
     "read_pickle",
 ]
 
 MAX_BYTES = 256 << 20  # of one pickle; its tensors' numbers lie elsewhere
 MAX_STEPS = 4_000_000
 MAX_INTEGER_BITS = 1024
-MAX_DEPTH = 12
-MAX_VALUES = 200_000  # that `plain` makes
 
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Modules of Python 2 that protocols 0 to 2 still name."""
@@ -375,68 +368,3 @@ def _called(function: Any, args: Any) -> Any:
     if path == "builtins.bytearray" and args and isinstance(args[0], bytes):
         return args[0]
     return Placeholder(path, args)
-
-
-# -- what a value says ------------------------------------------------------------------------------------------------
-
-
-def as_mapping(value: object) -> Mapping[Any, Any] | None:
-    """A value's entries by name: of a dictionary, of an object like one (Lightning's AttributeDict), or attributes."""
-    if isinstance(value, dict):
-        return value
-    if isinstance(value, Placeholder):
-        return value.items or (value.state if isinstance(value.state, dict) else None)
-    return None
-
-
-def plain(value: object) -> Any:
-    """A value in Python's own types: objects as mappings of what they hold, numpy's numbers and arrays as numbers.
-
-    What says nothing outside of the program that wrote it becomes None, as does what lies too deep.
-    """
-    return _plain(value, MAX_DEPTH, [MAX_VALUES])
-
-
-def _plain(value: object, depth: int, left: list[int]) -> Any:
-    left[0] -= 1
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if depth == 0 or left[0] < 0:
-        return None
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, depth - 1, left) for item in value[: max(0, left[0])]]
-    if isinstance(value, Placeholder) and (numbers := _numpy_values(value)) is not None:
-        return numbers
-    if (mapping := as_mapping(value)) is not None:
-        return {key: _plain(item, depth - 1, left) for key, item in mapping.items() if left[0] > 0}
-    if isinstance(value, Placeholder) and value.path.startswith("pathlib"):
-        return "/".join(part for part in value.args if isinstance(part, str))
-    return None
-
-
-def _numpy_values(value: Placeholder) -> Any:
-    """The numbers of numpy's scalars and arrays in each of the forms in which it pickles them; None of other things."""
-    form = re.sub(r"^numpy\.(_?core\.)?", "", value.path)
-    try:
-        if form == "multiarray.scalar":
-            dtype, data = value.args
-            return np.frombuffer(data, _numpy_dtype(dtype), count=1)[0].item()
-        if form == "multiarray._reconstruct":
-            _, shape, dtype, fortran, data = value.state
-        elif form == "numeric._frombuffer":
-            data, dtype, shape, order = value.args
-            fortran = order == "F"
-        else:
-            return None
-        if len(data) > MAX_VALUES:
-            return None
-        return np.frombuffer(data, _numpy_dtype(dtype)).reshape(shape, order="F" if fortran else "C").tolist()
-    except (TypeError, ValueError, AttributeError, IndexError):
-        return None
-
-
-def _numpy_dtype(value: Placeholder) -> np.dtype[Any]:
-    code, order = value.args[0], value.state[1] if isinstance(value.state, tuple) else "="
-    if not re.fullmatch(r"[fiu][1248]|b1", code) or order not in ("<", ">", "|", "="):
-        raise ValueError(code)
-    return np.dtype(f"{order}{code}")

@@ -173,7 +173,11 @@ def our_tensors(found: Recognized, network: Segmenter, where: str) -> dict[str, 
     if found.layout.encoder_only:
         refuse_other_parts(found, network)
     what = f"{found.layout.name}, nearest to {found.architecture}"
-    refuse_differences(found.tensors, found.layout.their_shapes(shapes), where, what)
+    expected = found.layout.their_shapes(shapes)
+    for key in expected:
+        if key.endswith(".num_batches_tracked"):  # nothing uses it, and some programs leave it out
+            found.tensors.setdefault(key, torch.tensor(0))
+    refuse_differences(found.tensors, expected, where, what)
     refuse_not_finite(found.tensors, where)
     return found.layout.to_ours(found.tensors, shapes)
 

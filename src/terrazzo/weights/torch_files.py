@@ -140,9 +140,13 @@ class _Archive(TorchFile):
         self.entries = {entry.filename: entry for entry in self.archive.infolist()}
         pickled = next((name for name in self.entries if name.endswith("/data.pkl") or name == "data.pkl"), None)
         if pickled is None:
+            of_numpy = bool(self.entries) and all(name.endswith(".npy") for name in self.entries)
             raise CheckpointError(
-                f"{path} is a zip archive, not a checkpoint",
-                fix="unpack it and give the file inside",
+                f"{path} is {'an archive of numpy arrays, as JAX programs write' if of_numpy else 'a zip archive'}, "
+                "not a checkpoint",
+                fix="give the PyTorch or safetensors file of the same model"
+                if of_numpy
+                else "unpack it and give the file inside",
                 code="checkpoint-not-weights",
             )
         self.folder = pickled.removesuffix("data.pkl")

@@ -16,7 +16,8 @@ from typing import Any
 from terrazzo.errors import CheckpointError
 from terrazzo.notes import note
 from terrazzo.text import list_names, nearest, printable, show
-from terrazzo.weights.pickles import Placeholder, as_mapping
+from terrazzo.weights.pickled_values import as_mapping
+from terrazzo.weights.pickles import Placeholder
 from terrazzo.weights.recognize import layout_of, unwrapped
 from terrazzo.weights.remap.layout import Layout
 from terrazzo.weights.torch_files import as_tensor

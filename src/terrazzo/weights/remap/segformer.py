@@ -180,6 +180,7 @@ MMSEG_MIT = Layout(
     "MiT encoder, mmsegmentation names",
     "layers.0.0.projection.weight",
     _mmseg_encoder(""),
+    dropped=("head.*",),
     encoder_only=True,
 )
 

@@ -8,9 +8,12 @@ from terrazzo.errors import CheckpointError
 
 __all__ = ["download"]
 
-DESCRIBED = ("config.json", "preprocessor_config.json", "README.md", "*.safetensors", "*.safetensors.index.json")
-SAFE = ("model.safetensors", "model.safetensors.index.json")
-PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+DESCRIBED = (
+    "config.json", "preprocessor_config.json", "adapter_config.json", "README.md",
+    "*.safetensors", "*.safetensors.index.json",
+)  # fmt: skip
+SAFE = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
 
 
 def download(model: str) -> Path:

@@ -46,7 +46,8 @@ def test_decoder_count_follows_the_closed_form(name: str) -> None:
 
 def test_names() -> None:
     mmseg = [f"{name}_mmseg" for name in PARAMETERS]
-    assert list_models() == list(MODELS) == [*PARAMETERS, *mmseg, *setr.VARIANTS]
+    narrow = [f"segformer_b{size}_256" for size in (2, 3, 4, 5)]
+    assert list_models() == list(MODELS) == [*PARAMETERS, *mmseg, *narrow, *setr.VARIANTS]
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_one() -> None:

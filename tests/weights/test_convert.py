@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from foreign_files import NAMES, random_model, save_checkpoint, state_in
 from safetensors.torch import load_file
 
+from foreign_files import NAMES, random_model, save_checkpoint, state_in
 from terrazzo.errors import ConfigError, OutputError
 from terrazzo.labels import LabelSpec
 from terrazzo.preprocess import Preprocess

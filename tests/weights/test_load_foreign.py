@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from foreign_files import NAMES, random_model, save_checkpoint, state_in
 from safetensors.torch import save_file
 
+from foreign_files import NAMES, random_model, save_checkpoint, state_in
 from terrazzo.errors import CheckpointError
 from terrazzo.labels import LabelSpec
 from terrazzo.preprocess import Preprocess

@@ -52,7 +52,7 @@ def models() -> None:
     about = (
         f"Architectures, for `terrazzo train --model`; parameters with {COUNTED_CLASSES} classes, for SETR with the "
         "auxiliary heads, which are for training only. Names in _mmseg are the networks that mmsegmentation made of "
-        "them, for its checkpoints:"
+        "them, for its checkpoints; those in _256 have a decoder as narrow as B0's, as segmentation_models.pytorch's:"
     )
     say(*textwrap.wrap(about, WIDTH, break_on_hyphens=False), "")
     for name in list_models():

@@ -48,7 +48,13 @@ VARIANTS = {
     "segformer_b4": SegFormerVariant((64, 128, 320, 512), (3, 8, 27, 3), 768),
     "segformer_b5": SegFormerVariant((64, 128, 320, 512), (3, 6, 40, 3), 768),
 }
+NARROW = {
+    f"{name}_256": replace(variant, decoder_dim=256) for name, variant in VARIANTS.items() if variant.decoder_dim != 256
+}
+"""The larger sizes with the smaller ones' decoder, which segmentation_models.pytorch builds by default."""
+
 VARIANTS |= {f"{name}_mmseg": replace(variant, decoder_dim=256, mmseg=True) for name, variant in VARIANTS.items()}
+VARIANTS |= NARROW
 
 
 def build(variant: SegFormerVariant, num_classes: int, drop_path_rate: float = 0.1) -> Segmenter:

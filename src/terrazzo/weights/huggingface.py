@@ -35,7 +35,15 @@ from terrazzo.weights.model_card import CARD_FILE, model_card
 from terrazzo.weights.remap.segformer import HF4
 from terrazzo.weights.tensor_files import TensorFile, read_tensor_file, read_tensor_shards
 
-__all__ = ["Companions", "is_hub_id", "read_companions", "read_weights", "save_huggingface"]
+__all__ = [
+    "PREPROCESSOR_FILE",
+    "WEIGHTS_FILES",
+    "Companions",
+    "is_hub_id",
+    "read_companions",
+    "read_weights",
+    "save_huggingface",
+]
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 WEIGHTS_FILES = (WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")

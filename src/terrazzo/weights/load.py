@@ -15,7 +15,10 @@ from terrazzo.hub import download
 from terrazzo.labels import LabelSpec
 from terrazzo.models import Segmenter
 from terrazzo.models.encoders.vit import resize_positions
+from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
+from terrazzo.text import show
+from terrazzo.weights.adapters import ADAPTER_CONFIG, MERGE_THERE, is_adapter, merge_adapter, read_adapter
 from terrazzo.weights.catalog import bundled_folder, bundled_names, known_licence
 from terrazzo.weights.companions import (
     labels_from_meta,
@@ -28,7 +31,7 @@ from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
 from terrazzo.weights.huggingface import PREPROCESSOR_FILE, WEIGHTS_FILES, is_hub_id, read_companions, read_weights
 from terrazzo.weights.model_card import base_model_in_model_card, licence_in_model_card
 from terrazzo.weights.origin import STARTS, licence_of, origin_of_run
-from terrazzo.weights.recognize import Recognized, load_network, our_tensors, recognize
+from terrazzo.weights.recognize import Recognized, load_network, our_tensors, recognize, refuse_other_parts
 from terrazzo.weights.tensor_files import read_tensor_file
 
 __all__ = ["StartingWeights", "load", "load_starting_weights"]
@@ -83,6 +86,8 @@ class Foreign:
         found: its tensors.
         meta: what a checkpoint notes beside them.
         folder: the Hugging Face folder that it came in.
+        config: that folder's ``config.json``.
+        base: what an adapter was merged into.
         sha256: of the file, where it is known.
     """
 
@@ -91,6 +96,8 @@ class Foreign:
     found: Recognized
     meta: Mapping[str, Any]
     folder: Path | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    base: str = ""
     sha256: str | None = None
 
 
@@ -100,8 +107,9 @@ def load(model: str | Path) -> TrainedModel:
     Args:
         model: a shipped model's name such as ``segformer_b0.camvid``; a model folder, or the output folder of a
             training run (its best model is taken); a folder of Hugging Face transformers; a ``.safetensors``, ``.pth``,
-            ``.pt`` or ``.bin`` file of NVlabs, mmsegmentation, SETR's authors or transformers; or a hub id such as
-            ``nvidia/segformer-b0-finetuned-ade-512-512``.
+            ``.pt`` or ``.bin`` file of NVlabs, mmsegmentation, SETR's authors, segmentation_models.pytorch or
+            transformers, with ``#NAME`` behind it for one of several sets of weights in it (``last.pth#ema``); or a hub
+            id such as ``nvidia/segformer-b0-finetuned-ade-512-512``.
 
     Raises:
         CheckpointError: there is no such model, or its files are damaged or do not fit.
@@ -169,6 +177,10 @@ def _open(model: str | Path) -> TrainedModel | Foreign:
         return _open_folder(path, name)
     if os.path.isfile(path):
         return _open_file(path, name)
+    if not os.path.exists(path) and "#" in path.name:
+        file, _, part = name.rpartition("#")
+        if os.path.isfile(file):
+            return _open_file(Path(file), name, part)
     if not os.path.exists(path) and is_hub_id(name):
         return _open_huggingface(download(name), name)
     what = "is neither file nor folder" if os.path.exists(path) else "is neither a shipped model nor a path that exists"
@@ -182,9 +194,21 @@ def _open(model: str | Path) -> TrainedModel | Foreign:
 
 def _open_folder(folder: Path, name: str) -> TrainedModel | Foreign:
     for candidate in (folder, folder / "model"):
+        if is_adapter(candidate):
+            return _open_adapter(candidate, name)
         if (candidate / CONFIG_FILE).is_file():
-            is_theirs = "model_type" in read_json(candidate / CONFIG_FILE)
+            is_theirs = bool({"model_type", "_model_class"} & read_json(candidate / CONFIG_FILE).keys())
             return (_open_huggingface if is_theirs else load_folder)(candidate, name)
+    whole = [folder / weights for weights in WEIGHTS_FILES if not weights.endswith(".json")]
+    if found := [path for path in whole if path.is_file()]:  # without a configuration, as accelerate saves it
+        return _open_file(found[0], name)
+    if any(folder.glob("*.distcp")):
+        raise CheckpointError(
+            f"{folder} is a distributed checkpoint of PyTorch, in parts",
+            fix="put them together: "
+            f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} model.pth",
+            code="checkpoint-sharded",
+        )
     raise CheckpointError(
         f"{folder} holds no model: there is neither config.json nor model/config.json",
         fix="give a folder written by `terrazzo train`, or the checkpoint file itself",
@@ -192,8 +216,9 @@ def _open_folder(folder: Path, name: str) -> TrainedModel | Foreign:
     )
 
 
-def _open_file(path: Path, name: str) -> TrainedModel | Foreign:
-    if path.name in WEIGHTS_FILES and (path.parent / CONFIG_FILE).is_file():
+def _open_file(path: Path, name: str, part: str = "") -> TrainedModel | Foreign:
+    """Open a file; `part` is the set of weights that is wanted of several."""
+    if path.name in WEIGHTS_FILES and (path.parent / CONFIG_FILE).is_file() and not part:
         return _open_folder(path.parent, name)
     if path.suffix in EXPORTED:
         raise CheckpointError(
@@ -201,27 +226,65 @@ def _open_file(path: Path, name: str) -> TrainedModel | Foreign:
             fix="predict or evaluate with it, or give the model that it was exported from",
             code="checkpoint-exported",
         )
-    file = read_tensor_file(path)
+    file = read_tensor_file(path, part)
     return Foreign(str(path), name, recognize(file.tensors, str(path)), file.meta, sha256=file.sha256)
 
 
 def _open_huggingface(folder: Path, name: str) -> Foreign:
+    """Open a folder of transformers, of segmentation_models.pytorch or of PEFT."""
+    if is_adapter(folder):
+        return _open_adapter(folder, name)
+    config = read_json(folder / CONFIG_FILE)
     file = read_weights(folder)
-    return Foreign(str(folder), name, recognize(file.tensors, str(folder)), {}, folder, file.sha256)
+    found = recognize(file.tensors, str(folder))
+    if "model_type" not in config:  # segmentation_models.pytorch, which says nothing of classes and photos
+        return Foreign(str(folder), name, found, {}, sha256=file.sha256)
+    return Foreign(str(folder), name, found, {}, folder, config, sha256=file.sha256)
+
+
+def _open_adapter(folder: Path, name: str) -> Foreign:
+    """Open an adapter and the model that it was made for, and merge the two."""
+    config = read_json(folder / ADAPTER_CONFIG)
+    named = config.get("base_model_name_or_path")
+    base_name = named if isinstance(named, str) else ""
+    base_folder = Path(base_name)
+    if not base_name or not os.path.isfile(base_folder / CONFIG_FILE):
+        try:
+            if os.path.exists(base_folder) or not is_hub_id(base_name):
+                raise CheckpointError(f"there is no model {show(named)}", fix="", code="checkpoint-missing")
+            base_folder = download(base_name)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{folder} is an adapter to {show(named)}, which is not here: {error.message}",
+                fix=f"put that model's folder there, or name it in {ADAPTER_CONFIG}; or {MERGE_THERE}",
+                code="checkpoint-adapter",
+            ) from error
+    base = recognize(read_weights(base_folder).tensors, str(base_folder))
+    found = recognize(merge_adapter(read_adapter(folder), config, base, str(folder)), str(folder))
+    base_config = read_json(base_folder / CONFIG_FILE)
+    names = base_config.get("id2label")
+    if isinstance(names, dict) and len(names) != found.num_classes:
+        note(f"{folder} tells {found.num_classes} classes apart and names none: they are numbered")
+        base_config = {key: value for key, value in base_config.items() if key not in ("id2label", "label2id")}
+    beside = folder if (folder / PREPROCESSOR_FILE).is_file() else base_folder
+    return Foreign(str(folder), name, found, {}, beside, base_config, base_name)
 
 
 def _assemble(foreign: Foreign) -> TrainedModel:
     """Make a model of somebody else's tensors and of what stands beside them."""
     found, where = foreign.found, foreign.where
     if found.num_classes is None:
+        refuse_other_parts(found, found.empty_network())
         raise CheckpointError(
             f"{where} is an encoder alone ({found.layout.name}), which cannot segment anything",
             fix=f"train a model that starts from it: terrazzo train --model {found.architecture} --weights ...",
             code="checkpoint-encoder",
         )
     record: dict[str, Any] = {"origin": foreign.name, "format": found.layout.name}
+    if foreign.base:
+        record["adapter of"] = foreign.base
     if foreign.folder is not None:
-        beside = read_companions(foreign.folder, read_json(foreign.folder / CONFIG_FILE), found.num_classes)
+        beside = read_companions(foreign.folder, foreign.config, found.num_classes)
         labels, preprocess = beside.labels, beside.preprocess
         record = {**beside.record, **({} if "origin" in beside.record else record)}
     else:
@@ -236,7 +299,7 @@ def _assemble(foreign: Foreign) -> TrainedModel:
 
 
 def _licence(foreign: Foreign) -> str:
-    if known := known_licence(foreign.name):
+    if known := known_licence(foreign.base or foreign.name):
         return known
     card = licence_in_model_card(foreign.folder) if foreign.folder is not None else None
     return card or foreign.found.layout.licence
@@ -246,7 +309,7 @@ def _base_model(foreign: Foreign) -> dict[str, str] | None:
     """Return what a folder of transformers was trained on from, by its model card or its configuration."""
     if foreign.folder is None:
         return None
-    card, noted = base_model_in_model_card(foreign.folder), read_json(foreign.folder / CONFIG_FILE).get("_name_or_path")
+    card, noted = base_model_in_model_card(foreign.folder), foreign.config.get("_name_or_path")
     for name in (card, noted if isinstance(noted, str) and known_licence(noted) else None):
         if name and is_hub_id(name) and name != foreign.name:
             licence = known_licence(name)

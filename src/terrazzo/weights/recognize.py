@@ -6,7 +6,7 @@ Nothing is loaded by halves: a tensor that is missing, left over or of another s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,27 +16,37 @@ from torch.overrides import TorchFunctionMode
 
 from terrazzo.errors import CheckpointError
 from terrazzo.models import Segmenter, create_model
+from terrazzo.notes import note
+from terrazzo.weights.foreign_networks import OTHER_NETWORK, refuse_foreign
 from terrazzo.weights.remap import segformer, setr, vit
 from terrazzo.weights.remap.layout import Layout, Shapes
+from terrazzo.weights.set_aside import without_training
 
 __all__ = [
     "Recognized",
     "architecture_of",
     "empty_network",
     "grid_in_ours",
+    "layout_of",
     "load_network",
     "meta_network",
     "our_tensors",
     "recognize",
     "refuse_differences",
     "refuse_not_finite",
+    "refuse_other_parts",
     "shapes_of",
+    "unwrapped",
 ]
 
 FAMILIES: dict[Layout, Callable[[Layout, Shapes], tuple[str | None, str]]] = {
     layout: family.variant_in for family in (segformer, setr, vit) for layout in family.LAYOUTS
 }
 LAYOUTS = sorted(FAMILIES, key=lambda layout: layout.encoder_only)
+AUXILIARY = ("auxiliary_head.", "auxiliary.")
+WRAPPING = frozenset(
+    ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_fpw_module", "_forward_module")
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class Recognized:
         num_classes: K; None for an encoder alone.
         tensors: under the layout's own names, without what nobody uses.
         grid: rows and columns of its position embeddings; None for what has none.
+        where: the file, for messages.
     """
 
     layout: Layout
@@ -56,12 +67,25 @@ class Recognized:
     num_classes: int | None
     tensors: dict[str, Tensor]
     grid: tuple[int, int] | None
+    where: str = ""
 
     def empty_network(self) -> Segmenter:
-        """Return the model that these tensors are for, without memory; with auxiliary heads if they have any."""
+        """Return the model that these tensors are for, without memory.
+
+        It has auxiliary heads if the tensors have those of this model; others are taken out of the tensors.
+        """
         network = meta_network(self.architecture, self.num_classes or 2, self.grid)
-        if not any(key.startswith(("auxiliary_head.", "auxiliary.")) for key in self.tensors):
+        given = {key: tuple(value.shape) for key, value in self.tensors.items() if key.startswith(AUXILIARY)}
+        expected = self.layout.their_shapes(shapes_of(network.state_dict()))
+        if given != {key: shape for key, shape in expected.items() if key.startswith(AUXILIARY)}:
             network.drop_auxiliary()
+            for key in given:
+                del self.tensors[key]
+            if given:
+                note(
+                    f"{self.where}: auxiliary heads ({len(given)} tensors) that are not {self.architecture}'s own are "
+                    "set aside; only training uses them"
+                )
         return network
 
 
@@ -75,7 +99,12 @@ def recognize(tensors: dict[str, Tensor], where: str) -> Recognized:
     Raises:
         CheckpointError: they are no model that is known here.
     """
-    layout, prefix = layout_of(tensors)
+    names = {key: unwrapped(key) for key in tensors}
+    if len(set(names.values())) < len(names):  # then it is not only wrapping
+        names = {key: key for key in tensors}
+    layout, prefixes = layout_of(names.values())
+    if layout is None or layout.encoder_only:
+        refuse_foreign(names.values(), where, layout is not None)
     if layout is None:
         known = "; ".join(layout.name for layout in LAYOUTS if not layout.encoder_only)
         raise CheckpointError(
@@ -84,10 +113,13 @@ def recognize(tensors: dict[str, Tensor], where: str) -> Recognized:
             code="checkpoint-unknown",
         )
     named = {}
-    for key in list(tensors):
+    for key, name in names.items():
         value = tensors.pop(key)
-        if not layout.is_dropped(own := key.removeprefix(prefix)):
+        if not layout.is_dropped(own := name.removeprefix(prefixes[0])):
             named[own] = value
+    without_training(named, where)
+    if layout.remark:
+        note(f"{where}: {layout.remark}")
     if layout.prepare is not None:
         layout.prepare(named)
     shapes = shapes_of(named)
@@ -98,24 +130,31 @@ def recognize(tensors: dict[str, Tensor], where: str) -> Recognized:
             fix="use weights of a size that `terrazzo models` lists",
             code="checkpoint-variant",
         )
-    return Recognized(layout, architecture, _num_classes(named, layout, where), named, _grid(layout, shapes, where))
+    return Recognized(
+        layout, architecture, _num_classes(named, layout, where), named, _grid(layout, shapes, where), where
+    )
 
 
-def layout_of(tensors: Mapping[str, Tensor]) -> tuple[Layout | None, str]:
-    """Return whose names these are, and what stands before them (``module.``)."""
+def unwrapped(key: str) -> str:
+    """A tensor's name without the modules that torch.compile, DDP, FSDP and their like put around others."""
+    return ".".join(part for part in key.split(".") if part not in WRAPPING) if WRAPPING & set(key.split(".")) else key
+
+
+def layout_of(names: Iterable[str]) -> tuple[Layout | None, list[str]]:
+    """Return whose names these are, and what stands before them (``model.``): several prefixes are several networks."""
+    names = list(names)
     for layout in LAYOUTS:
-        prefix = layout.prefix_in(tensors)
-        if prefix is not None:
-            return layout, prefix
-    return None, ""
+        if prefixes := layout.prefixes_in(names):
+            return layout, prefixes
+    return None, []
 
 
 def architecture_of(tensors: Mapping[str, Tensor]) -> str | None:
     """Return which of our models these tensors are, if any."""
-    layout, prefix = layout_of(tensors)
+    layout, prefixes = layout_of(tensors)
     if layout is None:
         return None
-    shapes = {key.removeprefix(prefix): shape for key, shape in shapes_of(tensors).items()}
+    shapes = {key.removeprefix(prefixes[0]): shape for key, shape in shapes_of(tensors).items()}
     return FAMILIES[layout](layout, shapes)[0]
 
 
@@ -131,10 +170,32 @@ def our_tensors(found: Recognized, network: Segmenter, where: str) -> dict[str, 
         CheckpointError: tensors are missing, left over, misshapen, or hold NaN or infinity.
     """
     shapes = shapes_of(network.state_dict())
+    if found.layout.encoder_only:
+        refuse_other_parts(found, network)
     what = f"{found.layout.name}, nearest to {found.architecture}"
-    refuse_differences(found.tensors, found.layout.their_shapes(shapes), where, what)
+    expected = found.layout.their_shapes(shapes)
+    for key in expected:
+        if key.endswith(".num_batches_tracked"):  # nothing uses it, and some programs leave it out
+            found.tensors.setdefault(key, torch.tensor(0))
+    refuse_differences(found.tensors, expected, where, what)
     refuse_not_finite(found.tensors, where)
     return found.layout.to_ours(found.tensors, shapes)
+
+
+def refuse_other_parts(found: Recognized, network: Segmenter) -> None:
+    """Refuse an encoder under something else than a classifier.
+
+    Raises:
+        CheckpointError: naming the first tensors of the other parts.
+    """
+    expected = found.layout.their_shapes(shapes_of(network.state_dict()))
+    parts = {key.split(".")[0] for key in expected}
+    if others := [key for key in found.tensors if key.split(".")[0] not in parts]:
+        raise CheckpointError(
+            f"{found.where} is a {found.layout.name} with parts of a network that is not read here ({_first(others)})",
+            fix=OTHER_NETWORK,
+            code="checkpoint-unknown",
+        )
 
 
 def refuse_differences(tensors: Mapping[str, Tensor], expected: Shapes, where: str, what: str) -> None:

@@ -1,8 +1,8 @@
 """Reading tensors from files of strangers: safetensors, PyTorch's formats, and models split over several files.
 
-What a file is, is told by its first bytes. Nothing in it is ever executed: PyTorch files are read with
-``weights_only=True``, and there is no other way. Each tensor is read into memory of its own, once, so the peak is about
-the file's size and the file may change afterwards.
+What a file is, is told by its first bytes. Nothing in it is ever executed: the pickles in PyTorch's files are read as
+data (`torch_files`). Each tensor is read into memory of its own, once, so the peak is about the size of what is taken,
+and the file may change afterwards. Of several sets of weights in a file only the one that is meant is read.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -24,9 +21,13 @@ from torch import Tensor
 
 from terrazzo.config import parse_json
 from terrazzo.errors import CheckpointError
+from terrazzo.notes import note
 from terrazzo.regular_files import open_regular
-from terrazzo.text import printable
+from terrazzo.text import list_names, printable
 from terrazzo.weights.companions import read_json
+from terrazzo.weights.pickled_values import plain
+from terrazzo.weights.torch_files import StoredTensor, damaged, open_torch_file
+from terrazzo.weights.weight_sets import choose_set, find_sets, sets_in_names
 
 __all__ = ["TensorFile", "read_tensor_file", "read_tensor_shards"]
 
@@ -34,9 +35,6 @@ DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-"""Entries of a training program's checkpoint that hold its tensors."""
-
 LOOKALIKES = (
     (rb"\s*<", "a web page", "download it again: the address led to a page about the file, or to an error"),
     (rb"version https://git-lfs", "a Git LFS pointer of a few lines", "fetch the file itself: git lfs pull"),
@@ -63,8 +61,12 @@ class TensorFile:
     sha256: str | None = None
 
 
-def read_tensor_file(path: Path) -> TensorFile:
+def read_tensor_file(path: Path, part: str = "") -> TensorFile:
     """Read a safetensors or PyTorch file.
+
+    Args:
+        path: the file.
+        part: which set of weights, of a file that holds several (`weight_sets`); empty for the network itself.
 
     Raises:
         CheckpointError: it is something else, damaged, or holds what is not plain tensors.
@@ -80,17 +82,14 @@ def read_tensor_file(path: Path) -> TensorFile:
         raise CheckpointError(f"{path} is empty", fix="copy it again", code="checkpoint-damaged")
     # First of all, for the length of its header may look like the beginning of anything.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
-        return _read_safetensors(path)
+        return _read_safetensors(path, part)
     for pattern, what, fix in LOOKALIKES:
         if re.match(pattern, head, re.DOTALL):
             raise CheckpointError(f"{path} is {what}, not a checkpoint", fix=fix, code="checkpoint-not-weights")
-    if head.startswith(b"PK\3\4"):
-        _check_archive(path)
-        return _read_torch(path, size)
-    if head.startswith(b"\x80"):
-        return _read_torch(path, size)
+    if head.startswith((b"PK\3\4", b"\x80")):
+        return _read_torch(path, size, part)
     if head[8:9] == b"{":
-        raise _damaged(path, "its header is longer than the file")
+        raise damaged(path, "its header is longer than the file")
     raise CheckpointError(
         f"{path} is neither a safetensors nor a PyTorch file",
         fix="give a .safetensors, .pth, .pt or .bin file, or a model's folder",
@@ -125,7 +124,7 @@ def read_tensor_shards(index: Path) -> TensorFile:
     return TensorFile(tensors, {})
 
 
-def _read_safetensors(path: Path) -> TensorFile:
+def _read_safetensors(path: Path, part: str) -> TensorFile:
     """The library checks the header: sizes, no gaps, no overlaps, nothing behind the last tensor."""
     digest = hashlib.sha256()
     tensors: dict[str, Tensor] = {}
@@ -138,125 +137,50 @@ def _read_safetensors(path: Path) -> TensorFile:
             digest.update(start + header)
             entries = parse_json(header, str(path), error=CheckpointError, code="checkpoint-damaged")
             entries.pop("__metadata__", None)
+            chosen = choose_set(sets_in_names(entries), part, path)
             for key, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
                 if entry["dtype"] not in DTYPES:
-                    raise _damaged(path, f"{key} has the type {entry['dtype']}, which no network here computes with")
+                    raise damaged(path, f"{key} has the type {entry['dtype']}, which no network here computes with")
                 if max(entry["shape"], default=0) > size:  # [0, 2**63] fills no byte, and is more than torch can count
-                    raise _damaged(path, f"{printable(key)[:200]} has a shape that no tensor can have")
+                    raise damaged(path, f"{printable(key)[:200]} has a shape that no tensor can have")
                 tensor = torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]])
                 memory = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
                 if file.readinto(memory) != memory.nbytes:
-                    raise _damaged(path, f"it ends inside {key}")
+                    raise damaged(path, f"it ends inside {key}")
                 digest.update(memory)
                 tensors[key] = tensor
-    except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path, f"not a valid safetensors file: {error}") from error
-    return TensorFile(tensors, {}, digest.hexdigest())
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:  # torch: sizes of 2**63
+        raise damaged(path, f"not a valid safetensors file: {error}") from error
+    return TensorFile({key: tensors[key] for key in chosen.tensors}, {}, digest.hexdigest())
 
 
-def _check_archive(path: Path) -> None:
-    """See that a zip file is PyTorch's, and has the sizes and checksums that it says; torch.load does not look."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            names = [entry.filename for entry in entries]
-            if not any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
-                raise CheckpointError(
-                    f"{path} is a zip archive, not a checkpoint",
-                    fix="unpack it and give the file inside",
-                    code="checkpoint-not-weights",
-                )
-            if any(name.endswith("/constants.pkl") for name in names):
-                raise CheckpointError(
-                    f"{path} is a TorchScript program, not a checkpoint",
-                    fix="give the weights it was exported from",
-                    code="checkpoint-not-weights",
-                )
-            if packed := [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]:
-                raise _damaged(path, f"{packed[0]} is compressed, which PyTorch never does")
-            if damaged := archive.testzip():
-                raise CheckpointError(
-                    f"{path} is damaged: the checksum of {damaged} is wrong",
-                    fix="copy or download it again",
-                    code="checkpoint-checksum",
-                )
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
-        raise _damaged(path, str(error) or type(error).__name__) from error
-
-
-def _read_torch(path: Path, size: int) -> TensorFile:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a pickle is of an unusual kind is said below, if it matters
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        asked = re.search(r"(?:unsupported )?(?:GLOBAL|class) ([\w.]{1,200})", str(error))
-        raise CheckpointError(
-            f"{path} asks Python to run {asked[1]} while it is read, and was not read"
-            if asked
-            else f"{path} is damaged, or is no checkpoint of tensors alone",
-            fix="in the program that wrote it, save the tensors alone: torch.save(model.state_dict(), path)",
-            code="checkpoint-pickle",
-        ) from error
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise _damaged(path, " ".join(str(error).split())[:200] or type(error).__name__) from error
-    tensors, meta = _unwrap(content)
-    if not tensors:
-        raise CheckpointError(
-            f"{path} holds no tensors", fix="give a file of a model's weights", code="checkpoint-empty"
-        )
-    for key, value in tensors.items():
-        if not isinstance(value, Tensor):
+def _read_torch(path: Path, size: int, part: str) -> TensorFile:
+    with open_torch_file(path, size) as file:
+        chosen = choose_set(find_sets(file.content, path), part, path)
+        if chosen.others and chosen.layout is None:
             raise CheckpointError(
-                f"{path} holds {str(key)[:100]!r} among its tensors, which is none",
+                f"{path} holds {chosen.others[0][:100]!r} among its tensors, which is none",
                 fix="in the program that wrote it, save the tensors alone: torch.save(model.state_dict(), path)",
                 code="checkpoint-not-tensor",
             )
-        _check_plain(str(key), value, path)
-    total = sum(value.numel() * value.element_size() for value in tensors.values())
-    if total > 2 * size + (1 << 20):
-        raise _damaged(path, f"its tensors claim {total:,} bytes and the file has {size:,}")
-    return TensorFile({str(key): _own_memory(value) for key, value in tensors.items()}, meta)
+        if chosen.others:
+            note(f"{path}: set aside what is no tensor: {list_names(chosen.others)}")
+        for key, stored in chosen.tensors.items():
+            _check_plain(key, stored, path)
+        total = sum(stored.nbytes for stored in chosen.tensors.values())
+        if total > 2 * size + (1 << 20):
+            raise damaged(path, f"its tensors claim {total:,} bytes and the file has {size:,}")
+        meta: dict[str, Any] = {}
+        for noted in chosen.meta:
+            meta |= plain(noted)
+        return TensorFile({key: file.tensor(stored) for key, stored in chosen.tensors.items()}, meta)
 
 
-def _unwrap(content: object) -> tuple[dict[Any, Any], Mapping[str, Any]]:
-    """Find the tensors, and what was noted beside them, in what a training program saved."""
-    meta: dict[str, Any] = {}
-    for _ in range(3):
-        if not isinstance(content, Mapping) or any(isinstance(value, Tensor) for value in content.values()):
-            break
-        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        if inner is None:
-            break
-        if isinstance(content.get("meta"), Mapping):
-            meta |= content["meta"]
-        content = inner
-    return (dict(content) if isinstance(content, Mapping) else {}), meta
-
-
-def _check_plain(key: str, value: Tensor, path: Path) -> None:
+def _check_plain(key: str, stored: StoredTensor, path: Path) -> None:
     """Refuse tensors whose numbers are not all there: sparse, without storage, or one number repeated."""
-    plain = (
-        value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized and not value.is_nested
-    )
-    if plain and value.numel() * value.element_size() <= value.untyped_storage().nbytes():
-        return
-    kind = str(value.layout).removeprefix("torch.") if value.layout != torch.strided else value.device.type
-    shown = f"{tuple(value.shape)}, {kind}" if kind not in ("cpu", "jagged") else f"{tuple(value.shape)}"
-    raise CheckpointError(
-        f"{path} does not hold all numbers of {key[:200]} ({shown})",
-        fix="save it as a plain dense tensor",
-        code="checkpoint-not-dense",
-    )
-
-
-def _own_memory(value: Tensor) -> Tensor:
-    """A view keeps the whole storage it was cut from."""
-    value = value.detach()
-    return value.clone() if value.untyped_storage().nbytes() > value.numel() * value.element_size() else value
-
-
-def _damaged(path: Path, how: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is damaged: {' '.join(how.split())}", fix="copy or download it again", code="checkpoint-damaged"
-    )
+    if stored.storage is None:
+        raise CheckpointError(
+            f"{path} does not hold all numbers of {printable(key[:200])} ({stored.shape}, {stored.why_not})",
+            fix="save it as a plain dense tensor",
+            code="checkpoint-not-dense",
+        )

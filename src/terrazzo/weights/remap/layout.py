@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -70,6 +70,7 @@ class Layout:
         encoder_only: there is no decoder in such files.
         prepare: changes that make a file of this layout regular, such as an unused token taken out; in place.
         licence: what is known of the licence of such files, which do not say it themselves.
+        remark: what the other program computes otherwise around the network, for its users to know.
     """
 
     name: str
@@ -79,13 +80,16 @@ class Layout:
     encoder_only: bool = False
     prepare: Callable[[dict[str, Tensor]], None] | None = None
     licence: str = "not stated in the file"
+    remark: str = ""
 
     def prefix_in(self, keys: Mapping[str, object]) -> str | None:
         """Return what stands before this layout's own names (``module.``, or nothing); None for another layout's."""
-        for key in keys:
-            if key == self.marker or key.endswith(f".{self.marker}"):
-                return key[: len(key) - len(self.marker)]
-        return None
+        return next(iter(self.prefixes_in(keys)), None)
+
+    def prefixes_in(self, keys: Iterable[str]) -> list[str]:
+        """Return every prefix behind which this layout's own names begin: several where a file has several networks."""
+        found = (key[: -len(self.marker)] for key in keys if key == self.marker or key.endswith(f".{self.marker}"))
+        return list(dict.fromkeys(found))
 
     def is_dropped(self, key: str) -> bool:
         return any(fnmatchcase(key, pattern) for pattern in self.dropped)

@@ -1,7 +1,9 @@
-"""SegFormer's names in NVlabs' files, in Hugging Face transformers 4 and 5, and in mmsegmentation.
+"""SegFormer's names in NVlabs' files, in Hugging Face transformers 4 and 5, in mmsegmentation and in smp.
 
-NVlabs' decoder and transformers' are one network. mmsegmentation's encoder is theirs too, but its decoder is another
-network, `decoders/conv_mlp.py`, so its files are models of their own (``segformer_b0_mmseg``).
+NVlabs' decoder, transformers' and that of segmentation_models.pytorch (smp) are one network. smp enlarges the logits to
+the photo's size with aligned corners, which is outside of the network and done here as the paper's code does it.
+mmsegmentation's encoder is theirs too, but its decoder is another network, `decoders/conv_mlp.py`, so its files are
+models of their own (``segformer_b0_mmseg``).
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from itertools import count
 from terrazzo.models.segformer import VARIANTS
 from terrazzo.weights.remap.layout import Layout, Place, Shapes
 
-__all__ = ["HF4", "LAYOUTS", "variant_in"]
+__all__ = ["HF4", "HF4_MIT", "HF5", "HF5_MIT", "LAYOUTS", "variant_in"]
 
 
 def _nvlabs_encoder(prefix: str) -> dict[str, Place]:
@@ -141,6 +143,20 @@ MMSEG = Layout(
     },
     licence="not stated in the file; parts of mmsegmentation's SegFormer are for non-commercial use only",
 )
+SMP = Layout(  # its levels are counted from the deepest
+    "SegFormer of segmentation_models.pytorch",
+    "decoder.mlp_stage.0.linear.weight",
+    _nvlabs_encoder("encoder.")
+    | {
+        "decoder.projections.{i}": Place("decoder.mlp_stage.{r}.linear"),
+        "decoder.fuse": Place("decoder.fuse_stage.0", conv=True),
+        "decoder.norm": Place("decoder.fuse_stage.1"),
+        "decoder.classifier": Place("segmentation_head.0", conv=True),
+    },
+    licence="not stated in the file; encoders that were started from NVlabs' are for non-commercial use only",
+    remark="segmentation_models.pytorch enlarges the logits with aligned corners, and the paper's code, which is "
+    "followed here, does not: towards the photo's borders masks lie up to 1.5 pixels further out",
+)
 MIT = Layout(
     "MiT encoder, NVlabs names",
     "patch_embed1.proj.weight",
@@ -169,6 +185,7 @@ MMSEG_MIT = Layout(
     "MiT encoder, mmsegmentation names",
     "layers.0.0.projection.weight",
     _mmseg_encoder(""),
+    dropped=("head.*",),
     encoder_only=True,
     licence=NVLABS_LICENCE,
 )
@@ -180,7 +197,7 @@ OURS_MMSEG = Layout(
     {path: Place(path) for path in MMSEG.places},
 )
 
-LAYOUTS = (NVLABS, HF4, HF5, MMSEG, OURS, OURS_MMSEG, MIT, HF4_MIT, HF5_MIT, MMSEG_MIT)
+LAYOUTS = (NVLABS, HF4, HF5, MMSEG, SMP, OURS, OURS_MMSEG, MIT, HF4_MIT, HF5_MIT, MMSEG_MIT)
 
 
 def variant_in(layout: Layout, shapes: Shapes) -> tuple[str | None, str]:
@@ -201,7 +218,7 @@ def variant_in(layout: Layout, shapes: Shapes) -> tuple[str | None, str]:
     dims = tuple(width(f"encoder.stages.{i}.patch_embed.proj.weight", 0) for i in range(4))
     depths = tuple(depth(i) for i in range(4))
     decoder_dim = None if layout.encoder_only else width("decoder.classifier.weight", 1)
-    described = f"stages of {dims} channels and {depths} blocks"
+    described = f"stages of {dims} channels and {depths} blocks" if any(dims) else "an encoder that is not MiT"
     if decoder_dim is not None:
         described += f" under a decoder of width {decoder_dim}"
     for name, variant in VARIANTS.items():

@@ -22,14 +22,10 @@ def _no_biases(*places: str) -> dict[str, Place]:
 
 
 def _prepare_mmseg(tensors: dict[str, Tensor]) -> None:
-    """Some of its files have no bias in the patch embedding, and some auxiliary heads that are not the usual ones."""
+    """Some of its files have no bias in the patch embedding."""
     weight = tensors.get("backbone.patch_embed.projection.weight")
     if weight is not None and weight.ndim:
         tensors.setdefault("backbone.patch_embed.projection.bias", torch.zeros(weight.shape[0]))
-    first, second = (f"auxiliary_head.0.up_convs.{stage}.0.conv.weight" for stage in (0, 1))
-    if first in tensors and second not in tensors:
-        for key in [key for key in tensors if key.startswith("auxiliary_head.")]:
-            del tensors[key]
 
 
 NAIVE = Layout(

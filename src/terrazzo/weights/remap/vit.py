@@ -208,7 +208,7 @@ LAYOUTS = (DINOV2_HF5, DINOV2_HF4, TIMM, HF4, HF5)
 
 def size_in(layout: Layout, shapes: Shapes) -> tuple[int, int]:
     """Return the channels and the number of blocks of a file's encoder."""
-    channels = (shapes.get(layout.theirs("encoder.cls_token")[0]) or (0,))[-1]
+    channels = (shapes.get(layout.theirs("encoder.blocks.0.norm1.weight")[0]) or (0,))[-1]
     depth = 0
     while layout.theirs(f"encoder.blocks.{depth}.norm1.weight")[0] in shapes:
         depth += 1

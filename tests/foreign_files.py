@@ -17,7 +17,7 @@ from terrazzo.weights.remap import segformer
 from terrazzo.weights.remap.layout import Layout
 
 KEY_LISTS = (
-    Path(os.environ.get("TERRAZZO_REFERENCE") or Path(__file__).parents[3] / "shared" / "reference") / "checkpoint_keys"
+    Path(os.environ.get("TERRAZZO_REFERENCE") or Path(__file__).parents[2] / "shared" / "reference") / "checkpoint_keys"
 )
 SEGFORMER = {layout.name: layout for layout in segformer.LAYOUTS}
 NAMES = ["street", "pavement", "wall", "tree", "sky"]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from terrazzo.ablation.ablate import ablate
     from terrazzo.data import open_dataset
     from terrazzo.data.check import check_dataset
+    from terrazzo.data.rules import DataRules
+    from terrazzo.data.splits import SplitRule
     from terrazzo.errors import TerrazzoError
     from terrazzo.evaluation.evaluator import evaluate
     from terrazzo.evaluation.judge import miou_on
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from terrazzo.weights.load import load
 
 __all__ = [
+    "DataRules",
     "LabelSpec",
     "Predictor",
     "Preprocess",
@@ -48,6 +51,7 @@ __all__ = [
     "Report",
     "Run",
     "Segmentation",
+    "SplitRule",
     "TerrazzoError",
     "TerrazzoWarning",
     "TrainedModel",
@@ -73,6 +77,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "DataRules": "terrazzo.data.rules",
     "LabelSpec": "terrazzo.labels",
     "Predictor": "terrazzo.inference.predictor",
     "Preprocess": "terrazzo.preprocess",
@@ -80,6 +85,7 @@ _HOMES = {
     "Report": "terrazzo.evaluation.report",
     "Run": "terrazzo.training.train",
     "Segmentation": "terrazzo.inference.result",
+    "SplitRule": "terrazzo.data.splits",
     "TerrazzoError": "terrazzo.errors",
     "TerrazzoWarning": "terrazzo.notes",
     "TrainedModel": "terrazzo.weights.files",

@@ -84,7 +84,29 @@ def _id_map(id_map: object) -> list[tuple[int, Target]]:
             fix="write `map: {0: ignore, 1: 0}`",
             code="labels-map",
         )
-    return [(_integer(stored), target) for stored, target in id_map.items()]
+    pairs: list[tuple[int, Target]] = []
+    for stored, target in id_map.items():
+        pairs += [(value, target) for value in _stored_values(stored)]
+        if len(pairs) > MAX_STORED + 1:
+            raise LabelError(
+                "the ranges in `map` overlap", fix="let each stored value occur once", code="labels-ambiguous"
+            )
+    return pairs
+
+
+def _stored_values(key: object) -> Sequence[Any]:
+    """Read "12" as 12, and "128-255" as all values from 128 to 255."""
+    first, dash, last = key.partition("-") if isinstance(key, str) and len(key) <= 40 else ("", "", "")
+    low, high = _integer(first), _integer(last)
+    if not dash or not isinstance(low, int) or not isinstance(high, int):
+        return [_integer(key)]
+    if not low <= high <= MAX_STORED:
+        raise LabelError(
+            f"`map` has {show(key)}, which is no range of stored values",
+            fix=f"write the smaller value first, from 0 to {MAX_STORED}",
+            code="labels-map",
+        )
+    return range(low, high + 1)
 
 
 def _colors(colors: object) -> list[tuple[Color, Target]]:

@@ -9,7 +9,8 @@ class lists under ``classes/``::
 
     names: [background, nucleus]         # or {0: background, 1: nucleus}, or the name of a bundled list: camvid
     palette: [[0, 0, 0], [230, 159, 0]]  # optional: the colours in which results are shown
-    map: {0: ignore, 1: 0, 2: 1}         # optional: every stored value -> class index or `ignore`
+    map: {0: ignore, 1: 0, 2: 1}         # optional: every stored value -> class index or `ignore`;
+                                         # {0-127: 0, 128-255: 1} maps ranges
     colors: {"255,0,0": 0, "0,0,0": 1}   # optional: every stored colour -> class index or `ignore`;
                                          # a list of colours means class 0, class 1, ...
 """

@@ -147,7 +147,7 @@ def test_json(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is not a folder"):
         check_data(tmp_path / "nowhere")
-    with pytest.raises(DatasetError, match="no data set in a layout") as caught:
+    with pytest.raises(DatasetError, match="not a data set in a known layout") as caught:
         check_data(tmp_path)
     assert "train/images" in caught.value.fix
 

@@ -26,7 +26,7 @@ def test_counts_by_hand(folder: Folder) -> None:
     assert [(c.name, c.pixels, c.photos) for c in train.classes] == [("a", 7, 2), ("b", 2, 1)]
     assert [(c.name, c.pixels, c.photos) for c in val.classes] == [("a", 0, 0), ("b", 1, 1)]
     assert (train.labelled_pixels, train.ignored_pixels) == (9, 1)
-    assert [problem.code for problem in check.problems] == ["class-absent"]
+    assert [problem.code for problem in check.problems] == ["class-absent", "mask-unlabelled"]
 
 
 def test_a_class_stored_in_two_ways_counts_each_photo_once(folder: Folder) -> None:
@@ -96,7 +96,7 @@ def test_masks_of_0_and_255_are_told_what_to_do(folder: Folder) -> None:
 
 def test_colour_masks_beside_index_masks_do_not_hide_the_classes(folder: Folder) -> None:
     folder.fill()
-    folder.mask("train_0.png", np.zeros((12, 16, 3), np.uint8))
+    folder.mask("train_0.png", np.full((12, 16, 3), (0, 0, 9), np.uint8))
     check = check_dataset(folder.root)
     assert [problem.code for problem in check.errors] == ["mask-colors"]
     assert check.labels is not None
@@ -154,7 +154,7 @@ def test_json_is_plain_and_relative(folder: Folder) -> None:
 def test_no_such_place_and_no_split(folder: Folder, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="is not a folder"):
         check_dataset(tmp_path / "nowhere")
-    with pytest.raises(DatasetError, match="no data set in a layout"):
+    with pytest.raises(DatasetError, match="not a data set in a known layout"):
         check_dataset(tmp_path)
 
 

@@ -13,7 +13,8 @@ from made_folder import Folder, halves
 from PIL import Image
 
 from terrazzo.data import open_dataset
-from terrazzo.data.check import DatasetCheck, check_dataset, count_pixels
+from terrazzo.data.check import DatasetCheck, check_dataset
+from terrazzo.data.pixel_counts import count_pixels
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, TerrazzoError
 from terrazzo.labels import LabelSpec
@@ -120,10 +121,11 @@ def test_25_colour_mask_without_a_map(folder: Folder) -> None:
     assert "(128, 64, 0)" in error.message
 
 
-def test_25_grey_masks_saved_as_rgb_are_recognised(folder: Folder) -> None:
+def test_25_grey_masks_saved_as_rgb_are_index_masks(folder: Folder) -> None:
     folder.fill()
     folder.mask("train_0.png", np.repeat(halves()[..., None], 3, axis=2))
-    assert "single-channel" in found(folder, "mask-colors", labels=None)[0].fix
+    assert not check_dataset(folder.root).problems
+    np.testing.assert_array_equal(open_dataset(folder.root, "train", AB).read(0)[1], halves())
 
 
 def test_25_colour_mask_with_a_map_is_read_and_its_unknown_colours_listed(folder: Folder) -> None:
@@ -166,7 +168,7 @@ def test_27_ignored_labels_count_neither_in_the_loss_nor_as_a_class(folder: Fold
     folder.fill()
     folder.mask("train_0.png", halves(255, 1))
     check = check_dataset(folder.root, AB)
-    assert not check.problems
+    assert [(problem.severity, problem.code) for problem in check.problems] == [("note", "mask-unlabelled")]
     assert check.splits[0].ignored_pixels == 96
     assert [count.pixels for count in check.splits[0].classes] == [192, 288]
     torch.manual_seed(0)

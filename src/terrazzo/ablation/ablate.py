@@ -17,7 +17,7 @@ from terrazzo.ablation.figures import attention_png, fields_png, masks_png
 from terrazzo.ablation.results import Result, Row, study_files
 from terrazzo.ablation.runs import Setting, scores_by_side, train_variant, trained_network
 from terrazzo.ablation.studies import Study, Variant, find_study
-from terrazzo.data import open_dataset
+from terrazzo.data import DataRules, open_dataset
 from terrazzo.data.photos import photo_size
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.engines.torch import default_device
@@ -142,7 +142,8 @@ def ablate(
 
 def _recipe(data: Path, labels: str | None, overrides: Mapping[str, Any], short_side: int | None) -> Recipe:
     spec = LabelSpec.bundled(labels) if labels else None
-    photos = open_dataset(data, str(overrides.get("train_split", "train")), spec).samples
+    rules = DataRules.of_recipe(overrides)
+    photos = open_dataset(data, str(overrides.get("train_split", "train")), spec, rules=rules).samples
     length = {key: overrides[key] for key in ("epochs", "steps", "batch_size") if overrides.get(key) is not None}
     if "steps" not in length:
         length.setdefault("epochs", EPOCHS)

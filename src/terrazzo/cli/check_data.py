@@ -6,7 +6,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from terrazzo.data.check import DatasetCheck, SplitCheck
     from terrazzo.data.problems import Problem
+    from terrazzo.data.rules import DataRules
     from terrazzo.labels import LabelSpec
 
 __all__ = ["check_data"]
@@ -33,13 +34,17 @@ STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 TITLES = {  # what the files of one code have in common
     "file-ignored": "files that are left out",
     "list-entry": "lines that do not name a photo",
+    "crowds-only": "classes of which only crowds are outlined",
     "mask-all-ignored": "masks without any label",
     "mask-colors": "masks in colours whose class is not known",
     "mask-damaged": "masks that cannot be read",
     "mask-lossy": "masks in a lossy format",
     "mask-missing": "photos without a mask",
     "mask-mode": "masks that hold something else than class numbers",
+    "mask-palette": "masks whose palette disagrees with their numbers",
+    "mask-several": "photos with several masks each",
     "mask-size": "masks of another size than their photo",
+    "mask-soft": "masks with soft borders",
     "mask-values": "masks with values or colours that are no class",
     "name-shared": "names that several files share",
     "not-a-file": "names that are no files",
@@ -55,6 +60,9 @@ def check_data(
     data: Path,
     *,
     labels: Annotated[str | None, Parameter(name=["--labels", "-l"])] = None,
+    val: float | None = None,
+    group_by: str | None = None,
+    crowds: Literal["ignore", "objects"] = "ignore",
     strict: bool = False,
     json: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
@@ -78,6 +86,12 @@ def check_data(
     labels
         A bundled class list (such as camvid) or a YAML file; by default labels.yaml in the folder, else what the kind
         of data set is known to have, else the numbers in the masks.
+    val
+        Share of the photos that train --val validates on, where nobody has split them.
+    group_by
+        As with train.
+    crowds
+        What iscrowd: 1 means in COCO JSON: ignore, or objects.
     strict
         Refuse splits that share a photo.
     json
@@ -92,7 +106,7 @@ def check_data(
     if json is not None:
         check_outputs([json], "check-data", inputs=[data], overwrite=overwrite, option="--json")
     with progress_bar("check") as progress:
-        check = check_dataset(data, _labels(labels), strict, progress=progress)
+        check = check_dataset(data, _labels(labels), strict, rules=_rules(val, group_by, crowds), progress=progress)
     console = Console(highlight=False)
     _print_overview(console, check)
     _print_classes(console, check)
@@ -105,6 +119,13 @@ def check_data(
     _print(console, _verdict(check), style=STYLES["error"] if check.errors else "bold green")
     if check.errors:
         raise SystemExit(2)
+
+
+def _rules(val: float | None, group_by: str | None, crowds: Literal["ignore", "objects"]) -> DataRules:
+    from terrazzo.data.rules import DataRules
+    from terrazzo.data.splits import SplitRule
+
+    return DataRules(split=SplitRule.of_options(val, group_by), crowds=crowds)
 
 
 def _labels(text: str | None) -> LabelSpec | None:

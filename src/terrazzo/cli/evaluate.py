@@ -28,6 +28,7 @@ def evaluate(
     labels: str | None = None,
     mask_values: Literal["stored", "indices"] | None = None,
     only: str | None = None,
+    crowds: Literal["ignore", "objects"] | None = None,
     protocol: str = WHOLE.name,
     engine: str = "auto",
     device: str | None = None,
@@ -61,6 +62,8 @@ def evaluate(
         they hold class indices; asked for where both are possible.
     only
         A pattern in quotes: only photos whose name matches it.
+    crowds
+        What iscrowd: 1 means in COCO JSON: ignore, or objects; by default as in the model's training.
     protocol
         How photos are shown to the network: whole, slide, multi-scale, or a paper's, such as segformer-ade20k.
     engine
@@ -115,7 +118,14 @@ def evaluate(
     tell_origin(model, predictor.record)
     with progress_bar("evaluate") as progress:
         report = measure(
-            predictor, data, split=split, labels=labels, mask_values=mask_values, only=only, progress=progress
+            predictor,
+            data,
+            split=split,
+            labels=labels,
+            mask_values=mask_values,
+            only=only,
+            crowds=crowds,
+            progress=progress,
         )
     say(*report.table().split("\n"))
     if output is not None:

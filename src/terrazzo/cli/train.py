@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -31,6 +31,11 @@ def train(
     checkpointing: bool | None = None,
     compile: bool | None = None,
     patience: int | None = None,
+    train_split: str | None = None,
+    val_split: str | None = None,
+    val: float | None = None,
+    group_by: str | None = None,
+    crowds: Literal["ignore", "objects"] | None = None,
     holdout: Annotated[list[str] | None, Parameter(negative=())] = None,
     reset_head: Annotated[bool, Parameter(negative=())] = False,
     check: Annotated[bool, Parameter(negative=())] = False,
@@ -40,12 +45,14 @@ def train(
 ) -> None:
     """Train a model on a folder of photos and masks.
 
-    The folder holds train/images, train/masks, val/images and val/masks; labels.yaml names the classes. With nothing
-    but --data and --output the settings are chosen from the photos. Start it with torchrun to use several GPUs.
+    The folder holds train/images, train/masks, val/images and val/masks, or images and masks alone and --val is given;
+    labels.yaml names the classes. With nothing but --data and --output the settings are chosen from the photos. Start
+    it with torchrun to use several GPUs.
 
     Examples:
         terrazzo train --data my-folder --model segformer_b0 --output runs/mine
         terrazzo train --data camvid --recipe camvid.yaml --output runs/camvid
+        terrazzo train --data my-folder --val 0.1 --output runs/mine
         terrazzo train --data camvid --encoder hf:OpenGVLab/pvt_v2_b2 --output pvt
 
     Parameters
@@ -88,6 +95,17 @@ def train(
         Have PyTorch compile the network: a shorter step on GPUs, after some minutes.
     patience
         Validations without a better mIoU before the run stops early.
+    train_split
+        Split to learn from; by default train.
+    val_split
+        Split that chooses the best epoch; by default val.
+    val
+        Share of the photos to validate on, such as 0.1, where nobody has split them: always the same ones.
+    group_by
+        With --val: regular expression in quotes; photos whose names begin alike by it stay together: '[^_]+' groups
+        by all up to the first _.
+    crowds
+        What iscrowd: 1 means in COCO JSON: ignore (the default), or objects, where a tool marks all objects so.
     holdout
         Pattern in quotes, such as '0001TP*': training photos to validate on instead of learning from them.
     reset_head
@@ -101,6 +119,8 @@ def train(
     device
         cpu or cuda; by default a GPU where there is one.
     """
+    from terrazzo.data.splits import SplitRule
+
     given: dict[str, Any] = {
         "epochs": epochs,
         "steps": steps,
@@ -112,6 +132,10 @@ def train(
         "checkpointing": checkpointing,
         "compile": compile,
         "patience": patience,
+        "train_split": train_split,
+        "val_split": val_split,
+        "split": SplitRule.of_options(val, group_by),
+        "crowds": crowds,
         "holdout": holdout,
     }
 

@@ -9,17 +9,25 @@ from terrazzo.data.dataset import Dataset, Sample
 from terrazzo.data.detect import find_layout
 from terrazzo.data.layout import Layout
 from terrazzo.data.problems import Problem
+from terrazzo.data.rules import DataRules, with_rules
 from terrazzo.errors import DatasetError
 from terrazzo.labels import LabelSpec
+from terrazzo.notes import note
 from terrazzo.text import shown_path
 
-__all__ = ["Dataset", "Layout", "Sample", "find_layout", "open_dataset"]
+__all__ = ["DataRules", "Dataset", "Layout", "Sample", "find_layout", "open_dataset"]
 
-PAIR_CODES = frozenset({"mask-missing", "photo-missing", "name-shared", "not-a-file", "list-entry"})
+TOLD = frozenset({"mask-names", "split-made"})  # how a data set was read that leaves it open
+PAIR_CODES = frozenset({"mask-missing", "mask-several", "photo-missing", "name-shared", "not-a-file", "list-entry"})
 
 
 def open_dataset(
-    root: str | Path, split: str, labels: LabelSpec | None = None, *, fallback: LabelSpec | None = None
+    root: str | Path,
+    split: str,
+    labels: LabelSpec | None = None,
+    *,
+    fallback: LabelSpec | None = None,
+    rules: DataRules | None = None,
 ) -> Dataset:
     """Open one split of a data set on disk, whatever its layout.
 
@@ -28,16 +36,21 @@ def open_dataset(
         split: such as ``train`` or ``val``.
         labels: overrides what the folder says about its classes.
         fallback: the classes where the folder says nothing; by default as many as the masks show.
+        rules: how to read what the folder leaves open.
 
     Raises:
         DatasetError: the folder, the split or a pair is missing, or the layout or the classes cannot be told.
         LabelError: ``labels.yaml`` is not usable.
+        ConfigError: there is nothing to which a rule applies.
         MissingExtraError: reading it needs an optional package.
     """
-    layout = find_layout(root)
+    layout = with_rules(find_layout(root), rules or DataRules())
     samples, problems = layout.pairs(split)
     if errors := [problem for problem in problems if problem.severity == "error"]:
         raise _refused(layout, split, errors)
+    for problem in problems:
+        if problem.code in TOLD or (problem.code == "crowds" and problem.severity == "warning"):
+            note(str(problem))
     spec, _ = known_labels(layout, labels)
     return Dataset(layout.root, split, spec or fallback or infer_labels(layout), tuple(samples), layout.name)
 

@@ -8,35 +8,35 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from terrazzo.data.classes import LABELS_FILE, guess_labels, known_labels
-from terrazzo.data.dataset import Dataset, Sample
+from terrazzo.data.classes import (
+    LABELS_FILE,
+    counted_from_1,
+    guess_labels,
+    known_labels,
+    nothing_is_0,
+    void_may_be_object,
+)
+from terrazzo.data.dataset import Sample
 from terrazzo.data.detect import find_layout
-from terrazzo.data.layout import Layout
-from terrazzo.data.masks import Stored, read_mask
+from terrazzo.data.layout import USUAL_SPLITS, Layout
+from terrazzo.data.mask_evidence import MaskEvidence
+from terrazzo.data.masks import Stored
 from terrazzo.data.pair_check import PairFacts, examine
+from terrazzo.data.pixel_counts import in_threads
 from terrazzo.data.problems import Problem, Severity
+from terrazzo.data.rules import DataRules, with_rules
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels import LabelSpec
-from terrazzo.text import list_names, shown_path
+from terrazzo.text import list_names, show, shown_path
 
-__all__ = ["ClassCount", "DatasetCheck", "Sizes", "SplitCheck", "check_dataset", "count_pixels"]
+__all__ = ["ClassCount", "DatasetCheck", "Sizes", "SplitCheck", "check_dataset"]
 
-THREADS = 4
-CHUNK = 256  # pairs handed to the threads at once
 MOST_VALUES = 256  # stored values listed where they are no classes
-SHOWN_FILES = 10  # in the message of one error
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class DatasetCheck:
         labels: the classes, or None where they cannot be told.
         labels_from: where they come from: ``given``, ``labels.yaml``, ``layout`` or ``guessed``.
         splits: train, val and test first.
-        problems: errors first, then warnings, then notes.
+        problems: errors first, then warnings, then notes; of each, those of the whole data set first.
     """
 
     root: Path
@@ -144,6 +144,7 @@ def check_dataset(
     labels: LabelSpec | None = None,
     strict: bool = False,
     *,
+    rules: DataRules | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DatasetCheck:
     """Read every pair of every split of a data set, and report what is there and what is wrong.
@@ -153,71 +154,46 @@ def check_dataset(
         labels: the classes; by default ``labels.yaml``, else those of a known data set, else as many numbered classes
             as the masks show.
         strict: count it as an error that two splits share a photo.
+        rules: how to read what the data set leaves open, as a recipe says it.
         progress: called with (pairs read, pairs in all).
 
     Raises:
         DatasetError: the folder is not there, or has no layout that is known.
+        ConfigError: there is nothing to which a rule applies.
         MissingExtraError: reading it needs an optional package.
     """
-    layout = find_layout(root)
+    layout = with_rules(find_layout(root), rules or DataRules())
     root, names = layout.root, layout.splits
     problems: list[Problem] = []
     labels, labels_from = _known_labels(layout, labels, problems)
     samples = {name: _listed(layout, name, problems) for name in names}
     tallies = {name: _Tally() for name in names}
+    evidence = MaskEvidence()
     first_seen: dict[bytes, tuple[str, str]] = {}
     done, total = 0, sum(map(len, samples.values()))
     for name in names:
-        for facts in _in_threads(partial(examine, labels=labels), samples[name]):
+        for facts in in_threads(partial(examine, labels=labels), samples[name]):
             tallies[name].add(facts)
+            evidence.add(facts.sample.mask, facts.look)
             problems += facts.problems
             problems += _seen_before(facts, name, first_seen, "error" if strict else "warning")
             done += 1
             if progress is not None:
                 progress(done, total)
     if labels_from == "guessed":
-        labels = _guessed_labels(root, tallies, problems)
+        labels = _guessed_labels(root, tallies, evidence, problems)
+    problems += evidence.problems(labels)
     found = tuple(tally.split_check(name, len(samples[name]), labels) for name, tally in tallies.items())
     problems += _missing_splits(names)
     if labels is not None:
-        problems += _absent_classes(found)
+        problems += _doubtful_numbers(labels, evidence, tallies)
+        problems += _absent_classes(found, is_read=not any(problem.severity == "error" for problem in problems))
     for name, tally in tallies.items():
         problems += tally.notes(name)
-    problems.sort(key=lambda problem: ("error", "warning", "note").index(problem.severity))
+        if labels is not None and labels_from != "layout":
+            problems += tally.unlabelled(name, labels)
+    problems.sort(key=lambda found: (("error", "warning", "note").index(found.severity), found.file is not None))
     return DatasetCheck(root, layout.name, labels, labels_from, found, tuple(problems))
-
-
-def count_pixels(dataset: Dataset) -> NDArray[np.int64]:
-    """Count the (K,) pixels of each class in a split, and so make sure of its masks before training starts.
-
-    Raises:
-        DatasetError: some masks cannot be used; the message lists files, values and counts.
-    """
-    K = dataset.labels.num_classes
-    totals, errors = np.zeros(K, dtype=np.int64), []
-
-    def count(sample: Sample) -> NDArray[np.int64] | DatasetError:
-        try:
-            return np.bincount(read_mask(sample.mask, dataset.labels).ravel(), minlength=K)[:K]
-        except DatasetError as error:
-            return error
-
-    for counts in _in_threads(count, dataset.samples):
-        if isinstance(counts, DatasetError):
-            errors.append(counts)
-        else:
-            totals += counts
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        shown = "; ".join(error.message for error in errors[:SHOWN_FILES])
-        more = f"; and {len(errors) - SHOWN_FILES} more" if len(errors) > SHOWN_FILES else ""
-        raise DatasetError(
-            f"{len(errors)} masks of {dataset.split} cannot be used: {shown}{more}",
-            fix=f"{errors[0].fix}; `terrazzo check-data {shown_path(dataset.root)}` lists them all",
-            code=errors[0].code,
-        )
-    return totals
 
 
 class _Tally:
@@ -266,6 +242,17 @@ class _Tally:
             message = f"photos of {split} turned by EXIF orientation: {self.turned}; they are read as viewers show them"
             yield Problem("note", "photo-turned", None, message, "make sure that their masks were drawn on that view")
 
+    def unlabelled(self, split: str, labels: LabelSpec) -> Iterator[Problem]:
+        """Say how much the masks leave out by the value that means unlabelled unless `map:` says otherwise."""
+        void = labels.ignore_index
+        if labels.id_map is None and labels.colors is None and (pixels := self.pixels[void]):
+            share = 100 * pixels / self.pixels.total()
+            message = (
+                f"{void} is read as unlabelled: {share:.2g}% of the pixels of {split}, in {self.photos[void]} masks"
+            )
+            fix = f"nothing to do if it is; if {void} is a class, say so in `map:` of {LABELS_FILE}"
+            yield Problem("note", "mask-unlabelled", None, message, fix)
+
     def _summary_of_sizes(self) -> Sizes | None:
         if not self.sizes:
             return None
@@ -293,12 +280,14 @@ def _known_labels(layout: Layout, given: LabelSpec | None, problems: list[Proble
         return None, LABELS_FILE if by_file else "layout"
 
 
-def _guessed_labels(root: Path, tallies: dict[str, _Tally], problems: list[Problem]) -> LabelSpec | None:
-    values = {key for tally in tallies.values() for key in tally.pixels if isinstance(key, int)}
-    if not values:
+def _guessed_labels(
+    root: Path, tallies: dict[str, _Tally], evidence: MaskEvidence, problems: list[Problem]
+) -> LabelSpec | None:
+    pixels = sum((tally.pixels for tally in tallies.values()), Counter[Stored]())
+    if not any(isinstance(key, int) for key in pixels):
         return None  # every mask is in colour or cannot be read: each is a problem already
     try:
-        return guess_labels(root, values)
+        return guess_labels(root, pixels, evidence)
     except DatasetError as error:
         problems.append(replace(Problem.from_error(error, root), file=None))
         return None
@@ -329,20 +318,30 @@ def _seen_before(
 
 
 def _missing_splits(names: Sequence[str]) -> Iterator[Problem]:
+    if len(names) == 1 and names[0] not in USUAL_SPLITS:
+        message, fix = "nobody has split the photos into train and val", "add --val 0.1, here and to `terrazzo train`"
+        yield Problem("error", "dataset-split", None, message, fix)
+        return
     if "train" not in names:
-        fix = "add it, or name the split to learn from in a recipe"
+        fix = "add it, or name the split to learn from with --train-split"
         yield Problem("error", "dataset-split", None, "there is no split 'train' to learn from", fix)
     if "val" not in names:
-        fix = "move some pairs there, a tenth of all, or train with --holdout"
+        fix = "split off a tenth of train with --val 0.1, or name another split with --val-split"
         yield Problem("error", "dataset-split", None, "there is no split 'val' to choose the best epoch by", fix)
 
 
-def _absent_classes(splits: Sequence[SplitCheck]) -> Iterator[Problem]:
+def _absent_classes(splits: Sequence[SplitCheck], *, is_read: bool) -> Iterator[Problem]:
+    """Say which classes a split lacks; that training has but one is certain only where every mask could be read."""
     absent = {split.name: [count.name for count in split.classes if not count.pixels] for split in splits}
     for split in splits:
         if split.ignored_pixels and not split.labelled_pixels:
             message = f"every pixel of every mask of {split.name} is ignored"
             yield Problem("error", "dataset-unlabelled", None, message, "correct the masks, or what their values mean")
+        elif is_read and split.name == "train" and len(absent["train"]) == len(split.classes) - 1:
+            there = next(count.name for count in split.classes if count.pixels)
+            message = f"every labelled pixel of train is {show(there)}: there is nothing to tell apart"
+            fix = f"add photos that show other classes, or correct what values mean in `map:` of {LABELS_FILE}"
+            yield Problem("error", "dataset-classes", None, message, fix)
         elif (names := absent[split.name]) and split.labelled_pixels:
             what = "cannot be learnt" if split.name == "train" else "has no IoU there, and is left out of the mean"
             message = f"no pixel of {split.name} shows {list_names(names)}: what is not there {what}"
@@ -350,8 +349,15 @@ def _absent_classes(splits: Sequence[SplitCheck]) -> Iterator[Problem]:
             yield Problem("warning", "class-absent", None, message, fix)
 
 
-def _in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Yield results in order, with a bounded number of items under way."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(items), CHUNK):
-            yield from pool.map(work, items[start : start + CHUNK])
+def _doubtful_numbers(labels: LabelSpec, evidence: MaskEvidence, tallies: dict[str, _Tally]) -> Iterator[Problem]:
+    """Say so where the numbers in masks are rather something else than what the names say."""
+    pixels = sum((tally.pixels for tally in tallies.values()), Counter[Stored]())
+    for code, doubt in (
+        ("dataset-classes", void_may_be_object(labels, pixels)),
+        ("mask-values", counted_from_1(labels, evidence.values)),
+    ):
+        if doubt is not None:
+            yield Problem("error", code, None, *doubt)
+            return
+    if (doubt := nothing_is_0(labels, evidence.values)) is not None:
+        yield Problem("warning", "mask-values", None, *doubt)

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from terrazzo.data.layout import Layout
+from terrazzo.data.mask_evidence import NEAREST_FIX, Look, MaskEvidence, look_at
 from terrazzo.data.masks import MaskSource, Stored, count_stored
 from terrazzo.errors import DatasetError
 from terrazzo.label_checks import list_counts
 from terrazzo.label_matching import match_classes, reordered
 from terrazzo.labels import LabelSpec
 from terrazzo.notes import note
-from terrazzo.text import shown_path
+from terrazzo.text import show, shown_path
 
-__all__ = ["LABELS_FILE", "guess_labels", "infer_labels", "known_labels", "undecoded_colors"]
+__all__ = [
+    "LABELS_FILE",
+    "counted_from_1",
+    "guess_labels",
+    "infer_labels",
+    "known_labels",
+    "nothing_is_0",
+    "undecoded_colors",
+    "void_may_be_object",
+]
 
 LABELS_FILE = "labels.yaml"
 MOST_GUESSED_CLASSES = 255
+MOST_IN_ONE_MASK = 100  # values, beyond which they are grey levels
+MOST_MAPPED = 16  # values in a map that is offered
 
 
 def known_labels(layout: Layout, given: LabelSpec | None = None) -> tuple[LabelSpec | None, str]:
@@ -63,30 +75,43 @@ def infer_labels(layout: Layout) -> LabelSpec:
     """
     masks = [sample.mask for split in layout.splits for sample in layout.pairs(split)[0]]
     counts: Counter[Stored] = Counter()
+    evidence = MaskEvidence()
     with ThreadPoolExecutor(4) as pool:
-        for mask, found in zip(masks, pool.map(_count_mask, masks), strict=True):
+        for mask, (found, look) in zip(masks, pool.map(_count_mask, masks), strict=True):
             if any(isinstance(key, tuple) for key in found):
                 raise undecoded_colors(mask, found)
             counts.update(found)
-    return guess_labels(layout.root, counts)
+            evidence.add(mask, look)
+    return guess_labels(layout.root, counts, evidence)
 
 
-def guess_labels(root: Path, stored: Collection[Stored]) -> LabelSpec:
+def guess_labels(root: Path, stored: Mapping[Stored, int], evidence: MaskEvidence | None = None) -> LabelSpec:
     """Return numbered classes, 0 up to the largest value other than 255.
+
+    Args:
+        root: the data set's folder, for messages.
+        stored: pixels by value.
+        evidence: what was seen in the masks.
 
     Raises:
         DatasetError: fewer than two classes, or numbers that are rather grey levels or object numbers than classes.
     """
     values = sorted({value for value in stored if isinstance(value, int)} - {255})
     fix, shown = f"write the classes, and what each stored value means, into {LABELS_FILE}", _shown(values)
-    if len(values) == 1 and 255 in stored:
+    evidence = evidence or MaskEvidence()
+    if (soft := evidence.soft_masks()) is not None:
+        message, fix = soft, NEAREST_FIX + _threshold(stored)
+    elif (objects := evidence.object_numbers()) is not None:
+        message = objects
+        fix = f"write class numbers into the masks, or a `map:` into {LABELS_FILE} that makes one class of all objects"
+    elif evidence.most_values > MOST_IN_ONE_MASK:
+        message = f"a single mask holds {evidence.most_values} values: these are grey levels or object numbers"
+        fix = "check that these files are the masks, and export them as single-channel PNG with a number for each class"
+    elif len(values) == 1 and 255 in stored:
         message = (
             f"the masks hold only {values[0]} and 255, and 255 means unlabelled unless {LABELS_FILE} says otherwise"
         )
-        fix = (
-            f"if 255 is the object, write {LABELS_FILE} with `names: [background, object]` and "
-            f"`map: {{{values[0]}: 0, 255: 1}}`"
-        )
+        fix = _object_fix(values[0])
     elif len(values) < 2:
         message = f"the masks show fewer than two classes: {shown or 'no labelled pixel'}"
         fix = "label the background as a class of its own, or check that these are the right files"
@@ -94,8 +119,10 @@ def guess_labels(root: Path, stored: Collection[Stored]) -> LabelSpec:
         message = f"the masks hold negative values: {shown}"
     elif values[-1] >= MOST_GUESSED_CLASSES:
         message = f"the masks hold values up to {values[-1]}, too many to be guessed at as classes"
+        fix = _mapping_fix(stored) or fix
     elif 2 * len(values) <= values[-1]:
         message = f"the masks hold the values {shown}, with too many gaps to be guessed at as class numbers"
+        fix = _mapping_fix(stored) or fix
     else:
         count = values[-1] + 1
         return LabelSpec.from_names(
@@ -104,20 +131,90 @@ def guess_labels(root: Path, stored: Collection[Stored]) -> LabelSpec:
     raise DatasetError(f"{shown_path(root)}: {message}", fix=fix, code="dataset-classes")
 
 
+def void_may_be_object(labels: LabelSpec, pixels: Mapping[Stored, int]) -> tuple[str, str] | None:
+    """Say so, with a fix, where masks hold one class and 255, which then is rather the object than unlabelled.
+
+    `pixels` are counted by class and ignore index.
+    """
+    there = [k for k in range(labels.num_classes) if pixels.get(k)]
+    if labels.id_map is not None or labels.colors is not None or len(there) != 1 or not pixels.get(labels.ignore_index):
+        return None
+    void = labels.ignore_index
+    message = (
+        f"there are {labels.num_classes} classes and the masks hold only {there[0]} and {void}, and {void} means "
+        f"unlabelled unless {LABELS_FILE} says otherwise"
+    )
+    return message, _object_fix(there[0], labels.names)
+
+
+def counted_from_1(labels: LabelSpec, values: Collection[Stored]) -> tuple[str, str] | None:
+    """Say so, with a fix, where masks hold one value more than there are names: 1 to K for K names, or 0 to K."""
+    K = labels.num_classes
+    numbers = {value for value in values if isinstance(value, int)} - {labels.ignore_index}
+    if labels.id_map is not None or K not in numbers or max(numbers, default=0) != K or min(numbers, default=0) < 0:
+        return None
+    one_up = ", ".join(f"{k + 1}: {k}" for k in range(min(K, MOST_MAPPED))) + (", ..." if K > MOST_MAPPED else "")
+    if 0 not in numbers:
+        message = f"the masks count classes from 1: they hold {min(numbers)} to {K} and no 0, and there are {K} names"
+        return message, f"write `map: {{{one_up}}}` into {LABELS_FILE}"
+    message = f"the masks hold the values 0 to {K}, one more than the {K} names"
+    fix = (
+        f"name what 0 stands for as the first of `names:`, or, where it is unlabelled, "
+        f"write `map: {{0: ignore, {one_up}}}` into {LABELS_FILE}"
+    )
+    return message, fix
+
+
 def undecoded_colors(mask: MaskSource, counts: dict[Stored, int]) -> DatasetError:
     """Say that a mask is in colour and nothing tells which class a colour is."""
-    is_gray = all(isinstance(key, tuple) and len(set(key)) == 1 for key in counts)
     return DatasetError(
         f"{shown_path(mask.file)}: {mask.part}it is in colour, and no class is known for {list_counts(counts)}",
-        fix="red, green and blue are equal everywhere: export it as a single-channel PNG"
-        if is_gray
-        else f'add {LABELS_FILE} with `names:`, and with `colors:` such as {{"255,0,0": 0, "0,0,0": ignore}}',
+        fix=f'add {LABELS_FILE} with `names:`, and with `colors:` such as {{"255,0,0": 0, "0,0,0": ignore}}',
         code="mask-colors",
     )
 
 
-def _count_mask(mask: MaskSource) -> dict[Stored, int]:
-    return count_stored(mask.read().values)
+def nothing_is_0(labels: LabelSpec, values: Collection[Stored]) -> tuple[str, str] | None:
+    """Say so, with a fix, where no mask holds 0, as masks do that count classes from 1."""
+    numbers = sorted(value for value in values if isinstance(value, int) and value != labels.ignore_index)
+    if labels.id_map is not None or not numbers or numbers[0] < 1:
+        return None
+    one_up = ", ".join(f"{value}: {value - 1}" for value in numbers[:MOST_MAPPED])
+    one_up += ", ..." if len(numbers) > MOST_MAPPED else ""
+    message = f"no mask holds 0, which is {show(labels.names[0])}"
+    return message, f"where the masks count classes from 1, write `map: {{{one_up}}}` into {LABELS_FILE}"
+
+
+def _count_mask(mask: MaskSource) -> tuple[dict[Stored, int], Look]:
+    stored = mask.read()
+    counts = count_stored(stored.values)
+    return counts, look_at(stored, [key for key in counts if isinstance(key, int)])
+
+
+def _object_fix(background: int, names: tuple[str, ...] = ()) -> str:
+    shown = ", ".join(names) if len(names) == 2 else "background, object"
+    return f"if 255 is the object, write {LABELS_FILE} with `names: [{shown}]` and `map: {{{background}: 0, 255: 1}}`"
+
+
+def _threshold(stored: Mapping[Stored, int]) -> str:
+    """Offer to cut masks of two levels in the middle."""
+    frequent = sorted(((n, value) for value, n in stored.items() if isinstance(value, int)), reverse=True)[:2]
+    low, high = sorted(value for _, value in frequent)
+    if sum(n for n, _ in frequent) < 0.8 * sum(stored.values()) or high - low < MOST_GUESSED_CLASSES // 2:
+        return ""
+    middle, top = (low + high) // 2, max(value for value in stored if isinstance(value, int))
+    return (
+        f"; or, for one object on a background, write {LABELS_FILE} with `names: [background, object]` and "
+        f"`map: {{0-{middle}: 0, {middle + 1}-{top}: 1}}`"
+    )
+
+
+def _mapping_fix(stored: Mapping[Stored, int]) -> str | None:
+    values = sorted(value for value in stored if isinstance(value, int))
+    if len(values) > MOST_MAPPED:
+        return None
+    pairs = ", ".join(f"{value}: {k}" for k, value in enumerate(values))
+    return f"if each value is a class, write {LABELS_FILE} with {len(values)} `names:` and `map: {{{pairs}}}`"
 
 
 def _shown(values: list[int]) -> str:

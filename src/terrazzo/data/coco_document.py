@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import mmap
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -83,11 +84,15 @@ class Document:
         categories: names by id, in the order of ids.
         photos: in the document's order.
         problems: one for each kind of mistake.
+        objects: outlined objects by category.
+        crowds: those of them that are marked as crowds.
     """
 
     categories: dict[int, str]
     photos: tuple[Entry, ...]
     problems: tuple[Problem, ...]
+    objects: Mapping[int, int]
+    crowds: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,8 @@ class OutlinedMask:
             raise DatasetError(
                 f"{shown_path(self.file)}: {self.part}{error}", fix="export the document anew", code="outline-damaged"
             ) from error
-        return StoredMask(paint(objects, self.height, self.width), False)
+        empty = sum(not region.inside_hw.any() for _, region in objects)
+        return StoredMask(paint(objects, self.height, self.width), empty=empty)
 
     def _region(self, figure: Figure) -> Region:
         if figure.runs is None:
@@ -149,7 +155,10 @@ def parse_document(path: Path) -> Document:
         if kind is not None:
             wrong[kind].append(annotation.get("id") if isinstance(annotation, dict) else annotation)
     problems = tuple(_problem(path, kind, ids) for kind, ids in wrong.items())
-    return Document(categories, tuple(photos.values()), problems)
+    figures = [figure for photo in photos.values() for figure in photo.figures]
+    objects = Counter(figure.value for figure in figures)
+    crowds = Counter(figure.value for figure in figures if figure.is_crowd)
+    return Document(categories, tuple(photos.values()), problems, objects, crowds)
 
 
 def parse_categories(path: Path) -> dict[int, str] | None:

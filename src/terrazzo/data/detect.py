@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from terrazzo.data.datasets import (
@@ -22,6 +23,7 @@ from terrazzo.data.datasets import (
     listed,
     parallel_folders,
     pascal_context,
+    plain,
     roboflow_masks,
     segments_ai,
     supervisely,
@@ -32,7 +34,8 @@ from terrazzo.data.datasets import (
 from terrazzo.data.layout import Layout, LayoutFinder, NearMiss
 from terrazzo.data.pairing import folder_entries
 from terrazzo.errors import DatasetError
-from terrazzo.text import shown_path
+from terrazzo.images import IMAGE_SUFFIXES
+from terrazzo.text import nearest, shown_path
 
 __all__ = ["LAYOUTS", "find_layout"]
 
@@ -59,6 +62,7 @@ LAYOUTS: tuple[LayoutFinder, ...] = (
     supervisely,
     segments_ai,
     hf_datasets,
+    plain,
 )
 SHOWN = 8  # names of what a folder holds
 MARKER_DEPTH = 2  # a marker such as annotations/instances_train.json lies at most so deep
@@ -92,7 +96,8 @@ def find_layout(root: str | Path) -> Layout:
 def _matches(root: Path) -> tuple[list[Layout], list[NearMiss]]:
     answers = [layout.find(root) for layout in LAYOUTS]
     layouts = [answer for answer in answers if isinstance(answer, Layout)]
-    return layouts, [answer for answer in answers if isinstance(answer, NearMiss)]
+    certain = [layout for layout in layouts if not layout.is_general]
+    return certain or layouts, [answer for answer in answers if isinstance(answer, NearMiss)]
 
 
 def _readable(folder: Path) -> list[Layout]:
@@ -118,11 +123,46 @@ def _unknown(root: Path, near: list[NearMiss]) -> DatasetError:
     if near:
         told = "; ".join(f"it is almost {miss.name}, but {miss.message}" for miss in near)
         return DatasetError(f"{where}: {told}", fix=near[0].fix, code="dataset-layout")
-    names = sorted(entry.name + "/" * entry.is_dir() for entry in folder_entries(root))
+    entries = folder_entries(root)
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in entries)
     shown = ", ".join(map(shown_path, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if names[SHOWN:] else "")
-    shapes = "; ".join(f"{layout.NAME} ({layout.SHAPE})" for layout in LAYOUTS[1:])
-    return DatasetError(
-        f"{where} is no data set in a layout that is known here: it holds {shown or 'nothing'}",
-        fix=f"lay it out as train/images, train/masks, val/images and val/masks, or as one of: {shapes}",
-        code="dataset-layout",
-    )
+    message = f"{where} is not a data set in a known layout: it holds {shown or 'nothing'}"
+    if (nearest_layout := _nearest_layout(root, [entry.name for entry in entries])) is not None:
+        name, missing, told = nearest_layout
+        fix = f"{told}; or lay your data out as {folder.SHAPE}"
+        return DatasetError(f"{message}; nearest is {name}, which lacks {missing}", fix=fix, code="dataset-layout")
+    images = sum(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries)
+    if images:
+        message = f"{where} holds {images} images, and nothing that says which of them are masks"
+        fix = "put photos into images/ and masks of the same names into masks/, and train with --val 0.1"
+    else:
+        fix = f"lay your data out as {folder.SHAPE}; or as images and masks, and train with --val 0.1"
+    return DatasetError(message, fix=fix, code="dataset-layout")
+
+
+def _nearest_layout(root: Path, names: Sequence[str]) -> tuple[str, str, str] | None:
+    """Find the layout of which most is there: its name, what is missing, and what to do."""
+    best: tuple[float, int] = (0.0, 9)
+    found = None
+    from difflib import SequenceMatcher  # only for messages
+
+    for layout in LAYOUTS:
+        for shape in layout.SHAPE.split("; or "):
+            parts = [part.split(" ")[0] for part in shape.split(", ")]
+            missing = [part for part in parts if not (root / part).exists()]
+            begun = [part for part in missing if "/" in part and (root / part.split("/")[0]).exists()]
+            alike = {part: near for part in missing if part not in begun and (near := _alike(part, names)) is not None}
+            likeness = sum(SequenceMatcher(None, part, near).ratio() for part, near in alike.items())
+            score = (len(parts) - len(missing) + 0.5 * (len(begun) + likeness)) / len(parts)
+            if missing and (score, len(parts)) > best:
+                best = score, len(parts)
+                told = [f"rename {shown_path(near)} to {part.split('/')[0]}" for part, near in alike.items()]
+                told += [f"add {part}" for part in missing if part not in alike]
+                found = layout.NAME, ", ".join(missing), ", ".join(dict.fromkeys(told))
+    return found
+
+
+def _alike(part: str, names: Sequence[str]) -> str | None:
+    by_name = {name.casefold(): name for name in names}
+    near = nearest(part.split("/")[0].casefold(), by_name, cutoff=0.75)
+    return None if near is None else by_name[near]

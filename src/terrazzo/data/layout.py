@@ -49,6 +49,9 @@ class Layout:
         pairs: lists a split: the samples in a fixed order, and what is wrong with the others. It may know further
             splits, such as VOC's trainval. It raises a DatasetError where there is no such split.
         labels: gives the data set's own classes; None where only ``labels.yaml`` or the masks tell them.
+        crowds_as_objects: as `pairs`, with what a COCO document marks as a crowd taken for single objects; None where
+            there are no crowds.
+        is_general: it says nothing but which photo has which mask, and gives way to layouts that say more.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Layout:
     splits: tuple[str, ...]
     pairs: Callable[[str], Pairs]
     labels: Callable[[], LabelSpec] | None = None
+    crowds_as_objects: Callable[[str], Pairs] | None = None
+    is_general: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,4 +105,6 @@ def splits_in_order(names: Iterable[str]) -> tuple[str, ...]:
 def no_such_split(name: str, root: Path, split: str, there: Sequence[str]) -> DatasetError:
     """Say which splits there are in place of one that is not there."""
     fix = f"use one of: {', '.join(there)}" if there else "check that the data set is complete"
+    if len(there) == 1 and there[0] not in USUAL_SPLITS:
+        fix = f"nobody has split it: train with --val 0.1 to validate on a tenth, or evaluate with --split {there[0]}"
     return DatasetError(f"{shown_path(root)}, taken for {name}, has no split {split!r}", fix=fix, code="dataset-split")

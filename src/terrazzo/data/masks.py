@@ -2,7 +2,8 @@
 
 A mask source gives what is stored: image files do so here, outlines and table cells in their data set's own module.
 What is stored becomes class indices by the labels alone. Index masks are single-channel images of whole numbers.
-Palette ("P") images are read as their indices, never through their colours. RGB masks need the labels' colour map.
+Palette ("P") images are read as their indices, never through their colours. RGB masks need the labels' colour map;
+where red, green and blue are equal in every pixel, they hold indices as well as a single channel would.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from PIL import Image
 from terrazzo.errors import DatasetError, ImageError, LabelError
 from terrazzo.image_headers import check_size, choose_frame, opened_image, raw_mode
 from terrazzo.images import MAX_PIXELS
+from terrazzo.label_checks import list_counts
 from terrazzo.labels import Color, LabelSpec
 from terrazzo.text import shown_path
 
@@ -29,6 +31,7 @@ __all__ = [
     "StoredMask",
     "class_of_stored",
     "count_stored",
+    "encode_stored",
     "read_mask",
     "read_stored_mask",
 ]
@@ -47,10 +50,16 @@ class StoredMask:
     Attributes:
         values: (H, W) integers, or (H, W, 3) uint8 colours.
         has_palette: the integers are indices into a palette, whose colours are left alone.
+        palette: (N, 3) colours of that palette.
+        is_gray_color: the file is in colour, with red, green and blue equal in every pixel; `values` is one of them.
+        empty: objects of an outlined mask that fill no pixel of it.
     """
 
     values: NDArray[np.integer]
-    has_palette: bool
+    has_palette: bool = False
+    palette: NDArray[np.uint8] | None = None
+    is_gray_color: bool = False
+    empty: int = 0
 
 
 class MaskSource(Protocol):
@@ -104,28 +113,47 @@ def read_stored_mask(source: Path | bytes) -> StoredMask:
             packing = raw_mode(image)
             _refuse_by_header(image, packing)
             pixels = np.asarray(image)
-            if image.mode in ("RGB", "RGBA"):
-                return StoredMask(_opaque_colors(pixels), False)
+            if image.mode in ("RGB", "RGBA", "LA"):
+                return _colors(_opaque(pixels))
             if image.mode == "F":
-                return StoredMask(_whole_numbers(pixels), False)
-            return StoredMask(_indices(pixels, packing), image.mode == "P")
+                return StoredMask(_whole_numbers(pixels))
+            if image.mode == "P":
+                palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
+                return StoredMask(_indices(pixels, packing), has_palette=True, palette=palette)
+            return StoredMask(_indices(pixels, packing))
     except ImageError as error:
         code = error.code if error.code in ("mask-lossy", "mask-mode") else "mask-damaged"
         raise DatasetError(error.message, fix=error.fix, code=code) from error
 
 
-def read_mask(source: MaskSource, labels: LabelSpec) -> NDArray[np.integer]:
+def read_mask(source: MaskSource, labels: LabelSpec, stored: StoredMask | None = None) -> NDArray[np.integer]:
     """Return the (H, W) mask of class indices, `labels.ignore_index` where there is no label.
+
+    Args:
+        source: the mask.
+        labels: the classes, and what stored values and colours mean.
+        stored: what it holds, where that has been read already.
 
     Raises:
         DatasetError: as the source's `read`, or a stored value or colour that the labels do not explain (mask-values).
     """
-    stored = source.read().values
     try:
-        return labels.encode_rgb(stored.astype(np.uint8, copy=False)) if stored.ndim == 3 else labels.encode(stored)
+        return encode_stored(stored or source.read(), labels)
     except LabelError as error:
         where = f"{shown_path(source.file)}: {source.part}"
         raise DatasetError(f"{where}{error.message}", fix=error.fix, code="mask-values") from error
+
+
+def encode_stored(stored: StoredMask, labels: LabelSpec) -> NDArray[np.integer]:
+    """Turn what a mask stores into (H, W) class indices.
+
+    Raises:
+        LabelError: a value or colour that the labels do not explain, or a grey that they explain in two ways.
+    """
+    values = stored.values
+    if stored.is_gray_color and _means_colors(count_stored(values), labels):
+        values = np.repeat(values[..., None], 3, axis=2)
+    return labels.encode_rgb(values.astype(np.uint8, copy=False)) if values.ndim == 3 else labels.encode(values)
 
 
 def count_stored(stored: NDArray[np.integer]) -> dict[Stored, int]:
@@ -144,15 +172,25 @@ def count_stored(stored: NDArray[np.integer]) -> dict[Stored, int]:
     return dict(sorted(zip(keys, counts.tolist(), strict=True), key=lambda item: -item[1]))
 
 
-def class_of_stored(counts: Mapping[Stored, int], labels: LabelSpec) -> dict[Stored, int | None]:
+def class_of_stored(
+    counts: Mapping[Stored, int], labels: LabelSpec, *, is_gray_color: bool = False
+) -> dict[Stored, int | None]:
     """Say what the values and colours of masks mean.
+
+    Args:
+        counts: pixels by value or colour.
+        labels: the classes.
+        is_gray_color: the values are greys of a mask in colour, as in `StoredMask`.
 
     Returns:
         For each key of `counts` the class index, the ignore index, or None where the labels do not explain it.
 
     Raises:
-        LabelError: a colour that two classes share.
+        LabelError: a colour that two classes share, or a grey that is one class as a value and another as a colour.
     """
+    if is_gray_color and _means_colors(counts, labels):
+        grays = class_of_stored({(k, k, k): n for k, n in counts.items() if isinstance(k, int)}, labels)
+        return {key[0]: target for key, target in grays.items() if isinstance(key, tuple)}
     meaning: dict[Stored, int | None] = dict.fromkeys(counts)
     if values := [key for key in counts if isinstance(key, int)]:
         unknown: Mapping[Any, int] = labels.unknown_values(np.array([values], dtype=np.int64))
@@ -166,14 +204,38 @@ def class_of_stored(counts: Mapping[Stored, int], labels: LabelSpec) -> dict[Sto
     return meaning
 
 
+def _means_colors(grays: Mapping[Any, int], labels: LabelSpec) -> bool:
+    """Whether the greys of a mask in colour are to be looked up among the labels' colours, and not taken for indices.
+
+    Raises:
+        LabelError: both can be, and give different classes.
+    """
+    if labels.colors is not None:
+        return True
+    by_value = class_of_stored(grays, labels)
+    if len(set(labels.palette)) < len(labels.palette):
+        return None in by_value.values()  # which is then refused
+    by_color = class_of_stored({(gray, gray, gray): n for gray, n in grays.items()}, labels)
+    as_values, as_colors = list(by_value.values()), list(by_color.values())
+    if None in as_values or None in as_colors:
+        return None in as_values and None not in as_colors
+    if as_values != as_colors:
+        raise LabelError(
+            f"it is in colour and holds greys that are classes both as numbers and as colours: {list_counts(grays)}",
+            fix="save it as a single-channel PNG if they are numbers; if they are colours, list these in `colors:`",
+            code="labels-ambiguous",
+        )
+    return False
+
+
 def _refuse_by_header(image: Image.Image, packing: str) -> None:
     if image.format in ("JPEG", "WEBP") or "jpeg" in str(image.info.get("compression", "")):
         raise ImageError(
             f"it is a {image.format} whose compression changes class indices",
-            fix="export the mask anew as PNG: converting this file does not bring its labels back",
+            fix="export the mask again as PNG: converting this file does not bring its labels back",
             code="mask-lossy",
         )
-    if image.mode not in INDEX_MODES and image.mode not in ("RGB", "RGBA", "F"):
+    if image.mode not in INDEX_MODES and image.mode not in ("RGB", "RGBA", "LA", "F"):
         raise _mode_error(f"its pixels are of kind {image.mode}, not class indices")
     if image.mode in ("RGB", "RGBA") and ";16" in packing:
         raise _mode_error("it has 16-bit colours")
@@ -186,10 +248,20 @@ def _indices(pixels_HW: NDArray[Any], packing: str) -> NDArray[np.integer]:
     return pixels_HW.astype(native, copy=False)
 
 
-def _opaque_colors(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if not (pixels_HWC[..., 3:] == 255).all():
+def _opaque(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The channels without alpha, which is the last one of RGBA and LA."""
+    if pixels_HWC.shape[2] == 3:
+        return pixels_HWC
+    if not (pixels_HWC[..., -1] == 255).all():
         raise _mode_error("it has transparent pixels, so its colours are not certain")
-    return pixels_HWC[..., :3]
+    return pixels_HWC[..., :-1]
+
+
+def _colors(pixels_HWC: NDArray[np.uint8]) -> StoredMask:
+    gray_HW = pixels_HWC[..., 0]
+    if all((pixels_HWC[..., channel] == gray_HW).all() for channel in range(1, pixels_HWC.shape[2])):
+        return StoredMask(np.ascontiguousarray(gray_HW), is_gray_color=pixels_HWC.shape[2] == 3)
+    return StoredMask(pixels_HWC)
 
 
 def _whole_numbers(pixels_HW: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from terrazzo.data.classes import LABELS_FILE, undecoded_colors
 from terrazzo.data.dataset import Sample, check_sizes
-from terrazzo.data.masks import Stored, class_of_stored, count_stored
+from terrazzo.data.mask_evidence import NEAREST_FIX, Look, is_soft, look_at
+from terrazzo.data.masks import Stored, StoredMask, class_of_stored, count_stored
 from terrazzo.data.photos import is_turned, read_photo
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, ImageError, LabelError
@@ -29,6 +30,7 @@ class PairFacts:
         fingerprint: equal for photos of equal pixels; None if it cannot be read.
         is_turned: the photo's EXIF data turn or mirror it.
         has_palette: the mask is a palette image.
+        look: what the mask looks like as a picture.
         counts: pixels by class index or ignore index, or, without labels, by stored value.
         unexplained: pixels by stored value or colour that the labels do not name.
         problems: errors and warnings.
@@ -39,6 +41,7 @@ class PairFacts:
     fingerprint: bytes | None = None
     is_turned: bool = False
     has_palette: bool = False
+    look: Look = field(default_factory=Look)
     counts: dict[Stored, int] = field(default_factory=dict)
     unexplained: dict[Stored, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -77,21 +80,29 @@ def _examine_mask(facts: PairFacts, labels: LabelSpec | None) -> None:
             check_sizes(facts.sample, facts.size, stored.values.shape[:2])
     except DatasetError as error:
         facts.problems.append(Problem.from_error(error, mask.file))
+    if stored.empty:
+        message, fix = f"{mask.part}{stored.empty} objects fill no pixel of the photo", "remove them, or correct them"
+        facts.problems.append(Problem("warning", "outline-empty", mask.file, message, fix))
     counts = count_stored(stored.values)
+    facts.look = look_at(stored, [key for key in counts if isinstance(key, int)])
     if labels is not None:
-        _explain(facts, counts, labels)
+        _explain(facts, counts, labels, stored)
     elif stored.values.ndim == 3:
-        facts.problems.append(Problem.from_error(undecoded_colors(mask, counts), mask.file))
+        problem = Problem.from_error(undecoded_colors(mask, counts), mask.file)
+        if is_soft(stored.values):
+            told = f"{problem.message}, with colours between others along borders"
+            problem = replace(problem, message=told, fix=f"{NEAREST_FIX}; {problem.fix}")
+        facts.problems.append(problem)
         facts.counts = _first(counts)
     else:
         facts.counts = counts
         _warn_if_unlabelled(facts, labelled=counts.keys() - {255})
 
 
-def _explain(facts: PairFacts, counts: dict[Stored, int], labels: LabelSpec) -> None:
+def _explain(facts: PairFacts, counts: dict[Stored, int], labels: LabelSpec, stored_mask: StoredMask) -> None:
     mask = facts.sample.mask
     try:
-        meaning = class_of_stored(counts, labels)
+        meaning = class_of_stored(counts, labels, is_gray_color=stored_mask.is_gray_color)
     except LabelError as error:
         facts.problems.append(Problem("error", "mask-values", mask.file, f"{mask.part}{error.message}", error.fix))
         return
@@ -106,6 +117,9 @@ def _explain(facts: PairFacts, counts: dict[Stored, int], labels: LabelSpec) -> 
         what, key = ("colours", "colors") if isinstance(next(iter(unexplained)), tuple) else ("values", "map")
         fix = f"correct the masks, add the missing names, or say what the {what} mean in `{key}:` of {LABELS_FILE}"
         message = f"{mask.part}holds {list_counts(unexplained)}"
+        if facts.look.is_soft or (stored_mask.values.ndim == 3 and is_soft(stored_mask.values)):
+            message += f", {what} between those of classes, along their borders"
+            fix = NEAREST_FIX
         facts.problems.append(Problem("error", "mask-values", mask.file, message, fix))
         facts.unexplained = _first(unexplained)
     else:

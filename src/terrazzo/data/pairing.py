@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from terrazzo.config import read_lines
 from terrazzo.data.dataset import Sample
 from terrazzo.data.layout import Pairs
+from terrazzo.data.name_affixes import Affixes, find_affixes, same_name
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError
 from terrazzo.images import IMAGE_SUFFIXES
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 LOOKED_AT = 20  # names, to tell whose photos a folder holds
+QUOTED_PAIR = re.compile(r""" *["']([^"']+)["'] *[\t,; ] *["']([^"']+)["'] *""")
 
 
 @dataclass
@@ -37,7 +40,7 @@ class Listing:
 
     Attributes:
         folder: which.
-        by_stem: files by name without ending.
+        by_stem: files by name without ending, letters with accents in one piece.
         others: what is no image file.
     """
 
@@ -71,15 +74,16 @@ class Listing:
                 fix = "put the file itself there, or take the name away"
                 listing.others.append(Problem("error", "not-a-file", Path(entry.path), f"{what}, not a file", fix))
             elif stem.endswith(ending):
-                listing.by_stem[stem.removesuffix(ending)].append(Path(entry.path))
+                listing.by_stem[same_name(stem.removesuffix(ending))].append(Path(entry.path))
         return listing
 
     def named(self, name: str) -> list[Path]:
         """Return the files that a name means, which may or may not have its suffix."""
+        name = same_name(name)
         stem, suffix = os.path.splitext(name)
         if suffix.lower() not in IMAGE_SUFFIXES:
             return self.by_stem.get(name, [])
-        return [path for path in self.by_stem.get(stem, []) if path.name == name]
+        return [path for path in self.by_stem.get(stem, []) if same_name(path.name) == name]
 
     @property
     def errors(self) -> list[Problem]:
@@ -92,24 +96,55 @@ class Listings:
 
     def __init__(self) -> None:
         self._known: dict[Path, Listing] = {}
+        self._affixes: dict[tuple[Path, Path], tuple[Affixes | None, list[Problem]]] = {}
 
     def __call__(self, folder: Path) -> Listing:
         if folder not in self._known:
             self._known[folder] = Listing.of(folder) if os.path.isdir(folder) else Listing(folder)
         return self._known[folder]
 
+    def affixes(self, images: Listing, masks: Listing) -> tuple[Affixes | None, list[Problem]]:
+        """What the masks of a folder have more in their names than the photos of another."""
+        places = images.folder, masks.folder
+        if places not in self._affixes:
+            self._affixes[places] = _affixes(images, masks)
+        return self._affixes[places]
+
 
 def pair_folders(images: Listing, masks: Listing) -> Pairs:
-    """Pair all photos with all masks, by name."""
+    """Pair all photos with all masks, by name: the same but for the ending, or but for what all masks have more."""
     samples: list[Sample] = []
     problems = images.errors + masks.errors
-    for stem in sorted(images.by_stem.keys() | masks.by_stem.keys()):
-        found = pair(images.by_stem.get(stem, []), masks.by_stem.get(stem, []))
+    affixes, told = _affixes(images, masks)
+    problems += told
+    left = dict(masks.by_stem)
+    for stem in sorted(images.by_stem):
+        found = pair(images.by_stem[stem], left.pop(_mask_stem(stem, affixes), []))
         if isinstance(found, Sample):
             samples.append(found)
         else:
             problems.append(found)
+    problems += [found for stem in sorted(left) if isinstance(found := pair([], left[stem]), Problem)]
     return samples, problems
+
+
+def _affixes(images: Listing, masks: Listing) -> tuple[Affixes | None, list[Problem]]:
+    """What masks' names have more than photos', where no photo has a mask of exactly its name."""
+    if not images.by_stem or not masks.by_stem or images.by_stem.keys() & masks.by_stem.keys():
+        return None, []
+    ways = find_affixes(images.by_stem.keys(), masks.by_stem.keys())
+    if len(ways) > 1:
+        shown = " and ".join(shown_path("NAME".join(way.mask)) for way in ways)
+        message, fix = f"photos have several masks each: {shown}", "leave those that hold the classes in this folder"
+        return None, [Problem("error", "mask-several", masks.folder, message, fix)]
+    if not ways:
+        return None, []
+    message, fix = f"photos and masks are paired as {shown_path(str(ways[0]))}", "nothing to do if that is right"
+    return ways[0], [Problem("note", "mask-names", masks.folder, message, fix)]
+
+
+def _mask_stem(stem: str, affixes: Affixes | None) -> str:
+    return stem if affixes is None else affixes.mask_of(stem) or stem
 
 
 def pair(images: list[Path], masks: list[Path]) -> Sample | Problem:
@@ -135,7 +170,7 @@ def listed_pairs(text_file: Path, root: Path, images: str, masks: tuple[str, ...
         root: the data set's folder.
         images: the folder of the photos in it.
         masks: the folders of the masks; the first that has a mask of that name counts.
-        pairs: a line may also hold a photo and its mask, as paths from `root` with a space, tab or comma between.
+        pairs: a line may also hold a photo and its mask, as paths from `root` with a tab, comma or space between.
 
     Raises:
         DatasetError: a file or folder cannot be read.
@@ -144,8 +179,9 @@ def listed_pairs(text_file: Path, root: Path, images: str, masks: tuple[str, ...
     samples: dict[Path, Sample] = {}
     problems: list[Problem] = []
     for number, entry in list_entries(text_file):
-        photos, found = _by_name(root, entry, images, masks, listings)
-        two = split_pair(entry) if pairs and not photos else None
+        photos, found, told = _by_name(root, entry, images, masks, listings)
+        problems += [problem for problem in told if problem not in problems]
+        two = split_pair(entry, lambda part: bool(_by_path(root, part, listings))) if pairs and not photos else None
         if two is not None:
             photos, found = (_by_path(root, part, listings) for part in two)
         if any(_leads_elsewhere(part) for part in two or (entry,)):
@@ -173,13 +209,19 @@ def listed_pairs(text_file: Path, root: Path, images: str, masks: tuple[str, ...
     return list(samples.values()), problems
 
 
-def split_pair(entry: str) -> tuple[str, str] | None:
-    """Split a line at its only tab, comma or space, the first of these that it holds."""
-    for separator in ("\t", ",", " "):
-        parts = [part.strip() for part in entry.split(separator) if part.strip()]
-        if len(parts) == 2:
-            return parts[0], parts[1]
-    return None
+def split_pair(entry: str, is_there: Callable[[str], bool]) -> tuple[str, str] | None:
+    """Split a line that holds two paths, which may be quoted, at a tab, comma, semicolon or space.
+
+    Names may hold spaces and commas: of the places where it can be split, the one with two files counts.
+    """
+    if (quoted := QUOTED_PAIR.fullmatch(entry)) is not None:
+        return quoted[1], quoted[2]
+    places = [(separator, i) for separator in "\t,; " for i, letter in enumerate(entry) if letter == separator]
+    cuts = [(entry[:i].strip(), entry[i + 1 :].strip()) for _, i in places]
+    cuts = [(left, right) for left, right in cuts if left and right]
+    both = next((cut for cut in cuts if is_there(cut[0]) and is_there(cut[1])), None)
+    either = next((cut for cut in cuts if is_there(cut[0]) or is_there(cut[1])), None)
+    return both or either or (cuts[0] if len(cuts) == 1 else None)
 
 
 def list_entries(text_file: Path) -> Iterator[tuple[int, str]]:
@@ -220,24 +262,34 @@ def shows_names(folder: Path, beginnings: tuple[str, ...]) -> bool:
 
 def _by_name(
     root: Path, entry: str, images: str, masks: tuple[str, ...], listings: Listings
-) -> tuple[list[Path], list[Path]]:
-    """Find the photos and masks of a name that is relative to the photos' folder."""
-    path = PurePosixPath(entry)
+) -> tuple[list[Path], list[Path], list[Problem]]:
+    """Find the photos and masks of a name that is relative to the photos' folder, and say how they were paired."""
+    path = _relative(entry)
     if _leads_elsewhere(entry) or not path.name:
-        return [], []
+        return [], [], []
     if path.parts[0] == images and len(path.parts) > 1:
         path = path.relative_to(images)
-    photos = listings(root / images / path.parent).named(path.name)
-    stem = photos[0].stem if photos else path.name
-    found = (listings(root / folder / path.parent).by_stem.get(stem, []) for folder in masks)
-    return photos, next((files for files in found if files), [])
+    place = listings(root / images / path.parent)
+    photos = place.named(path.name)
+    stem = same_name(photos[0].stem if photos else path.name)
+    for folder in masks:
+        beside = listings(root / folder / path.parent)
+        affixes, told = listings.affixes(place, beside)
+        if files := beside.by_stem.get(_mask_stem(stem, affixes), []):
+            return photos, files, told
+    return photos, [], []
 
 
 def _by_path(root: Path, entry: str, listings: Listings) -> list[Path]:
-    path = PurePosixPath(entry)
+    path = _relative(entry)
     return [] if _leads_elsewhere(entry) else listings(root / path.parent).named(path.name)
 
 
+def _relative(entry: str) -> PurePosixPath:
+    """Read a path as it is written here, or on Windows."""
+    return PurePosixPath(entry.replace("\\", "/").removeprefix("./"))
+
+
 def _leads_elsewhere(entry: str) -> bool:
-    path = PurePosixPath(entry)
-    return path.is_absolute() or ".." in path.parts
+    path = _relative(entry)
+    return path.is_absolute() or ".." in path.parts or bool(PureWindowsPath(entry).drive)

@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.data import Dataset, open_dataset
+from terrazzo.data import DataRules, Dataset, open_dataset
+from terrazzo.data.classes import void_may_be_object
+from terrazzo.data.mask_evidence import has_own_order, is_soft
+from terrazzo.data.masks import Stored
 from terrazzo.data.readings import MaskValues, as_indices, read_by, refuse_mask_values
+from terrazzo.data.rules import Crowds
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError, DatasetError
 from terrazzo.evaluation.boundary import BoundaryIoU
@@ -50,6 +54,7 @@ def evaluate(
     labels: str | None = None,
     mask_values: MaskValues | None = None,
     only: str | None = None,
+    crowds: Crowds | None = None,
     protocol: str | Protocol = WHOLE,
     device: str | None = None,
     engine: str = "auto",
@@ -73,6 +78,8 @@ def evaluate(
             that the model's own masks stored, ``indices`` where they hold class indices; by default whichever explains
             all values that occur.
         only: a pattern such as ``0001TP*``: only photos whose name matches it.
+        crowds: what ``iscrowd: 1`` means in a COCO document, ``ignore`` or ``objects``; by default what it meant in
+            the model's training.
         protocol: how photos are shown to the network, or the name of a protocol such as ``segformer-ade20k``; by
             default whole, at the size that the model's preprocessing gives them.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
@@ -95,8 +102,11 @@ def evaluate(
             model, device, protocol, engine=engine, precision="fp32", workload=MANY_PHOTOS, trust=trust
         )
     spec = LabelSpec.bundled(labels) if labels else None
+    rules = DataRules.of_model(predictor.record, Path(data), split)
+    if crowds is not None:
+        rules = replace(rules, crowds=crowds)
     fallback = as_indices(predictor.labels)
-    dataset = open_dataset(data, split, spec, fallback=fallback)
+    dataset = open_dataset(data, split, spec, fallback=fallback, rules=rules)
     if only is not None:
         dataset = select(dataset, only)
     if dataset.labels is fallback:
@@ -138,14 +148,22 @@ def measure(
     labels = dataset.labels
     total = ConfusionMatrix(labels.num_classes, labels.ignore_index)
     boundary = BoundaryIoU(labels.num_classes, labels.ignore_index)
-    photo_scores = []
+    photo_scores, void, soft = [], 0, 0
+    in_order = has_own_order(labels)
     pairs = ([dataset.read(index)] for index in range(len(dataset)))
     for index, batch in enumerate(_predicted(predictor, pairs)):
         photo = _counted(batch, labels, boundary)
         total.merge(photo)
+        void += sum(int((label == labels.ignore_index).sum()) for _, label in batch)
+        soft += sum(in_order and is_soft(label) for _, label in batch)
         photo_scores.append(photo.metrics().mIoU)
         if progress is not None:
             progress(index + 1, len(dataset))
+    labelled: dict[Stored, int] = dict(enumerate(total.counts.sum(1).tolist()))
+    if doubt := void_may_be_object(labels, {**labelled, labels.ignore_index: void}):
+        note(f"{dataset.split}: {doubt[0]}; {doubt[1]}")
+    if soft:
+        note(f"{dataset.split}: {soft} of {len(dataset)} masks have borders that run through classes in between")
     report = Report(
         labels=labels,
         confusion=total.counts,

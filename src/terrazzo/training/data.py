@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.data import Dataset, open_dataset
-from terrazzo.data.check import count_pixels
+from terrazzo.data.pixel_counts import count_pixels
 from terrazzo.data.transforms import (
     Compose,
     PhotometricDistortion,
@@ -28,6 +28,7 @@ from terrazzo.data.transforms import (
 from terrazzo.errors import DatasetError, TrainingError
 from terrazzo.label_matching import match_classes, side_by_side
 from terrazzo.labels import LabelSpec
+from terrazzo.text import show
 from terrazzo.training.recipe import Recipe
 
 __all__ = ["augmentation", "labelled_pixels", "open_splits", "refuse_other_labels"]
@@ -41,9 +42,9 @@ def open_splits(recipe: Recipe, data: Path) -> tuple[Dataset, Dataset]:
         TrainingError: the holdout patterns match no photo, or all of them.
     """
     labels = LabelSpec.bundled(recipe.labels) if recipe.labels else None
-    train = open_dataset(data, recipe.train_split, labels)
+    train = open_dataset(data, recipe.train_split, labels, rules=recipe.data_rules)
     if not recipe.holdout:
-        return train, open_dataset(data, recipe.val_split, train.labels)
+        return train, open_dataset(data, recipe.val_split, train.labels, rules=recipe.data_rules)
     held = [any(fnmatch.fnmatch(sample.name, pattern) for pattern in recipe.holdout) for sample in train.samples]
     if all(held) or not any(held):
         patterns = ", ".join(recipe.holdout)
@@ -88,8 +89,12 @@ def _reading(labels: LabelSpec) -> tuple[object, ...]:
     return dict(labels.stored_values), labels.colors
 
 
-def labelled_pixels(dataset: Dataset) -> NDArray[np.int64]:
+def labelled_pixels(dataset: Dataset, *, learns: bool = False) -> NDArray[np.int64]:
     """Return the (K,) pixels of each class in a split, and so make sure of its masks before training starts.
+
+    Args:
+        dataset: the split.
+        learns: it is what the run learns from, which takes two classes at least.
 
     Raises:
         DatasetError: a mask cannot be used; or no mask has a labelled pixel, so that there is nothing to learn, or no
@@ -101,6 +106,13 @@ def labelled_pixels(dataset: Dataset) -> NDArray[np.int64]:
             f"{dataset.root}: every pixel of every mask of {dataset.split} is ignored",
             fix="correct the masks, or what their values mean; `terrazzo check-data` shows them",
             code="dataset-unlabelled",
+        )
+    if learns and np.count_nonzero(pixels_K) == 1:
+        name = dataset.labels.names[int(pixels_K.argmax())]
+        raise DatasetError(
+            f"{dataset.root}: every labelled pixel of {dataset.split} is {show(name)}: there is nothing to tell apart",
+            fix="add photos that show other classes, or correct what the masks' values mean in `map:` of labels.yaml",
+            code="dataset-classes",
         )
     return pixels_K
 

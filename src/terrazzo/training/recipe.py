@@ -14,6 +14,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from terrazzo.config import read_yaml_mapping, refuse_unknown_keys
+from terrazzo.data.rules import Crowds, DataRules
+from terrazzo.data.splits import SplitRule
 from terrazzo.errors import ConfigError
 from terrazzo.images import MAX_PIXELS
 from terrazzo.inference.protocols import find_protocol
@@ -28,7 +30,7 @@ Optimizer = Literal["adamw", "sgd"]
 Precision = Literal["auto", "fp32", "bf16"]
 Normalization = Literal["valid", "all"]
 
-BEFORE: Mapping[str, Any] = {"checkpointing": False, "compile": False}
+BEFORE: Mapping[str, Any] = {"checkpointing": False, "compile": False, "split": None, "crowds": "ignore"}
 """What runs did before a field was there: their recipes and checkpoints lack it."""
 
 
@@ -45,6 +47,9 @@ class Recipe:
             bring, such as an encoder trained on ImageNet. Where it is not found, the run does not start.
         train_split: split to learn from.
         val_split: split that chooses the best epoch.
+        split: splits photos off to validate on, where the data set has no split for that: ``val``, the share;
+            ``group_by``, a regular expression for what stays together; ``seed``. None for the data set's own splits.
+        crowds: what ``iscrowd: 1`` means in a COCO document: ``ignore``, as COCO means it, or ``objects``.
         holdout: photos of the training split whose name matches one of these patterns (such as ``0001TP*``) are not
             learnt from, and take the place of the validation split.
         epochs: passes over the training photos; None where `steps` is given.
@@ -97,6 +102,8 @@ class Recipe:
     weights: str | None
     train_split: str
     val_split: str
+    split: SplitRule | None
+    crowds: Crowds
     holdout: tuple[str, ...]
     epochs: int | None
     steps: int | None
@@ -185,6 +192,11 @@ class Recipe:
         values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
         return {**values, "preprocess": self.preprocess.to_dict()}
 
+    @property
+    def data_rules(self) -> DataRules:
+        """How the data set is read where its files leave it open."""
+        return DataRules(split=self.split, crowds=self.crowds)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str) -> Recipe:
         """Read a complete mapping.
@@ -202,6 +214,8 @@ class Recipe:
         converted: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         if isinstance(values["preprocess"], Mapping):
             converted["preprocess"] = Preprocess.from_dict(values["preprocess"])
+        if isinstance(values["split"], Mapping):
+            converted["split"] = SplitRule.from_dict(values["split"])
         try:
             return cls(**converted)
         except ConfigError as error:
@@ -249,6 +263,7 @@ def _described(kind: Any) -> str:
         float: "a number, such as 6.0e-5",  # YAML takes 6e-5 for text; numbers in it need a point.
         str: "a name",
         Preprocess: "a mapping, as in recipes/",
+        SplitRule: "a mapping such as {val: 0.1}",
     }[kind]
 
 
@@ -303,6 +318,8 @@ def automatic_recipe(
         weights=weights,
         train_split="train",
         val_split="val",
+        split=None,
+        crowds="ignore",
         holdout=(),
         epochs=epochs,
         steps=steps,

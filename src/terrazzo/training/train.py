@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from terrazzo.data import open_dataset
+from terrazzo.data import DataRules, open_dataset
 from terrazzo.data.photos import photo_size
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.errors import ConfigError
@@ -122,7 +122,7 @@ def train(
             changes.setdefault(other, None)  # whichever of the two the recipe has
     chosen, initial = _recipe(recipe, model, data, changes)
     train_split, val_split = open_splits(chosen, data)
-    pixels_K, _ = labelled_pixels(train_split), labelled_pixels(val_split)
+    pixels_K, _ = labelled_pixels(train_split, learns=True), labelled_pixels(val_split)
     refuse_unreadable((train_split, val_split), decode=check)
     if initial is None and not resume:
         initial = starting_weights(chosen.weights)
@@ -174,7 +174,7 @@ def _recipe(
 
 def _recipe_for(data: Path, model: str, changes: Mapping[str, Any]) -> tuple[Recipe, StartingWeights | None]:
     spec = LabelSpec.bundled(changes["labels"]) if changes.get("labels") else None
-    photos = open_dataset(data, "train", spec).samples
+    photos = open_dataset(data, changes.get("train_split", "train"), spec, rules=DataRules.of_recipe(changes)).samples
     # The length of the warm-up follows from how many steps there are to be, the rate from what is started from.
     length = {key: changes[key] for key in ("epochs", "steps", "batch_size") if isinstance(changes.get(key), int)}
     sizes = [photo_size(photo.image) for photo in photos]

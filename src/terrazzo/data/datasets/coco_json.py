@@ -5,7 +5,8 @@ One document for each split, as ``annotations/instances_train2017.json``, ``anno
 ``instances_default.json``, is a single split. The classes are the background and the categories, by id, joined over all
 documents; categories of one name are one class. A photo without objects is background all over. Crowds
 (``iscrowd: 1``) are outlined coarsely, with whatever is between the objects, and are ignored where no single object
-lies. `terrazzo.data.outlines` says which pixels are inside, and what lies on top.
+lies; where a tool has marked single objects so, they can be read as such. `terrazzo.data.outlines` says which pixels
+are inside, and what lies on top.
 
 A document is parsed once for as long as it does not change; photos and outlines are decoded when a pair is read.
 """
@@ -13,7 +14,7 @@ A document is parsed once for as long as it does not change; photos and outlines
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
@@ -34,10 +35,10 @@ from terrazzo.data.layout import (
 )
 from terrazzo.data.outlines import IGNORED, object_labels
 from terrazzo.data.photos import PhotoFile
-from terrazzo.data.problems import Problem
+from terrazzo.data.problems import Problem, Severity
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels import BACKGROUND_NAMES, LabelSpec
-from terrazzo.text import shown_path
+from terrazzo.text import list_names, show, shown_path
 
 __all__ = [
     "NAME",
@@ -54,6 +55,7 @@ NAME = "COCO JSON"
 SHAPE = "annotations/instances_train.json; or train/_annotations.coco.json"
 DOCUMENT = re.compile(r"(?P<instances>instances_)?(?P<split>train|val|valid|test)(?P<year>20[0-9]{2})?\.json")
 IN_SPLIT_FOLDER = "_annotations.coco.json"
+SHOWN = 8  # classes in one message
 
 
 class PhotoFinder(Protocol):
@@ -82,8 +84,10 @@ def coco_layout(
     """Make a layout of one document for each split."""
     splits = splits_in_order(documents)
     labels = partial(_labels, tuple(documents[split] for split in splits))
-    pairs = partial(_pairs, name, root, documents, splits, photo_finder)
-    return Layout(name, root, documents[splits[0]], splits, pairs, labels)
+    pairs, as_objects = (
+        partial(_pairs, name, root, documents, splits, photo_finder, crowds) for crowds in (False, True)
+    )
+    return Layout(name, root, documents[splits[0]], splits, pairs, labels, as_objects)
 
 
 def coco_documents(root: Path, is_meant: Callable[[Path], bool]) -> dict[str, Path]:
@@ -132,6 +136,7 @@ def _pairs(
     documents: dict[str, Path],
     splits: tuple[str, ...],
     photo_finder: Callable[[Path, Path, str, Document], PhotoFinder],
+    crowds_are_objects: bool,
     split: str,
 ) -> Pairs:
     if split not in splits:
@@ -142,7 +147,7 @@ def _pairs(
     value_of = {id_: _class_of(name, names) for id_, name in document.categories.items()}
     finder = photo_finder(root, path, split, document)
     samples: dict[Path, tuple[str, Sample]] = {}
-    problems = list(document.problems)
+    problems = [*document.problems, *(() if crowds_are_objects else _crowds(path, document))]
     for photo in document.photos:
         shown = shown_name(photo.name)
         file = finder.find(photo.name)
@@ -156,7 +161,7 @@ def _pairs(
             fix = "give each photo one entry"
             problems.append(Problem("error", "name-shared", path, f"lists {shown} twice", fix))
         else:
-            figures = tuple(_painted(figure, value_of) for figure in photo.figures)
+            figures = tuple(_painted(figure, value_of, crowds_are_objects) for figure in photo.figures)
             mask = OutlinedMask(path, f"{shown}: ", photo.height, photo.width, figures)
             samples[file] = photo.name, Sample(PhotoFile(file), mask)
     if not samples and not problems:
@@ -169,8 +174,26 @@ def _class_of(name: str, names: tuple[str, ...]) -> int:
     return 0 if name.strip().casefold() in BACKGROUND_NAMES else names.index(name.strip())
 
 
-def _painted(figure: Figure, value_of: dict[int, int]) -> Figure:
-    return figure._replace(value=IGNORED if figure.is_crowd else value_of[figure.value])
+def _painted(figure: Figure, value_of: dict[int, int], crowds_are_objects: bool) -> Figure:
+    is_ignored = figure.is_crowd and not crowds_are_objects
+    return figure._replace(value=IGNORED if is_ignored else value_of[figure.value])
+
+
+def _crowds(path: Path, document: Document) -> Iterator[Problem]:
+    """Say how much is ignored for being marked as a crowd; an error where a class has nothing else."""
+    if not document.crowds:
+        return
+    counted = {document.categories[id_]: (n, document.objects[id_]) for id_, n in document.crowds.items()}
+    shown = ", ".join(f"{n} of {of} of {show(name)}" for name, (n, of) in list(counted.items())[:SHOWN])
+    shown += f" and {len(counted) - SHOWN} more classes" if len(counted) > SHOWN else ""
+    message = f"objects marked as crowds (iscrowd: 1), which are ignored where no other object lies: {shown}"
+    objects = "where a tool marks every brush mask so, read them as objects: --crowds objects"
+    if hidden := [name for name, (n, of) in counted.items() if n == of]:
+        message = f"{message}; {list_names(hidden)} is left with nothing"
+        yield Problem("error", "crowds-only", path, message, f"{objects}; or label single objects")
+    else:
+        severity: Severity = "warning" if any(2 * n > of for n, of in counted.values()) else "note"
+        yield Problem(severity, "crowds", path, message, f"nothing to do if they are crowds; {objects}")
 
 
 class FolderFinder:

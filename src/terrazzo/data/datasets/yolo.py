@@ -74,7 +74,8 @@ class PolygonFile:
             raise DatasetError(error.message, fix=error.fix, code="mask-damaged") from error
         entries = [] if self.text_file is None else list(list_entries(self.text_file))
         objects = [self._object(number, entry, height, width) for number, entry in entries]
-        return StoredMask(paint(objects, height, width), False)
+        empty = sum(not region.inside_hw.any() for _, region in objects)
+        return StoredMask(paint(objects, height, width), empty=empty)
 
     def _object(self, number: int, entry: str, height: int, width: int) -> tuple[int, Region]:
         words = entry.split()

@@ -1,0 +1,97 @@
+"""Counting the pixels of each class in a split, which makes sure of its masks before training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrazzo.data.classes import counted_from_1, nothing_is_0, void_may_be_object
+from terrazzo.data.dataset import Dataset, Sample
+from terrazzo.data.mask_evidence import NEAREST_FIX, Look, MaskEvidence, look_at
+from terrazzo.data.masks import Stored, count_stored, read_mask
+from terrazzo.errors import DatasetError
+from terrazzo.notes import note
+from terrazzo.text import shown_path
+
+__all__ = ["count_pixels", "in_threads"]
+
+THREADS = 4
+CHUNK = 256  # pairs handed to the threads at once
+SHOWN_FILES = 10  # in the message of one error
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def count_pixels(dataset: Dataset) -> NDArray[np.int64]:
+    """Count the (K,) pixels of each class in a split, and so make sure of its masks before training starts.
+
+    Raises:
+        DatasetError: some masks cannot be used; the message lists files, values and counts.
+    """
+    K, ignore = dataset.labels.num_classes, dataset.labels.ignore_index
+    totals, errors = np.zeros(ignore + 1, dtype=np.int64), []
+    evidence = MaskEvidence()
+
+    def count(sample: Sample) -> tuple[Look, NDArray[np.int64] | DatasetError]:
+        look = Look()
+        try:
+            stored = sample.mask.read()
+            if stored.values.ndim == 2:
+                look = look_at(stored, [value for value in count_stored(stored.values) if isinstance(value, int)])
+            return look, np.bincount(read_mask(sample.mask, dataset.labels, stored).ravel(), minlength=ignore + 1)
+        except DatasetError as error:
+            return look, error
+
+    for sample, (look, counts) in zip(dataset.samples, in_threads(count, dataset.samples), strict=True):
+        evidence.add(sample.mask, look)
+        if isinstance(counts, DatasetError):
+            errors.append(counts)
+        else:
+            totals += counts
+    _refuse_doubtful(dataset, evidence, totals)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        shown = "; ".join(error.message for error in errors[:SHOWN_FILES])
+        more = f"; and {len(errors) - SHOWN_FILES} more" if len(errors) > SHOWN_FILES else ""
+        raise DatasetError(
+            f"{len(errors)} masks of {dataset.split} cannot be used: {shown}{more}",
+            fix=f"{errors[0].fix}; `terrazzo check-data {shown_path(dataset.root)}` lists them all",
+            code=errors[0].code,
+        )
+    return totals[:K]
+
+
+def _refuse_doubtful(dataset: Dataset, evidence: MaskEvidence, totals: NDArray[np.int64]) -> None:
+    """Refuse numbers that are something else than the names say; tell what may be."""
+    labels, where = dataset.labels, f"{shown_path(dataset.root)}: {dataset.split}: "
+    pixels: dict[Stored, int] = {k: int(totals[k]) for k in np.flatnonzero(totals).tolist()}
+    for code, doubt in (
+        ("dataset-classes", void_may_be_object(labels, pixels)),
+        ("mask-values", counted_from_1(labels, evidence.values)),
+    ):
+        if doubt is not None:
+            raise DatasetError(f"{where}{doubt[0]}", fix=doubt[1], code=code)
+    if (doubt := nothing_is_0(labels, evidence.values)) is not None:
+        note(f"{where}{doubt[0]}; {doubt[1]}")
+    soft = 0
+    for problem in evidence.problems(labels):
+        if problem.severity == "error":
+            raise DatasetError(str(problem), fix=problem.fix, code=problem.code)
+        if problem.file is None:
+            note(f"{where}{problem.message}; {problem.fix}")
+        soft += problem.code == "mask-soft"
+    if soft:
+        note(f"{where}{soft} of {evidence.masks} masks have borders that run through classes in between; {NEAREST_FIX}")
+
+
+def in_threads(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Yield results in order, with a bounded number of items under way."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in range(0, len(items), CHUNK):
+            yield from pool.map(work, items[start : start + CHUNK])

@@ -42,6 +42,7 @@ __all__ = ["LAYOUTS", "find_layout"]
 LAYOUTS: tuple[LayoutFinder, ...] = (
     folder,
     listed,
+    plain,
     parallel_folders,
     ade20k,
     cityscapes,
@@ -62,7 +63,6 @@ LAYOUTS: tuple[LayoutFinder, ...] = (
     supervisely,
     segments_ai,
     hf_datasets,
-    plain,
 )
 SHOWN = 8  # names of what a folder holds
 MARKER_DEPTH = 2  # a marker such as annotations/instances_train.json lies at most so deep

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from terrazzo.label_matching import match_classes, only_numbered, reordered, side_by_side
@@ -108,6 +108,7 @@ def test_bundled_lists_match_themselves_in_any_order(name: str) -> None:
     assert [names[place] for place in matching.table] == list(turned)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.permutations(range(6)), st.integers(0, 5))
 def test_reordered_labels_read_the_same_masks_into_the_models_order(order: list[int], ignored: int) -> None:
     model = tuple("abcdef")

@@ -137,6 +137,9 @@ def test_a_class_list_given_beside_labels_yaml_is_matched_to_it(tmp_path: Path) 
     data = write_data(tmp_path / "turned", ["light", "dark", "grey"])
     with pytest.warns(TerrazzoWarning, match="labels.yaml counts the given classes in another order"):
         dataset = open_dataset(data, "val", LABELS)
+    ade = LabelSpec.from_names(NAMES, id_map={0: "ignore", 1: 0, 2: 1, 3: 2})
+    straight = write_data(tmp_path / "straight", list(NAMES))
+    assert open_dataset(straight, "val", ade).read(0)[1][:, 0].tolist() == np.repeat([0, 1, 2], 8).tolist()
     assert dataset.labels.names == NAMES and dataset.read(0)[1][:, 0].tolist() == np.repeat([0, 1, 2], 8).tolist()
 
 

@@ -75,7 +75,7 @@ def test_the_preprocessing_of_the_start_is_kept_and_its_score_is_told(
     recipe = Recipe.from_file(tmp_path / "run" / "recipe.yaml")
     assert recipe.preprocess == SHORT_64 and recipe.crop == (128, 128) and recipe.resize == (96, 64)
     said = capsys.readouterr().err
-    assert "photos    resized to a short side of 64, as for the start" in said
+    assert "photos    resized to a short side of 64 in validation and after training; as for the start" in said
     before = terrazzo.evaluate(str(start), data, engine="torch").metrics.mIoU
     assert f"before the first step: mIoU {before:.2f}" in said
     assert model.record["start_mIoU"] == pytest.approx(before, abs=0.006)

@@ -168,6 +168,26 @@ def test_reduced_labels_become_an_explicit_map(tmp_path: Path) -> None:
         assert stored == {0: "ignore", 255: "ignore", 1: 0, 2: 1, 3: 2, 4: 3, 5: 4}
 
 
+def test_the_value_that_the_loss_passed_over_is_ignored_in_masks(tmp_path: Path) -> None:
+    folder = huggingface_folder(tmp_path / "hf", semantic_loss_ignore_index=0)
+    assert dict(load(folder).labels.id_map or ()) == {0: "ignore", 1: 1, 2: 2, 3: 3, 4: 4}
+    convert(folder, tmp_path / "back", "hf")
+    assert load(tmp_path / "back").labels == load(folder).labels
+    assert json.loads((tmp_path / "back" / "config.json").read_text())["semantic_loss_ignore_index"] == 0
+
+
+def test_names_edited_in_a_folder_of_ours_keep_what_masks_store(tmp_path: Path) -> None:
+    stored = {0: "ignore", 255: "ignore"} | {k + 1: k for k in range(5)}
+    labels = LabelSpec.from_names(NAMES, id_map=stored)
+    save_folder(tmp_path / "ours", TrainedModel("segformer_b0", random_model(), labels, Preprocess()))
+    convert(tmp_path / "ours", tmp_path / "hf", "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    config["id2label"]["2"] = "brick wall"
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+    edited = load(tmp_path / "hf").labels
+    assert edited.names[2] == "brick wall" and dict(edited.id_map or ()) == stored
+
+
 def test_names_that_occur_twice_are_told_apart(tmp_path: Path) -> None:
     names = {"0": "a", "1": "b", "2": "a", "3": "a", "4": "c"}
     assert load(huggingface_folder(tmp_path / "hf", id2label=names)).labels.names == ("a", "b", "a (2)", "a (3)", "c")

@@ -40,8 +40,9 @@ def known_labels(layout: Layout, given: LabelSpec | None = None) -> tuple[LabelS
 
     `given` comes first, then ``labels.yaml`` in the data set's folder, then what the layout is known to have. Where
     `given` has the names that the folder itself has and leaves open what the masks store, the folder fills that in:
-    ``cityscapes`` is then read from labelIds as well as from labelTrainIds. Where it has them in another order, the
-    masks are read as the folder says, into the order of `given`. Other names in `given` override the folder's.
+    ``cityscapes`` is then read from labelIds as well as from labelTrainIds. Where ``labels.yaml`` has these names, or
+    the folder has them in another order, masks are read as the folder says, into the order of `given`. Other names in
+    `given` override the folder's.
 
     Raises:
         DatasetError: the data set's own list of classes is not usable.
@@ -61,9 +62,10 @@ def _given(given: LabelSpec, own: LabelSpec | None, who: str) -> LabelSpec:
     matching = None if own is None else match_classes(own.names, given.names)
     if own is None or matching is None:
         return given
-    if matching.table is None:
+    if matching.table is None and who != LABELS_FILE:
         return replace(given, id_map=given.id_map or own.id_map, colors=given.colors or own.colors)
-    note(f"the {who} counts the given classes in another order: masks are read as it says, and then put into theirs")
+    if matching.table is not None:
+        note(f"the {who} counts the given classes in another order: masks are read as it says, then put into theirs")
     return replace(reordered(own, matching), names=given.names)
 
 

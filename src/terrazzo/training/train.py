@@ -202,17 +202,6 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
         start += f" ({initial.what}; licence {printable(initial.licence)})"
     elif recipe.encoder is not None and recipe.weights is None and brings_weights(recipe.encoder):
         start = "with the encoder's weights"
-    seen = "as each is"
-    if recipe.preprocess.size is not None:
-        seen = "resized to {1} x {0}".format(*recipe.preprocess.size)
-    elif recipe.preprocess.short_side is not None:
-        seen = f"resized to a short side of {recipe.preprocess.short_side}"
-    if initial is not None and initial.preprocess is not None:
-        before = initial.preprocess
-        if initial.labels is None:  # an encoder alone knows no size
-            before = replace(recipe.preprocess, mean=before.mean, std=before.std)
-        changed = preprocess_changes(before, recipe.preprocess)
-        seen += f"; the recipe changes what the start was trained with: {changed}" if changed else ", as for the start"
     height, width = recipe.crop
     schedule = f"{_counted(trainer.epochs, 'epoch')} of {_counted(loader.batches_per_epoch, 'step')}"
     if last := trainer.total_steps % loader.batches_per_epoch:
@@ -224,7 +213,7 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
         "model": f"{recipe.network}, {parameters:,} parameters, {start}",
         "data": f"{data}, taken for {loader.dataset.layout}: {trainer.labels.num_classes} classes, "
         f"{_counted(len(loader.dataset), 'photo')} to learn from, {len(trainer.val)} to validate on",
-        "photos": f"{seen}, in validation and after training",
+        **({} if initial is None or initial.preprocess is None else {"photos": _seen(recipe, initial)}),
         "batch": f"{_counted(recipe.batch_size, 'window')} of {width} x {height}",
         "schedule": f"{schedule}, {trainer.total_steps} in all; learning rate {recipe.lr:g}",
         "machine": f"{machine_name(ranks.device)}, {'bf16' if trainer.bf16 else 'fp32'}, "
@@ -232,6 +221,21 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
         "output": str(trainer.output),
     }
     return "\n".join(f"{name:<9} {printable(text)}" for name, text in lines.items())
+
+
+def _seen(recipe: Recipe, initial: StartingWeights) -> str:
+    """Say at what size the network is shown photos, and what that changes for the weights that it starts from."""
+    after, before = recipe.preprocess, initial.preprocess or recipe.preprocess
+    if initial.labels is None:  # an encoder alone knows no size
+        before = replace(after, mean=before.mean, std=before.std)
+    size = "as each is"
+    if after.size is not None:
+        size = "resized to {1} x {0}".format(*after.size)
+    elif after.short_side is not None:
+        size = f"resized to a short side of {after.short_side}"
+    changed = preprocess_changes(before, after)
+    kept = f"the recipe changes what the start was trained with: {changed}" if changed else "as for the start"
+    return f"{size} in validation and after training; {kept}"
 
 
 def _counted(count: int, what: str) -> str:

@@ -88,6 +88,7 @@ class Foreign:
         folder: the Hugging Face folder that it came in.
         config: that folder's ``config.json``.
         base: what an adapter was merged into.
+        base_folder: where that is.
         sha256: of the file, where it is known.
     """
 
@@ -98,6 +99,7 @@ class Foreign:
     folder: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     base: str = ""
+    base_folder: Path | None = None
     sha256: str | None = None
 
 
@@ -267,7 +269,7 @@ def _open_adapter(folder: Path, name: str) -> Foreign:
         note(f"{folder} tells {found.num_classes} classes apart and names none: they are numbered")
         base_config = {key: value for key, value in base_config.items() if key not in ("id2label", "label2id")}
     beside = folder if (folder / PREPROCESSOR_FILE).is_file() else base_folder
-    return Foreign(str(folder), name, found, {}, beside, base_config, base_name)
+    return Foreign(str(folder), name, found, {}, beside, base_config, base_name, base_folder)
 
 
 def _assemble(foreign: Foreign) -> TrainedModel:
@@ -299,7 +301,7 @@ def _assemble(foreign: Foreign) -> TrainedModel:
 
 
 def _licence(foreign: Foreign) -> str:
-    if known := known_licence(foreign.base or foreign.name):
+    if known := known_licence(foreign.name):
         return known
     card = licence_in_model_card(foreign.folder) if foreign.folder is not None else None
     return card or foreign.found.layout.licence
@@ -307,6 +309,9 @@ def _licence(foreign: Foreign) -> str:
 
 def _base_model(foreign: Foreign) -> dict[str, str] | None:
     """Return what a folder of transformers was trained on from, by its model card or its configuration."""
+    if foreign.base_folder is not None:
+        terms = known_licence(foreign.base) or licence_in_model_card(foreign.base_folder)
+        return {"name": foreign.base, "licence": terms or foreign.found.layout.licence}
     if foreign.folder is None:
         return None
     card, noted = base_model_in_model_card(foreign.folder), foreign.config.get("_name_or_path")

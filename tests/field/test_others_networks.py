@@ -312,6 +312,24 @@ def test_an_encoder_under_a_decoder_that_nobody_knows(tmp_path: Path) -> None:
             read(tmp_path / "x.pth")
 
 
+def test_names_of_any_length_take_no_time_and_little_room(tmp_path: Path) -> None:
+    odd = "\x1b[2J" + "a." * 200_000
+    torch.save({**state_in(HF4, random_model("segformer_nano")), odd: torch.ones(1)}, tmp_path / "x.pth")
+    for content in (
+        {odd: torch.ones(1)},
+        {odd: 3, "a": torch.ones(1)},
+        {odd: Stranger()},
+        {"model": {odd: Stranger()}},
+    ):
+        torch.save(content, tmp_path / "y.pth")
+        with pytest.raises(CheckpointError) as caught:
+            load(tmp_path / "y.pth")
+        assert len(str(caught.value)) < 2000 and "\x1b" not in str(caught.value)
+    with pytest.raises(CheckpointError, match="1 unexpected") as caught:
+        load(tmp_path / "x.pth")
+    assert len(str(caught.value)) < 2000 and "\x1b" not in str(caught.value)
+
+
 class Stranger(nn.Module):
     """A model that is pickled whole."""
 

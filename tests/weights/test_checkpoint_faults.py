@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 import torch
-from foreign_files import NAMES, state_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
+from foreign_files import NAMES, state_in
 from terrazzo.errors import CheckpointError, TerrazzoError
 from terrazzo.weights.load import load
 from terrazzo.weights.remap.segformer import HF4

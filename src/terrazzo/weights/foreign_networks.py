@@ -7,7 +7,10 @@ from collections.abc import Iterable
 
 from terrazzo.errors import CheckpointError
 
-__all__ = ["OTHER_NETWORK", "foreign_network", "refuse_foreign"]
+__all__ = ["LONGEST_NAME", "OTHER_NETWORK", "foreign_network", "refuse_foreign"]
+
+LONGEST_NAME = 300
+"""Longer ones no network has, and patterns are slow on them."""
 
 WHOLE: tuple[tuple[str, str], ...] = (
     ("a LoRA adapter", r"(.*\.)?lora_([AB]|down|up|embedding_[AB])(\..*)?"),
@@ -76,7 +79,7 @@ def foreign_network(names: Iterable[str], is_encoder: bool = False) -> str | Non
         names: of its tensors.
         is_encoder: an encoder that is read here has been found among them.
     """
-    names = list(names)
+    names = [name for name in names if len(name) <= LONGEST_NAME]
     for network, pattern in WHOLE if is_encoder else (*WHOLE, *ENCODERS):
         fits = re.compile(pattern).fullmatch
         if any(map(fits, names)):

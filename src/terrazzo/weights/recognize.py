@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from terrazzo.errors import CheckpointError
 from terrazzo.models import Segmenter, create_model
 from terrazzo.notes import note
+from terrazzo.text import printable
 from terrazzo.weights.foreign_networks import OTHER_NETWORK, refuse_foreign
 from terrazzo.weights.remap import segformer, setr, vit
 from terrazzo.weights.remap.layout import Layout, Shapes
@@ -333,4 +334,4 @@ def _num_classes(tensors: Mapping[str, Tensor], layout: Layout, where: str) -> i
 
 
 def _first(items: list[str]) -> str:
-    return ", ".join(item[:100] for item in items[:3]) + (", ..." if len(items) > 3 else "")
+    return ", ".join(printable(item[:100]) for item in items[:3]) + (", ..." if len(items) > 3 else "")

@@ -6,6 +6,8 @@ import re
 from typing import Any
 
 from terrazzo.notes import note
+from terrazzo.text import printable
+from terrazzo.weights.foreign_networks import LONGEST_NAME
 
 __all__ = ["without_training"]
 
@@ -40,14 +42,14 @@ def without_training(tensors: dict[str, Any], where: str) -> None:
         where: the file, for the note.
     """
     found: dict[str, list[str]] = {}
-    for key in list(tensors):
+    for key in [key for key in tensors if len(key) <= LONGEST_NAME]:
         kind = next((kind for kind, pattern in KINDS.items() if re.fullmatch(pattern, key)), None)
         if kind is not None:
             del tensors[key]
             found.setdefault(kind, []).append(key)
     if found:
         said = "; ".join(
-            f"{kind} ({keys[0][:60]}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''})"
+            f"{kind} ({printable(keys[0][:60])}{f' and {len(keys) - 1} more' if len(keys) > 1 else ''})"
             for kind, keys in found.items()
         )
         note(f"{where}: set aside, for only training uses it: {said}")

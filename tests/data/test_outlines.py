@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 from made_layouts import RUN_MASK, RUNS
 from numpy.typing import NDArray
 
-from terrazzo.data.outlines import IGNORED, Region, decode_runs, object_labels, paint, region_of, unpack_runs
+from terrazzo.data.outlines import (
+    IGNORED,
+    Region,
+    bitmap_region,
+    decode_runs,
+    disc,
+    object_labels,
+    paint,
+    rectangle,
+    region_of,
+    stack,
+    unpack_runs,
+)
 from terrazzo.errors import LabelError
 
 few = settings(max_examples=50, deadline=None)
@@ -149,3 +161,46 @@ def test_damaged_texts_of_run_lengths(text: str, message: str) -> None:
 def test_run_lengths_that_do_not_fit(runs: list[int]) -> None:
     with pytest.raises(ValueError, match="run lengths add up"):
         decode_runs(runs, 3, 4)
+
+
+# -- shapes of labelling tools ----------------------------------------------------------------------------------------
+
+
+@few
+@given(st.floats(-5, 15), st.floats(-5, 15), st.floats(0, 12))
+def test_a_disc_is_the_pixels_whose_centres_are_inside(x: float, y: float, radius: float) -> None:
+    region = disc(np.array([x, y]), radius, 8, 10)
+    rows, columns = np.mgrid[:8, :10] + 0.5
+    np.testing.assert_array_equal(drawn(region, 8, 10), (columns - x) ** 2 + (rows - y) ** 2 < radius**2)
+
+
+@few
+@given(st.integers(-6, 12), st.integers(-6, 12), st.integers(1, 5), st.integers(1, 5))
+def test_a_bitmap_is_cut_off_at_the_borders(top: int, left: int, h: int, w: int) -> None:
+    inside = np.ones((h, w), bool)
+    wide = np.zeros((40, 40), np.uint16)
+    wide[10 + top : 10 + top + h, 10 + left : 10 + left + w] = 1
+    np.testing.assert_array_equal(drawn(bitmap_region(inside, top, left, 8, 10), 8, 10), wide[10:18, 10:20])
+
+
+def test_rectangles_in_any_direction_and_holes() -> None:
+    expected = np.zeros((8, 10), np.uint16)
+    expected[2:6, 1:4] = 1
+    for first, second in (((1, 2), (4, 6)), ((4, 6), (1, 2)), ((1, 6), (4, 2))):
+        np.testing.assert_array_equal(drawn(rectangle(polygon(first, second), 8, 10), 8, 10), expected)
+    hole = polygon((2, 3), (3, 3), (3, 9), (2, 9))  # partly beyond what it is cut out of
+    expected[3:6, 2] = 0
+    outer = polygon((1, 2), (4, 2), (4, 6), (1, 6))
+    np.testing.assert_array_equal(drawn(region_of([outer], 8, 10, holes=[hole]), 8, 10), expected)
+
+
+def test_a_stack_has_its_own_order() -> None:
+    small, large = (rectangle(polygon((0, 0), (n, n)), 4, 4) for n in (2, 4))
+    assert stack([(1, small), (2, large)], 4, 4).tolist() == [[2] * 4] * 4
+    assert stack([(2, large), (IGNORED, small)], 4, 4)[0].tolist() == [IGNORED, IGNORED, 2, 2]
+
+
+def test_an_outline_that_would_fill_memory() -> None:
+    zigzag = polygon(*((k % 2, 4000 * (k % 2)) for k in range(5000)))
+    with pytest.raises(ValueError, match="its edges cross"):
+        region_of([zigzag], 4000, 2)

@@ -11,9 +11,10 @@ from pathlib import Path
 from terrazzo.data.layout import Layout
 from terrazzo.data.mask_evidence import NEAREST_FIX, Look, MaskEvidence, look_at
 from terrazzo.data.masks import MaskSource, Stored, count_stored
-from terrazzo.errors import DatasetError
+from terrazzo.data.outlines import IGNORED
+from terrazzo.errors import DatasetError, LabelError
 from terrazzo.label_checks import list_counts
-from terrazzo.label_matching import match_classes, reordered
+from terrazzo.label_matching import match_classes, reordered, side_by_side
 from terrazzo.labels import LabelSpec
 from terrazzo.notes import note
 from terrazzo.text import show, shown_path
@@ -51,10 +52,40 @@ def known_labels(layout: Layout, given: LabelSpec | None = None) -> tuple[LabelS
     document = layout.root / LABELS_FILE
     own, who = None, "guessed"
     if document.exists():
-        own, who = LabelSpec.from_yaml(document), LABELS_FILE
+        own, who = _of_painted(LabelSpec.from_yaml(document), layout), LABELS_FILE
     elif layout.labels is not None:
         own, who = layout.labels(), "layout"
     return (own, who) if given is None else (_given(given, own, who), "given")
+
+
+def _of_painted(named: LabelSpec, layout: Layout) -> LabelSpec:
+    """Bring ``labels.yaml`` together with the classes of a layout whose masks are painted here, in its own order.
+
+    Raises:
+        LabelError: it names other classes, and does not say what the painted values mean.
+    """
+    try:
+        painted = None if layout.labels is None else layout.labels()
+    except DatasetError:  # which labels.yaml may be there to mend
+        painted = None
+    if painted is None or painted.id_map is None or (IGNORED, "ignore") not in painted.id_map:
+        return named
+    if named.id_map is not None:
+        is_said = any(value == IGNORED for value, _ in named.id_map)
+        return named if is_said else replace(named, id_map=(*named.id_map, (IGNORED, "ignore")))
+    matching = match_classes(painted.names, named.names)
+    if matching is None:
+        where = shown_path(layout.root / LABELS_FILE)
+        listed = side_by_side(painted.names, named.names, (layout.name, LABELS_FILE))
+        raise LabelError(
+            f"{where}: it names other classes than the data set: {listed}",
+            fix="use the data set's names, in any order, or say which is which in `map:`, as in {0: 0, 1: 2, 2: 1}",
+            code="labels-names",
+        )
+    if matching.table is None:
+        return replace(named, id_map=painted.id_map)
+    note(f"{LABELS_FILE} has the classes of the data set in another order: they are matched by name")
+    return replace(reordered(painted, matching), names=named.names, palette=named.palette)
 
 
 def _given(given: LabelSpec, own: LabelSpec | None, who: str) -> LabelSpec:

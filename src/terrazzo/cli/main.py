@@ -126,7 +126,9 @@ def _run_verb(verb: str, options: list[str]) -> None:
     try:
         verb_app(verb)(options, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        _fail("usage", str(error), f"see `terrazzo {verb} --help`")
+        dashed = next((option for option in options if option.startswith("-") and os.path.lexists(option)), None)
+        hint = "" if dashed is None else f"to name the file, write ./{dashed} or put it behind --; else "
+        _fail("usage", str(error), f"{hint}see `terrazzo {verb} --help`")
 
 
 def _suggestion(verb: str) -> str:

@@ -11,7 +11,7 @@ __all__ = ["is_out_of_memory", "keep_freed_memory"]
 # Only numpy and Python raise MemoryError. PyTorch, OpenCV, ONNX Runtime and OpenVINO raise errors of their own with:
 OUT_OF_MEMORY = re.compile(
     r"out of memory|(can't|cannot|can not|unable to|failed to|could not) allocate|bad.?alloc|insufficient memory|"
-    r"not enough memory|ALLOC_FAILED",
+    r"not enough memory|ALLOC_FAILED|could not create a (primitive|memory)",
     re.IGNORECASE,
 )
 

@@ -20,7 +20,8 @@ from terrazzo.inference.protocols import find_protocol
 from terrazzo.models import refuse_unknown_model
 from terrazzo.models.encoders.backbones import weights_folder
 from terrazzo.preprocess import Preprocess
-from terrazzo.weights.companions import preprocess_from_huggingface, read_json
+from terrazzo.weights.companions import read_json
+from terrazzo.weights.processor import normalisation
 
 __all__ = ["BEFORE", "Recipe", "automatic_recipe"]
 
@@ -352,5 +353,4 @@ def _normalised_for(folder: Path | None) -> Preprocess:
     path = None if folder is None else folder / "preprocessor_config.json"
     if path is None or not path.is_file():
         return Preprocess()
-    theirs = preprocess_from_huggingface(read_json(path), str(path))
-    return Preprocess(mean=theirs.mean, std=theirs.std)
+    return normalisation(read_json(path), str(path))

@@ -24,13 +24,13 @@ from terrazzo.weights.companions import (
     labels_from_meta,
     names_are_guessed,
     paper_preprocess,
-    preprocess_from_huggingface,
     read_json,
 )
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
 from terrazzo.weights.huggingface import PREPROCESSOR_FILE, WEIGHTS_FILES, is_hub_id, read_companions, read_weights
 from terrazzo.weights.model_card import base_model_in_model_card, licence_in_model_card
 from terrazzo.weights.origin import STARTS, licence_of, origin_of_run
+from terrazzo.weights.processor import normalisation
 from terrazzo.weights.recognize import Recognized, load_network, our_tensors, recognize, refuse_other_parts
 from terrazzo.weights.tensor_files import read_tensor_file
 
@@ -144,17 +144,16 @@ def load_starting_weights(model: str | Path) -> StartingWeights:
 
 
 def _encoder(foreign: Foreign) -> StartingWeights:
-    found, normalisation = foreign.found, None
+    found, normalised = foreign.found, None
     if foreign.folder is not None and (path := foreign.folder / PREPROCESSOR_FILE).is_file():
-        theirs = preprocess_from_huggingface(read_json(path), str(path))
-        normalisation = Preprocess(mean=theirs.mean, std=theirs.std)
+        normalised = normalisation(read_json(path), str(path))
     record = {"licence": _licence(foreign), "origin": foreign.name}
     return StartingWeights(
         found.layout.name,
         found.architecture,
         our_tensors(found, found.empty_network(), foreign.where),
         record["licence"],
-        preprocess=normalisation,
+        preprocess=normalised,
         origin=origin_of_run(foreign.name, record, foreign.sha256),
     )
 
@@ -284,7 +283,7 @@ def _assemble(foreign: Foreign) -> TrainedModel:
     if foreign.base:
         record["adapter of"] = foreign.base
     if foreign.folder is not None:
-        beside = read_companions(foreign.folder, foreign.config, found.num_classes)
+        beside = read_companions(foreign.folder, foreign.config, found.architecture, found.num_classes)
         labels, preprocess = beside.labels, beside.preprocess
         record = {**beside.record, **({} if "origin" in beside.record else record)}
     else:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from terrazzo.labels import LabelSpec
+from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
+from terrazzo.weights.convert import convert
+from terrazzo.weights.files import TrainedModel, save_folder
+from terrazzo.weights.load import load
 from terrazzo.weights.processor import preprocess_from_processor
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'terrazzo[dev]'")
@@ -101,3 +109,25 @@ def test_of_a_centre_crop_the_centre_is_the_same() -> None:
         expected, x = np.asarray(theirs(image, return_tensors="np")["pixel_values"][0]), ours(image)
         top, left = (x.shape[1] - 112) // 2, (x.shape[2] - 96) // 2
         assert np.abs(x[:, top : top + 112, left : left + 96] - expected).max() * 127.5 < 1.01
+
+
+def test_convert_writes_a_processor_that_gives_the_same_pixels(tmp_path: Path) -> None:
+    rule = Preprocess(60, 100, interpolation="bicubic", antialias=True, rounding="down")
+    network, labels = create_model("segformer_b0", 3).eval(), LabelSpec.from_names(["a", "b", "c"])
+    save_folder(tmp_path / "ours", TrainedModel("segformer_b0", network, labels, rule))
+    convert(tmp_path / "ours", tmp_path / "hf", "hf")
+    image = photo(135, 240)
+    theirs = SegformerImageProcessorPil.from_pretrained(tmp_path / "hf")
+    expected = theirs(image, return_tensors="np")["pixel_values"][0]
+    assert expected.shape == (3, 56, 100)
+    assert np.abs(rule(image) - expected).max() < 1e-4
+    assert load(tmp_path / "hf").preprocess == rule
+
+
+def test_torchs_antialiased_filter_agrees() -> None:
+    """transformers' other processors use torchvision, which leaves the resizing to it."""
+    rule = Preprocess(size=(99, 140), mean=(0, 0, 0), std=(1, 1, 1), antialias=True)
+    for size in SIZES:
+        planes = torch.from_numpy(photo(*size)).permute(2, 0, 1)[None]
+        theirs = F.interpolate(planes, size=(99, 140), mode="bilinear", antialias=True)[0].numpy()
+        assert np.abs(rule(photo(*size)) - theirs).max() <= 1

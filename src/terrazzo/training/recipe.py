@@ -20,8 +20,7 @@ from terrazzo.inference.protocols import find_protocol
 from terrazzo.models import refuse_unknown_model
 from terrazzo.models.encoders.backbones import weights_folder
 from terrazzo.preprocess import Preprocess
-from terrazzo.weights.companions import read_json
-from terrazzo.weights.processor import normalisation
+from terrazzo.weights.processor import normalisation, read_processor
 
 __all__ = ["BEFORE", "Recipe", "automatic_recipe"]
 
@@ -350,7 +349,5 @@ def automatic_recipe(
 
 def _normalised_for(folder: Path | None) -> Preprocess:
     """Take mean and std from what an encoder's folder says of its training, if it does."""
-    path = None if folder is None else folder / "preprocessor_config.json"
-    if path is None or not path.is_file():
-        return Preprocess()
-    return normalisation(read_json(path), str(path))
+    theirs = None if folder is None else read_processor(folder)
+    return Preprocess() if theirs is None else normalisation(theirs, f"the image processor in {folder}")

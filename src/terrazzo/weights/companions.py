@@ -202,7 +202,7 @@ def paper_preprocess(architecture: str, labels: LabelSpec) -> Preprocess:
     SegFormer: ADE20K is brought to a short side of 512 (B5: 640) and both sides rounded up to multiples of 32, all
     else keeps its size. SETR: every data set has a box of its own.
     """
-    known = next((name for name in LISTS if LabelSpec.bundled(name) == labels), None)
+    known = next((name for name in LISTS if LabelSpec.bundled(name).names == labels.names), None)
     if architecture.startswith("segformer"):
         short_side = 640 if architecture == "segformer_b5" else 512
         return Preprocess(short_side, 2048, 32) if known == "ade20k" else Preprocess()

@@ -28,17 +28,18 @@ from terrazzo.text import shown_path
 from terrazzo.weights.companions import (
     labels_from_names,
     paper_preprocess,
-    read_json,
     reduces_labels,
     stored_values,
 )
 from terrazzo.weights.files import CONFIG_FILE, WEIGHTS_FILE, TrainedModel
 from terrazzo.weights.model_card import CARD_FILE, model_card
 from terrazzo.weights.processor import (
+    PROCESSOR_FILE,
     left_aside,
     lost_in_processor,
     preprocess_from_processor,
     processor_from_preprocess,
+    read_processor,
 )
 from terrazzo.weights.remap.segformer import HF4
 from terrazzo.weights.tensor_files import TensorFile, read_tensor_file, read_tensor_shards
@@ -53,7 +54,6 @@ __all__ = [
     "save_huggingface",
 ]
 
-PREPROCESSOR_FILE = "preprocessor_config.json"
 WEIGHTS_FILES = (WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 OURS = "terrazzo"
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -141,7 +141,7 @@ def read_companions(folder: Path, config: Mapping[str, Any], architecture: str, 
                 fix="use weights of a published size: see `terrazzo models`",
                 code="checkpoint-variant",
             )
-    processor = read_json(folder / PREPROCESSOR_FILE) if (folder / PREPROCESSOR_FILE).is_file() else None
+    processor = read_processor(folder)
     kept = {key: value for key, value in config.items() if key != OURS}
     record: dict[str, Any] = {KEPT: {"config": kept, "preprocessor": processor}}
     reduced = bool(processor and (processor.get("do_reduce_labels") or processor.get("reduce_labels")))
@@ -151,9 +151,9 @@ def read_companions(folder: Path, config: Mapping[str, Any], architecture: str, 
     labels = labels_from_names(config.get("id2label"), num_classes, where, stored=stored, says_stored=says_stored)
     preprocess = paper_preprocess(architecture, labels)
     if processor is not None:
-        preprocess = preprocess_from_processor(processor, str(folder / PREPROCESSOR_FILE))
+        preprocess = preprocess_from_processor(processor, str(folder / PROCESSOR_FILE))
         for said in left_aside(processor):
-            note(f"{shown_path(folder / PREPROCESSOR_FILE)}: {said}")
+            note(f"{shown_path(folder / PROCESSOR_FILE)}: {said}")
     ours = config.get(OURS)
     if isinstance(ours, Mapping) and {"labels", "preprocess", "record"} <= ours.keys():
         try:
@@ -207,16 +207,16 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
         OURS: {"labels": model.labels.to_dict(), "preprocess": model.preprocess.to_dict(), "record": record},
     }
     processor = kept.get("preprocessor")
-    if processor is None or preprocess_from_processor(processor, PREPROCESSOR_FILE) != model.preprocess:
+    if processor is None or preprocess_from_processor(processor, PROCESSOR_FILE) != model.preprocess:
         processor = processor_from_preprocess(model.preprocess, reduces_labels(model.labels))
         if lost := lost_in_processor(model.preprocess):
             note(
-                f"transformers' image processor has no words for {' and '.join(lost)}: it prepares photos a little "
+                f"transformers' image processor has no words for {', '.join(lost)}: it prepares photos a little "
                 f"differently; {CONFIG_FILE} keeps the rule for terrazzo"
             )
     with replacing_folder(folder) as partial:
         write_atomic(partial / WEIGHTS_FILE, serialize_safetensors(state, metadata={"format": "pt"}))
-        write_atomic(partial / PREPROCESSOR_FILE, (json.dumps(processor, indent=2) + "\n").encode())
+        write_atomic(partial / PROCESSOR_FILE, (json.dumps(processor, indent=2) + "\n").encode())
         write_atomic(partial / CARD_FILE, model_card(model).encode())
         write_atomic(partial / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
 

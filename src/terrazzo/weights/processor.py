@@ -8,13 +8,26 @@ and cannot be followed is refused; what is left aside is listed by `left_aside`,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import list_names, show
+from terrazzo.weights.companions import read_json
 
-__all__ = ["left_aside", "lost_in_processor", "normalisation", "preprocess_from_processor", "processor_from_preprocess"]
+__all__ = [
+    "PROCESSOR_FILE",
+    "left_aside",
+    "lost_in_processor",
+    "normalisation",
+    "preprocess_from_processor",
+    "processor_from_preprocess",
+    "read_processor",
+]
+
+PROCESSOR_FILE = "preprocessor_config.json"
+NESTED_FILE, NESTED_KEY = "processor_config.json", "image_processor"
 
 IMAGENET = {"image_mean": (0.485, 0.456, 0.406), "image_std": (0.229, 0.224, 0.225)}
 HALVES = {"image_mean": 0.5, "image_std": 0.5}
@@ -45,6 +58,18 @@ REFUSED = {"rescale_offset": False, "ensure_multiple_of": 1, "keep_aspect_ratio"
 """What other models' processors do besides, and the value that does nothing."""
 
 
+def read_processor(folder: Path) -> dict[str, Any] | None:
+    """Read a folder's image processor, where transformers looks for it, if there is one.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    nested = read_json(folder / NESTED_FILE).get(NESTED_KEY) if (folder / NESTED_FILE).is_file() else None
+    if isinstance(nested, dict):
+        return nested
+    return read_json(folder / PROCESSOR_FILE) if (folder / PROCESSOR_FILE).is_file() else None
+
+
 def preprocess_from_processor(values: Mapping[str, Any], where: str) -> Preprocess:
     """Read a ``preprocessor_config.json``, of any age.
 
@@ -55,7 +80,10 @@ def preprocess_from_processor(values: Mapping[str, Any], where: str) -> Preproce
     try:
         if unable := _unable(said):
             raise ConfigError(f"it asks for {list_names(unable)}, which this program cannot do", fix="")
-        resampling = {"interpolation": INTERPOLATIONS[said["resample"]], "antialias": True}
+        code = said["resample"]
+        if not isinstance(code, int) or isinstance(code, bool) or code not in INTERPOLATIONS:
+            raise ConfigError(f"its resample is {show(code)}, and Pillow's codes are 0 to 5", fix="")
+        resampling = {"interpolation": INTERPOLATIONS[code], "antialias": True}
         resizing = _resize_rule(said)
         return Preprocess.from_dict({**resizing, **(resampling if resizing else {}), **_scaled(said)})
     except (TypeError, ValueError, KeyError, ZeroDivisionError, OverflowError, ConfigError) as error:

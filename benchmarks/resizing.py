@@ -71,7 +71,9 @@ def main() -> None:
         [name, *(f"{totals[name, case].metrics().mIoU:.2f}" for case in CASES), f"{1e3 * min(seconds[name]):.1f}"]
         for name in FILTERS
     ]
-    text = header(f"mIoU on enlarged photos by filter, {DEFAULT_MODEL}", "python benchmarks/resizing.py --write")
+    text = header(
+        f"mIoU on enlarged photos by filter, {DEFAULT_MODEL}", "python benchmarks/resizing.py --data CAMVID --write"
+    )
     text += f"\n{len(chosen)} val photos.\n\n" + table(columns, rows)
     publish("resizing", text, options.write)
 

@@ -128,7 +128,7 @@ def test_convert_says_what_transformers_will_do_otherwise(tmp_path: Path) -> Non
         ({"size": [1, 2, 3]}, "no two numbers"),
         ({"image_mean": [1, 2]}, "three finite numbers"),
         ({"image_std": 0}, "three finite numbers"),
-        ({"rescale_factor": 0}, "ZeroDivisionError"),
+        ({"rescale_factor": 0}, "division by zero"),
         ({"size": 65536}, "more than 89,478,485"),
     ],
 )

@@ -265,8 +265,9 @@ def automatic_recipe(
 ) -> Recipe:
     """Return the recipe for someone who gives only a folder.
 
-    Photos that all have one size are later brought to its shorter side, whatever their size; mixed sizes are taken to
-    be meant as they are. The crop is the usual shorter side, between 128 and 512 pixels, as a multiple of 32.
+    Photos that all have one size are later brought to its shorter side, whatever their size, by an antialiased bilinear
+    filter; mixed sizes are taken to be meant as they are. The crop is the usual shorter side, between 128 and 512
+    pixels, as a multiple of 32.
 
     Args:
         model: architecture name.
@@ -292,7 +293,9 @@ def automatic_recipe(
     resizes = preprocess is not None and (preprocess.short_side is not None or preprocess.size is not None)
     resize = (max(max(size) for size in seen), usual) if resizes and seen != image_sizes else None
     if preprocess is None:
-        preprocess = _normalised_for(folder)
+        # Antialiased: large photos must look like those trained on (docs/prediction.md has the numbers). Rounded down:
+        # then transformers can be told the same rule.
+        preprocess = replace(_normalised_for(folder), antialias=True, rounding="down")
         if one_size:
             preprocess = replace(preprocess, short_side=usual, long_side=usual * 4)
     total = (steps or 0) + (epochs or 0) * max(len(image_sizes) // batch_size, 1)

@@ -13,7 +13,7 @@ from typing import Any
 
 from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.preprocess import Preprocess
-from terrazzo.text import list_names, show
+from terrazzo.text import list_names, printable, show
 from terrazzo.weights.companions import read_json
 
 __all__ = [
@@ -79,15 +79,15 @@ def preprocess_from_processor(values: Mapping[str, Any], where: str) -> Preproce
     said = _complete(values)
     try:
         if unable := _unable(said):
-            raise ConfigError(f"it asks for {list_names(unable)}, which this program cannot do", fix="")
+            raise ValueError(f"it asks for {list_names(unable)}, which this program cannot do")
         code = said["resample"]
         if not isinstance(code, int) or isinstance(code, bool) or code not in INTERPOLATIONS:
-            raise ConfigError(f"its resample is {show(code)}, and Pillow's codes are 0 to 5", fix="")
+            raise ValueError(f"its resample is {show(code)}, and Pillow's codes are 0 to 5")
         resampling = {"interpolation": INTERPOLATIONS[code], "antialias": True}
         resizing = _resize_rule(said)
         return Preprocess.from_dict({**resizing, **(resampling if resizing else {}), **_scaled(said)})
     except (TypeError, ValueError, KeyError, ZeroDivisionError, OverflowError, ConfigError) as error:
-        reason = error.message if isinstance(error, ConfigError) else f"{type(error).__name__} {show(str(error))}"
+        reason = error.message if isinstance(error, ConfigError) else printable(str(error))[:200]
         raise CheckpointError(
             f"{where} does not say how photos are prepared: {reason}",
             fix="correct its size, resample, image_mean and image_std, or remove what cannot be done",
@@ -196,7 +196,7 @@ def _resize_rule(said: Mapping[str, Any]) -> dict[str, Any]:
             return {"size": (size["height"], size["width"])}
         if "shortest_edge" in size and not size.keys() - {"shortest_edge", "longest_edge"}:
             return {"short_side": size["shortest_edge"], "long_side": size.get("longest_edge"), "rounding": "down"}
-        raise ConfigError(f"its size has the keys {list_names(map(str, size))}", fix="")
+        raise ValueError(f"its size has the keys {list_names(map(str, size))}")
     if isinstance(size, (list, tuple)):
         return {"size": tuple(size)}
     return {"size": (size, size)} if said.get("default_to_square", True) else {"short_side": size, "rounding": "down"}

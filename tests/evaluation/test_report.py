@@ -212,7 +212,7 @@ def test_bars_are_sorted_coloured_and_say_what_is_absent(monkeypatch: pytest.Mon
     color = [round(255 * channel) for channel in axes.patches[0].get_facecolor()[:3]]
     assert tuple(color) == report.labels.palette[0]
     written = texts(figure)
-    assert "75.0" in written and "absent from labels" in written
+    assert "75.00" in written and "absent from labels" in written
     assert "0.0  absent from labels, but predicted" in written
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from terrazzo.drawing import FAINT, GRID, INK, clipped, to_png
+from terrazzo.evaluation.report import Report, score_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from terrazzo.evaluation.report import Report
 
 __all__ = ["confusion_png", "per_class_png"]
 
@@ -102,7 +102,7 @@ def _draw_bars(axes: Axes, report: Report, classes: list[int], rows: int) -> Non
         end = metrics.iou[k] if known else 0.0
         color = [channel / 255 for channel in labels.palette[k]]
         axes.barh(row, end, height=0.74, color=color, edgecolor="#555555", linewidth=0.6)
-        text = f"{metrics.iou[k]:.1f}" if known else "absent from labels"
+        text = score_text(metrics.iou[k]) if known else "absent from labels"
         if known and not labelled:
             text += "  absent from labels, but predicted"
         if labelled and report.boundary is not None:

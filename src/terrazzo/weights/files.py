@@ -18,6 +18,7 @@ from terrazzo.labels import LabelSpec
 from terrazzo.models import Segmenter
 from terrazzo.models.encoders.backbones import Backbone
 from terrazzo.preprocess import Preprocess
+from terrazzo.text import printable
 from terrazzo.weights.companions import read_json
 from terrazzo.weights.recognize import (
     architecture_of,
@@ -57,6 +58,13 @@ class TrainedModel:
     preprocess: Preprocess
     record: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+
+    def __repr__(self) -> str:
+        # The network's own has a line for every layer; `print(model.network)` shows it.
+        millions = sum(parameter.numel() for parameter in self.network.parameters()) / 1e6
+        named = f" {printable(self.name)}" if self.name else ""
+        about = f"{self.architecture}, {millions:.1f} M parameters, {self.labels.num_classes} classes"
+        return f"<TrainedModel{named}: {about}>"
 
 
 def save_folder(folder: Path, model: TrainedModel, dtype: torch.dtype = torch.float32) -> None:

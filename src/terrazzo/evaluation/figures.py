@@ -84,9 +84,8 @@ def confusion_png(report: Report) -> bytes:
         for row, column in zip(*np.nonzero(~shown_KK.mask & (share_KK >= 0.5)), strict=True):
             share = share_KK[row, column]
             color = "white" if share > 40 else INK
-            axes.text(
-                column, row, f"{share:.{1 if K <= 4 else 0}f}", ha="center", va="center", fontsize=9.5, color=color
-            )
+            text = score_text(share) if K <= 4 else f"{share:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=9.5, color=color)
     bar_height = min(1.0, 4 / side)
     bar_axes = figure.add_axes((1 - 0.2 / width, 0.5 - bar_height / 2, 0.2 / width, bar_height))
     bar = figure.colorbar(image, cax=bar_axes, ticks=[0, 1, 5, 10, 25, 50, 75, 100])

@@ -190,6 +190,17 @@ def test_a_rule_that_asks_for_too_much_of_any_photo_is_refused_at_once(rule: dic
     assert caught.value.code == "preprocess-pixels" and "every photo" in caught.value.message
 
 
+def test_a_hostile_folder_is_named(tmp_path: Path) -> None:
+    network, labels = create_model("segformer_b0", 3).eval(), LabelSpec.from_names(NAMES)
+    save_folder(tmp_path / "x", TrainedModel("segformer_b0", network, labels, Preprocess()))
+    path = tmp_path / "x" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "preprocess": {"multiple_of": 65536}}))
+    with pytest.raises(CheckpointError) as caught:
+        load(tmp_path / "x")
+    assert str(path) in caught.value.message and "65536 x 65536" in caught.value.message
+
+
 @pytest.mark.parametrize(
     ("rule", "size"),
     [(Preprocess(short_side=512), (1, 4000)), (Preprocess(multiple_of=9000), (9001, 4)), (Preprocess(9000), (9, 11))],

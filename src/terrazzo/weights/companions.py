@@ -213,5 +213,3 @@ def paper_preprocess(architecture: str, labels: LabelSpec) -> Preprocess:
         "pascal_context_59": (520, 520),
     }
     return Preprocess(*boxes[known]) if known in boxes else Preprocess()
-
-

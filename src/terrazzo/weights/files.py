@@ -114,6 +114,11 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
             code="checkpoint-checksum",
         )
     labels = LabelSpec.from_dict(config["labels"])
+    try:
+        preprocess = Preprocess.from_dict(config["preprocess"])
+    except ConfigError as error:
+        where = str(folder / CONFIG_FILE)
+        raise CheckpointError(f"{where}: {error.message}", fix=error.fix, code="checkpoint-preprocess") from error
     encoder, described = config.get("encoder"), f"a {architecture}"
     if encoder is None:
         network = meta_network(architecture, labels.num_classes, grid_in_ours(file.tensors))
@@ -141,7 +146,7 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
         architecture=architecture,
         network=load_network(network, file.tensors),
         labels=labels,
-        preprocess=Preprocess.from_dict(config["preprocess"]),
+        preprocess=preprocess,
         record=config["record"],
         name=name or folder.name,
     )

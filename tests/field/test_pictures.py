@@ -101,6 +101,7 @@ def sheet(tmp_path: Path) -> Callable[..., None]:
 def test_a_black_mask_says_that_one_class_is_all(sheet: Callable[..., None], drawn: list[str]) -> None:
     sheet(0, 33.333)
     assert "nothing but background is predicted; mIoU 33.33, 50.0% of pixels wrong" in drawn
+    assert any("one class everywhere (train longer, or lower the learning rate)" in text for text in drawn)
     drawn.clear()
     sheet(None, 100.0)
     assert "mIoU 100.00, 0.0% of pixels wrong" in drawn

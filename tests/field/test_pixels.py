@@ -27,7 +27,7 @@ from terrazzo.weights.convert import convert
 from terrazzo.weights.exported import ExportedDescription
 from terrazzo.weights.files import TrainedModel, save_folder
 from terrazzo.weights.load import load
-from terrazzo.weights.processor import preprocess_from_processor
+from terrazzo.weights.processor import normalisation, preprocess_from_processor
 from terrazzo.weights.remap.segformer import HF4
 
 NAMES = ["road", "tree", "sky"]
@@ -169,6 +169,14 @@ def test_a_folder_without_a_processor_follows_the_papers_rule(tmp_path: Path) ->
         state = HF4.to_theirs(create_model("segformer_b0", len(names)).state_dict())
         folder = folder_of(tmp_path / str(len(names)), state, None, names)
         assert load(folder).preprocess == expected
+
+
+def test_of_an_encoders_processor_only_the_scale_counts() -> None:
+    said = {"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0.875, "size": {"shortest_edge": 224}}
+    scaled = normalisation({**said, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}, "x")
+    assert scaled == Preprocess(mean=(127.5,) * 3, std=(63.75,) * 3)
+    with pytest.raises(CheckpointError, match="rescale_offset"):
+        normalisation({**said, "rescale_offset": True}, "x")
 
 
 # -- sizes that no memory holds ------------------------------------------------------------------------------------

@@ -126,6 +126,7 @@ def sheet_png(predictor: Predictor, val: Dataset, scores: list[float], title: st
     """
     labels, chosen = val.labels, choose_photos(scores)
     rows, pixels = [], np.zeros(labels.ignore_index + 1, np.int64)
+    flat: list[str] = []  # the class of each prediction that has only one, where the label has more
     for place, index in enumerate(chosen):
         image, label = val.read(index)
         (prediction,) = predictor.masks([image])
@@ -135,7 +136,8 @@ def sheet_png(predictor: Predictor, val: Dataset, scores: list[float], title: st
         wrong = labelled & (label != prediction)
         rank = "" if len(chosen) == 1 else {0: "best: ", len(chosen) - 1: "worst: "}.get(place, "")
         text = f"mIoU {score_text(scores[index])}, {wrong.sum() / labelled.sum():.1%} of pixels wrong"
-        if only := _only_class(prediction, labels.names):
+        if (only := _only_class(prediction, labels.names)) and wrong.any():
+            flat.append(only)
             text = f"nothing but {only} is predicted; {text}"
         masks = [_fitted(labels.colorize(mask), smooth=False) for mask in (label, prediction)]
         pictures = [_fitted(image), *masks, _fitted(_errors(image, labelled, wrong))]
@@ -146,6 +148,8 @@ def sheet_png(predictor: Predictor, val: Dataset, scores: list[float], title: st
     if pixels[-1]:
         legend.append(("not labelled", labels.ignore_color))
     which = f"{len(chosen)} of {len(val)} photos" if len(chosen) < len(val) else f"all {len(val)} photos"
+    if len(flat) == len(rows) > 0 and len(set(flat)) == 1:
+        which += ", one class everywhere (train longer, or lower the learning rate)"
     if not rows:
         legend, which = [("no photo has a labelled pixel", PAPER)], f"none of {len(val)} photos"
     return _sheet(rows, legend, f"{title}: {which}, from the best mIoU to the worst")

@@ -101,8 +101,9 @@ def normalisation(values: Mapping[str, Any], where: str) -> Preprocess:
     Raises:
         CheckpointError: they are of the wrong kind.
     """
-    scaling = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "image_processor_type")
-    kept = {key: values[key] for key in (*scaling, "feature_extractor_type") if key in values}
+    scaling = {"do_rescale", "rescale_factor", "rescale_offset", "do_normalize", "image_mean", "image_std"}
+    scaling |= {"do_flip_channel_order", "image_processor_type", "feature_extractor_type"}
+    kept = {key: value for key, value in values.items() if key in scaling}
     return preprocess_from_processor({**kept, "do_resize": False}, where)
 
 

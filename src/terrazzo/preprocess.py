@@ -60,8 +60,9 @@ class Preprocess:
         sides = [side for side in (self.short_side, self.long_side, self.multiple_of) if side is not None]
         if self.size is not None:
             if len(self.size) != 2 or self.short_side is not None or self.multiple_of != 1:
+                given = ", ".join(map(show, self.size[:4]))
                 raise ConfigError(
-                    f"preprocess has the size {self.size} and another rule for it, or no two numbers",
+                    f"preprocess has the size {given} and another rule, or no two numbers",
                     fix="give size as (height, width), or the other rules",
                 )
             sides += self.size
@@ -75,7 +76,7 @@ class Preprocess:
         numbers = (*self.mean, *self.std)
         if len(self.mean) != 3 or len(self.std) != 3 or not np.isfinite(numbers).all() or min(self.std) <= 0:
             raise ConfigError(
-                f"preprocess mean {self.mean} and std {self.std} are not three finite numbers each",
+                f"preprocess mean {self.mean[:4]} and std {self.std[:4]} are not three finite numbers each",
                 fix="give one mean and one positive std per channel, on the 0-255 scale",
             )
         for name, choices in CHOICES.items():
@@ -174,7 +175,7 @@ class Preprocess:
             given |= {key: tuple(float(v) for v in values[key]) for key in ("mean", "std") if key in values}
             if values.get("size") is not None:
                 given["size"] = tuple(values["size"])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ConfigError(
                 "preprocess mean, std or size is not a list of numbers", fix="give three numbers, three and two"
             ) from error

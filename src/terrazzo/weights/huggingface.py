@@ -45,7 +45,6 @@ from terrazzo.weights.remap.segformer import HF4
 from terrazzo.weights.tensor_files import TensorFile, read_tensor_file, read_tensor_shards
 
 __all__ = [
-    "PREPROCESSOR_FILE",
     "WEIGHTS_FILES",
     "Companions",
     "is_hub_id",

@@ -23,6 +23,7 @@ from terrazzo.labels import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
+from terrazzo.training.start import preprocess_changes
 from terrazzo.weights.convert import convert
 from terrazzo.weights.exported import ExportedDescription
 from terrazzo.weights.files import TrainedModel, save_folder
@@ -106,6 +107,11 @@ def test_convert_says_what_transformers_will_do_otherwise(tmp_path: Path) -> Non
     with pytest.warns(TerrazzoWarning, match="no words for rounding sides up to multiples of 32, resizing"):
         convert(tmp_path / "ours", tmp_path / "hf", "hf")
     assert load(tmp_path / "hf").preprocess == Preprocess(60, multiple_of=32)
+
+
+def test_a_start_that_was_resized_otherwise_is_told() -> None:
+    before, after = Preprocess(60), Preprocess(48, antialias=True)
+    assert preprocess_changes(before, after) == "short_side 60 -> 48, antialias False -> True"
 
 
 # -- what a file says and what cannot be done -----------------------------------------------------------------------

@@ -9,7 +9,7 @@ from terrazzo.errors import CheckpointError
 __all__ = ["download"]
 
 DESCRIBED = (
-    "config.json", "preprocessor_config.json", "adapter_config.json", "README.md",
+    "config.json", "preprocessor_config.json", "processor_config.json", "adapter_config.json", "README.md",
     "*.safetensors", "*.safetensors.index.json",
 )  # fmt: skip
 SAFE = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")

@@ -7,18 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.errors import ConfigError
-from terrazzo.text import list_names
+from terrazzo.images import MAX_PIXELS
+from terrazzo.resizing import INTERPOLATIONS, Interpolation, resize_image
+from terrazzo.text import list_names, show
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocess"]
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+CHOICES: dict[str, tuple[object, ...]] = {
+    "interpolation": INTERPOLATIONS,
+    "antialias": (False, True),
+    "rounding": ("nearest", "down"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,11 @@ class Preprocess:
         mean: per channel (R, G, B), on the 0-255 scale.
         std: per channel (R, G, B), on the 0-255 scale.
         size: (height, width) that every photo is squeezed into, whatever its aspect, in place of the rules above.
+        interpolation: how pixels are resampled: "nearest", "bilinear", "bicubic", "lanczos", "area" or "hamming".
+        antialias: filters widen where the photo shrinks, as Pillow's do; otherwise they are OpenCV's, which do not.
+        rounding: of the sides that `short_side` gives: "nearest", as mmsegmentation has it, or "down", as transformers.
+
+    The defaults of the last three are how every model written before they existed resizes.
     """
 
     short_side: int | None = None
@@ -40,47 +52,87 @@ class Preprocess:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     size: tuple[int, int] | None = None
+    interpolation: Interpolation = "bilinear"
+    antialias: bool = False
+    rounding: Literal["nearest", "down"] = "nearest"
 
     def __post_init__(self) -> None:
         sides = [side for side in (self.short_side, self.long_side, self.multiple_of) if side is not None]
         if self.size is not None:
             if len(self.size) != 2 or self.short_side is not None or self.multiple_of != 1:
+                given = ", ".join(map(show, self.size[:4]))
                 raise ConfigError(
-                    f"preprocess has the size {self.size} and another rule for it, or no two numbers",
+                    f"preprocess has the size {given} and another rule, or no two numbers",
                     fix="give size as (height, width), or the other rules",
                 )
             sides += self.size
         if any(not isinstance(side, int) or isinstance(side, bool) or not 1 <= side <= 65536 for side in sides):
-            raise ConfigError(f"preprocess sides {sides} are not between 1 and 65536", fix="give whole pixel counts")
+            raise ConfigError(
+                f"preprocess sides {', '.join(map(show, sides))} are not between 1 and 65536",
+                fix="give whole pixel counts",
+            )
         if self.long_side is not None and self.short_side is None:
             raise ConfigError("preprocess has a long_side without a short_side", fix="give both or neither")
         numbers = (*self.mean, *self.std)
         if len(self.mean) != 3 or len(self.std) != 3 or not np.isfinite(numbers).all() or min(self.std) <= 0:
             raise ConfigError(
-                f"preprocess mean {self.mean} and std {self.std} are not three finite numbers each",
+                f"preprocess mean {self.mean[:4]} and std {self.std[:4]} are not three finite numbers each",
                 fix="give one mean and one positive std per channel, on the 0-255 scale",
             )
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices or isinstance(value, bool) != (name == "antialias"):
+                raise ConfigError(f"preprocess has the {name} {show(value)}", fix=f"use {', '.join(map(str, choices))}")
+        square = min(self.short_side or 1, self.long_side or 65536)
+        self._refuse_large(*(self.size or (self._rounded_up(square), self._rounded_up(square))))
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the (height, width) that the network sees for a photo of this size."""
+        """Return the (height, width) that the network sees for a photo of this size.
+
+        Raises:
+            ConfigError: these are more pixels than a photo may have (code "preprocess-pixels").
+        """
         if self.size is not None:
             return self.size
+        target = height, width
         if self.short_side is not None:
-            factor = self.short_side / min(height, width)
-            if self.long_side is not None:
-                factor = min(factor, self.long_side / max(height, width))
-            height, width = max(int(height * factor + 0.5), 1), max(int(width * factor + 0.5), 1)
-        multiple = self.multiple_of
-        return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+            scaled = self._scaled_down if self.rounding == "down" else self._scaled_to_nearest
+            short, long = scaled(self.short_side, min(target), max(target))
+            target = (short, long) if height <= width else (long, short)
+        target = self._rounded_up(target[0]), self._rounded_up(target[1])
+        if target != (height, width):
+            self._refuse_large(*target, f"makes a {width} x {height} photo", 2 * height * width)
+        return target
+
+    def _scaled_to_nearest(self, short_side: int, short: int, long: int) -> tuple[int, int]:
+        factor = short_side / short
+        if self.long_side is not None:
+            factor = min(factor, self.long_side / long)
+        return max(int(short * factor + 0.5), 1), max(int(long * factor + 0.5), 1)
+
+    def _scaled_down(self, short_side: int, short: int, long: int) -> tuple[int, int]:
+        """The order of transformers' operations: another one gives other last bits, and sizes that differ by one."""
+        exact = float(short_side)
+        if self.long_side is not None and long / short * short_side > self.long_side:
+            exact = self.long_side * short / long
+        new_short = max(round(exact), 1)
+        return new_short, long if new_short == short else max(int(exact * long / short), 1)
+
+    def _rounded_up(self, side: int) -> int:
+        return -(-side // self.multiple_of) * self.multiple_of
+
+    def _refuse_large(self, height: int, width: int, what: str = "makes every photo", allowed: int = 0) -> None:
+        """Refuse more pixels than photos may have, before there is memory for them."""
+        if height * width > (limit := max(MAX_PIXELS, allowed)):
+            raise ConfigError(
+                f"preprocess {what} {width} x {height} pixels for the network, which are more than {limit:,}",
+                fix="correct short_side, long_side, multiple_of and size under preprocess in the model's config.json",
+                code="preprocess-pixels",
+            )
 
     def resize(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the photo at `target_size`, bilinearly resized; the same array when the size is right already."""
-        height, width = self.target_size(*image_HW3.shape[:2])
-        if (height, width) == image_HW3.shape[:2]:
-            return image_HW3
-        import cv2
-
-        return np.asarray(cv2.resize(image_HW3, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+        """Return the photo at `target_size`; the same array when the size is right already."""
+        size = self.target_size(*image_HW3.shape[:2])
+        return resize_image(image_HW3, size, self.interpolation, self.antialias)
 
     def normalize(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (H, W, 3) float32, (value - mean) / std per channel."""
@@ -97,8 +149,14 @@ class Preprocess:
         return self.normalize(self.resize(image_HW3)).transpose(2, 0, 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Return plain JSON values.
+
+        How pixels are resampled is left out where it is as it always was, so that older programs read the result and
+        the hash of a protocol stays.
+        """
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        resampling = {key: values.pop(key) for key in CHOICES}
+        return values if all(getattr(Preprocess, key) == resampling[key] for key in CHOICES) else values | resampling
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
@@ -117,7 +175,7 @@ class Preprocess:
             given |= {key: tuple(float(v) for v in values[key]) for key in ("mean", "std") if key in values}
             if values.get("size") is not None:
                 given["size"] = tuple(values["size"])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ConfigError(
                 "preprocess mean, std or size is not a list of numbers", fix="give three numbers, three and two"
             ) from error

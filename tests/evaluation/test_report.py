@@ -212,8 +212,8 @@ def test_bars_are_sorted_coloured_and_say_what_is_absent(monkeypatch: pytest.Mon
     color = [round(255 * channel) for channel in axes.patches[0].get_facecolor()[:3]]
     assert tuple(color) == report.labels.palette[0]
     written = texts(figure)
-    assert "75.0" in written and "absent from labels" in written
-    assert "0.0  absent from labels, but predicted" in written
+    assert "75.00" in written and "absent from labels" in written
+    assert "0.00  absent from labels, but predicted" in written
 
 
 def test_150_bars_stand_in_columns_and_miss_no_class(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +232,7 @@ def test_confusion_rows_are_shares_of_the_label(monkeypatch: pytest.MonkeyPatch)
     assert np.ma.getmaskarray(shares)[2:].all(), "classes without labels have no row"
     written = texts(figure)
     assert written.count("absent from labels") == 2
-    assert {"75.0", "25.0"} <= set(written)
+    assert {"75.00", "25.00"} <= set(written)
 
 
 @pytest.mark.parametrize(("K", "annotated"), [(19, True), (20, True), (21, False), (150, False)])

@@ -253,14 +253,18 @@ def test_saves_pictures_and_the_weights(model: TrainedModel, photo: np.ndarray[A
     assert len(table) == 1 + len(names) and "px" in table[1] and "%" in table[1]
 
 
-def test_pictures_have_a_row_for_each_point_and_a_column_for_each_map(photo: np.ndarray[Any, Any]) -> None:
+def test_pictures_have_a_photo_for_each_point_and_rows_of_four_panels(photo: np.ndarray[Any, Any]) -> None:
     def size(png: bytes) -> tuple[int, int]:
         with Image.open(io.BytesIO(png)) as picture:
             return picture.size
 
     model = tiny_segformer()
-    one = attention_maps(photo, model, points=[(9, 9)], device="cpu")
+    blocks = ["1.1", "2.1", "2.2", "3.1", "4.1"]
+    five = attention_maps(photo, model, points=[(9, 9)], layers=blocks, device="cpu")
     two = attention_maps(photo, model, points=[(9, 9), (50, 60)], layers=["1.1", "4.1"], device="cpu")
-    assert size(attention_png(two))[0] < size(attention_png(one))[0]
-    assert size(attention_png(two))[1] > size(attention_png(one))[1]
-    assert size(heads_png(two, two.layers[1])) == (size(attention_png(one))[0], size(attention_png(two))[1])
+    four_heads = heads_png(two, two.layers[1])
+    assert two.layers[1].weights_PNhw.shape[1] == 4
+    assert size(attention_png(two))[0] < size(attention_png(five))[0] == size(four_heads)[0]
+    assert size(four_heads)[0] > 5 * 350  # the photo and four panels, each of them large enough to be read
+    # Five maps take two rows, as two points do; what is written above may take a line more.
+    assert abs(size(attention_png(five))[1] - size(four_heads)[1]) < 30

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from terrazzo.drawing import FAINT, GRID, INK, clipped, to_png
+from terrazzo.evaluation.report import Report, score_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from terrazzo.evaluation.report import Report
 
 __all__ = ["confusion_png", "per_class_png"]
 
@@ -84,9 +84,8 @@ def confusion_png(report: Report) -> bytes:
         for row, column in zip(*np.nonzero(~shown_KK.mask & (share_KK >= 0.5)), strict=True):
             share = share_KK[row, column]
             color = "white" if share > 40 else INK
-            axes.text(
-                column, row, f"{share:.{1 if K <= 4 else 0}f}", ha="center", va="center", fontsize=9.5, color=color
-            )
+            text = score_text(share) if K <= 4 else f"{share:.0f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=9.5, color=color)
     bar_height = min(1.0, 4 / side)
     bar_axes = figure.add_axes((1 - 0.2 / width, 0.5 - bar_height / 2, 0.2 / width, bar_height))
     bar = figure.colorbar(image, cax=bar_axes, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
@@ -102,7 +101,7 @@ def _draw_bars(axes: Axes, report: Report, classes: list[int], rows: int) -> Non
         end = metrics.iou[k] if known else 0.0
         color = [channel / 255 for channel in labels.palette[k]]
         axes.barh(row, end, height=0.74, color=color, edgecolor="#555555", linewidth=0.6)
-        text = f"{metrics.iou[k]:.1f}" if known else "absent from labels"
+        text = score_text(metrics.iou[k]) if known else "absent from labels"
         if known and not labelled:
             text += "  absent from labels, but predicted"
         if labelled and report.boundary is not None:

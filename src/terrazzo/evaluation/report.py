@@ -19,7 +19,7 @@ from terrazzo.files import make_folder
 from terrazzo.labels import LabelSpec
 from terrazzo.ownership import Kind, refuse_foreign, write_results
 
-__all__ = ["Report", "report_files"]
+__all__ = ["Report", "report_files", "score_text"]
 
 FILES = ("report.txt", "per_class.csv", "per_class.png", "confusion.png", "report.json")
 
@@ -76,16 +76,16 @@ class Report:
         means = {"mIoU": self.metrics.mIoU, "mAcc": self.metrics.mAcc, "aAcc": self.metrics.aAcc}
         if self.boundary is not None:
             means["boundary mIoU"] = self.boundary.mIoU
-        return "   ".join(f"{name} {_shown(value)}" for name, value in means.items())
+        return "   ".join(f"{name} {score_text(value)}" for name, value in means.items())
 
     def table(self) -> str:
         """Lay out the metrics of every class, and the means, as aligned plain text. All numbers are percentages."""
         metrics, labels = self.metrics, self.labels
         columns = [["class", *(_shortened(name) for name in labels.names)]]
-        columns.append(["IoU", *map(_shown, metrics.iou)])
-        columns.append(["Acc", *map(_shown, metrics.accuracy)])
+        columns.append(["IoU", *map(score_text, metrics.iou)])
+        columns.append(["Acc", *map(score_text, metrics.accuracy)])
         if self.boundary is not None:
-            columns.append(["boundary IoU", *map(_shown, self.boundary.iou)])
+            columns.append(["boundary IoU", *map(score_text, self.boundary.iou)])
         total = max(1, int(metrics.label_pixels.sum()))
         columns.append(["% of pixels", *(f"{100 * int(pixels) / total:.2f}" for pixels in metrics.label_pixels)])
 
@@ -208,7 +208,8 @@ def _shortened(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
-def _shown(value: float) -> str:
+def score_text(value: float) -> str:
+    """Write a score in per cent, with the same digits in tables and in pictures."""
     return "n/a" if np.isnan(value) else f"{value:.2f}"
 
 

@@ -5,6 +5,7 @@ Figures are drawn on their own canvas, without pyplot, so that nothing global is
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,9 +31,19 @@ Point = tuple[int, int]
 MARK = "#00e5ff"
 DPI = 110
 PANEL, GAP, TITLE, HEAD, LINE = 2.5, 0.12, 0.62, 0.5, 0.27  # inches
+MAP = 3.4  # inches, of an attention panel
+MAPS_IN_A_ROW = 4
 LARGEST_PICTURE = 800  # pixels of a photo's longer side, more of which a panel cannot show
 DECADES = 4  # of the receptive fields' colours
 CURVES = ("#9ecae1", "#4292c6", "#2171b5", "#08306b", "#c2410c")
+
+
+HOW_TO_READ = (
+    "Each panel shows how the token under the circle divides its attention over the keys, from dark (nothing) to "
+    "bright (the panel's own peak). Below it stand the part of the keys that gets half of it, and how many times an "
+    "even share the strongest key gets. Hatched: no key stands for it."
+)
+LETTERS = 14  # of this, in an inch
 
 
 # -- attention --------------------------------------------------------------------------------------------------------
@@ -57,8 +68,7 @@ def attention_png(maps: AttentionMaps) -> bytes:
         ]
         for place in range(len(maps.points))
     ]
-    title = f"Attention of {maps.model}, mean of the heads"
-    return _attention_sheet(maps, rows, heads, title)
+    return _attention_sheet(maps, rows, heads, f"Attention of {maps.model}", "Mean of the heads")
 
 
 def heads_png(maps: AttentionMaps, layer: LayerAttention) -> bytes:
@@ -76,8 +86,8 @@ def heads_png(maps: AttentionMaps, layer: LayerAttention) -> bytes:
         ]
         for place in range(len(maps.points))
     ]
-    title = f"Attention of {maps.model}, {layer.title}: {_layer_facts(layer)}"
-    return _attention_sheet(maps, rows, [f"head {head}" for head in range(1, count + 1)], title)
+    title = f"Attention of {maps.model}, {layer.title}"
+    return _attention_sheet(maps, rows, [f"head {head}" for head in range(1, count + 1)], title, _layer_facts(layer))
 
 
 def _layer_facts(layer: LayerAttention) -> str:
@@ -88,43 +98,46 @@ def _layer_facts(layer: LayerAttention) -> str:
 
 def _note(keys_hw: NDArray[np.float32], class_token_PN: NDArray[np.float32] | None, place: int) -> str:
     """How concentrated a map is. Where a class token takes part, what it gets."""
-    note = f"half in {percent(area_holding(keys_hw, 0.5))}, peak {keys_hw.max() * keys_hw.size:.3g} x even"
+    half = percent(area_holding(keys_hw, 0.5))
+    note = f"half in {half} of the keys, peak {keys_hw.max() * keys_hw.size:.3g} x even"
     return note if class_token_PN is None else f"{note}, class token {class_token_PN[place].mean():.0%}"
 
 
-def _attention_sheet(maps: AttentionMaps, rows: list[list[_Panel]], heads: list[str], title: str) -> bytes:
+def _attention_sheet(maps: AttentionMaps, rows: list[list[_Panel]], heads: list[str], title: str, about: str) -> bytes:
+    """Draw each point's photo and, beside it, its panels in rows of `MAPS_IN_A_ROW`."""
     from matplotlib.figure import Figure
 
     photo_HW3 = _reduced(maps.image_HW3)
     height, width = maps.image_HW3.shape[:2]
-    tall = min(max(PANEL * height / width, 0.4), 2.5 * PANEL)
-    columns = 1 + len(heads)
-    size = GAP + columns * (PANEL + GAP), TITLE + HEAD + len(rows) * (LINE + tall + LINE) + GAP
+    tall = min(max(MAP * height / width, 0.4), 2 * MAP)
+    columns = 1 + min(len(heads), MAPS_IN_A_ROW)
+    lines, line = -(-len(heads) // MAPS_IN_A_ROW), HEAD + tall + LINE
+    wide = GAP + columns * (MAP + GAP)
+    sentences = textwrap.wrap(f"{about}. {HOW_TO_READ}", int(LETTERS * wide))
+    above = 0.5 + 0.2 * len(sentences)
+    size = wide, above + len(rows) * lines * line + GAP
     figure = Figure(figsize=size, dpi=DPI)
 
+    def axes_at(left: float, top: float) -> Axes:
+        return figure.add_axes((left / size[0], 1 - (top + tall) / size[1], MAP / size[0], tall / size[1]))
+
     _write(figure, GAP, 0.33, title, 12)
-    _write(
-        figure,
-        GAP,
-        0.55,
-        "colour: what each key gets, from nothing to the panel's own peak; hatched: no key stands for it",
-        8.5,
-        color=FAINT,
-    )
-    for column, text in enumerate(heads, 1):
-        _write(figure, GAP + column * (PANEL + GAP), TITLE + HEAD - 0.08, text, 8.5, va="bottom", linespacing=1.35)
+    for place, sentence in enumerate(sentences):
+        _write(figure, GAP, 0.57 + 0.2 * place, sentence, 9, color=FAINT)
     for number, (row, point, name) in enumerate(zip(rows, maps.points, maps.classes, strict=True)):
-        top = TITLE + HEAD + number * (LINE + tall + LINE)
-        _write(figure, GAP, top + LINE - 0.07, f"{number + 1}  {clipped(name)} at {point[0]},{point[1]}", 9.5)
-        for column in range(columns):
-            left = GAP + column * (PANEL + GAP)
-            box = (left / size[0], 1 - (top + LINE + tall) / size[1], PANEL / size[0], tall / size[1])
-            axes = figure.add_axes(box)
-            if column == 0:
-                axes.imshow(photo_HW3, extent=(0, width, height, 0), aspect="auto")
-            else:
-                _draw_keys(axes, photo_HW3, row[column - 1], height, width)
-                _write(figure, left, top + LINE + tall + 0.17, row[column - 1].note, 7.5, color=FAINT)
+        top = above + number * lines * line + HEAD
+        _write(figure, GAP, top - 0.08, f"{number + 1}  {clipped(name)} at {point[0]},{point[1]}", 10, va="bottom")
+        photo_axes = axes_at(GAP, top)
+        photo_axes.imshow(photo_HW3, extent=(0, width, height, 0), aspect="auto")
+        drawn = [photo_axes]
+        for place, (panel, text) in enumerate(zip(row, heads, strict=True)):
+            left = GAP + (1 + place % MAPS_IN_A_ROW) * (MAP + GAP)
+            upper = top + place // MAPS_IN_A_ROW * line
+            _write(figure, left, upper - 0.08, text, 9, va="bottom", linespacing=1.35)
+            drawn.append(axes_at(left, upper))
+            _draw_keys(drawn[-1], photo_HW3, panel, height, width)
+            _write(figure, left, upper + tall + 0.18, panel.note, 8.5, color=FAINT)
+        for axes in drawn:
             _mark(axes, point)
             axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
             axes.spines[:].set_visible(False)

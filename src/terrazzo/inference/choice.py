@@ -91,7 +91,10 @@ class Workload:
 
     def megapixels(self, preprocess: Preprocess) -> float:
         """Of a typical photo, as the network sees it."""
-        height, width = preprocess.target_size(*self.size)
+        try:
+            height, width = preprocess.target_size(*self.size)
+        except ConfigError:
+            return math.inf  # too large for any engine: refused in the photo's own turn
         return height * width / 1e6
 
     def is_small(self, preprocess: Preprocess) -> bool:

@@ -10,7 +10,7 @@ whatever the weights. So a protocol that has a `short_side` replaces the weights
 std; one that has none leaves the rule to the weights, and the hash then covers their `Preprocess`.
 
 Sources: the official code of SegFormer (arXiv 2105.15203) and of SETR (arXiv 2012.15840). Both resize by 8-bit
-bilinear interpolation, as `Preprocess` does. Where they differ:
+bilinear interpolation without antialiasing, as `Preprocess` does by default. Where they differ:
 
 - SegFormer's ADE20K photos are resized twice: keeping the aspect, and then each side up to a multiple of 32. The paper
   does not mention the second one. No COCO-Stuff configuration was released; the paper describes its test as ADE20K's.
@@ -116,6 +116,9 @@ class Protocol:
             return Preprocess(multiple_of=self.multiple_of).resize(kept_HW3)
         if ratio == 1:
             return preprocess.resize(photo_HW3)
+        if preprocess.size is not None:
+            height, width = (max(int(side * ratio), 1) for side in preprocess.size)
+            return replace(preprocess, size=(height, width)).resize(photo_HW3)
         short_side = max(int((preprocess.short_side or min(photo_HW3.shape[:2])) * ratio), 1)
         long_side = None if preprocess.long_side is None else max(int(preprocess.long_side * ratio), 1)
         return replace(preprocess, short_side=short_side, long_side=long_side).resize(photo_HW3)

@@ -5,6 +5,7 @@ Figures are drawn on their own canvas, without pyplot, so that nothing global is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from terrazzo.data import Dataset
 from terrazzo.drawing import FAINT, GRID, INK, clipped, to_png
+from terrazzo.evaluation.report import score_text
 from terrazzo.inference.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ def curves_png(rows: list[dict[str, Any]], title: str) -> bytes:
     scored = [row for row in rows if "mIoU" in row]
     best = max(scored, key=lambda row: float(row["mIoU"]), default=None)
     first, last = rows[0]["epoch"], rows[-1]["epoch"]
-    found = f"\nbest mIoU {best['mIoU']:.2f} after epoch {best['epoch']} of {last}" if best else ""
+    found = f"\nbest mIoU {score_text(best['mIoU'])} after epoch {best['epoch']} of {last}" if best else ""
     figure = Figure(figsize=(8, 7), layout="constrained")
     figure.suptitle(f"{title}{found}", x=0.015, ha="left", fontsize=12, color=INK, parse_math=False)
     loss_axes, score_axes, rate_axes = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
@@ -60,6 +62,8 @@ def curves_png(rows: list[dict[str, Any]], title: str) -> bytes:
     _curve(rate_axes, rows, "lr", "learning rate")
     for axes, key in ((loss_axes, "loss"), (rate_axes, "lr")):
         axes.set_ylim(0, 1.08 * max((row[key] for row in rows if np.isfinite(row[key])), default=1) or 1)
+    for axes, reason in zip((loss_axes, score_axes), _reasons(rows, scored), strict=True):
+        axes.text(0.99, 0.04, reason, transform=axes.transAxes, ha="right", fontsize=10, color=INK)
     if len(scored) < 2:
         score_axes.set_ylim(0, 100)
     else:
@@ -76,6 +80,15 @@ def curves_png(rows: list[dict[str, Any]], title: str) -> bytes:
             axes.axvline(best["epoch"], color=BEST, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         score_axes.plot(best["epoch"], best["mIoU"], "o", ms=8, mfc="white", mec=BEST, mew=2, zorder=4)
     return to_png(figure, 150)
+
+
+def _reasons(rows: list[dict[str, Any]], scored: list[dict[str, Any]]) -> tuple[str, str]:
+    """Why there is less to see than curves: of the loss, and of the scores."""
+    one = "one epoch: a point, not yet a curve" if len(rows) == 1 else ""
+    broken = sum(not np.isfinite(row["loss"]) for row in rows)
+    loss = f"not a number in {broken} of {len(rows)} epochs: the run diverged" if broken else one
+    once = f"validated once, after epoch {scored[0]['epoch']}" if len(scored) == 1 else ""
+    return loss, one if one and scored else once if scored else "never validated"
 
 
 def _curve(axes: Axes, rows: list[dict[str, Any]], key: str, name: str) -> None:
@@ -113,6 +126,7 @@ def sheet_png(predictor: Predictor, val: Dataset, scores: list[float], title: st
     """
     labels, chosen = val.labels, choose_photos(scores)
     rows, pixels = [], np.zeros(labels.ignore_index + 1, np.int64)
+    flat: list[str] = []  # the class of each prediction that has only one, where the label has more
     for place, index in enumerate(chosen):
         image, label = val.read(index)
         (prediction,) = predictor.masks([image])
@@ -121,7 +135,10 @@ def sheet_png(predictor: Predictor, val: Dataset, scores: list[float], title: st
         labelled = label != labels.ignore_index
         wrong = labelled & (label != prediction)
         rank = "" if len(chosen) == 1 else {0: "best: ", len(chosen) - 1: "worst: "}.get(place, "")
-        text = f"mIoU {scores[index]:.1f}, {wrong.sum() / labelled.sum():.1%} of pixels wrong"
+        text = f"mIoU {score_text(scores[index])}, {wrong.sum() / labelled.sum():.1%} of pixels wrong"
+        if (only := _only_class(prediction, labels.names)) and wrong.any():
+            flat.append(only)
+            text = f"nothing but {only} is predicted; {text}"
         masks = [_fitted(labels.colorize(mask), smooth=False) for mask in (label, prediction)]
         pictures = [_fitted(image), *masks, _fitted(_errors(image, labelled, wrong))]
         rows.append(_Row(rank + _printable(val.samples[index].image.name), text, pictures))
@@ -131,6 +148,10 @@ def sheet_png(predictor: Predictor, val: Dataset, scores: list[float], title: st
     if pixels[-1]:
         legend.append(("not labelled", labels.ignore_color))
     which = f"{len(chosen)} of {len(val)} photos" if len(chosen) < len(val) else f"all {len(val)} photos"
+    if len(flat) == len(rows) > 0 and len(set(flat)) == 1:
+        which += ", one class everywhere (train longer, or lower the learning rate)"
+    if not rows:
+        legend, which = [("no photo has a labelled pixel", PAPER)], f"none of {len(val)} photos"
     return _sheet(rows, legend, f"{title}: {which}, from the best mIoU to the worst")
 
 
@@ -139,6 +160,12 @@ def choose_photos(scores: list[float], most: int = SHEET_PHOTOS) -> list[int]:
     ranked = sorted((place for place, value in enumerate(scores) if not np.isnan(value)), key=lambda k: -scores[k])
     picks = np.linspace(0, len(ranked) - 1, min(most, len(ranked))).round().astype(int)
     return [ranked[pick] for pick in picks]
+
+
+def _only_class(mask: NDArray[Any], names: Sequence[str]) -> str:
+    """The one class of a mask that has no other; such masks are one flat colour, often black."""
+    first = int(mask.flat[0])
+    return clipped(names[first], 24) if first < len(names) and (mask == first).all() else ""
 
 
 def _errors(image_HW3: Picture, labelled_HW: NDArray[np.bool_], wrong_HW: NDArray[np.bool_]) -> Picture:

@@ -22,7 +22,7 @@ from terrazzo.inference.protocols import find_protocol
 from terrazzo.models import refuse_unknown_model
 from terrazzo.models.encoders.backbones import weights_folder
 from terrazzo.preprocess import Preprocess
-from terrazzo.weights.companions import preprocess_from_huggingface, read_json
+from terrazzo.weights.processor import normalisation, read_processor
 
 __all__ = ["BEFORE", "Recipe", "automatic_recipe"]
 
@@ -280,8 +280,9 @@ def automatic_recipe(
 ) -> Recipe:
     """Return the recipe for someone who gives only a folder.
 
-    Photos that all have one size are later brought to its shorter side, whatever their size; mixed sizes are taken to
-    be meant as they are. The crop is the usual shorter side, between 128 and 512 pixels, as a multiple of 32.
+    Photos that all have one size are later brought to its shorter side, whatever their size, by an antialiased bilinear
+    filter; mixed sizes are taken to be meant as they are. The crop is the usual shorter side, between 128 and 512
+    pixels, as a multiple of 32.
 
     Args:
         model: architecture name.
@@ -307,7 +308,9 @@ def automatic_recipe(
     resizes = preprocess is not None and (preprocess.short_side is not None or preprocess.size is not None)
     resize = (max(max(size) for size in seen), usual) if resizes and seen != image_sizes else None
     if preprocess is None:
-        preprocess = _normalised_for(folder)
+        # Antialiased: large photos must look like those trained on (docs/prediction.md has the numbers). Rounded down:
+        # then transformers can be told the same rule.
+        preprocess = replace(_normalised_for(folder), antialias=True, rounding="down")
         if one_size:
             preprocess = replace(preprocess, short_side=usual, long_side=usual * 4)
     total = (steps or 0) + (epochs or 0) * max(len(image_sizes) // batch_size, 1)
@@ -366,8 +369,5 @@ def automatic_recipe(
 
 def _normalised_for(folder: Path | None) -> Preprocess:
     """Take mean and std from what an encoder's folder says of its training, if it does."""
-    path = None if folder is None else folder / "preprocessor_config.json"
-    if path is None or not path.is_file():
-        return Preprocess()
-    theirs = preprocess_from_huggingface(read_json(path), str(path))
-    return Preprocess(mean=theirs.mean, std=theirs.std)
+    theirs = None if folder is None else read_processor(folder)
+    return Preprocess() if theirs is None else normalisation(theirs, f"the image processor in {folder}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -135,8 +135,8 @@ def refuse_two_readings(initial: StartingWeights, train: Dataset) -> None:
 
 def preprocess_changes(before: Preprocess, after: Preprocess) -> str:
     """Say in which values two rules differ; empty where they are the same."""
-    old, new = before.to_dict(), after.to_dict()
-    return ", ".join(f"{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key])
+    values = ((field.name, getattr(before, field.name), getattr(after, field.name)) for field in fields(Preprocess))
+    return ", ".join(f"{name} {old} -> {new}" for name, old, new in values if old != new)
 
 
 def encoder_origin(encoder: str) -> dict[str, Any]:

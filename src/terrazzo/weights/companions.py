@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from terrazzo import config
-from terrazzo.errors import CheckpointError, ConfigError, LabelError
+from terrazzo.errors import CheckpointError, LabelError
 from terrazzo.label_checks import MAX_STORED, Target
 from terrazzo.labels import LabelSpec
 from terrazzo.preprocess import Preprocess
@@ -20,7 +20,6 @@ __all__ = [
     "labels_from_names",
     "names_are_guessed",
     "paper_preprocess",
-    "preprocess_from_huggingface",
     "read_json",
     "reduces_labels",
     "stored_values",
@@ -203,7 +202,7 @@ def paper_preprocess(architecture: str, labels: LabelSpec) -> Preprocess:
     SegFormer: ADE20K is brought to a short side of 512 (B5: 640) and both sides rounded up to multiples of 32, all
     else keeps its size. SETR: every data set has a box of its own.
     """
-    known = next((name for name in LISTS if LabelSpec.bundled(name) == labels), None)
+    known = next((name for name in LISTS if LabelSpec.bundled(name).names == labels.names), None)
     if architecture.startswith("segformer"):
         short_side = 640 if architecture == "segformer_b5" else 512
         return Preprocess(short_side, 2048, 32) if known == "ade20k" else Preprocess()
@@ -214,41 +213,3 @@ def paper_preprocess(architecture: str, labels: LabelSpec) -> Preprocess:
         "pascal_context_59": (520, 520),
     }
     return Preprocess(*boxes[known]) if known in boxes else Preprocess()
-
-
-def preprocess_from_huggingface(values: Mapping[str, Any], where: str) -> Preprocess:
-    """Read a ``preprocessor_config.json``, of any age. Resizing is bilinear here whatever it says.
-
-    Raises:
-        CheckpointError: a value is of the wrong kind.
-    """
-    try:
-        factor = float(values.get("rescale_factor", 1 / 255)) if values.get("do_rescale", True) else 1.0
-        mean, std = values.get("image_mean", (0.485, 0.456, 0.406)), values.get("image_std", (0.229, 0.224, 0.225))
-        if not values.get("do_normalize", True):
-            mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-        scaled = {
-            "mean": [round(float(value) / factor, 6) for value in mean],
-            "std": [round(float(value) / factor, 6) for value in std],
-        }
-        return Preprocess.from_dict({**_resize_rule(values), **scaled})
-    except (TypeError, ValueError, KeyError, ZeroDivisionError, ConfigError) as error:
-        raise CheckpointError(
-            f"{where} does not say how photos are prepared: {error}",
-            fix="correct its size, image_mean and image_std",
-            code="checkpoint-preprocess",
-        ) from error
-
-
-def _resize_rule(values: Mapping[str, Any]) -> dict[str, Any]:
-    if not values.get("do_resize", True):
-        return {}
-    if isinstance(scale := values.get("image_scale"), (list, tuple)) and values.get("keep_ratio"):
-        divisor = values.get("size_divisor") or 1
-        return {"short_side": min(scale), "long_side": max(scale), "multiple_of": divisor}
-    size = values.get("size", 512)
-    if isinstance(size, Mapping):
-        if "shortest_edge" in size:
-            return {"short_side": size["shortest_edge"], "long_side": size.get("longest_edge")}
-        return {"size": (size["height"], size["width"])}
-    return {"size": tuple(size) if isinstance(size, (list, tuple)) else (size, size)}

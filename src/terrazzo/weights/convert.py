@@ -14,13 +14,14 @@ from terrazzo.notes import note
 from terrazzo.text import list_names, shown_path
 from terrazzo.weights.companions import names_are_guessed
 from terrazzo.weights.files import CONFIG_FILE, WEIGHTS_FILE, TrainedModel, save_folder
-from terrazzo.weights.huggingface import PREPROCESSOR_FILE, save_huggingface
+from terrazzo.weights.huggingface import save_huggingface
 from terrazzo.weights.load import load
 from terrazzo.weights.model_card import CARD_FILE
+from terrazzo.weights.processor import PROCESSOR_FILE
 
 __all__ = ["FORMATS", "convert"]
 
-FILES = {CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE, CARD_FILE}
+FILES = {CONFIG_FILE, WEIGHTS_FILE, PROCESSOR_FILE, CARD_FILE}
 FORMATS = {"terrazzo": save_folder, "hf": save_huggingface}
 
 

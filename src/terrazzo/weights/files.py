@@ -18,6 +18,7 @@ from terrazzo.labels import LabelSpec
 from terrazzo.models import Segmenter
 from terrazzo.models.encoders.backbones import Backbone
 from terrazzo.preprocess import Preprocess
+from terrazzo.text import printable
 from terrazzo.weights.companions import read_json
 from terrazzo.weights.recognize import (
     architecture_of,
@@ -57,6 +58,13 @@ class TrainedModel:
     preprocess: Preprocess
     record: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+
+    def __repr__(self) -> str:
+        # The network's own has a line for every layer; `print(model.network)` shows it.
+        millions = sum(parameter.numel() for parameter in self.network.parameters()) / 1e6
+        named = f" {printable(self.name)}" if self.name else ""
+        about = f"{self.architecture}, {millions:.1f} M parameters, {self.labels.num_classes} classes"
+        return f"<TrainedModel{named}: {about}>"
 
 
 def save_folder(folder: Path, model: TrainedModel, dtype: torch.dtype = torch.float32) -> None:
@@ -106,6 +114,11 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
             code="checkpoint-checksum",
         )
     labels = LabelSpec.from_dict(config["labels"])
+    try:
+        preprocess = Preprocess.from_dict(config["preprocess"])
+    except ConfigError as error:
+        where = str(folder / CONFIG_FILE)
+        raise CheckpointError(f"{where}: {error.message}", fix=error.fix, code="checkpoint-preprocess") from error
     encoder, described = config.get("encoder"), f"a {architecture}"
     if encoder is None:
         network = meta_network(architecture, labels.num_classes, grid_in_ours(file.tensors))
@@ -133,7 +146,7 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
         architecture=architecture,
         network=load_network(network, file.tensors),
         labels=labels,
-        preprocess=Preprocess.from_dict(config["preprocess"]),
+        preprocess=preprocess,
         record=config["record"],
         name=name or folder.name,
     )

@@ -22,21 +22,29 @@ from terrazzo.errors import CheckpointError, ConfigError, TerrazzoError
 from terrazzo.files import replacing_folder, write_atomic
 from terrazzo.labels import LabelSpec
 from terrazzo.models import segformer
+from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
+from terrazzo.text import shown_path
 from terrazzo.weights.companions import (
     labels_from_names,
-    preprocess_from_huggingface,
-    read_json,
+    paper_preprocess,
     reduces_labels,
     stored_values,
 )
 from terrazzo.weights.files import CONFIG_FILE, WEIGHTS_FILE, TrainedModel
 from terrazzo.weights.model_card import CARD_FILE, model_card
+from terrazzo.weights.processor import (
+    PROCESSOR_FILE,
+    left_aside,
+    lost_in_processor,
+    preprocess_from_processor,
+    processor_from_preprocess,
+    read_processor,
+)
 from terrazzo.weights.remap.segformer import HF4
 from terrazzo.weights.tensor_files import TensorFile, read_tensor_file, read_tensor_shards
 
 __all__ = [
-    "PREPROCESSOR_FILE",
     "WEIGHTS_FILES",
     "Companions",
     "is_hub_id",
@@ -45,7 +53,6 @@ __all__ = [
     "save_huggingface",
 ]
 
-PREPROCESSOR_FILE = "preprocessor_config.json"
 WEIGHTS_FILES = (WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 OURS = "terrazzo"
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -110,12 +117,16 @@ def read_weights(folder: Path) -> TensorFile:
     )
 
 
-def read_companions(folder: Path, config: Mapping[str, Any], num_classes: int) -> Companions:
+def read_companions(folder: Path, config: Mapping[str, Any], architecture: str, num_classes: int) -> Companions:
     """Read the labels and the preprocessing of a SegFormer folder.
+
+    Without a processor the preprocessing is the paper's for these classes: that is what the released weights were
+    trained with.
 
     Args:
         folder: the folder.
         config: its ``config.json``.
+        architecture: such as ``segformer_b0``.
         num_classes: K of its network.
 
     Raises:
@@ -129,7 +140,7 @@ def read_companions(folder: Path, config: Mapping[str, Any], num_classes: int) -
                 fix="use weights of a published size: see `terrazzo models`",
                 code="checkpoint-variant",
             )
-    processor = read_json(folder / PREPROCESSOR_FILE) if (folder / PREPROCESSOR_FILE).is_file() else None
+    processor = read_processor(folder)
     kept = {key: value for key, value in config.items() if key != OURS}
     record: dict[str, Any] = {KEPT: {"config": kept, "preprocessor": processor}}
     reduced = bool(processor and (processor.get("do_reduce_labels") or processor.get("reduce_labels")))
@@ -137,9 +148,11 @@ def read_companions(folder: Path, config: Mapping[str, Any], num_classes: int) -
     stored = stored_values(num_classes, where, reduced=reduced, ignore=ignore)
     says_stored = reduced or ignore != 255  # false is what processors say that nobody has asked
     labels = labels_from_names(config.get("id2label"), num_classes, where, stored=stored, says_stored=says_stored)
-    preprocess = Preprocess()
+    preprocess = paper_preprocess(architecture, labels)
     if processor is not None:
-        preprocess = preprocess_from_huggingface(processor, str(folder / PREPROCESSOR_FILE))
+        preprocess = preprocess_from_processor(processor, str(folder / PROCESSOR_FILE))
+        for said in left_aside(processor):
+            note(f"{shown_path(folder / PROCESSOR_FILE)}: {said}")
     ours = config.get(OURS)
     if isinstance(ours, Mapping) and {"labels", "preprocess", "record"} <= ours.keys():
         try:
@@ -150,7 +163,7 @@ def read_companions(folder: Path, config: Mapping[str, Any], num_classes: int) -
         # Someone may have edited what transformers reads; that is then what is meant.
         if own_labels.num_classes == labels.num_classes:
             labels = own_labels if own_labels.names == labels.names else replace(own_labels, names=labels.names)
-        if processor == _preprocessor(own_preprocess, labels):
+        if processor == processor_from_preprocess(own_preprocess, reduces_labels(labels)):
             preprocess = own_preprocess
     return Companions(labels, preprocess, record)
 
@@ -193,11 +206,16 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
         OURS: {"labels": model.labels.to_dict(), "preprocess": model.preprocess.to_dict(), "record": record},
     }
     processor = kept.get("preprocessor")
-    if processor is None or preprocess_from_huggingface(processor, PREPROCESSOR_FILE) != model.preprocess:
-        processor = _preprocessor(model.preprocess, model.labels)
+    if processor is None or preprocess_from_processor(processor, PROCESSOR_FILE) != model.preprocess:
+        processor = processor_from_preprocess(model.preprocess, reduces_labels(model.labels))
+        if lost := lost_in_processor(model.preprocess):
+            note(
+                f"transformers' image processor has no words for {', '.join(lost)}: it prepares photos a little "
+                f"differently; {CONFIG_FILE} keeps the rule for terrazzo"
+            )
     with replacing_folder(folder) as partial:
         write_atomic(partial / WEIGHTS_FILE, serialize_safetensors(state, metadata={"format": "pt"}))
-        write_atomic(partial / PREPROCESSOR_FILE, (json.dumps(processor, indent=2) + "\n").encode())
+        write_atomic(partial / PROCESSOR_FILE, (json.dumps(processor, indent=2) + "\n").encode())
         write_atomic(partial / CARD_FILE, model_card(model).encode())
         write_atomic(partial / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
 
@@ -226,29 +244,6 @@ def _as_stored(state: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Te
             return halved
         config[key] = "float32"
     return state
-
-
-def _preprocessor(preprocess: Preprocess, labels: LabelSpec) -> dict[str, Any]:
-    """Write a rule as transformers' processor has it; rounding to a multiple is beyond it and left out."""
-    size: dict[str, int] = {}
-    if preprocess.size is not None:
-        size = dict(zip(("height", "width"), preprocess.size, strict=True))
-    elif preprocess.short_side is not None:
-        size = {"shortest_edge": preprocess.short_side}
-        if preprocess.long_side is not None:
-            size["longest_edge"] = preprocess.long_side
-    return {
-        "image_processor_type": "SegformerImageProcessor",
-        "do_resize": bool(size),
-        **({"size": size} if size else {}),
-        "resample": 2,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [round(value / 255, 9) for value in preprocess.mean],
-        "image_std": [round(value / 255, 9) for value in preprocess.std],
-        "do_reduce_labels": reduces_labels(labels),
-    }
 
 
 # -- the hub ----------------------------------------------------------------------------------------------------------

@@ -17,20 +17,20 @@ from terrazzo.models import Segmenter
 from terrazzo.models.encoders.vit import resize_positions
 from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
-from terrazzo.text import show
+from terrazzo.text import show, shown_path
 from terrazzo.weights.adapters import ADAPTER_CONFIG, MERGE_THERE, is_adapter, merge_adapter, read_adapter
 from terrazzo.weights.catalog import bundled_folder, bundled_names, known_licence
 from terrazzo.weights.companions import (
     labels_from_meta,
     names_are_guessed,
     paper_preprocess,
-    preprocess_from_huggingface,
     read_json,
 )
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
-from terrazzo.weights.huggingface import PREPROCESSOR_FILE, WEIGHTS_FILES, is_hub_id, read_companions, read_weights
+from terrazzo.weights.huggingface import WEIGHTS_FILES, is_hub_id, read_companions, read_weights
 from terrazzo.weights.model_card import base_model_in_model_card, licence_in_model_card
 from terrazzo.weights.origin import STARTS, licence_of, origin_of_run
+from terrazzo.weights.processor import normalisation, read_processor
 from terrazzo.weights.recognize import Recognized, load_network, our_tensors, recognize, refuse_other_parts
 from terrazzo.weights.tensor_files import read_tensor_file
 
@@ -146,17 +146,16 @@ def load_starting_weights(model: str | Path) -> StartingWeights:
 
 
 def _encoder(foreign: Foreign) -> StartingWeights:
-    found, normalisation = foreign.found, None
-    if foreign.folder is not None and (path := foreign.folder / PREPROCESSOR_FILE).is_file():
-        theirs = preprocess_from_huggingface(read_json(path), str(path))
-        normalisation = Preprocess(mean=theirs.mean, std=theirs.std)
+    found, normalised = foreign.found, None
+    if foreign.folder is not None and (theirs := read_processor(foreign.folder)):
+        normalised = normalisation(theirs, f"the image processor in {shown_path(foreign.folder)}")
     record = {"licence": _licence(foreign), "origin": foreign.name}
     return StartingWeights(
         found.layout.name,
         found.architecture,
         our_tensors(found, found.empty_network(), foreign.where),
         record["licence"],
-        preprocess=normalisation,
+        preprocess=normalised,
         origin=origin_of_run(foreign.name, record, foreign.sha256),
     )
 
@@ -268,7 +267,7 @@ def _open_adapter(folder: Path, name: str) -> Foreign:
     if isinstance(names, dict) and len(names) != found.num_classes:
         note(f"{folder} tells {found.num_classes} classes apart and names none: they are numbered")
         base_config = {key: value for key, value in base_config.items() if key not in ("id2label", "label2id")}
-    beside = folder if (folder / PREPROCESSOR_FILE).is_file() else base_folder
+    beside = folder if read_processor(folder) is not None else base_folder
     return Foreign(str(folder), name, found, {}, beside, base_config, base_name, base_folder)
 
 
@@ -286,7 +285,7 @@ def _assemble(foreign: Foreign) -> TrainedModel:
     if foreign.base:
         record["adapter of"] = foreign.base
     if foreign.folder is not None:
-        beside = read_companions(foreign.folder, foreign.config, found.num_classes)
+        beside = read_companions(foreign.folder, foreign.config, found.architecture, found.num_classes)
         labels, preprocess = beside.labels, beside.preprocess
         record = {**beside.record, **({} if "origin" in beside.record else record)}
     else:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from terrazzo.engines.torch import default_device
+from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
 from terrazzo.explanation.figures import receptive_fields_png
 from terrazzo.explanation.measures import area_holding, percent
@@ -157,7 +157,7 @@ def receptive_fields(
     if window < 1:
         raise ConfigError(f"the window is {window} pixels", fix="give at least 1", code="explain-window")
     trained = model if isinstance(model, TrainedModel) else load(model)
-    network = trained.network.eval().to(device or default_device())
+    network = trained.network.eval().to(find_device(device))
     sizes = [trained.preprocess.target_size(*_size(source)) for source in sources]
     H, W = (min(window, *(size[axis] for size in sizes)) for axis in (0, 1))
 
@@ -198,22 +198,21 @@ def contributions(
         For each map the (H, W) contributions, the map's size (h, w), and the row and column of the unit.
     """
     H, W = image_13HW.shape[2:]
-    device = next(network.parameters()).device
     measured = []
     with _frozen(network), torch.inference_mode(False), torch.enable_grad():
-        image = image_13HW.to(device).clone().requires_grad_()
+        image = image_13HW.to(next(network.parameters())).clone().requires_grad_()
         maps = network.encoder(image.contiguous(memory_format=torch.channels_last))
         for output in [*maps, network.decoder(maps)]:
             C, h, w = output.shape[1:]
             # The unit in whose cell the middle pixel lies.
             row, column = (2 * (H // 2) + 1) * h // (2 * H), (2 * (W // 2) + 1) * w // (2 * W)
             unit_C = output[0, :, row, column]
-            squares_HW = torch.zeros(H, W, device=device, dtype=torch.float64)
+            squares_HW = torch.zeros(H, W, dtype=torch.float64)  # on the CPU: not every device has float64
             directions = torch.eye(C) if passes >= C else _signs(passes, C, generator)
             for direction_C in directions.to(unit_C):
                 (gradient,) = torch.autograd.grad(unit_C, image, direction_C, retain_graph=True)
-                squares_HW += gradient[0].double().square().sum(0)
-            measured.append(((squares_HW / len(directions)).sqrt().cpu().numpy(), (h, w), (row, column)))
+                squares_HW += gradient[0].cpu().double().square().sum(0)
+            measured.append(((squares_HW / len(directions)).sqrt().numpy(), (h, w), (row, column)))
     return measured
 
 

@@ -62,7 +62,8 @@ def make_predictor(
 
     Args:
         model: a loaded model, what `terrazzo.load` takes, or an exported file (``.onnx``, ``.xml``, ``.pt2``).
-        device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        device: ``cpu``; ``cuda``, ``cuda:1`` or the number of a GPU; ``mps`` or ``xpu``. By default the GPU that a
+            loaded model is on, else a CUDA GPU where there is one.
         protocol: how photos are shown to the network, or the name of a protocol.
         engine: ``torch``, ``openvino`` or ``onnxruntime``; or ``auto``, whose rules `inference/choice.py` lists.
         threads: computing threads; by default as many as there are cores.
@@ -80,6 +81,7 @@ def make_predictor(
     """
     protocol, chosen, workload = find_protocol(protocol), find_engine(engine), workload or Workload()
     options = replace(workload.options(threads), precision=precision)
+    device = None if device is None else str(device).strip().lower()
     _refuse_contradictions(chosen, device, compiled)
     name = str(model) if isinstance(model, (str, Path)) else model.name
     wrap = partial(_predictor, name=name, protocol=protocol, streams=options.streams)
@@ -101,7 +103,7 @@ def make_predictor(
         if kept is not None and best(about := describe_onnx(kept)) in CONVERTED:
             return run_converted(kept, about, model)
 
-    from terrazzo.engines.torch import TorchEngine, default_device
+    from terrazzo.engines.torch import TorchEngine, find_device
     from terrazzo.weights.load import load
 
     trained = load(model) if isinstance(model, (str, Path)) else model
@@ -113,7 +115,9 @@ def make_predictor(
             converted = convert_once(model, trained)
             if not workload.is_small(trained.preprocess):  # else it is for the next start: torch is here already
                 return run_converted(converted, describe_onnx(converted), trained)
-    return wrap(TorchEngine(trained.network, device or default_device(), options, compiled=compiled), trained)
+    own = next(trained.network.parameters()).device.type  # its owner may have moved it
+    place = find_device() if device is None and own == "cpu" else device
+    return wrap(TorchEngine(trained.network, place, options, compiled=compiled), trained)
 
 
 def _predictor(
@@ -211,7 +215,7 @@ def predict(
         model: a loaded model, what `terrazzo.load` takes, an exported file, or a predictor from `make_predictor`,
             which has its device, protocol and engine already.
         probabilities: keep the (K, H, W) class probabilities with the mask.
-        device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        device: as `make_predictor` takes it; by default a GPU where there is one.
         protocol: how photos are shown to the network: by default whole; "slide" for windows, which large photos need
             less memory by; "multi-scale" for the mean of twelve views; or one of the papers'.
         engine: ``auto``, ``torch``, ``openvino`` or ``onnxruntime``.

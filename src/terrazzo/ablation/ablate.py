@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from terrazzo.ablation.costs import count_operations, count_parameters, peak_memory, seconds_of_forward

@@ -28,7 +28,8 @@ class OnnxRuntimeEngine:
         path: the file.
         options: threads and streams. Streams share one session, and each of their runs computes with its share of the
             threads.
-        device: ``cpu``, or ``cuda`` (``cuda:1``, ``1``) with a build of ONNX Runtime for GPUs (written from its manual, and never run).
+        device: ``cpu``, or ``cuda`` (``cuda:1``, ``1``) with a build of ONNX Runtime for GPUs (written from its manual,
+            and never run).
 
     Attributes:
         description: what the file says about itself.

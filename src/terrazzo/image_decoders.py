@@ -5,7 +5,7 @@ drops their warnings. What can be known about the encoded bytes is looked at her
 
 - JPEG: the order of its markers, the number of restart markers, and whether the decoder is done exactly where the
   compressed data end. Wrong bits make it read too few or too many.
-- WebP: a lossy photo must not decode without its last bytes, as one does whose bits went wrong before.
+- WebP: a photo must not decode without its last bytes, as one does whose bits went wrong before.
 - TIFF: every line that libtiff reports; the checksum of deflated strips, which libtiff does not reach; JPEG as above.
 
 None of it decodes a JPEG or PNG twice. Wrong bytes that look like pixels pass: uncompressed files have no redundancy,
@@ -160,7 +160,7 @@ def _blocks(frame: bytes, scan: bytes) -> int:
 
 # -- WebP --------------------------------------------------------------------------------------------------------------
 
-LAST_BYTES = 16  # of lossy data: more than encoders fill up with
+LAST_BYTES = 16  # more than encoders fill up with
 
 
 class WebPReader(WebPImagePlugin.WebPImageFile):
@@ -187,9 +187,7 @@ def _check_webp(data: bytes) -> None:
     while (head := data[position : position + 8])[4:]:
         name, length = head[:4], int.from_bytes(head[4:8], "little")
         body = data[position + 8 : position + 8 + length]
-        if name in (b"VP8 ", b"VP8L") and body.endswith(EMPTY_TAIL):
-            raise _damaged(EMPTY_END)
-        if name == b"VP8 " and len(body) > 10 + LAST_BYTES:
+        if name in (b"VP8 ", b"VP8L") and len(body) > 10 + LAST_BYTES:
             body = body[:-LAST_BYTES]
             body += bytes(len(body) % 2)
             chunk = name + len(body).to_bytes(4, "little") + body

@@ -105,8 +105,8 @@ class Backbone(nn.Module):
         """Return one (B, channels[i], ceil(H / strides[i]), ceil(W / strides[i])) map per level."""
         H, W = images_B3HW.shape[2:]
         whole_H, whole_W = self._whole(H), self._whole(W)
-        # A file of free sizes always goes through this: it leaves whole sizes as they are.
-        if torch.compiler.is_exporting() or (whole_H, whole_W) != (H, W):
+        # An exported file of free sizes always goes through this: it leaves whole sizes as they are.
+        if (self.multiple > 1 and torch.compiler.is_exporting()) or (whole_H, whole_W) != (H, W):
             if self.is_pyramid:
                 images_B3HW = F.pad(images_B3HW, (0, whole_W - W, 0, whole_H - H), mode="replicate")
             else:

@@ -76,9 +76,9 @@ def bands_of(image: TiffImageFile) -> Bands:
 def refuse_unclear(bands: Bands) -> None:
     """Raise ImageError "image-bands" where nobody says which bands are red, green and blue."""
     if not bands.are_clear:
-        raise ImageError(
-            f"it has {bands}, of which {bands.count - bands.colors} could mean anything", fix=ADVICE, code="image-bands"
-        )
+        more = bands.count - bands.colors
+        what = "what the last one is" if more == 1 else f"what the last {more} are"
+        raise ImageError(f"it has {bands}, and does not say {what}", fix=ADVICE, code="image-bands")
 
 
 def read_bands(image: TiffImageFile, chosen: tuple[int, ...], most_values: int) -> NDArray[Any]:

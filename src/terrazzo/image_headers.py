@@ -113,7 +113,11 @@ def _open_file(path: str) -> _File:
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
-            raise ImageError("this is a folder", fix="name a photo in it", code="image-directory")
+            raise ImageError(
+                "this is a folder",
+                fix="name a photo in it; in Python, put it into a list for all of its photos",
+                code="image-directory",
+            )
         if not stat.S_ISREG(mode):
             raise ImageError("this is a pipe, socket or device", fix="name a regular file", code="image-not-a-file")
         return _File(io.FileIO(path))

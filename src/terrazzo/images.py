@@ -24,7 +24,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from terrazzo.errors import ImageError
 from terrazzo.image_bands import ADVICE, RGB, bands_of, check_chosen, read_bands, refuse_unclear
 from terrazzo.image_headers import Encoded, check_size, choose_frame, opened_image, orientation, raw_mode
+from terrazzo.image_sources import PlainSource, plain_source
+from terrazzo.image_values import remark_on_range, scaled, shape_advice
 from terrazzo.notes import note
 from terrazzo.text import shown_path
 
@@ -48,7 +50,14 @@ __all__ = [
     "read_with_remarks",
 ]
 
-ImageSource: TypeAlias = Encoded | Image.Image | NDArray[Any]
+
+class SupportsArray(Protocol):
+    """A torch tensor, or whatever else NumPy understands."""
+
+    def __array__(self) -> NDArray[Any]: ...
+
+
+ImageSource: TypeAlias = PlainSource | bytearray | memoryview | BinaryIO | SupportsArray
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB, and where Pillow's own warnings begin
@@ -103,6 +112,12 @@ class ReadOptions:
         if self.bands is not None and len(self.bands) not in (1, 3):
             raise ImageError(f"{len(self.bands)} bands make no picture", fix="give one or three", code="image-bands")
 
+    def read(self, source: ImageSource) -> NDArray[np.uint8]:
+        """Decode a photo by `read_image`."""
+        return read_image(
+            source, bands=self.bands, frame=self.frame, value_range=self.value_range, max_pixels=self.max_pixels
+        )
+
 
 def read_image(
     source: ImageSource,
@@ -118,8 +133,9 @@ def read_image(
     What may have been meant otherwise, such as a photo most of which is half transparent, is told as a note.
 
     Args:
-        source: a path, the bytes of an image file (a path in bytes goes through `os.fsdecode`), a PIL image, or an
-            array (H, W), (H, W, 3) RGB or (H, W, 4) RGBA. An (H, W, 3) uint8 array is returned as it is.
+        source: a path, the bytes of an image file (a path in bytes goes through `os.fsdecode`), an open file, a PIL
+            image, an array (H, W), (H, W, 3) RGB or (H, W, 4) RGBA, or a torch tensor, (C, H, W) or (H, W, C), uint8 or
+            floating point from 0 to 1. An (H, W, 3) uint8 array is returned as it is.
         max_pixels: an image with more is refused from its header, before anything is decoded.
         background: what shows through transparent pixels, and stands for NaN.
         value_range: the values that become 0 and 255, for images of more than 8 bits; beyond it they are clipped.
@@ -132,7 +148,7 @@ def read_image(
     Raises:
         ImageError: the source cannot or must not be decoded, with one of the codes image-missing, -directory,
             -not-a-file, -unreadable, -empty, -format, -truncated, -corrupt, -damaged, -too-large, -frames,
-            -value-range, -bands, -array.
+            -value-range, -bands, -array, -source.
     """
     rgb_HW3, remarks = read_with_remarks(source, ReadOptions(bands, frame, value_range, max_pixels), background)
     name = shown_path(source) if isinstance(source, (str, os.PathLike)) else "the image"
@@ -147,6 +163,7 @@ def read_with_remarks(
     """Decode a photo as `read_image` does, and say what may have been meant otherwise."""
     options = options or ReadOptions()
     remarks: list[str] = []
+    source = plain_source(source)
     if isinstance(source, np.ndarray):
         return _from_array(source, options, background), ()
     with opened_image(source) as image:
@@ -296,7 +313,7 @@ def _to_rgb(
     else:
         rgb_HW3 = _array(image if mode == "RGB" else image.convert("RGB"))
     if ";16" in packing:
-        _remark_on_range(256 * (int(rgb_HW3.max()) + 1) - 1, remarks)
+        remark_on_range(256 * (int(rgb_HW3.max()) + 1) - 1, remarks)
     return rgb_HW3
 
 
@@ -316,18 +333,8 @@ def _from_values(
     if values.dtype == np.uint8:
         return np.broadcast_to(values, (*values.shape[:2], 3)).copy()
     if values.dtype == np.uint16 and options.value_range is None:
-        _remark_on_range(int(values.max()), remarks)
-    return _scaled(values, options.value_range, background)
-
-
-def _remark_on_range(most: int, remarks: list[str]) -> None:
-    """Sensors of 10, 12 or 14 bits fill a part of 16 only."""
-    full = 2 ** most.bit_length() - 1
-    if 0 < full < 2**15:
-        remarks.append(
-            f"its 16-bit values reach only {most}, so it comes out dark; --value-range 0,{full} "
-            f"(value_range=(0, {full}) in Python) makes the most of them"
-        )
+        remark_on_range(int(values.max()), remarks)
+    return scaled(values, options.value_range, background)
 
 
 def _array(image: Image.Image) -> NDArray[np.uint8]:
@@ -362,32 +369,6 @@ def _composed(image: Image.Image, background: tuple[int, int, int], remarks: lis
     return canvas.convert("RGB")
 
 
-def _scaled(
-    values: NDArray[Any], value_range: tuple[float, float] | None, background: tuple[int, int, int]
-) -> NDArray[np.uint8]:
-    """Bring (H, W) or (H, W, 3) numbers to (H, W, 3) uint8."""
-    if values.ndim == 2:
-        values = values[..., None]
-    shape = (*values.shape[:2], 3)
-    if value_range is None and values.dtype == np.uint16:
-        return np.broadcast_to((values >> 8).astype(np.uint8), shape).copy()
-    if value_range is None:
-        seen = values[np.isfinite(values)] if values.dtype.kind == "f" else values
-        span = f"{seen.min():.6g},{seen.max():.6g}" if seen.size else "0,1"
-        raise ImageError(
-            f"pixels are {values.dtype} numbers, whose black and white are unknown",
-            fix=f"give both, as in --value-range {span} (value_range=(black, white) in Python)",
-            code="image-value-range",
-        )
-    low, high = value_range
-    missing_HW = np.isnan(values).any(-1) if values.dtype.kind == "f" else None
-    levels = np.clip((values.astype(np.float64) - low) * (255 / (high - low)), 0, 255)
-    rgb_HW3 = np.broadcast_to(np.rint(np.nan_to_num(levels)).astype(np.uint8), shape).copy()
-    if missing_HW is not None:
-        rgb_HW3[missing_HW] = background
-    return rgb_HW3
-
-
 def _from_array(array: NDArray[Any], options: ReadOptions, background: tuple[int, int, int]) -> NDArray[np.uint8]:
     channels = array.shape[2] if array.ndim == 3 else 1
     if options.bands is not None and array.ndim in (2, 3):
@@ -397,10 +378,9 @@ def _from_array(array: NDArray[Any], options: ReadOptions, background: tuple[int
         channels = len(options.bands)
     is_deep = array.dtype.kind in "iuf" and array.dtype != np.uint8
     if array.size == 0 or array.ndim not in (2, 3) or channels not in ((1, 3) if is_deep else (1, 3, 4)):
-        of_bands = array.ndim == 3 and array.size
         raise ImageError(
             f"an array of shape {array.shape} is no image",
-            fix="give (H, W), (H, W, 3) or uint8 (H, W, 4)" + ", or choose bands=(1, 2, 3)" * bool(of_bands),
+            fix=shape_advice(array.shape),
             code="image-array",
         )
     if not is_deep and array.dtype != np.uint8:
@@ -412,7 +392,7 @@ def _from_array(array: NDArray[Any], options: ReadOptions, background: tuple[int
             code="image-too-large",
         )
     if is_deep:
-        return _scaled(array, options.value_range, background)
+        return scaled(array, options.value_range, background)
     if channels == 4:
         return _array(_composed(Image.fromarray(np.ascontiguousarray(array)), background, []))
     if channels == 3:

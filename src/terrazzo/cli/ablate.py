@@ -74,7 +74,7 @@ def ablate(
     workers
         Loader processes.
     device
-        cpu or cuda; by default a GPU where there is one.
+        cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
     """
     given: dict[str, Any] = {
         "epochs": epochs,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.reading import read_options
 from terrazzo.files import write_atomic
 from terrazzo.text import shown_path
 
@@ -46,6 +47,7 @@ TITLES = {  # what the files of one code have in common
     "outline-damaged": "outlines that cannot be read",
     "outline-empty": "outlines that hold nothing",
     "outline-missing": "objects without an outline",
+    "photo-reading": "photos that may be meant to be read in another way",
     "photo-missing": "masks, or names in lists, without a photo",
     "split-overlap": "photos that are in another split too",
 }
@@ -56,6 +58,9 @@ def check_data(
     *,
     labels: Annotated[str | None, Parameter(name=["--labels", "-l"])] = None,
     strict: bool = False,
+    bands: str | None = None,
+    frame: int | None = None,
+    value_range: str | None = None,
     json: Path | None = None,
 ) -> None:
     """Look a data set over before training, and list all that is wrong with it.
@@ -78,6 +83,12 @@ def check_data(
         of data set is known to have, else the numbers in the masks.
     strict
         Refuse splits that share a photo.
+    bands
+        Which bands of TIFF photos are red, green and blue, counted from 1, such as 4,3,2; or the one that is grey.
+    frame
+        Which frame or page to take of photos that have several, from 0.
+    value_range
+        Which values are black and white in photos of more than 8 bits, such as 0,4095.
     json
         File for all numbers and all problems as JSON.
     """
@@ -86,7 +97,8 @@ def check_data(
     from terrazzo.data.check import check_dataset
 
     with progress_bar("check") as progress:
-        check = check_dataset(data, _labels(labels), strict, progress=progress)
+        reading = read_options(bands, frame, value_range)
+        check = check_dataset(data, _labels(labels), strict, reading=reading, progress=progress)
     console = Console(highlight=False)
     _print_overview(console, check)
     _print_classes(console, check)

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.reading import read_options
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.files import write_atomic
@@ -32,6 +33,9 @@ def evaluate(
     threads: int | None = None,
     precision: Precision = "fp32",
     compile: Annotated[bool, Parameter(negative=())] = False,
+    bands: str | None = None,
+    frame: int | None = None,
+    value_range: str | None = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     json: Path | None = None,
 ) -> None:
@@ -59,19 +63,26 @@ def evaluate(
     engine
         What computes: torch, openvino or onnxruntime; auto takes a GPU where there is one, and else what is done first.
     device
-        cpu or cuda; by default a GPU where there is one.
+        cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
     threads
         Computing threads; by default one for each core.
     precision
         fp32; bf16 where the processor has it; or auto: on a GPU float16 where that finds the same classes.
     compile
         Compile PyTorch's network. For GPUs, and many photos of few sizes.
+    bands
+        Which bands of TIFF photos are red, green and blue, counted from 1, such as 4,3,2; or the one that is grey.
+    frame
+        Which frame or page to take of photos that have several, from 0.
+    value_range
+        Which values are black and white in photos of more than 8 bits, such as 0,4095.
     output
         Folder for the report: JSON, table, per-class chart, confusion matrix.
     json
         File for the report as JSON.
     """
     procedure = find_protocol(protocol)
+    reading = read_options(bands, frame, value_range)
 
     from terrazzo.data import find_layout
     from terrazzo.evaluation.evaluator import MANY_PHOTOS
@@ -91,7 +102,7 @@ def evaluate(
     )
     tell_origin(model, predictor.record)
     with progress_bar("evaluate") as progress:
-        report = measure(predictor, data, split=split, labels=labels, only=only, progress=progress)
+        report = measure(predictor, data, split=split, labels=labels, only=only, reading=reading, progress=progress)
     print(report.table())
     if output is not None:
         report.save(output)

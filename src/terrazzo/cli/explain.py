@@ -11,9 +11,10 @@ from cyclopts import Parameter
 
 from terrazzo.cli.predict import output_places
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.reading import read_options
 from terrazzo.errors import ConfigError, ImageError
 from terrazzo.explanation.points import Point, check_points
-from terrazzo.images import find_images, image_size, read_image
+from terrazzo.images import find_images, image_size
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 __all__ = ["explain"]
@@ -33,6 +34,9 @@ def explain(
     heads: bool = False,
     window: int = 512,
     device: str | None = None,
+    bands: str | None = None,
+    frame: int | None = None,
+    value_range: str | None = None,
     skip_bad: bool = False,
 ) -> None:
     """Show what a model looks at: attention maps and effective receptive fields.
@@ -67,7 +71,13 @@ def explain(
     window
         Largest side of what is cut from the middle of the photos for the receptive fields, in pixels.
     device
-        cpu or cuda; by default a GPU where there is one.
+        cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
+    bands
+        Which bands of a TIFF are red, green and blue, counted from 1, such as 4,3,2; or the one that is grey.
+    frame
+        Which frame or page to take of files that have several, from 0.
+    value_range
+        Which values are black and white in photos of more than 8 bits, such as 0,4095.
     skip_bad
         Exit with status 0 although some photos could not be read.
     """
@@ -75,12 +85,13 @@ def explain(
     if unknown := [kind for kind in kinds if kind not in SHOWN]:
         raise ConfigError(f"--show has an unknown kind {unknown[0]!r}", fix=f"choose from {', '.join(SHOWN)}")
     points = None if at is None else [_point(text) for text in at]
+    reading = read_options(bands, frame, value_range)
     paths = find_images(photos)
     places = output_places(paths, photos, output)
     if points is not None:
         for path in paths:
             with suppress(ImageError):  # told when its turn comes
-                check_points(points, *image_size(path), str(path))
+                check_points(points, *image_size(path, bands_chosen=bands is not None), str(path))
 
     # Only here, so that a mistyped path is told at once and not after torch has been imported.
     from terrazzo.explanation.attention import attention_maps
@@ -93,7 +104,7 @@ def explain(
     with progress_bar("attention") as progress:
         for number, (path, (folder, stem)) in enumerate(zip(paths, places, strict=True), 1):
             try:
-                image_HW3 = read_image(path)
+                image_HW3 = reading.read(path)
             except ImageError as error:
                 print(f"skipped: {error.message}\n  fix: {error.fix}", file=sys.stderr)
                 continue
@@ -107,7 +118,7 @@ def explain(
             progress(number, len(paths))
     if good and "receptive-field" in kinds:
         with progress_bar("receptive field") as progress:
-            fields = receptive_fields(good, trained, window=window, device=device, progress=progress)
+            fields = receptive_fields(good, trained, window=window, device=device, reading=reading, progress=progress)
         written += fields.save(output)
         print(fields.table(), end="\n\n")
     failed = len(paths) - len(good)

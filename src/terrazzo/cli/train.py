@@ -93,7 +93,7 @@ def train(
     workers
         Loader processes.
     device
-        cpu or cuda; by default a GPU where there is one.
+        cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
     """
     given: dict[str, Any] = {
         "epochs": epochs,

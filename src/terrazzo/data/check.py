@@ -25,6 +25,7 @@ from terrazzo.data.masks import Stored, read_mask
 from terrazzo.data.pair_check import PairFacts, examine
 from terrazzo.data.problems import Problem, Severity
 from terrazzo.errors import DatasetError, LabelError
+from terrazzo.images import ReadOptions
 from terrazzo.labels import LabelSpec
 from terrazzo.text import list_names, shown_path
 
@@ -144,6 +145,7 @@ def check_dataset(
     labels: LabelSpec | None = None,
     strict: bool = False,
     *,
+    reading: ReadOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DatasetCheck:
     """Read every pair of every split of a data set, and report what is there and what is wrong.
@@ -153,6 +155,7 @@ def check_dataset(
         labels: the classes; by default ``labels.yaml``, else those of a known data set, else as many numbered classes
             as the masks show.
         strict: count it as an error that two splits share a photo.
+        reading: how photos are read, where their files leave that open.
         progress: called with (pairs read, pairs in all).
 
     Raises:
@@ -168,7 +171,7 @@ def check_dataset(
     first_seen: dict[bytes, tuple[str, str]] = {}
     done, total = 0, sum(map(len, samples.values()))
     for name in names:
-        for facts in _in_threads(partial(examine, labels=labels), samples[name]):
+        for facts in _in_threads(partial(examine, labels=labels, reading=reading), samples[name]):
             tallies[name].add(facts)
             problems += facts.problems
             problems += _seen_before(facts, name, first_seen, "error" if strict else "warning")

@@ -17,6 +17,7 @@ from terrazzo.errors import DatasetError
 from terrazzo.evaluation.boundary import BoundaryIoU
 from terrazzo.evaluation.confusion import ConfusionMatrix
 from terrazzo.evaluation.report import Report
+from terrazzo.images import ReadOptions
 from terrazzo.inference.choice import Workload
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor
@@ -46,6 +47,7 @@ def evaluate(
     protocol: str | Protocol = WHOLE,
     device: str | None = None,
     engine: str = "auto",
+    reading: ReadOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Measure a model on a labelled split: mIoU, mAcc, aAcc, per-class values and boundary IoU.
@@ -65,6 +67,7 @@ def evaluate(
             default whole, at the size that the model's preprocessing gives them.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         engine: ``auto``, ``torch``, ``openvino`` or ``onnxruntime``.
+        reading: how photos are read, where their files leave that open.
         progress: called with (photos done, photos in all).
 
     Raises:
@@ -85,6 +88,8 @@ def evaluate(
             fix="evaluate a model trained on these classes",
             code="dataset-classes",
         )
+    if reading is not None:
+        dataset = replace(dataset, reading=reading)
     if only is not None:
         dataset = select(dataset, only)
     name = Path(data).resolve().name

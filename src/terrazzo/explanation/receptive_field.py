@@ -38,7 +38,7 @@ from terrazzo.errors import ConfigError
 from terrazzo.explanation.figures import receptive_fields_png
 from terrazzo.explanation.measures import area_holding, percent
 from terrazzo.files import make_folder, write_atomic
-from terrazzo.images import ImageSource, image_size, read_image
+from terrazzo.images import ImageSource, ReadOptions, image_size
 from terrazzo.models import Segmenter
 from terrazzo.models.encoders.mit import MixTransformer
 from terrazzo.models.encoders.vit import VisionTransformer
@@ -134,6 +134,7 @@ def receptive_fields(
     *,
     window: int = WINDOW,
     device: str | None = None,
+    reading: ReadOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ReceptiveFields:
     """Measure which pixels the middle of each feature map and of the logits depends on, on average over photos.
@@ -144,6 +145,7 @@ def receptive_fields(
         window: largest side, in pixels of the network's input, of the window that is cut from the middle of every
             photo. The smallest photo bounds it too. Memory grows with its square, as in training.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        reading: how photos are read, where files leave that open.
         progress: told how many photos are done, and of how many.
 
     Raises:
@@ -157,8 +159,9 @@ def receptive_fields(
     if window < 1:
         raise ConfigError(f"the window is {window} pixels", fix="give at least 1", code="explain-window")
     trained = model if isinstance(model, TrainedModel) else load(model)
+    reading = reading or ReadOptions()
     network = trained.network.eval().to(find_device(device))
-    sizes = [trained.preprocess.target_size(*_size(source)) for source in sources]
+    sizes = [trained.preprocess.target_size(*_size(source, reading)) for source in sources]
     H, W = (min(window, *(size[axis] for size in sizes)) for axis in (0, 1))
 
     generator = torch.Generator().manual_seed(0)
@@ -167,7 +170,7 @@ def receptive_fields(
     totals = [np.zeros((H, W)) for _ in names]
     places: list[tuple[tuple[int, int], tuple[int, int]]] = []
     for number, source in enumerate(sources, 1):
-        image_3HW = _middle(trained.preprocess(read_image(source)), H, W)
+        image_3HW = _middle(trained.preprocess(reading.read(source)), H, W)
         places = []
         for total, (contribution_HW, grid, unit) in zip(
             totals, contributions(network, torch.from_numpy(image_3HW[None]), passes, generator), strict=True
@@ -245,12 +248,10 @@ def _names(network: Segmenter) -> list[str]:
     return [*names, "decoder"]
 
 
-def _size(source: Any) -> tuple[int, int]:
-    if isinstance(source, np.ndarray):
-        return source.shape[0], source.shape[1]
+def _size(source: Any, reading: ReadOptions) -> tuple[int, ...]:
     if isinstance(source, (str, Path, bytes, Image.Image)):
-        return image_size(source)
-    return read_image(source).shape[:2]  # whatever else: refused, in so many words
+        return image_size(source, bands_chosen=reading.bands is not None)
+    return reading.read(source).shape[:2]  # whatever else: refused, in so many words
 
 
 def _middle(image_3HW: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from terrazzo.engines.engine import Engine
 from terrazzo.errors import ConfigError, ImageError
-from terrazzo.images import ImageSource, read_image
+from terrazzo.images import ImageSource, ReadOptions
 from terrazzo.inference.protocols import WHOLE, Protocol
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.tiling import Scores, decide, decide_together, slide, slide_in_bands, whole
@@ -98,7 +98,13 @@ class Predictor:
         ]
 
     def segment_files(
-        self, paths: Sequence[Path], *, batch_size: int = 1, probabilities: bool = False, max_pixels: int | None = None
+        self,
+        paths: Sequence[Path],
+        *,
+        batch_size: int = 1,
+        probabilities: bool = False,
+        max_pixels: int | None = None,
+        reading: ReadOptions | None = None,
     ) -> Iterator[Segmentation | Failure]:
         """Segment photo files in order, decoding the next ones while the network works.
 
@@ -107,6 +113,7 @@ class Predictor:
             batch_size: the most photos of equal size, next to each other, that go through the network together.
             probabilities: keep them.
             max_pixels: photos with more are refused.
+            reading: how they are read, where files leave that open.
 
         Yields:
             A result for each photo, or the reason why there is none.
@@ -114,7 +121,7 @@ class Predictor:
 
         def read(path: Path) -> Photo | Failure:
             try:
-                return _read(path, max_pixels)
+                return _read(path, max_pixels, reading)
             except ImageError as error:
                 return Failure(path, error)
 
@@ -205,8 +212,9 @@ def _batches(photos: Iterable[tuple[Path, Photo | Failure]], size: int) -> Itera
         yield waiting
 
 
-def _read(source: ImageSource, max_pixels: int | None) -> Photo:
-    return read_image(source) if max_pixels is None else read_image(source, max_pixels=max_pixels)
+def _read(source: ImageSource, max_pixels: int | None, reading: ReadOptions | None) -> Photo:
+    options = reading or ReadOptions()
+    return (options if max_pixels is None else replace(options, max_pixels=max_pixels)).read(source)
 
 
 def _ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from terrazzo.errors import CheckpointError
 from terrazzo.hub import download
-from terrazzo.models import Segmenter
+from terrazzo.models import Segmenter, list_models
 from terrazzo.models.encoders.vit import resize_positions
+from terrazzo.text import nearest, show, shown_path
 from terrazzo.weights.catalog import bundled_folder, bundled_names, published
 from terrazzo.weights.companions import labels_from_meta, licence_in_model_card, paper_preprocess, read_json
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
@@ -116,15 +117,35 @@ def _open(model: str | Path) -> TrainedModel | Foreign:
         return _open_folder(path, name)
     if path.is_file():
         return _open_file(path, name)
-    if not path.exists() and is_hub_id(name):
+    is_local = path.parent != Path(".") and path.parent.is_dir()  # a mistyped path is not looked for on the hub
+    if not path.exists() and is_hub_id(name) and (not is_local or published(name)):
         return _open_huggingface(download(name), name)
-    what = "is neither file nor folder" if path.exists() else "is neither a shipped model nor a path that exists"
-    raise CheckpointError(
-        f"{name!r} {what}",
-        fix=f"shipped models: {', '.join(bundled_names()) or 'none'}; or give a folder written by `terrazzo train`, "
-        "a checkpoint file, or a hub id",
-        code="checkpoint-missing",
-    )
+    raise _nothing_called(name, path)
+
+
+def _nothing_called(name: str, path: Path) -> CheckpointError:
+    """Say what a name that leads to no model was probably meant to be."""
+    shipped = bundled_names()
+    with_weights = [known for known in shipped if known.partition(".")[0] == name]
+    if name in list_models():
+        message = f"{name} is an architecture, without weights"
+        fix = f"did you mean {with_weights[0]}?" if with_weights else "give the folder of a training run of it"
+    elif path.exists():
+        message, fix = f"{shown_path(name)} is neither file nor folder", "give a model folder or a checkpoint file"
+    elif near := nearest(name, [*shipped, *list_models()]):
+        message, fix = f"there is no model {show(name)}", f"did you mean {near}?"
+    elif len(path.parts) > 1:
+        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = nearest(path.name, beside)
+        message = f"{shown_path(name)}: there is no such {'file' if path.suffix else 'folder'}"
+        fix = f"did you mean {shown_path(path.parent / near)}?" if near else "check the path"
+    else:
+        message = f"{show(name)} is neither a shipped model nor a path that exists"
+        fix = (
+            f"shipped models: {', '.join(shipped) or 'none'}; or give a folder written by `terrazzo train`, "
+            "a checkpoint file, or a hub id"
+        )
+    return CheckpointError(message, fix=fix, code="checkpoint-missing")
 
 
 def _open_folder(folder: Path, name: str) -> TrainedModel | Foreign:

@@ -5,6 +5,7 @@ drops their warnings. What can be known about the encoded bytes is looked at her
 
 - JPEG: the order of its markers, the number of restart markers, and whether the decoder is done exactly where the
   compressed data end. Wrong bits make it read too few or too many.
+- PNG: the checksums of the chunks with pixels.
 - WebP: a photo must not decode without its last bytes, as one does whose bits went wrong before.
 - TIFF: every line that libtiff reports; the checksum of deflated strips, which libtiff does not reach; JPEG as above.
 
@@ -24,13 +25,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import IO, Any
 
-from PIL import JpegImagePlugin, TiffImagePlugin, WebPImagePlugin, _imaging, _webp
+from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin, _imaging, _webp
 
 from terrazzo.errors import ImageError
 
-__all__ = ["JpegReader", "TiffReader", "WebPReader"]
+__all__ = ["JpegReader", "PngReader", "TiffReader", "WebPReader"]
 
 COPY_AGAIN = "copy or download it again"
 EMPTY_TAIL = bytes(64)
@@ -86,7 +87,7 @@ class JpegReader(JpegImagePlugin.JpegImageFile):
 def _end_of_scans(data: bytes) -> tuple[int, bool]:
     """Walk along the markers to where the compressed data end, and say whether the decoder stops exactly there."""
     position, frame, interval, scans = 2, b"", 0, 0
-    counted = False
+    counted, shortest = False, dict[int, int]()
     while True:
         while data[position : position + 2] == b"\xff\xff":  # fill bytes
             position += 1
@@ -107,6 +108,8 @@ def _end_of_scans(data: bytes) -> tuple[int, bool]:
             raise _cut_short()
         if marker in FRAMES:
             frame = bytes([marker]) + segment
+        elif marker == 0xC4:
+            shortest.update(_shortest_codes(segment))
         elif marker == 0xDD and len(segment) >= 2:
             interval = int.from_bytes(segment[:2], "big")
         elif marker == 0xDA:
@@ -120,13 +123,22 @@ def _end_of_scans(data: bytes) -> tuple[int, bool]:
             if not found and not counted:
                 raise _cut_short()
             _check_restarts(data, position, end, interval, frame, segment)
-            if frame[:1] == b"\xc2" and segment[-3:-2] != b"\0" and data.find(HOLE, position, end) >= 0:
+            is_flat = segment[-3:-2] == b"\0" if frame[:1] == b"\xc2" else not any(shortest.values())
+            if not is_flat and data.find(HOLE, position, end) >= 0:
                 raise _damaged("a part of it is empty")
             position = end
             if counted and (not found or data[end + 1] != 0xDC):
                 if found and data[end + 1] != 0xD9:
                     raise _damaged(f"marker {data[end + 1]:02X} is out of place")
                 return end, True
+
+
+def _shortest_codes(segment: bytes) -> Iterator[tuple[int, int]]:
+    """Yield each Huffman table with the symbol that zero bits stand for; 0 is "nothing changes"."""
+    while len(segment) > 17:
+        count = sum(segment[1:17])
+        yield segment[0], segment[17]
+        segment = segment[17 + count :]
 
 
 def _check_restarts(data: bytes, start: int, end: int, interval: int, frame: bytes, scan: bytes) -> None:
@@ -156,6 +168,33 @@ def _blocks(frame: bytes, scan: bytes) -> int:
         return math.ceil(width / (8 * most[0])) * math.ceil(height / (8 * most[1]))
     h, v = parts.get(scan[1], most)
     return math.ceil(math.ceil(width * h / most[0]) / 8) * math.ceil(math.ceil(height * v / most[1]) / 8)
+
+
+# -- PNG ---------------------------------------------------------------------------------------------------------------
+
+
+class PngReader(PngImagePlugin.PngImageFile):
+    def load(self) -> Any:
+        if self.tile and self.fp is not None:
+            position = self.fp.tell()
+            _check_png(self.fp)
+            self.fp.seek(position)
+        return super().load()
+
+
+def _check_png(file: IO[bytes]) -> None:
+    """Compare the checksums of the pixels' chunks, which Pillow leaves aside."""
+    end = file.seek(0, io.SEEK_END)
+    position = 8
+    while position + 12 <= end:
+        file.seek(position)
+        length = int.from_bytes(file.read(4), "big")
+        if position + 12 + length > end:
+            return  # Pillow says so
+        content = file.read(4 + length)
+        if content[:4] in (b"IDAT", b"fdAT") and zlib.crc32(content) != int.from_bytes(file.read(4), "big"):
+            raise _damaged("the checksum of its pixels is wrong")
+        position += 12 + length
 
 
 # -- WebP --------------------------------------------------------------------------------------------------------------
@@ -214,7 +253,7 @@ class TiffReader(TiffImagePlugin.TiffImageFile):
     def _setup(self) -> None:
         try:
             super()._setup()
-        except (SyntaxError, KeyError) as error:
+        except (SyntaxError, KeyError, IndexError) as error:
             if getattr(self, "_size", (0, 0)) == (0, 0):
                 raise
             self._mode, self.tile, self.unknown = "F", [], str(error) or "unknown compression"

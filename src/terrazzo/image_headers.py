@@ -24,7 +24,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from terrazzo.errors import ImageError
-from terrazzo.image_decoders import JpegReader, TiffReader, WebPReader
+from terrazzo.image_decoders import JpegReader, PngReader, TiffReader, WebPReader
 from terrazzo.text import shown_path
 
 __all__ = ["Encoded", "check_size", "choose_frame", "opened_image", "orientation", "raw_mode"]
@@ -73,7 +73,7 @@ def opened_image(source: Encoded | Image.Image) -> Iterator[Image.Image]:
             file.may_end = head[:2] in (b"P1", b"P2", b"P3")  # numbers as text: the last may touch the end
             reader = _reader(head)
             # Silencing touches all threads, so not for the two formats that are read by the thousand and hardly warn.
-            with nullcontext() if reader in (JpegReader, PngImageFile) else _without_warnings(), reader(file) as image:
+            with nullcontext() if reader in (JpegReader, PngReader) else _without_warnings(), reader(file) as image:
                 yield image
     except ImageError as error:
         raise ImageError(f"{name}: {error.message}", fix=error.fix, code=error.code) from error
@@ -143,7 +143,7 @@ def _reader(head: bytes) -> type[ImageFile.ImageFile]:
     if head.startswith(b"\xff\xd8\xff"):
         return JpegReader
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImageFile
+        return PngReader
     if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
         return TiffReader
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":

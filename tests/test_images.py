@@ -21,6 +21,7 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from terrazzo.errors import ImageError
 from terrazzo.images import find_images, image_size, read_image
+from terrazzo.notes import TerrazzoWarning
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 RED, BLUE, GREEN_KEY = (255, 0, 0), (0, 0, 255), (10, 200, 30)
@@ -186,7 +187,11 @@ def test_row_08_16_bit_colour_is_divided_by_256(suffix: str) -> None:
     deep = np.stack([RAMP, RAMP.T, RAMP[::-1]], -1)
     data = cv2.imencode(suffix, deep[..., ::-1])[1].tobytes()
     np.testing.assert_array_equal(read_image(data), deep >> 8)
-    refused(data, "image-value-range", value_range=(0, 1000))
+    if suffix == ".png":  # Pillow keeps 8 bits of it
+        refused(data, "image-value-range", value_range=(0, 1000))
+    else:
+        expected = np.rint(np.clip(deep / 1000 * 255, 0, 255))
+        np.testing.assert_array_equal(read_image(data, value_range=(0, 1000)), expected)
 
 
 def test_row_08_a_stated_range_takes_the_place_of_the_rule() -> None:
@@ -195,6 +200,7 @@ def test_row_08_a_stated_range_takes_the_place_of_the_rule() -> None:
     refused(encoded(RAMP, "TIFF"), "image-value-range", value_range=(5, 5))
 
 
+@pytest.mark.filterwarnings("ignore:.*comes out dark")
 def test_row_08_big_endian_tiff_and_planar_layout() -> None:
     for mode, order, head in (("I;16", "<", b"II*\0"), ("I;16B", ">", b"MM\0*")):
         tags = [(256, 4, 1), (257, 4, 1), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 122), (277, 3, 1)]
@@ -242,6 +248,7 @@ def test_row_09_palette_with_transparency(format_: str, transparency: int | byte
     assert read_image(file.getvalue(), background=BLUE).tolist() == [[list(RED), list(BLUE)]]
 
 
+@pytest.mark.filterwarnings("ignore:.*comes out dark")
 @pytest.mark.parametrize(
     ("depth", "color", "key", "row"),
     [
@@ -586,6 +593,5 @@ def test_find_images_finding_nothing_is_an_error(name: str, code: str, tmp_path:
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the shared development data")
 def test_real_files_are_read() -> None:
     assert read_image(SHARED / "photos" / "china.jpg").shape == (427, 640, 3)
-    rgb = read_image(SHARED / "geo" / "naip_rgbn_utm14n.tif")
-    assert rgb.shape[:2] == image_size(SHARED / "geo" / "naip_rgbn_utm14n.tif")
-    assert read_image(SHARED / "geo" / "spacenet_pan_uint16_utm16n.tif").shape == (900, 900, 3)
+    with pytest.warns(TerrazzoWarning, match="--value-range 0,8191"):
+        assert read_image(SHARED / "geo" / "spacenet_pan_uint16_utm16n.tif").shape == (900, 900, 3)

@@ -16,15 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
 
-from PIL import Image, ImageFile, JpegImagePlugin
+from PIL import Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from terrazzo.errors import ImageError
+from terrazzo.image_decoders import JpegReader, PngReader, TiffReader, WebPReader
 from terrazzo.text import shown_path
 
 __all__ = ["Encoded", "check_size", "choose_frame", "opened_image", "orientation", "raw_mode"]
@@ -56,13 +56,6 @@ class _Memory(_Strict, io.BytesIO):
     pass
 
 
-class _Jpeg(JpegImagePlugin.JpegImageFile):
-    """The main picture alone of the multi-picture files that phones write."""
-
-    def _read_dpi_from_exif(self) -> None:
-        """Not needed, and Pillow would warn of damage to EXIF that does no harm here."""
-
-
 @contextmanager
 def opened_image(source: Encoded | Image.Image) -> Iterator[Image.Image]:
     """Read the header; until the block ends, whatever goes wrong is an ImageError that names the source."""
@@ -80,7 +73,7 @@ def opened_image(source: Encoded | Image.Image) -> Iterator[Image.Image]:
             file.may_end = head[:2] in (b"P1", b"P2", b"P3")  # numbers as text: the last may touch the end
             reader = _reader(head)
             # Silencing touches all threads, so not for the two formats that are read by the thousand and hardly warn.
-            with nullcontext() if reader in (_Jpeg, PngImageFile) else _without_warnings(), reader(file) as image:
+            with nullcontext() if reader in (JpegReader, PngReader) else _without_warnings(), reader(file) as image:
                 yield image
     except ImageError as error:
         raise ImageError(f"{name}: {error.message}", fix=error.fix, code=error.code) from error
@@ -120,7 +113,11 @@ def _open_file(path: str) -> _File:
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
-            raise ImageError("this is a folder", fix="name a photo in it", code="image-directory")
+            raise ImageError(
+                "this is a folder",
+                fix="name a photo in it; in Python, put it into a list for all of its photos",
+                code="image-directory",
+            )
         if not stat.S_ISREG(mode):
             raise ImageError("this is a pipe, socket or device", fix="name a regular file", code="image-not-a-file")
         return _File(io.FileIO(path))
@@ -144,13 +141,13 @@ def _reader(head: bytes) -> type[ImageFile.ImageFile]:
     and print warnings about size before the size can be checked here.
     """
     if head.startswith(b"\xff\xd8\xff"):
-        return _Jpeg
+        return JpegReader
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImageFile
+        return PngReader
     if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return TiffImageFile
+        return TiffReader
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return WebPImageFile
+        return WebPReader
     if head.startswith((b"GIF87a", b"GIF89a")):
         return GifImageFile
     if head.startswith(b"BM"):
@@ -210,7 +207,7 @@ def check_size(image: Image.Image, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             f"{width} x {height} pixels are more than the {max_pixels:,} allowed",
-            fix="cut it into tiles, or raise max_pixels if there is memory for it",
+            fix="cut it into tiles, or raise --max-pixels (max_pixels in Python) if there is memory for it",
             code="image-too-large",
         )
 
@@ -223,7 +220,9 @@ def choose_frame(image: Image.Image, frame: int | None) -> None:
             frames = [i for i in frames if _is_page(image, i)] or [0]
     if frame is None and len(frames) > 1:
         raise ImageError(
-            f"it holds {len(frames)} frames or pages", fix="choose one, as in frame=0", code="image-frames"
+            f"it holds {len(frames)} frames or pages",
+            fix="choose one, as in --frame 0 (frame=0 in Python)",
+            code="image-frames",
         )
     if not 0 <= (frame or 0) < len(frames):
         raise ImageError(

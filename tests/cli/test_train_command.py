@@ -84,7 +84,7 @@ def test_a_run_is_not_written_over(
         (["--model", "segformer_b9"], "unknown model 'segformer_b9'"),
         (["--resume"], "holds no checkpoint to resume from"),
         (["--holdout", "9*"], "matches 0 of the 4 photos"),
-        (["--device", "tpu"], "device is 'tpu'"),
+        (["--device", "tpu"], "no device 'tpu'"),
     ],
 )
 def test_mistakes_end_in_two_lines_and_status_2(

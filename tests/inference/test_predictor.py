@@ -13,6 +13,7 @@ from PIL import Image
 
 import terrazzo
 from terrazzo.errors import ImageError
+from terrazzo.images import ReadOptions
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Failure, Predictor
 from terrazzo.labels import LabelSpec
@@ -111,6 +112,6 @@ def test_a_list_raises_at_the_first_photo_that_cannot_be_read(model: TrainedMode
 
 def test_the_pixel_cap_is_passed_on(model: TrainedModel, tmp_path: Path) -> None:
     Image.fromarray(photo(20, 20)).save(tmp_path / "a.png")
-    (result,) = make_predictor(model).segment_files([tmp_path / "a.png"], max_pixels=399)
+    (result,) = make_predictor(model).segment_files([tmp_path / "a.png"], reading=ReadOptions(max_pixels=399))
     assert isinstance(result, Failure)
     assert result.error.code == "image-too-large"

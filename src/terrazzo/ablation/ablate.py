@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from terrazzo.ablation.costs import count_operations, count_parameters, peak_memory, seconds_of_forward
@@ -20,7 +19,7 @@ from terrazzo.ablation.studies import Study, Variant, find_study
 from terrazzo.data import DataRules, open_dataset
 from terrazzo.data.photos import photo_size
 from terrazzo.engines.memory import keep_freed_memory
-from terrazzo.engines.torch import default_device
+from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
 from terrazzo.explanation.receptive_field import receptive_fields
 from terrazzo.files import make_folder
@@ -111,7 +110,7 @@ def ablate(
     keep_freed_memory()
     recipe = _recipe(Path(data), labels, overrides or {}, short_side)
     train, val = open_splits(recipe, Path(data))
-    setting = Setting(recipe, train, val, Path(output) / "runs", torch.device(device or default_device()), workers)
+    setting = Setting(recipe, train, val, Path(output) / "runs", find_device(device), workers)
     rows = _costs(setting, chosen, sides)  # before any training, since what cannot be built fails here
     if chosen.name == "reduction":
         title = "Attention with and without sequence reduction in SegFormer-B0, by the ratios of its stages"

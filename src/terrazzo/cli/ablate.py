@@ -77,7 +77,7 @@ def ablate(
     workers
         Loader processes.
     device
-        cpu or cuda; by default a GPU where there is one.
+        cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
     overwrite
         Replace tables and pictures that are not those of an earlier study, too.
     """

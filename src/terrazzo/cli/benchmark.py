@@ -55,7 +55,7 @@ def benchmark(
     threads
         Computing threads of each engine; by default one for each core.
     device
-        cpu or cuda, for torch; by default a GPU where there is one.
+        For torch: cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
     photos
         Also time photo files to mask files: a photo, folder or pattern, of which 50 photos are taken.
     rounds

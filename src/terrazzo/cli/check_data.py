@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.reading import read_options
 from terrazzo.ownership import check_outputs, write_result
 from terrazzo.text import printable, shown_path
 
@@ -51,6 +52,7 @@ TITLES = {  # what the files of one code have in common
     "outline-damaged": "outlines that cannot be read",
     "outline-empty": "outlines that hold nothing",
     "outline-missing": "objects without an outline",
+    "photo-reading": "photos that may be meant to be read in another way",
     "photo-missing": "masks, or names in lists, without a photo",
     "split-overlap": "photos that are in another split too",
 }
@@ -64,6 +66,9 @@ def check_data(
     group_by: str | None = None,
     crowds: Literal["ignore", "objects"] = "ignore",
     strict: bool = False,
+    bands: str | None = None,
+    frame: int | None = None,
+    value_range: str | None = None,
     json: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -94,6 +99,12 @@ def check_data(
         What iscrowd: 1 means in COCO JSON: ignore, or objects.
     strict
         Refuse splits that share a photo.
+    bands
+        Which bands of TIFF photos are red, green and blue, counted from 1, such as 4,3,2; or the one that is grey.
+    frame
+        Which frame or page to take of photos that have several, from 0.
+    value_range
+        Which values are black and white in photos of more than 8 bits, such as 0,4095.
     json
         File for all numbers and all problems as JSON.
     overwrite
@@ -106,7 +117,14 @@ def check_data(
     if json is not None:
         check_outputs([json], "check-data", inputs=[data], overwrite=overwrite, option="--json")
     with progress_bar("check") as progress:
-        check = check_dataset(data, _labels(labels), strict, rules=_rules(val, group_by, crowds), progress=progress)
+        check = check_dataset(
+            data,
+            _labels(labels),
+            strict,
+            rules=_rules(val, group_by, crowds),
+            reading=read_options(bands, frame, value_range),
+            progress=progress,
+        )
     console = Console(highlight=False)
     _print_overview(console, check)
     _print_classes(console, check)

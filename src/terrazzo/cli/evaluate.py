@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.reading import read_options
 from terrazzo.cli.say import say
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.memory import keep_freed_memory
@@ -35,6 +36,9 @@ def evaluate(
     threads: int | None = None,
     precision: Precision = "fp32",
     compile: Annotated[bool, Parameter(negative=())] = False,
+    bands: str | None = None,
+    frame: int | None = None,
+    value_range: str | None = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     json: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
@@ -69,13 +73,19 @@ def evaluate(
     engine
         What computes: torch, openvino or onnxruntime; auto takes a GPU where there is one, and else what is done first.
     device
-        cpu or cuda; by default a GPU where there is one.
+        cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
     threads
         Computing threads; by default one for each core.
     precision
         fp32; bf16 where the processor has it; or auto: on a GPU float16 where that finds the same classes.
     compile
         Compile PyTorch's network. For GPUs, and many photos of few sizes.
+    bands
+        Which bands of TIFF photos are red, green and blue, counted from 1, such as 4,3,2; or the one that is grey.
+    frame
+        Which frame or page to take of photos that have several, from 0.
+    value_range
+        Which values are black and white in photos of more than 8 bits, such as 0,4095.
     output
         Folder for the report: JSON, table, per-class chart, confusion matrix.
     json
@@ -86,6 +96,7 @@ def evaluate(
         Open a .pt2 file that was not exported here, and remember it: such files can run any code on this machine.
     """
     procedure = find_protocol(protocol)
+    reading = read_options(bands, frame, value_range)
 
     from terrazzo.data import find_layout
     from terrazzo.data.classes import known_labels
@@ -125,6 +136,7 @@ def evaluate(
             mask_values=mask_values,
             only=only,
             crowds=crowds,
+            reading=reading,
             progress=progress,
         )
     say(*report.table().split("\n"))

@@ -12,10 +12,11 @@ from cyclopts import Parameter
 
 from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.reading import read_options
 from terrazzo.cli.say import say
 from terrazzo.errors import ConfigError, ImageError
 from terrazzo.explanation.points import Point, check_points
-from terrazzo.images import find_images, image_size, read_image
+from terrazzo.images import find_images, image_size
 from terrazzo.inference.predict_folder import output_places
 from terrazzo.inference.predictor import Failure
 from terrazzo.ownership import check_outputs, leave_out_results
@@ -38,6 +39,9 @@ def explain(
     heads: bool = False,
     window: int = 512,
     device: str | None = None,
+    bands: str | None = None,
+    frame: int | None = None,
+    value_range: str | None = None,
     overwrite: bool = False,
     skip_bad: bool = False,
 ) -> None:
@@ -73,7 +77,13 @@ def explain(
     window
         Largest side of what is cut from the middle of the photos for the receptive fields, in pixels.
     device
-        cpu or cuda; by default a GPU where there is one.
+        cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
+    bands
+        Which bands of a TIFF are red, green and blue, counted from 1, such as 4,3,2; or the one that is grey.
+    frame
+        Which frame or page to take of files that have several, from 0.
+    value_range
+        Which values are black and white in photos of more than 8 bits, such as 0,4095.
     overwrite
         Replace files that are not results of `terrazzo explain`, too. Photos are never replaced.
     skip_bad
@@ -83,6 +93,7 @@ def explain(
     if unknown := [kind for kind in kinds if kind not in SHOWN]:
         raise ConfigError(f"--show has an unknown kind {unknown[0]!r}", fix=f"choose from {', '.join(SHOWN)}")
     points = None if at is None else [_point(text) for text in at]
+    reading = read_options(bands, frame, value_range)
     paths, _ = leave_out_results(find_images(photos), photos)
     places = output_places(paths, photos, output)
     files = [[folder / f"{stem}_attention{suffix}" for suffix in (".png", ".npz")] for folder, stem in places]
@@ -93,7 +104,7 @@ def explain(
     if points is not None:
         for path in paths:
             with suppress(ImageError):  # told when its turn comes
-                check_points(points, *image_size(path), str(path))
+                check_points(points, *image_size(path, bands_chosen=bands is not None), str(path))
 
     # Only here, so that a mistyped path is told at once and not after torch has been imported.
     from terrazzo.explanation.attention import attention_maps
@@ -108,7 +119,7 @@ def explain(
     with progress_bar("attention") as progress:
         for number, (path, (folder, stem)) in enumerate(zip(paths, places, strict=True), 1):
             try:
-                image_HW3 = read_image(path)
+                image_HW3 = reading.read(path)
                 if "attention" in kinds:
                     maps = attention_maps(image_HW3, trained, points=points, layers=chosen, device=device)
                     written += maps.save(folder, stem, heads=heads, overwrite=overwrite)
@@ -123,7 +134,7 @@ def explain(
             progress(number, len(paths))
     if good and "receptive-field" in kinds:
         with progress_bar("receptive field") as progress:
-            fields = receptive_fields(good, trained, window=window, device=device, progress=progress)
+            fields = receptive_fields(good, trained, window=window, device=device, reading=reading, progress=progress)
         written += fields.save(output, overwrite=overwrite)
         say(*fields.table().split("\n"), "")
     failed = len(paths) - len(good)

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.reading import read_options
 from terrazzo.cli.say import say
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.memory import keep_freed_memory
@@ -35,6 +36,9 @@ def predict(
     batch_size: int = 1,
     precision: Precision = "auto",
     compile: Annotated[bool, Parameter(negative=())] = False,
+    bands: str | None = None,
+    frame: int | None = None,
+    value_range: str | None = None,
     max_pixels: int | None = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
     skip_bad: Annotated[bool, Parameter(negative=())] = False,
@@ -64,7 +68,7 @@ def predict(
     engine
         What computes: torch, openvino or onnxruntime; auto takes a GPU where there is one, and else what is done first.
     device
-        cpu or cuda; by default a GPU where there is one.
+        cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
     threads
         Computing threads; by default one for each core.
     batch_size
@@ -74,6 +78,12 @@ def predict(
         GPU float16 where that finds the same classes.
     compile
         Compile PyTorch's network. For GPUs, and many photos of few sizes.
+    bands
+        Which bands of a TIFF are red, green and blue, counted from 1, such as 4,3,2; or the one that is grey.
+    frame
+        Which frame or page to take of files that have several, from 0.
+    value_range
+        Which values are black and white in photos of more than 8 bits, such as 0,4095.
     max_pixels
         Refuse photos with more pixels than this.
     overwrite
@@ -107,7 +117,7 @@ def predict(
             precision=precision,
             compiled=compile,
             batch_size=batch_size,
-            max_pixels=max_pixels,
+            reading=read_options(bands, frame, value_range, max_pixels),
             trust=trust_file,
             started=started,
             progress=progress,

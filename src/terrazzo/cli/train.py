@@ -117,7 +117,7 @@ def train(
     workers
         Loader processes.
     device
-        cpu or cuda; by default a GPU where there is one.
+        cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
     """
     from terrazzo.data.splits import SplitRule
 

@@ -31,6 +31,7 @@ from terrazzo.data.pixel_counts import in_threads
 from terrazzo.data.problems import Problem, Severity
 from terrazzo.data.rules import DataRules, with_rules
 from terrazzo.errors import DatasetError, LabelError
+from terrazzo.images import ReadOptions
 from terrazzo.labels import LabelSpec
 from terrazzo.text import list_names, show, shown_path
 
@@ -145,6 +146,7 @@ def check_dataset(
     strict: bool = False,
     *,
     rules: DataRules | None = None,
+    reading: ReadOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DatasetCheck:
     """Read every pair of every split of a data set, and report what is there and what is wrong.
@@ -155,6 +157,7 @@ def check_dataset(
             as the masks show.
         strict: count it as an error that two splits share a photo.
         rules: how to read what the data set leaves open, as a recipe says it.
+        reading: how photos are read, where their files leave that open.
         progress: called with (pairs read, pairs in all).
 
     Raises:
@@ -172,7 +175,7 @@ def check_dataset(
     first_seen: dict[bytes, tuple[str, str]] = {}
     done, total = 0, sum(map(len, samples.values()))
     for name in names:
-        for facts in in_threads(partial(examine, labels=labels), samples[name]):
+        for facts in in_threads(partial(examine, labels=labels, reading=reading), samples[name]):
             tallies[name].add(facts)
             evidence.add(facts.sample.mask, facts.look)
             problems += facts.problems

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from terrazzo.data.masks import MaskFile, MaskSource, read_mask
 from terrazzo.data.photos import Photo, PhotoFile, read_photo
 from terrazzo.errors import DatasetError, ImageError
+from terrazzo.images import ReadOptions
 from terrazzo.labels import LabelSpec
 from terrazzo.text import shown_path
 
@@ -45,6 +46,7 @@ class Dataset:
         labels: the classes, and how stored mask values map to them.
         samples: the pairs, in a fixed order.
         layout: what kind of layout the folder was taken for, in words.
+        reading: how photos are read, where their files leave that open.
     """
 
     root: Path
@@ -52,6 +54,7 @@ class Dataset:
     labels: LabelSpec
     samples: tuple[Sample, ...]
     layout: str
+    reading: ReadOptions = field(default_factory=ReadOptions)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -66,7 +69,7 @@ class Dataset:
         """
         sample = self.samples[index]
         try:
-            image = read_photo(sample.image)
+            image = read_photo(sample.image, self.reading)
             mask = read_mask(sample.mask, self.labels)
         except (ImageError, DatasetError) as error:
             for path in (sample.image.file, sample.mask.file):

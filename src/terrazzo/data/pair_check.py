@@ -9,9 +9,10 @@ from terrazzo.data.classes import LABELS_FILE, undecoded_colors
 from terrazzo.data.dataset import Sample, check_sizes
 from terrazzo.data.mask_evidence import NEAREST_FIX, Look, is_soft, look_at
 from terrazzo.data.masks import Stored, StoredMask, class_of_stored, count_stored
-from terrazzo.data.photos import is_turned, read_photo
+from terrazzo.data.photos import is_turned, photo_with_remarks
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, ImageError, LabelError
+from terrazzo.images import ReadOptions
 from terrazzo.label_checks import list_counts
 from terrazzo.labels import LabelSpec
 
@@ -47,22 +48,25 @@ class PairFacts:
     problems: list[Problem] = field(default_factory=list)
 
 
-def examine(sample: Sample, labels: LabelSpec | None) -> PairFacts:
+def examine(sample: Sample, labels: LabelSpec | None, reading: ReadOptions | None = None) -> PairFacts:
     """Read a pair once; whatever is wrong with it is recorded."""
     facts = PairFacts(sample)
-    _examine_photo(facts)
+    _examine_photo(facts, reading)
     _examine_mask(facts, labels)
     return facts
 
 
-def _examine_photo(facts: PairFacts) -> None:
+def _examine_photo(facts: PairFacts, reading: ReadOptions | None) -> None:
     photo = facts.sample.image
     try:
-        image = read_photo(photo)
+        image, remarks = photo_with_remarks(photo, reading)
         facts.is_turned = is_turned(photo)
     except ImageError as error:
         facts.problems.append(Problem.from_error(error, photo.file))
         return
+    for remark in remarks:
+        fix = "look at the photo as it was read, and say how to read it if that is wrong"
+        facts.problems.append(Problem("warning", "photo-reading", photo.file, f"{photo.part}{remark}", fix))
     height, width = facts.size = image.shape[:2]
     facts.fingerprint = hashlib.blake2b(image.tobytes(), digest_size=16, salt=f"{height} {width}".encode()).digest()
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from terrazzo.errors import ImageError
 from terrazzo.image_headers import opened_image, orientation
-from terrazzo.images import image_size, read_image
+from terrazzo.images import ReadOptions, image_size, read_with_remarks
 from terrazzo.text import shown_path
 
-__all__ = ["Photo", "PhotoFile", "is_turned", "photo_size", "read_photo"]
+__all__ = ["Photo", "PhotoFile", "is_turned", "photo_size", "photo_with_remarks", "read_photo"]
 
 
 class Photo(Protocol):
@@ -58,14 +58,23 @@ class PhotoFile:
         return self.file
 
 
-def read_photo(photo: Photo) -> NDArray[np.uint8]:
+def read_photo(photo: Photo, reading: ReadOptions | None = None) -> NDArray[np.uint8]:
     """Decode a photo to (H, W, 3).
 
     Raises:
         ImageError: as `terrazzo.images.read_image`, naming the file.
     """
+    return photo_with_remarks(photo, reading)[0]
+
+
+def photo_with_remarks(photo: Photo, reading: ReadOptions | None = None) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Decode a photo, and say what may have been meant otherwise.
+
+    Raises:
+        ImageError: as `terrazzo.images.read_image`, naming the file.
+    """
     try:
-        return read_image(photo.encoded())
+        return read_with_remarks(photo.encoded(), reading)
     except ImageError as error:
         raise _named(error, photo) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from terrazzo.engines.engine import EngineOptions, at_least, refuse_other_ports, refuse_size
 from terrazzo.engines.onnx_file import damaged, describe_onnx
 from terrazzo.errors import ConfigError, MissingExtraError
+from terrazzo.text import show
 
 __all__ = ["OnnxRuntimeEngine"]
 
@@ -26,7 +28,8 @@ class OnnxRuntimeEngine:
         path: the file.
         options: threads and streams. Streams share one session, and each of their runs computes with its share of the
             threads.
-        device: ``cpu``, or ``cuda`` with a build of ONNX Runtime for GPUs (written from its manual, and never run).
+        device: ``cpu``, or ``cuda`` (``cuda:1``, ``1``) with a build of ONNX Runtime for GPUs (written from its manual,
+            and never run).
 
     Attributes:
         description: what the file says about itself.
@@ -51,10 +54,11 @@ class OnnxRuntimeEngine:
                 fix="use --engine openvino",
                 code="engine-precision",
             )
-        provider = "CUDAExecutionProvider" if device.startswith("cuda") else "CPUExecutionProvider"
-        if provider not in ort.get_available_providers():
+        number = re.fullmatch(r"(?:cuda)?:?(\d*)", device)  # cuda, cuda:1 or 1
+        provider = "CUDAExecutionProvider" if number else "CPUExecutionProvider"
+        if (number is None and device != "cpu") or provider not in ort.get_available_providers():
             raise ConfigError(
-                f"this build of onnxruntime cannot compute on {device!r}",
+                f"this build of onnxruntime cannot compute on {show(device)}",
                 fix="install onnxruntime-gpu, or use --engine torch",
                 code="engine-device",
             )
@@ -66,7 +70,8 @@ class OnnxRuntimeEngine:
         settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.streams == 1 else "0")
         settings.enable_mem_pattern = False  # a plan of memory for one size of photo, and made anew for the next
         try:
-            self.session = ort.InferenceSession(str(self.path), settings, providers=[provider])
+            chosen = (provider, {"device_id": int(number[1] or 0)} if number else {})
+            self.session = ort.InferenceSession(str(self.path), settings, providers=[chosen])
             image, result = self.session.get_inputs()[0], self.session.get_outputs()[0]
             names, shape = (image.name, result.name), image.shape
         except Exception as error:  # onnxruntime has a dozen classes and no common one, and names may be no text

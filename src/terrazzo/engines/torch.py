@@ -13,9 +13,13 @@ from torch import Tensor
 from terrazzo.engines.engine import EngineOptions
 from terrazzo.engines.fused_segformer import FusedSegFormer, can_fuse
 from terrazzo.engines.gpu import GPUNetwork
+from terrazzo.errors import ConfigError
 from terrazzo.models import Segmenter
+from terrazzo.text import show
 
-__all__ = ["TorchEngine", "default_device"]
+__all__ = ["TorchEngine", "find_device"]
+
+ACCELERATORS = ("cuda", "mps", "xpu")
 
 
 class TorchEngine:
@@ -26,7 +30,7 @@ class TorchEngine:
 
     Args:
         network: the model; it is put into evaluation mode and onto the device.
-        device: ``cpu`` or a CUDA device; by default the one that the network is on.
+        device: as `find_device` takes it; by default the one that the network is on.
         options: threads, streams and precision. Where threads or streams are chosen, every thread that calls the engine
             on a CPU has its number of PyTorch threads set; otherwise PyTorch's own setting is left alone.
         compiled: run through ``torch.compile`` instead, in fp32 unless the options say bf16. The first photo then takes
@@ -42,19 +46,28 @@ class TorchEngine:
         compiled: bool = False,
     ) -> None:
         options = options or EngineOptions()
-        self.device = torch.device(device) if device is not None else next(network.parameters()).device
+        first = next(network.parameters())
+        if first.is_meta:
+            raise ConfigError(
+                "the network is on PyTorch's meta device, where it has no weights",
+                fix="load the model again",
+                code="engine-device",
+            )
+        self.device = find_device(device) if device is not None else first.device
         network.eval().to(self.device)
         if self.device.type != "cpu":
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        on_cuda = self.device.type == "cuda" and not compiled  # other accelerators have no CUDA graphs
-        self.autocast = options.precision == "bf16" and not on_cuda
+        is_float32 = first.dtype == torch.float32  # else its owner has chosen a precision
+        on_cuda = self.device.type == "cuda" and not compiled and is_float32  # other accelerators have no CUDA graphs
+        self.autocast = options.precision == "bf16" and not on_cuda and is_float32
+        self.network = network
         self.forward: Callable[[Tensor], Tensor]
         if on_cuda:
             self.forward = GPUNetwork(network, options.precision)
         elif compiled:
             self.forward = torch.compile(network)
         else:
-            self.forward = FusedSegFormer(network) if can_fuse(network) and not self.autocast else network
+            self.forward = FusedSegFormer(network) if can_fuse(network) and not self.autocast else self._as_it_is
         chosen = options.threads is not None or options.streams > 1
         self.threads = options.threads_per_stream if chosen and self.device.type == "cpu" else None
         self._own = threading.local()
@@ -68,7 +81,37 @@ class TorchEngine:
             logits: NDArray[np.float32] = self.forward(images).float().cpu().numpy()
         return logits
 
+    def _as_it_is(self, images_B3HW: Tensor) -> Tensor:
+        """Run the network where its owner has it by now, and in the precision that it has by now."""
+        logits: Tensor = self.network(images_B3HW.to(next(self.network.parameters())))
+        return logits
 
-def default_device() -> str:
-    """Return ``cuda`` where there is a GPU, else ``cpu``."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+
+def find_device(device: str | torch.device | None = None) -> torch.device:
+    """Return the device of a name, once it is sure that this machine has it.
+
+    Args:
+        device: ``cpu``; ``cuda``, ``cuda:1`` or the number of a GPU, such as ``1``; ``mps`` (Apple) or ``xpu`` (Intel);
+            by default a CUDA GPU where there is one, else the CPU.
+
+    Raises:
+        ConfigError: there is no such device here (code "engine-device").
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = str(device).strip().lower()
+    wanted = f"cuda:{int(name)}" if name.isascii() and name.isdigit() else name
+    here = _devices_here()
+    if wanted in here:
+        return torch.device(wanted)
+    raise ConfigError(
+        f"PyTorch finds no device {show(str(device))} on this machine",
+        fix=f"choose from {', '.join(here)}" if here[1:] else "leave the device out, or use cpu",
+        code="engine-device",
+    )
+
+
+def _devices_here() -> list[str]:
+    counts = {kind: getattr(torch, kind).device_count() for kind in ACCELERATORS if getattr(torch, kind).is_available()}
+    numbered = [[kind, *(f"{kind}:{number}" for number in range(count))] for kind, count in counts.items()]
+    return ["cpu", *(name for names in numbered for name in names)]

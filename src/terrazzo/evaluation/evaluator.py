@@ -23,6 +23,7 @@ from terrazzo.errors import ConfigError, DatasetError
 from terrazzo.evaluation.boundary import BoundaryIoU
 from terrazzo.evaluation.confusion import ConfusionMatrix
 from terrazzo.evaluation.report import Report
+from terrazzo.images import ReadOptions
 from terrazzo.inference.choice import Workload
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor
@@ -58,6 +59,7 @@ def evaluate(
     protocol: str | Protocol = WHOLE,
     device: str | None = None,
     engine: str = "auto",
+    reading: ReadOptions | None = None,
     trust: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -84,6 +86,7 @@ def evaluate(
             default whole, at the size that the model's preprocessing gives them.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         engine: ``auto``, ``torch``, ``openvino`` or ``onnxruntime``.
+        reading: how photos are read, where their files leave that open.
         trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
         progress: called with (photos done, photos in all).
 
@@ -107,6 +110,8 @@ def evaluate(
         rules = replace(rules, crowds=crowds)
     fallback = as_indices(predictor.labels)
     dataset = open_dataset(data, split, spec, fallback=fallback, rules=rules)
+    if reading is not None:
+        dataset = replace(dataset, reading=reading)
     if only is not None:
         dataset = select(dataset, only)
     if dataset.labels is fallback:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from terrazzo.engines.modes import keeps_mode
-from terrazzo.engines.torch import default_device
+from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
 from terrazzo.explanation.figures import attention_png, heads_png
 from terrazzo.explanation.measures import area_holding, percent
@@ -184,9 +184,9 @@ def attention_maps(
     height, width = image_HW3.shape[:2]
     if points is not None:
         check_points(points, height, width, str(photo) if isinstance(photo, (str, Path)) else "the photo")
-    network = trained.network.eval().to(device or default_device())
+    network = trained.network.eval().to(find_device(device))
     chosen = _chosen_layers(network.encoder, layers)
-    images_13HW = torch.from_numpy(trained.preprocess(image_HW3)[None]).to(next(network.parameters()).device)
+    images_13HW = torch.from_numpy(trained.preprocess(image_HW3)[None]).to(next(network.parameters()))
 
     with torch.inference_mode():
         if points is None:

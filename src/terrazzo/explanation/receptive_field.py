@@ -34,12 +34,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from terrazzo.engines.modes import keeps_mode
-from terrazzo.engines.torch import default_device
+from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
 from terrazzo.explanation.figures import receptive_fields_png
 from terrazzo.explanation.measures import area_holding, percent
 from terrazzo.files import make_folder
-from terrazzo.images import ImageSource, image_size, read_image
+from terrazzo.images import ImageSource, ReadOptions, image_size
 from terrazzo.models import Segmenter
 from terrazzo.models.encoders.mit import MixTransformer
 from terrazzo.models.encoders.vit import VisionTransformer
@@ -142,6 +142,7 @@ def receptive_fields(
     *,
     window: int = WINDOW,
     device: str | None = None,
+    reading: ReadOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ReceptiveFields:
     """Measure which pixels the middle of each feature map and of the logits depends on, on average over photos.
@@ -152,6 +153,7 @@ def receptive_fields(
         window: largest side, in pixels of the network's input, of the window that is cut from the middle of every
             photo. The smallest photo bounds it too. Memory grows with its square, as in training.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        reading: how photos are read, where files leave that open.
         progress: told how many photos are done, and of how many.
 
     Raises:
@@ -165,8 +167,9 @@ def receptive_fields(
     if window < 1:
         raise ConfigError(f"the window is {window} pixels", fix="give at least 1", code="explain-window")
     trained = model if isinstance(model, TrainedModel) else load(model)
-    network = trained.network.eval().to(device or default_device())
-    sizes = [trained.preprocess.target_size(*_size(source)) for source in sources]
+    reading = reading or ReadOptions()
+    network = trained.network.eval().to(find_device(device))
+    sizes = [trained.preprocess.target_size(*_size(source, reading)) for source in sources]
     H, W = (min(window, *(size[axis] for size in sizes)) for axis in (0, 1))
 
     generator = torch.Generator().manual_seed(0)
@@ -175,7 +178,7 @@ def receptive_fields(
     totals = [np.zeros((H, W)) for _ in names]
     places: list[tuple[tuple[int, int], tuple[int, int]]] = []
     for number, source in enumerate(sources, 1):
-        image_3HW = _middle(trained.preprocess(read_image(source)), H, W)
+        image_3HW = _middle(trained.preprocess(reading.read(source)), H, W)
         places = []
         for total, (contribution_HW, grid, unit) in zip(
             totals, contributions(network, torch.from_numpy(image_3HW[None]), passes, generator), strict=True
@@ -206,22 +209,21 @@ def contributions(
         For each map the (H, W) contributions, the map's size (h, w), and the row and column of the unit.
     """
     H, W = image_13HW.shape[2:]
-    device = next(network.parameters()).device
     measured = []
     with _frozen(network), torch.inference_mode(False), torch.enable_grad():
-        image = image_13HW.to(device).clone().requires_grad_()
+        image = image_13HW.to(next(network.parameters())).clone().requires_grad_()
         maps = network.encoder(image.contiguous(memory_format=torch.channels_last))
         for output in [*maps, network.decoder(maps)]:
             C, h, w = output.shape[1:]
             # The unit in whose cell the middle pixel lies.
             row, column = (2 * (H // 2) + 1) * h // (2 * H), (2 * (W // 2) + 1) * w // (2 * W)
             unit_C = output[0, :, row, column]
-            squares_HW = torch.zeros(H, W, device=device, dtype=torch.float64)
+            squares_HW = torch.zeros(H, W, dtype=torch.float64)  # on the CPU: not every device has float64
             directions = torch.eye(C) if passes >= C else _signs(passes, C, generator)
             for direction_C in directions.to(unit_C):
                 (gradient,) = torch.autograd.grad(unit_C, image, direction_C, retain_graph=True)
-                squares_HW += gradient[0].double().square().sum(0)
-            measured.append(((squares_HW / len(directions)).sqrt().cpu().numpy(), (h, w), (row, column)))
+                squares_HW += gradient[0].cpu().double().square().sum(0)
+            measured.append(((squares_HW / len(directions)).sqrt().numpy(), (h, w), (row, column)))
     return measured
 
 
@@ -254,12 +256,10 @@ def _names(network: Segmenter) -> list[str]:
     return [*names, "decoder"]
 
 
-def _size(source: Any) -> tuple[int, int]:
-    if isinstance(source, np.ndarray):
-        return source.shape[0], source.shape[1]
+def _size(source: Any, reading: ReadOptions) -> tuple[int, ...]:
     if isinstance(source, (str, Path, bytes, Image.Image)):
-        return image_size(source)
-    return read_image(source).shape[:2]  # whatever else: refused, in so many words
+        return image_size(source, bands_chosen=reading.bands is not None)
+    return reading.read(source).shape[:2]  # whatever else: refused, in so many words
 
 
 def _middle(image_3HW: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from terrazzo.engines.engine import Engine
@@ -156,7 +158,7 @@ def export(
     paths = [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
     sources = [] if isinstance(model, TrainedModel) else [Path(model)]
     check_outputs(paths, "export", inputs=sources, overwrite=overwrite)
-    trained = model if isinstance(model, TrainedModel) else load(model)
+    trained = _on_cpu(model if isinstance(model, TrainedModel) else load(model))
     description = describe(trained, output_kind, precision)
     if max_loss is None:
         max_loss = MAX_LOSS if judge is None else MAX_MIOU_LOSS
@@ -226,6 +228,14 @@ def _refuse_options(kind: Format, output_kind: str, precision: str, calibrated: 
 
 def _miou(judge: Judge, description: ExportedDescription) -> Callable[[Engine], float]:
     return lambda engine: judge(engine, description).mIoU
+
+
+def _on_cpu(model: TrainedModel) -> TrainedModel:
+    """Files are written from float32 on the CPU, wherever the model's owner has it."""
+    first = next(model.network.parameters())
+    if first.device.type == "cpu" and first.dtype == torch.float32:
+        return model
+    return replace(model, network=copy.deepcopy(model.network).to("cpu", torch.float32))
 
 
 def _format(path: Path, format: str | None) -> Format:

@@ -5,22 +5,21 @@ torch is imported only where PyTorch runs the model, or where a model must be co
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, overload
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from terrazzo.engines.engine import Engine, EngineName, EngineOptions, FileEngine, Precision
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.onnx_file import describe_onnx
 from terrazzo.errors import ConfigError, MissingExtraError, TerrazzoError
-from terrazzo.images import ImageSource, find_images, read_image
+from terrazzo.image_sources import are_several
+from terrazzo.images import MAX_PIXELS, ImageSource, ReadOptions, find_images
 from terrazzo.inference.choice import (
     Workload,
     auto_engine,
@@ -65,7 +64,8 @@ def make_predictor(
 
     Args:
         model: a loaded model, what `terrazzo.load` takes, or an exported file (``.onnx``, ``.xml``, ``.pt2``).
-        device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        device: ``cpu``; ``cuda``, ``cuda:1`` or the number of a GPU; ``mps`` or ``xpu``. By default the GPU that a
+            loaded model is on, else a CUDA GPU where there is one.
         protocol: how photos are shown to the network, or the name of a protocol.
         engine: ``torch``, ``openvino`` or ``onnxruntime``; or ``auto``, whose rules `inference/choice.py` lists.
         threads: computing threads; by default as many as there are cores.
@@ -86,6 +86,7 @@ def make_predictor(
     """
     protocol, chosen, workload = find_protocol(protocol), find_engine(engine), workload or Workload()
     options = replace(workload.options(threads), precision=precision)
+    device = None if device is None else str(device).strip().lower()
     _refuse_contradictions(chosen, device, compiled)
     name = str(model) if isinstance(model, (str, Path)) else model.name
     wrap = partial(_predictor, name=name, protocol=protocol, streams=options.streams)
@@ -107,7 +108,7 @@ def make_predictor(
         if kept is not None and best(about := describe_onnx(kept)) in CONVERTED:
             return run_converted(kept, about, model)
 
-    from terrazzo.engines.torch import TorchEngine, default_device
+    from terrazzo.engines.torch import TorchEngine, find_device
     from terrazzo.weights.load import load
 
     trained = load(model) if isinstance(model, (str, Path)) else model
@@ -119,7 +120,9 @@ def make_predictor(
             converted = convert_once(model, trained)
             if not workload.is_small(trained.preprocess):  # else it is for the next start: torch is here already
                 return run_converted(converted, describe_onnx(converted), trained)
-    return wrap(TorchEngine(trained.network, device or default_device(), options, compiled=compiled), trained)
+    own = next(trained.network.parameters()).device.type  # its owner may have moved it
+    place = find_device() if device is None and own == "cpu" else device
+    return wrap(TorchEngine(trained.network, place, options, compiled=compiled), trained)
 
 
 def _predictor(
@@ -184,49 +187,66 @@ def _open_conversion(
 
 @overload
 def predict(
-    photos: str | Path | bytes | Image.Image | NDArray[np.uint8],
+    photos: ImageSource,
     model: Model | Predictor = ...,
     *,
     probabilities: bool = ...,
     device: str | None = ...,
     protocol: str | Protocol = ...,
     engine: str = ...,
+    bands: tuple[int, ...] | None = ...,
+    frame: int | None = ...,
+    value_range: tuple[float, float] | None = ...,
+    max_pixels: int = ...,
     trust: bool = ...,
 ) -> Segmentation: ...
 @overload
 def predict(
-    photos: list[str | Path],
+    photos: list[Any] | tuple[Any, ...] | Iterator[Any],
     model: Model | Predictor = ...,
     *,
     probabilities: bool = ...,
     device: str | None = ...,
     protocol: str | Protocol = ...,
     engine: str = ...,
+    bands: tuple[int, ...] | None = ...,
+    frame: int | None = ...,
+    value_range: tuple[float, float] | None = ...,
+    max_pixels: int = ...,
     trust: bool = ...,
 ) -> list[Segmentation]: ...
 @keeps_mode
 def predict(
-    photos: ImageSource | list[str | Path],
+    photos: ImageSource | Iterable[Any],
     model: Model | Predictor = DEFAULT_MODEL,
     *,
     probabilities: bool = False,
     device: str | None = None,
     protocol: str | Protocol = WHOLE,
     engine: str = "auto",
+    bands: tuple[int, ...] | None = None,
+    frame: int | None = None,
+    value_range: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
     trust: bool = False,
 ) -> Segmentation | list[Segmentation]:
-    """Segment one photo, or a list of files, folders and glob patterns.
+    """Segment one photo, or several.
 
     Args:
-        photos: a path, encoded bytes, a PIL image or an (H, W, 3) uint8 RGB array for one result; a list of paths for a
-            list of results.
+        photos: for one result a path, encoded bytes, an open file, a PIL image, an (H, W, 3) uint8 RGB array or a torch
+            tensor, as `terrazzo.images.read_image` takes them; for a list of results a list or other iterable of these,
+            in which paths may also be folders and glob patterns.
         model: a loaded model, what `terrazzo.load` takes, an exported file, or a predictor from `make_predictor`,
             which has its device, protocol and engine already.
         probabilities: keep the (K, H, W) class probabilities with the mask.
-        device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        device: as `make_predictor` takes it; by default a GPU where there is one.
         protocol: how photos are shown to the network: by default whole; "slide" for windows, which large photos need
             less memory by; "multi-scale" for the mean of twelve views; or one of the papers'.
         engine: ``auto``, ``torch``, ``openvino`` or ``onnxruntime``.
+        bands: which bands of a TIFF are red, green and blue, or the one that is grey, counted from 1.
+        frame: which frame or page to take of files that have several, from 0.
+        value_range: the values that are black and white in photos of more than 8 bits.
+        max_pixels: photos with more are refused.
         trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
 
     Returns:
@@ -238,18 +258,34 @@ def predict(
         ConfigError: no protocol or engine is called so, or the engine cannot do what is asked of it.
         MissingExtraError: the engine is not installed.
     """
-    paths = leave_out_results(find_images(photos), photos)[0] if isinstance(photos, list) else None
+    reading = ReadOptions(bands, frame, value_range, max_pixels)
+    several = are_several(photos)
+    sources: list[Any] = list(photos) if several else [photos]  # type: ignore[arg-type]
+    are_files = several and all(isinstance(source, (str, os.PathLike)) for source in sources)
+    paths = leave_out_results(find_images(sources), sources)[0] if are_files else []
     if isinstance(model, Predictor):
         predictor = model
     else:
-        workload = Workload() if paths is None else Workload.of(paths)
+        workload = Workload.of(paths) if are_files else Workload(max(len(sources), 1))
         predictor = make_predictor(model, device, protocol, engine=engine, workload=workload, trust=trust)
-    if not isinstance(photos, list):
-        path = Path(photos) if isinstance(photos, (str, Path)) else None
-        return predictor.segment([read_image(photos)], [path], probabilities=probabilities)[0]
+    if not are_files:
+        found = _each(sources) if several else iter(sources)
+        results = [_segmented(source, predictor, reading, probabilities) for source in found]
+        return results if several else results[0]
     results = []
-    for result in predictor.segment_files(paths or [], probabilities=probabilities):
+    for result in predictor.segment_files(paths, probabilities=probabilities, reading=reading):
         if isinstance(result, Failure):
             raise result.error
         results.append(result)
     return results
+
+
+def _each(sources: list[Any]) -> Iterator[Any]:
+    """Images as they are, and the files that paths stand for."""
+    for source in sources:
+        yield from find_images(source) if isinstance(source, (str, os.PathLike)) else [source]
+
+
+def _segmented(source: Any, predictor: Predictor, reading: ReadOptions, probabilities: bool) -> Segmentation:
+    path = Path(os.fsdecode(source)) if isinstance(source, (str, os.PathLike)) else None
+    return predictor.segment([reading.read(source)], [path], probabilities=probabilities)[0]

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError
-from terrazzo.images import find_images
+from terrazzo.images import ReadOptions, find_images
 from terrazzo.inference.choice import Workload
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Failure, Predictor, threads_of
@@ -89,7 +89,7 @@ def predict_folder(
     precision: Precision = "auto",
     compiled: bool = False,
     batch_size: int = 1,
-    max_pixels: int | None = None,
+    reading: ReadOptions | None = None,
     trust: bool = False,
     started: Callable[[Predictor], None] | None = None,
     progress: Callable[[Written | Failure, int, int], None] | None = None,
@@ -113,7 +113,7 @@ def predict_folder(
         precision: ``fp32``, ``bf16`` or ``auto``, as in `make_predictor`.
         compiled: run PyTorch's network through torch.compile.
         batch_size: the most photos of equal size, next to each other, that go through the network together.
-        max_pixels: photos with more are refused.
+        reading: how photos are read, where their files leave that open, and the most pixels that they may have.
         trust: open a ``.pt2`` file that was not exported here, as in `make_predictor`.
         started: told the predictor, once the model is loaded.
         progress: told each photo's outcome, in order, with its number from 1 and how many there are.
@@ -149,7 +149,7 @@ def predict_folder(
     if started is not None:
         started(predictor)
     results = predictor.segment_files(
-        paths, batch_size=batch_size, probabilities="probabilities" in kinds, max_pixels=max_pixels
+        paths, batch_size=batch_size, probabilities="probabilities" in kinds, reading=reading
     )
     summary = Summary([], [], skipped)
     for number, outcome in enumerate(_saved(results, places, paths, overwrite), 1):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from terrazzo.engines.engine import Engine
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.errors import CheckpointError, ConfigError, ImageError, TerrazzoError
-from terrazzo.images import ImageSource, read_image
+from terrazzo.images import ReadOptions
 from terrazzo.inference.protocols import WHOLE, Protocol
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.tiling import Scores, decide, decide_together, slide, slide_in_bands, whole
@@ -118,7 +118,12 @@ class Predictor:
         ]
 
     def segment_files(
-        self, paths: Sequence[Path], *, batch_size: int = 1, probabilities: bool = False, max_pixels: int | None = None
+        self,
+        paths: Sequence[Path],
+        *,
+        batch_size: int = 1,
+        probabilities: bool = False,
+        reading: ReadOptions | None = None,
     ) -> Iterator[Segmentation | Failure]:
         """Segment photo files in order, decoding the next ones while the network works.
 
@@ -129,7 +134,7 @@ class Predictor:
             paths: the photos.
             batch_size: the most photos of equal size, next to each other, that go through the network together.
             probabilities: keep them.
-            max_pixels: photos with more are refused.
+            reading: how they are read, where files leave that open.
 
         Yields:
             A result for each photo, or the reason why there is none.
@@ -140,9 +145,11 @@ class Predictor:
         if probabilities:
             self._require_logits("probabilities")
 
+        options = reading or ReadOptions()
+
         def read(path: Path) -> Photo | Failure:
             try:
-                return _read(path, max_pixels)
+                return options.read(path)
             except Exception as error:
                 return Failure.of(path, error)
 
@@ -285,10 +292,6 @@ def _batches(photos: Iterable[tuple[Path, Photo | Failure]], size: int) -> Itera
             waiting.append((path, image))
     if waiting:
         yield waiting
-
-
-def _read(source: ImageSource, max_pixels: int | None) -> Photo:
-    return read_image(source) if max_pixels is None else read_image(source, max_pixels=max_pixels)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
+from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
 
 __all__ = ["Ranks", "joined_ranks", "restarted_by_torchrun"]
@@ -93,7 +94,7 @@ def joined_ranks(device: str | None) -> Iterator[Ranks]:
     """Join the process group that torchrun describes, if it does, and leave it at the end.
 
     Args:
-        device: ``cpu``, ``cuda`` or None for a GPU where there is one.
+        device: as `terrazzo.engines.torch.find_device` takes it; ``cuda`` is each process's own GPU.
 
     Raises:
         ConfigError: there is no such device.
@@ -127,10 +128,15 @@ def _restarts() -> int:
 
 def _place(device: str | None, local_rank: int) -> torch.device:
     """Return where a process computes; on a machine with several GPUs, each process of a run has its own."""
-    if device not in (None, "cpu", "cuda"):
-        raise ConfigError(f"device is {device!r}", fix="use cpu or cuda", code="config-device")
-    if device == "cpu" or not torch.cuda.is_available():
-        if device == "cuda":
-            raise ConfigError("device is cuda, but PyTorch finds no GPU", fix="use cpu", code="config-device")
-        return torch.device("cpu")
-    return torch.device("cuda", local_rank)
+    if device is None or device.strip().lower() == "cuda":
+        device = f"cuda:{local_rank}" if device is not None or torch.cuda.is_available() else "cpu"
+    elif int(os.environ.get("WORLD_SIZE", "1")) > 1 and device != "cpu":
+        raise ConfigError(
+            f"device is {device!r}, and each process of torchrun has a GPU of its own",
+            fix="leave --device out, and choose GPUs with CUDA_VISIBLE_DEVICES",
+            code="config-device",
+        )
+    try:
+        return find_device(device)
+    except ConfigError as error:
+        raise ConfigError(error.message, fix=error.fix, code="config-device") from error

@@ -13,19 +13,14 @@ from torch import Tensor
 from terrazzo.errors import CheckpointError
 from terrazzo.hub import download
 from terrazzo.labels import LabelSpec
-from terrazzo.models import Segmenter
+from terrazzo.models import Segmenter, list_models
 from terrazzo.models.encoders.vit import resize_positions
 from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
-from terrazzo.text import show, shown_path
+from terrazzo.text import nearest, show, shown_path
 from terrazzo.weights.adapters import ADAPTER_CONFIG, MERGE_THERE, is_adapter, merge_adapter, read_adapter
-from terrazzo.weights.catalog import bundled_folder, bundled_names, known_licence
-from terrazzo.weights.companions import (
-    labels_from_meta,
-    names_are_guessed,
-    paper_preprocess,
-    read_json,
-)
+from terrazzo.weights.catalog import bundled_folder, bundled_names, known_licence, published
+from terrazzo.weights.companions import labels_from_meta, names_are_guessed, paper_preprocess, read_json
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
 from terrazzo.weights.huggingface import WEIGHTS_FILES, is_hub_id, read_companions, read_weights
 from terrazzo.weights.model_card import base_model_in_model_card, licence_in_model_card
@@ -182,15 +177,35 @@ def _open(model: str | Path) -> TrainedModel | Foreign:
         file, _, part = name.rpartition("#")
         if os.path.isfile(file):
             return _open_file(Path(file), name, part)
-    if not os.path.exists(path) and is_hub_id(name):
+    is_local = path.parent != Path(".") and os.path.isdir(path.parent)  # a mistyped path is not looked for on the hub
+    if not os.path.exists(path) and is_hub_id(name) and (not is_local or published(name)):
         return _open_huggingface(download(name), name)
-    what = "is neither file nor folder" if os.path.exists(path) else "is neither a shipped model nor a path that exists"
-    raise CheckpointError(
-        f"{name!r} {what}",
-        fix=f"shipped models: {', '.join(bundled_names()) or 'none'}; or give a folder written by `terrazzo train`, "
-        "a checkpoint file, or a hub id",
-        code="checkpoint-missing",
-    )
+    raise _nothing_called(name, path)
+
+
+def _nothing_called(name: str, path: Path) -> CheckpointError:
+    """Say what a name that leads to no model was probably meant to be."""
+    shipped = bundled_names()
+    with_weights = [known for known in shipped if known.partition(".")[0] == name]
+    if name in list_models():
+        message = f"{name} is an architecture, without weights"
+        fix = f"did you mean {with_weights[0]}?" if with_weights else "give the folder of a training run of it"
+    elif os.path.exists(path):
+        message, fix = f"{shown_path(name)} is neither file nor folder", "give a model folder or a checkpoint file"
+    elif near := nearest(name, [*shipped, *list_models()]):
+        message, fix = f"there is no model {show(name)}", f"did you mean {near}?"
+    elif len(path.parts) > 1:
+        beside = [other.name for other in path.parent.iterdir()] if os.path.isdir(path.parent) else []
+        near = nearest(path.name, beside)
+        message = f"{shown_path(name)}: there is no such {'file' if path.suffix else 'folder'}"
+        fix = f"did you mean {shown_path(path.parent / near)}?" if near else "check the path"
+    else:
+        message = f"{show(name)} is neither a shipped model nor a path that exists"
+        fix = (
+            f"shipped models: {', '.join(shipped) or 'none'}; or give a folder written by `terrazzo train`, "
+            "a checkpoint file, or a hub id"
+        )
+    return CheckpointError(message, fix=fix, code="checkpoint-missing")
 
 
 def _open_folder(folder: Path, name: str) -> TrainedModel | Foreign:

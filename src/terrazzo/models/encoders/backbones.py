@@ -106,14 +106,15 @@ class Backbone(nn.Module):
         """Return one (B, channels[i], ceil(H / strides[i]), ceil(W / strides[i])) map per level."""
         H, W = images_B3HW.shape[2:]
         whole_H, whole_W = self._whole(H), self._whole(W)
-        if (whole_H, whole_W) != (H, W):
+        # An exported file of free sizes always goes through this: it leaves whole sizes as they are.
+        if (self.multiple > 1 and torch.compiler.is_exporting()) or (whole_H, whole_W) != (H, W):
             if self.is_pyramid:
                 images_B3HW = F.pad(images_B3HW, (0, whole_W - W, 0, whole_H - H), mode="replicate")
             else:
                 images_B3HW = F.interpolate(images_B3HW, (whole_H, whole_W), mode="bilinear", align_corners=False)
         maps = self.backbone(images_B3HW).feature_maps
         return [
-            x_BChw[:, :, : math.ceil(H / stride), : math.ceil(W / stride)].contiguous(memory_format=torch.channels_last)
+            x_BChw[:, :, : _quotient(H, stride), : _quotient(W, stride)].contiguous(memory_format=torch.channels_last)
             for x_BChw, stride in zip(maps, self.strides, strict=True)
         ]
 
@@ -138,7 +139,7 @@ class Backbone(nn.Module):
         return {key: value for key, value in config.to_dict().items() if key not in NOT_THE_NETWORK}
 
     def _whole(self, side: int) -> int:
-        return max(math.ceil(side / self.multiple) * self.multiple, max(self.strides))
+        return max(_quotient(side, self.multiple) * self.multiple, max(self.strides))
 
     def _maps_of_nothing(self, height: int, width: int) -> Sequence[Tensor]:
         weight = next(self.backbone.parameters())
@@ -241,6 +242,11 @@ def dilate_last_stages(backbone: Any, stages: int = 2) -> None:
                     conv.padding = tuple(dilation * (side // 2) for side in conv.kernel_size)
                 dilation *= conv.stride[0]
                 conv.stride = (1, 1)
+
+
+def _quotient(side: int, step: int) -> int:
+    """Divide and round up, in whole numbers: torch.export follows free sizes through these alone."""
+    return -(-side // step)
 
 
 # -- where a backbone comes from --------------------------------------------------------------------------------------

@@ -1,0 +1,149 @@
+"""What people hand to `terrazzo.predict`, and networks that they have changed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import terrazzo
+from terrazzo.engines.torch import TorchEngine
+from terrazzo.errors import ConfigError, ImageError
+from terrazzo.inference.predictor import Predictor
+from terrazzo.labels import LabelSpec
+from terrazzo.models import create_model
+from terrazzo.preprocess import Preprocess
+from terrazzo.weights.files import TrainedModel
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
+TENSOR = torch.from_numpy(PHOTO.copy())
+
+
+@pytest.fixture(scope="module")
+def model() -> TrainedModel:
+    torch.manual_seed(0)
+    network = create_model("segformer_b0", 4).eval()
+    return TrainedModel("segformer_b0", network, LabelSpec.from_names(list("abcd")), Preprocess(), name="tiny")
+
+
+@pytest.fixture(scope="module")
+def predictor(model: TrainedModel) -> Predictor:
+    return terrazzo.make_predictor(model, "cpu")
+
+
+@pytest.fixture(scope="module")
+def mask(predictor: Predictor) -> np.ndarray:
+    return terrazzo.predict(PHOTO, predictor).mask
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "a.png"
+    Image.fromarray(PHOTO).save(path)
+    return path
+
+
+def written() -> io.BytesIO:
+    file = io.BytesIO()
+    Image.fromarray(PHOTO).save(file, "PNG")
+    return file  # which stands at its end
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        written,
+        lambda: written().getvalue(),
+        lambda: bytearray(written().getvalue()),
+        lambda: memoryview(written().getvalue()),
+        lambda: Image.fromarray(PHOTO),
+        lambda: TENSOR,
+        lambda: TENSOR.permute(2, 0, 1),
+        lambda: TENSOR.permute(2, 0, 1) / 255,
+        lambda: TENSOR.double() / 255,
+    ],
+    ids=["BytesIO", "bytes", "bytearray", "memoryview", "PIL", "HWC", "CHW", "CHW float", "HWC double"],
+)
+def test_every_form_of_one_photo(made: Callable[[], Any], predictor: Predictor, mask: np.ndarray) -> None:
+    np.testing.assert_array_equal(terrazzo.predict(made(), predictor).mask, mask)
+
+
+def test_open_files(file: Path, predictor: Predictor, mask: np.ndarray) -> None:
+    with file.open("rb") as opened:
+        np.testing.assert_array_equal(terrazzo.predict(opened, predictor).mask, mask)
+    with pytest.raises(ImageError, match="cannot be read: I/O operation on closed file"):
+        terrazzo.predict(opened, predictor)
+    with file.open(encoding="latin-1") as text, pytest.raises(ImageError, match="open as text"):
+        terrazzo.predict(text, predictor)
+
+
+def test_lists_tuples_and_other_iterables_of_anything(file: Path, predictor: Predictor, mask: np.ndarray) -> None:
+    for several in (
+        [PHOTO, Image.fromarray(PHOTO), TENSOR, file, str(file), written()],
+        (file,),
+        (path for path in [str(file)]),
+        {file},
+        [str(file.parent)],
+        [str(file.parent / "*.png"), PHOTO],
+    ):
+        count = len(several) if isinstance(several, list) else 1
+        results = terrazzo.predict(several, predictor)
+        assert len(results) == count
+        assert all(np.array_equal(result.mask, mask) for result in results)
+    assert terrazzo.predict([], predictor) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (None, "None is not an image"),
+        (3.5, "3.5 is not an image"),
+        ({"a": 1}, "a dict is not an image"),
+        (TENSOR[None], "give a list of images"),
+        (PHOTO.transpose(2, 0, 1), "channels last"),
+        (TENSOR.float(), "--value-range 0,255"),
+    ],
+)
+def test_what_is_no_photo_is_told_what_to_give(source: Any, said: str, predictor: Predictor) -> None:
+    with pytest.raises(ImageError, match=said):
+        terrazzo.predict(source, predictor)
+
+
+def test_a_folder_as_a_string_is_told_to_go_into_a_list(file: Path, predictor: Predictor) -> None:
+    with pytest.raises(ImageError, match="into a list") as caught:
+        terrazzo.predict(str(file.parent), predictor)
+    assert caught.value.code == "image-directory"
+
+
+def test_what_messages_advise_is_accepted(predictor: Predictor, mask: np.ndarray) -> None:
+    deep = PHOTO.astype(np.float32) / 255
+    np.testing.assert_array_equal(terrazzo.predict(deep, predictor, value_range=(0, 1)).mask, mask)
+    np.testing.assert_array_equal(terrazzo.predict(PHOTO, predictor, bands=(1, 2, 3)).mask, mask)
+    frames = io.BytesIO()
+    Image.new("RGB", (52, 40)).save(frames, "TIFF", save_all=True, append_images=[Image.fromarray(PHOTO)])
+    with pytest.raises(ImageError, match="frame=0"):
+        terrazzo.predict(frames, predictor)
+    np.testing.assert_array_equal(terrazzo.predict(frames, predictor, frame=1).mask, mask)
+    with pytest.raises(ImageError, match="max_pixels"):
+        terrazzo.predict(PHOTO, predictor, max_pixels=100)
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("half", 0.97), ("bfloat16", 0.9), ("double", 0.999)])
+def test_a_network_in_another_precision(model: TrainedModel, mask: np.ndarray, dtype: str, least: float) -> None:
+    torch.manual_seed(0)
+    network = getattr(create_model("segformer_b0", 4).eval(), dtype)()
+    changed = TrainedModel("segformer_b0", network, model.labels, model.preprocess)
+    result = terrazzo.predict(PHOTO, changed, device="cpu")
+    assert (result.mask == mask).mean() >= least
+    assert next(network.parameters()).dtype == getattr(torch, dtype), "its owner's choice stays"
+
+
+def test_a_network_without_weights() -> None:
+    with pytest.raises(ConfigError, match="meta device"):
+        TorchEngine(create_model("segformer_b0", 4).to("meta"))

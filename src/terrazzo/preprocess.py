@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.errors import ConfigError
-from terrazzo.text import list_names
+from terrazzo.text import list_names, show
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocess"]
 
@@ -108,6 +108,8 @@ class Preprocess:
             ConfigError: a key is unknown or a value is not usable.
         """
         known = {field.name for field in fields(cls)}
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"preprocess is {show(values)}, not a mapping", fix=f"use {', '.join(sorted(known))}")
         if unknown := sorted(map(str, set(values) - known)):
             raise ConfigError(
                 f"preprocess has unknown key(s) {list_names(unknown)}", fix=f"use {', '.join(sorted(known))}"

@@ -33,8 +33,8 @@ BOOLEANS = {
     for word in (name, name.capitalize(), name.upper())
 }
 INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F]+|0b[01]+)")
-FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?")
-LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
+FLOAT = re.compile(r"[-+]?(?:(?:\.[0-9]+|[0-9][0-9_]*\.[0-9_]*)(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+][0-9]+)")
+LEADING_ZERO = re.compile(r"[-+]?0[0-7_]+")  # 08 is text for YAML 1.1, and written without quotes
 NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF|nan|NaN|NAN)")
 TAGS = "tag:yaml.org,2002:"
 SCALAR_TAGS: dict[str, tuple[type, ...]] = {

@@ -166,6 +166,8 @@ class Preprocess:
             ConfigError: a key is unknown or a value is not usable.
         """
         known = {field.name for field in fields(cls)}
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"preprocess is {show(values)}, not a mapping", fix=f"use {', '.join(sorted(known))}")
         if unknown := sorted(map(str, set(values) - known)):
             raise ConfigError(
                 f"preprocess has unknown key(s) {list_names(unknown)}", fix=f"use {', '.join(sorted(known))}"

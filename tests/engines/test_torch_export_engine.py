@@ -15,13 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_files import DESCRIPTION, noise
 from torch import Tensor, nn
 
+from terrazzo.cli.main import main
 from terrazzo.engines.engine import EngineOptions
 from terrazzo.engines.torch_export import TorchExportEngine
 from terrazzo.errors import CheckpointError, ConfigError
-from terrazzo.inference.predict import make_predictor
+from terrazzo.inference.predict import make_predictor, predict
 from terrazzo.weights.exported import METADATA_KEY
 
 
@@ -131,6 +133,28 @@ def test_nothing_of_a_strangers_file_is_executed(
     with suppress(CheckpointError):  # the attack is real: torch runs it
         TorchExportEngine(path, trust=True)
     assert marker.exists()
+
+
+def test_a_file_is_declared_trusted_once(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(photo)
+    command = ["predict", str(photo), "--model", str(exported), "--output", str(tmp_path / "out"), "--save", "mask"]
+    with pytest.raises(SystemExit) as caught:
+        main(command)
+    assert caught.value.code == 2 and capsys.readouterr().err.startswith("error[model-untrusted]: ")
+    with pytest.raises(CheckpointError):
+        predict(photo, exported)
+    assert not (tmp_path / "config").exists() and not (tmp_path / "out").exists()
+    main([*command, "--trust-file"])
+    (tmp_path / "out" / "photo_mask.png").unlink()
+    main(command)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "photo_mask.png")), predict(photo, exported).mask)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "python"))
+    assert predict(photo, exported, trust=True).mask.shape == (32, 40)
+    assert make_predictor(exported).labels == DESCRIPTION.labels
 
 
 def test_damaged_files_are_told(exported: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from terrazzo.files import make_folder, write_atomic
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol
 from terrazzo.models import Segmenter
+from terrazzo.text import shown_path
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.data import labelled_pixels
 from terrazzo.training.distributed import Ranks
@@ -105,6 +106,10 @@ def train_variant(setting: Setting, variant: Variant) -> dict[str, Any]:
     with locked(folder):
         if (folder / RESULT_FILE).exists():
             result = _read(folder / RESULT_FILE)
+            if not all(isinstance(result.get(key), dict) for key in asked) or not all(
+                isinstance(result.get(key), (int, float)) for key in SCORES
+            ):
+                raise _no_result(folder / RESULT_FILE)
             _refuse_other_settings(folder, result, asked)
             return result
         clear_leftovers(folder)
@@ -190,5 +195,11 @@ def _refuse_other_settings(folder: Path, result: dict[str, Any], asked: dict[str
 def _read(path: Path) -> dict[str, Any]:
     values = read_json(path, error=TrainingError, code="ablation-result")
     if not isinstance(values, dict):
-        raise TrainingError(f"{path} holds no result", fix="remove it to measure again", code="ablation-result")
+        raise _no_result(path)
     return values
+
+
+def _no_result(path: Path) -> TrainingError:
+    return TrainingError(
+        f"{shown_path(path)} does not hold a result", fix="remove it to measure again", code="ablation-result"
+    )

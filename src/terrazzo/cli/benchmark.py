@@ -69,7 +69,7 @@ def benchmark(
     """
     from terrazzo.measurement.benchmark import benchmark as measure
 
-    sides = re.fullmatch(r"(\d+)[x×](\d+)", size.strip())
+    sides = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", size.strip())
     if sides is None:
         raise ConfigError(f"--size is {size!r}", fix="give height and width, as in 512x512")
     if json is not None:

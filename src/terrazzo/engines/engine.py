@@ -107,7 +107,7 @@ def available_cores() -> int:
     ``OMP_NUM_THREADS`` counts where it is set, as it does for PyTorch. Two threads of one core count as one: matrix
     products keep a core busy from a single thread.
     """
-    if (wished := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(wished) > 0:
+    if (wished := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and len(wished) <= 4 and int(wished) > 0:
         return int(wished)
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1

@@ -58,7 +58,7 @@ def _labels(root: Path) -> LabelSpec:
     for number, entry in list_entries(path):
         name, _, rest = entry.partition(":")
         color = rest.partition(":")[0].split(",")
-        if not all(channel.strip().isdecimal() for channel in color):
+        if not all(channel.strip().isdecimal() and len(channel.strip()) <= 3 for channel in color):
             raise DatasetError(
                 f"{shown_path(path)}: line {number} is not a name and a colour",
                 fix="write lines like `leaf:0,158,115::`",

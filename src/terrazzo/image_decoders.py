@@ -49,12 +49,11 @@ def _cut_short() -> ImageError:
 # -- JPEG --------------------------------------------------------------------------------------------------------------
 
 END_OF_IMAGE = b"\xff\xd9"
-MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # that ends compressed data
-RESTART = re.compile(rb"\xff([\xd0-\xd7])")
+MARKER = re.compile(rb"\xff[\x01-\xfe]")
 SEQUENTIAL, PROGRESSIVE = (0xC0, 0xC1), (0xC2,)
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 BETWEEN_SCANS = {0xC4, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
-HELD_BACK = 2  # bytes; the last of them holds bits of the last block
+HELD_BACK = 16  # bytes; some cameras put a few too many behind the last block
 PADDING = bytes(10)  # a decoder looks up to eight bytes ahead
 HOLE = bytes(512)
 
@@ -116,13 +115,13 @@ def _end_of_scans(data: bytes) -> tuple[int, bool]:
             scans += 1
             whole = frame[:1] in (b"\xc0", b"\xc1") and segment[:1] == frame[6:7]  # one scan of all components
             counted = whole and scans == 1
-            found = MARKER.search(data, position)
-            end = found.start() if found else len(data)
+            end, restarts = _end_of_scan(data, position)
+            found = end < len(data)
             if not found and data.endswith(EMPTY_TAIL):
                 raise _damaged(EMPTY_END)
             if not found and not counted:
                 raise _cut_short()
-            _check_restarts(data, position, end, interval, frame, segment)
+            _check_restarts(restarts, interval, _blocks(frame, segment))
             is_flat = segment[-3:-2] == b"\0" if frame[:1] == b"\xc2" else not any(shortest.values())
             if not is_flat and data.find(HOLE, position, end) >= 0:
                 raise _damaged("a part of it is empty")
@@ -141,12 +140,21 @@ def _shortest_codes(segment: bytes) -> Iterator[tuple[int, int]]:
         segment = segment[17 + count :]
 
 
-def _check_restarts(data: bytes, start: int, end: int, interval: int, frame: bytes, scan: bytes) -> None:
+def _end_of_scan(data: bytes, start: int) -> tuple[int, list[int]]:
+    """Find the marker that ends compressed data, and the numbers of the restart markers in them."""
+    restarts: list[int] = []
+    for match in MARKER.finditer(data, start):
+        number = data[match.start() + 1] - 0xD0
+        if not 0 <= number < 8:
+            return match.start(), restarts
+        restarts.append(number)
+    return len(data), restarts
+
+
+def _check_restarts(found: list[int], interval: int, blocks: int) -> None:
     """The restart markers of a scan count from 0 to 7 and over again, and there is one after each interval."""
-    found = [match[0] - 0xD0 for match in RESTART.findall(data, start, end)]
     if any((second - first) % 8 != 1 for first, second in pairwise(found)) or found[:1] not in ([], [0]):
         raise _damaged("its restart markers are out of order")
-    blocks = _blocks(frame, scan)
     if found and not interval:
         raise _damaged("it has restart markers and should not")
     if blocks and interval and len(found) != (blocks - 1) // interval:

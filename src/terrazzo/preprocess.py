@@ -57,7 +57,7 @@ class Preprocess:
     rounding: Literal["nearest", "down"] = "nearest"
 
     def __post_init__(self) -> None:
-        sides = [side for side in (self.short_side, self.long_side, self.multiple_of) if side is not None]
+        sides = [self.multiple_of, *(side for side in (self.short_side, self.long_side) if side is not None)]
         if self.size is not None:
             if len(self.size) != 2 or self.short_side is not None or self.multiple_of != 1:
                 given = ", ".join(map(show, self.size[:4]))

@@ -40,8 +40,8 @@ def test_a_second_time_is_refused_in_two_lines(checkpoint: str, capsys: pytest.C
         main(["convert", checkpoint, "city"])
     assert caught.value.code == 2
     assert capsys.readouterr().err.splitlines() == [
-        "error[output-taken]: city is there already",
-        "  fix: choose another destination",
+        "error[output-taken]: city is there already with a model in it",
+        "  fix: choose another destination, or add --overwrite",
     ]
 
 

@@ -89,7 +89,7 @@ def test_bad_photos_are_told_and_the_good_ones_done(
             main(arguments)
         assert left.value.code == 2
     out, err = capsys.readouterr()
-    assert "c.png" in err and "fix: " in err and "2 of 3 photos" in out and "1 could not be read" in out
+    assert "c.png" in err and "fix: " in err and "2 of 3 photos" in out and "1 failed" in out
     assert len(written("out")) == 4
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from terrazzo.engines import gpu
+from terrazzo.engines import torch as torch_engine
 from terrazzo.engines.engine import EngineOptions
 from terrazzo.engines.gpu import CAPTURED_SIZES, COMPARED_PASSES, GPUNetwork, Pass, same_classes
 from terrazzo.engines.torch import TorchEngine
@@ -49,9 +50,11 @@ def ones(height: int = 4, width: int = 6) -> Tensor:
     return torch.ones(1, 3, height, width)
 
 
-def test_devices_without_cuda_run_the_network_as_it_is() -> None:
+def test_devices_without_cuda_run_the_network_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_engine, "find_device", torch.device)  # which finds no accelerator here
     network = create_model("segformer_b0", 5)
-    assert TorchEngine(network, "meta", EngineOptions(precision="auto")).forward is network
+    engine = TorchEngine(network, "meta", EngineOptions(precision="auto"))
+    assert engine.forward == engine._as_it_is and engine.network is network
 
 
 def test_half_precision_is_used_after_it_has_agreed(captures: list[torch.Size]) -> None:

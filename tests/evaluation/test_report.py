@@ -126,7 +126,8 @@ def test_save_writes_every_form(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     names = {"report.json", "report.txt", "per_class.csv", "per_class.png", "confusion.png"}
     assert {path.name for path in folder.iterdir()} == names
-    assert json.loads((folder / "report.json").read_bytes()) == report.to_dict()
+    written = json.loads((folder / "report.json").read_bytes())
+    assert written.pop("written_by").startswith("terrazzo ") and written == report.to_dict()
     assert (folder / "report.txt").read_text("utf-8") == report.table() + "\n"
     rows = list(csv.DictReader(io.StringIO((folder / "per_class.csv").read_text("utf-8"))))
     assert [row["name"] for row in rows] == ["road", "car", "bus", "wall"]

@@ -116,7 +116,7 @@ def test_an_onnx_file_states_its_opset_and_holds_only_our_metadata(exported: Cal
         (attention.domain, attention.name)
     }
     assert written.opset == OPSET
-    assert [entry.key for entry in proto.metadata_props] == [METADATA_KEY]
+    assert [entry.key for entry in proto.metadata_props] == [METADATA_KEY, "written_by"]
     operators = {node.op_type for node in (*proto.graph.node, *attention.node)}
     assert {"LayerNormalization", "Gelu", "Softmax"} <= operators
     assert not operators & {"BatchNormalization", "Erf", "ReduceMean"}

@@ -118,7 +118,7 @@ def test_a_file_that_fails_its_comparison_never_takes_its_place(
     for name in ("a.onnx", "a.xml"):
         (tmp_path / name).write_text("old")
         with pytest.raises(CheckpointError, match="was removed"):
-            terrazzo.export(models("segformer_b0"), tmp_path / name)
+            terrazzo.export(models("segformer_b0"), tmp_path / name, overwrite=True)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.onnx": "old", "a.xml": "old"}
 
 
@@ -177,7 +177,7 @@ def test_when_the_disk_is_full_the_old_file_stays(
 
 def test_an_old_file_is_replaced_by_a_new_one(models: Models, tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_text("old")
-    terrazzo.export(models("setr_naive_tiny"), tmp_path / "a.onnx")
+    terrazzo.export(models("setr_naive_tiny"), tmp_path / "a.onnx", overwrite=True)
     assert OnnxRuntimeEngine(tmp_path / "a.onnx").description.architecture == "setr_naive_tiny"
     assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
 
@@ -188,7 +188,7 @@ def test_other_things_at_the_place_are_left_alone(models: Models, tmp_path: Path
     (tmp_path / "weights.bin").write_text("of another program")
     for name, code in [
         ("folder.onnx", "output-is-a-folder"),
-        ("weights.xml", "output-taken"),
+        ("weights.xml", "output-not-ours"),
         ("missing/a.onnx", "output-no-folder"),
     ]:
         with pytest.raises(OutputError) as caught:

@@ -170,7 +170,7 @@ def test_an_onnx_file_in_int8(models: Models, tmp_path: Path) -> None:
     by_weights = [node.op_type for node in proto.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
     assert len(by_weights) / 2 < written.int8.layers < len(by_weights)
     assert [function.name for function in proto.functions] == ["MultiHeadAttention"]  # runtimes that lack it need it
-    assert [entry.key for entry in proto.metadata_props] == [METADATA_KEY]
+    assert [entry.key for entry in proto.metadata_props] == [METADATA_KEY, "written_by"]
     assert logging.getLogger().handlers == handlers
     images = rng.random((2, 3, 61, 97), dtype=np.float32)
     for kind in (OnnxRuntimeEngine, OpenVINOEngine):

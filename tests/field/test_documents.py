@@ -29,8 +29,9 @@ from terrazzo.errors import CheckpointError, DatasetError, LabelError, TerrazzoE
 from terrazzo.labels import LabelSpec
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.recipe import automatic_recipe
-from terrazzo.weights.companions import labels_from_names, preprocess_from_huggingface
+from terrazzo.weights.companions import labels_from_names
 from terrazzo.weights.exported import ExportedDescription
+from terrazzo.weights.processor import preprocess_from_processor
 
 SIDE = 16
 
@@ -89,7 +90,7 @@ def with_line(recipe: str, key: str, value: str) -> str:
         ("crop", "[{a: 1}, 2]", "crop is ({'a': 1}, 2)"),
         ("crop", "[100000000000, 5]", "crop is (100000000000, 5)"),
         ("preprocess", "{1: 2}", "preprocess has unknown key(s) '1'"),
-        ("preprocess", "{short_side: true}", "preprocess sides [True, 1]"),
+        ("preprocess", "{short_side: true}", "preprocess sides 1, True"),
         ("preprocess", "{mean: 2001-01-01}", "preprocess mean, std or size is not a list of numbers"),
         ("model", '"\\e[2J\\n"', r"unknown model '\x1b[2J\n'"),
         ("labels", "a" * 5000, "there is no class list named 'aaa"),
@@ -299,7 +300,7 @@ def test_any_value_in_a_document_is_used_or_refused(data: st.DataObject) -> None
         (lambda values: ExportedDescription.from_json(json.dumps(values), "here"), description),
         (LabelSpec.from_dict, {**LABELS, "map": {}, "colors": {}}),
         (Preprocess.from_dict, Preprocess().to_dict()),
-        (lambda values: preprocess_from_huggingface(values, "here"), PROCESSOR),
+        (lambda values: preprocess_from_processor(values, "here"), PROCESSOR),
         (lambda values: labels_from_names(values["names"], 2, "here", values["palette"]), LABELS),
     ]:
         changed = data.draw(st.dictionaries(st.sampled_from(sorted(complete)), VALUES, min_size=1, max_size=2))

@@ -173,9 +173,8 @@ def published(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hf") / "it"
     model = load_folder(run / "model")
     network = create_model("segformer_b0", 2).eval()
-    save_huggingface(
-        folder, TrainedModel("segformer_b0", network, model.labels, model.preprocess, model.record, "mine")
-    )
+    preprocess = Preprocess(short_side=24, antialias=True, rounding="down")
+    save_huggingface(folder, TrainedModel("segformer_b0", network, model.labels, preprocess, model.record, "mine"))
     return folder
 
 

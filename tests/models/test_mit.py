@@ -97,6 +97,10 @@ def test_depths() -> None:
         "segformer_b3": [3, 4, 18, 3],
         "segformer_b4": [3, 8, 27, 3],
         "segformer_b5": [3, 6, 40, 3],
+        "segformer_b2_256": [3, 4, 6, 3],
+        "segformer_b3_256": [3, 4, 18, 3],
+        "segformer_b4_256": [3, 8, 27, 3],
+        "segformer_b5_256": [3, 6, 40, 3],
     }
 
 

@@ -232,5 +232,5 @@ def test_registers_have_no_place_in_setrs_encoder(tmp_path: Path) -> None:
         hidden_size=192, num_attention_heads=3, num_hidden_layers=12, patch_size=14, image_size=56
     )
     transformers.Dinov2WithRegistersModel(config).save_pretrained(tmp_path / "dino")
-    with pytest.raises(CheckpointError, match=r"1 unexpected \(embeddings\.register_tokens\)"):
+    with pytest.raises(CheckpointError, match="a ViT with register tokens"):
         load_starting_weights(tmp_path / "dino")

@@ -85,7 +85,7 @@ def test_load_finds_a_folder_and_the_model_in_a_run_folder(model: TrainedModel, 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("nothing-here", "neither a shipped model nor a path"),
+        ("nothing-here", "there is no such folder"),
         ("empty", "holds no model"),
         ("a.txt", "neither a safetensors nor a PyTorch file"),
     ],

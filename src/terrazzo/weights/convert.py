@@ -76,7 +76,7 @@ def _refuse_taken(folder: Path, source: Path, overwrite: bool) -> None:
         if not names:
             folder.rmdir()
             return
-        is_source = os.path.realpath(source).startswith(os.path.realpath(folder))
+        is_source = Path(os.path.realpath(source)).is_relative_to(os.path.realpath(folder))
         if overwrite and CONFIG_FILE in names and names <= FILES and not is_source:
             return
         others = sorted(names - FILES)

@@ -198,7 +198,9 @@ def _nothing_called(name: str, path: Path) -> CheckpointError:
         beside = [other.name for other in path.parent.iterdir()] if os.path.isdir(path.parent) else []
         near = nearest(path.name, beside)
         message = f"{shown_path(name)}: there is no such {'file' if path.suffix else 'folder'}"
-        fix = f"did you mean {shown_path(path.parent / near)}?" if near else "check the path"
+        fix = "check the path; it leads to a model folder or a checkpoint file"
+        if near:
+            fix = f"did you mean {shown_path(path.parent / near)}?"
     else:
         message = f"{show(name)} is neither a shipped model nor a path that exists"
         fix = (
@@ -267,7 +269,9 @@ def _open_adapter(folder: Path, name: str) -> Foreign:
     if not base_name or not os.path.isfile(base_folder / CONFIG_FILE):
         try:
             if os.path.exists(base_folder) or not is_hub_id(base_name):
-                raise CheckpointError(f"there is no model {show(named)}", fix="", code="checkpoint-missing")
+                raise CheckpointError(
+                    f"there is no model {show(named)}", fix="check the name", code="checkpoint-missing"
+                )
             base_folder = download(base_name)
         except CheckpointError as error:
             raise CheckpointError(

@@ -267,7 +267,9 @@ def _open_adapter(folder: Path, name: str) -> Foreign:
     if not base_name or not os.path.isfile(base_folder / CONFIG_FILE):
         try:
             if os.path.exists(base_folder) or not is_hub_id(base_name):
-                raise CheckpointError(f"there is no model {show(named)}", fix="", code="checkpoint-missing")
+                raise CheckpointError(
+                    f"there is no model {show(named)}", fix="check the name", code="checkpoint-missing"
+                )
             base_folder = download(base_name)
         except CheckpointError as error:
             raise CheckpointError(

@@ -6,6 +6,7 @@ import ast
 import re
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,33 @@ def test_the_errors_page_has_every_class() -> None:
     text = (DOCS / "errors.md").read_text(encoding="utf-8")
     for name in errors.__all__:
         assert f"| `{name}` | `{getattr(errors, name).code}` |" in text
+
+
+def test_messages_in_troubleshooting_are_those_of_the_source() -> None:
+    """What a table quotes as seen, piece by piece between ellipses; and the codes in brackets after it."""
+    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    seen = [row.split("|")[1] for row in re.findall(r"^\| .*\|$", text, re.MULTILINE)]
+    quotes = [quote for cell in seen for quote in re.findall(r"`([^`]+ [^`]+)`", cell)]
+    codes = {code for code in re.findall(r"\(`([a-z]+(?:-[a-z]+)+)`\)", text)}
+    assert len(quotes) > 40 and len(codes) > 25
+    told = []
+    for path in Path(errors.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                told.append(node.value)
+    for quote in quotes:
+        for piece in re.split(r"\.\.\.", quote.removeprefix("note: ")):
+            assert any(piece.strip() in text for text in told), f"no message holds {piece.strip()!r}"
+    assert codes - set(told) == set()
+
+
+def test_contributing_lists_the_layers_that_are_enforced() -> None:
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    package = Path(errors.__file__).parent
+    names = [
+        re.sub(r"terrazzo\.(\w+)", lambda m: m[1] + ("/" if (package / m[1]).is_dir() else ".py"), lay)
+        for lay in layers
+    ]
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert [re.split(r"  +", line)[0] for line in re.findall(r"^    (\w.*)$", text, re.MULTILINE)] == names

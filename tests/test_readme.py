@@ -108,16 +108,21 @@ def size_of(path: Path) -> tuple[int, int]:
 
 def test_every_block_is_executed_or_says_why_not() -> None:
     reasons = [block.reason for block in blocks() if block.language in EXECUTED]
-    assert len(reasons) >= 8
+    assert len(reasons) >= 7
     assert [reason for reason in reasons if reason and "install" not in reason] == []
 
 
-def test_the_first_screen_shows_install_then_python_then_the_command_line() -> None:
+def test_the_first_screen_shows_a_picture_then_install_then_the_example_then_python() -> None:
+    assert README.splitlines()[2].startswith("![")
     first = [block for block in blocks() if block.language in EXECUTED][:3]
     assert first[0].text == "pip install .\n"
-    assert first[1].language == "python" and len(first[1].text.splitlines()) == 6
-    assert first[2].text.startswith("terrazzo predict street.jpg")
+    assert first[1].text == "terrazzo predict --example\n"
+    assert first[2].language == "python" and len(first[2].text.splitlines()) == 6
     assert first[2].line < 35
+
+
+def test_it_is_short() -> None:
+    assert len(README.split()) < 1150
 
 
 def test_the_blocks_do_what_they_say(place: Path, environment: dict[str, str]) -> None:

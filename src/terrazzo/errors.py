@@ -84,12 +84,16 @@ class OutputError(TerrazzoError):
 
 
 class MissingExtraError(TerrazzoError):
-    """An optional dependency is missing; the fix names the extra to install."""
+    """An optional dependency is missing; the fix is a command for a clone, since no index has Terrazzo, and one for
+    anywhere."""
 
     code = "extra"
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed", fix=f"install it with: pip install 'terrazzo[{extra}]'")
+        super().__init__(
+            f"{package} is not installed",
+            fix=f"run pip install '.[{extra}]' in the folder of the clone, or pip install {package} anywhere",
+        )
 
 
 def _rebuild(kind: type[TerrazzoError], message: str, fix: str, code: str) -> TerrazzoError:

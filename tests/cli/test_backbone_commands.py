@@ -22,9 +22,7 @@ from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel, save_folder
 from tiny_backbones import TINY_BACKBONES
 
-transformers = pytest.importorskip(
-    "transformers", reason="transformers is not installed: pip install 'terrazzo[backbones]'"
-)
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[backbones]'")
 
 TWO_STEPS = ["--steps", "2", "--batch-size", "2", "--crop", "32", "32", "--workers", "0", "--device", "cpu"]
 QUICK = [("fcn", "resnet"), ("setr_pup", "dinov2")]
@@ -142,7 +140,7 @@ def test_a_model_whose_backbone_needs_transformers_says_so(
     ):
         assert refusal(arguments, capsys)[-2:] == [
             "error[extra]: transformers is not installed",
-            "  fix: install it with: pip install 'terrazzo[backbones]'",
+            "  fix: run pip install '.[backbones]' in the folder of the clone, or pip install transformers anywhere",
         ]
 
 

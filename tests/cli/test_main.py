@@ -138,7 +138,6 @@ def test_a_photo_in_the_place_of_the_verb(tmp_path: Path, leave: Leave) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["predict"], "PHOTOS"),
         (["predict", "a.jpg", "--modle", "x"], "--model"),
         (["predict", "a.jpg", "--batch-size", "many"], "many"),
         (["train", "--data", "x"], "--output"),
@@ -173,7 +172,7 @@ def test_a_missing_extra_names_what_to_install(leave: Leave, verb: Callable[...,
     verb(fail)
     assert leave("predict")[2].splitlines() == [
         "error[extra]: tensorboard is not installed",
-        "  fix: install it with: pip install 'terrazzo[train]'",
+        "  fix: run pip install '.[train]' in the folder of the clone, or pip install tensorboard anywhere",
     ]
 
 

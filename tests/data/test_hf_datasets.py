@@ -94,7 +94,7 @@ def test_the_missing_package_is_named_with_its_extra(folder: Folder, monkeypatch
         with pytest.raises(MissingExtraError) as caught:
             open_()
         assert caught.value.message == "datasets is not installed"
-        assert "terrazzo[datasets]" in caught.value.fix
+        assert ".[datasets]" in caught.value.fix
 
 
 def test_cells_are_photos_and_masks() -> None:

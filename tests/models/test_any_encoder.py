@@ -12,7 +12,7 @@ from terrazzo.errors import ConfigError
 from terrazzo.models import DECODERS, Segmenter, create_model, list_models
 from tiny_backbones import PYRAMIDS, TINY_BACKBONES
 
-pytest.importorskip("transformers", reason="transformers is not installed: pip install 'terrazzo[backbones]'")
+pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[backbones]'")
 
 NUM_CLASSES = 5
 

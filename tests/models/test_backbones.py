@@ -20,9 +20,7 @@ from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError
 from terrazzo.models.encoders.backbones import Backbone, create_backbone
 from tiny_backbones import PLAIN, PYRAMIDS, TINY_BACKBONES
 
-transformers = pytest.importorskip(
-    "transformers", reason="transformers is not installed: pip install 'terrazzo[backbones]'"
-)
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[backbones]'")
 
 # family: channels and strides of several maps, first and last stage's names
 MAPS = {
@@ -440,4 +438,4 @@ def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtraError, match="transformers") as error:
         create_backbone("hf:facebook/dinov2-base", several=True)
-    assert "terrazzo[backbones]" in error.value.fix
+    assert ".[backbones]" in error.value.fix

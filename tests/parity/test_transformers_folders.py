@@ -21,7 +21,7 @@ from terrazzo.weights.load import load, load_starting_weights
 from terrazzo.weights.recognize import load_network, meta_network, shapes_of
 from terrazzo.weights.remap.segformer import HF5
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'terrazzo[dev]'")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[dev]'")
 
 B0_TO_B5 = [name for name in VARIANTS if name.startswith("segformer_b") and not VARIANTS[name].mmseg]
 PROCESSOR = {"do_resize": True, "size": {"height": 512, "width": 512}, "resample": 2, "do_reduce_labels": True}

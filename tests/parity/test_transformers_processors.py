@@ -21,7 +21,7 @@ from terrazzo.weights.files import TrainedModel, save_folder
 from terrazzo.weights.load import load
 from terrazzo.weights.processor import preprocess_from_processor
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'terrazzo[dev]'")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[dev]'")
 
 from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil  # noqa: E402
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil  # noqa: E402

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from terrazzo.models import Segmenter, create_model
 from terrazzo.models.segformer import VARIANTS
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'terrazzo[dev]'")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[dev]'")
 
 NUM_CLASSES = 19
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from terrazzo.models.encoders.vit import VisionTransformer
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install 'terrazzo[dev]'")
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[dev]'")
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 96}
 LAYERS = (1, 2, 4)

@@ -18,9 +18,7 @@ from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.train import train
 from tiny_backbones import TINY_BACKBONES
 
-transformers = pytest.importorskip(
-    "transformers", reason="transformers is not installed: pip install 'terrazzo[backbones]'"
-)
+transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[backbones]'")
 
 TWO_STEPS = {"steps": 2, "batch_size": 2, "crop": (32, 32), "precision": "fp32"}
 

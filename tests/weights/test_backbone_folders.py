@@ -17,7 +17,7 @@ from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel, load_folder, save_folder
 from tiny_backbones import TINY_BACKBONES
 
-pytest.importorskip("transformers", reason="transformers is not installed: pip install 'terrazzo[backbones]'")
+pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[backbones]'")
 
 PAIRS = [
     ("all_mlp", "pvt_v2"),

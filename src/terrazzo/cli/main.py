@@ -47,6 +47,7 @@ Commands:
 {verbs}
 
 Examples:
+  terrazzo predict --example
   terrazzo predict street.jpg
   terrazzo predict photos/ --model runs/mine --output masks
   terrazzo check-data my-folder

@@ -14,18 +14,21 @@ from terrazzo.cli.reading import read_options
 from terrazzo.cli.say import say
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.memory import keep_freed_memory
+from terrazzo.errors import ConfigError
 from terrazzo.inference.predict_folder import Written, predict_folder
 from terrazzo.inference.predictor import Failure, Predictor
 from terrazzo.inference.protocols import WHOLE
-from terrazzo.weights.catalog import DEFAULT_MODEL
+from terrazzo.text import list_names, shown_path
+from terrazzo.weights.catalog import DEFAULT_MODEL, bundled_names, example_image
 
 __all__ = ["predict"]
 
 
 def predict(
-    photos: Annotated[list[str], Parameter(negative=())],
+    photos: Annotated[list[str] | None, Parameter(negative=())] = None,
     /,
     *,
+    example: Annotated[bool, Parameter(negative=())] = False,
     model: Annotated[str, Parameter(name=["--model", "-m"])] = DEFAULT_MODEL,
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("terrazzo-output"),
     save: str = "mask,color,overlay,json",
@@ -50,6 +53,7 @@ def predict(
     photo under its classes, with a legend) and NAME.json (area of each class).
 
     Examples:
+        terrazzo predict --example
         terrazzo predict street.jpg
         terrazzo predict photos/ '*.png' --output masks --save mask,json
 
@@ -57,6 +61,8 @@ def predict(
     ----------
     photos
         Photo files, folders (searched to any depth) and patterns in quotes.
+    example
+        In place of photos: the model's own example photo, which ships with it.
     model
         Shipped model, model folder, output folder of a training run, checkpoint file, hub id, or an exported file.
     output
@@ -93,6 +99,7 @@ def predict(
     trust_file
         Open a .pt2 file that was not exported here, and remember it: such files can run any code on this machine.
     """
+    chosen = _photos(photos or [], example, model)
     keep_freed_memory()
     with progress_bar("predict") as bar:
 
@@ -105,7 +112,7 @@ def predict(
             bar(number, count)
 
         summary = predict_folder(
-            photos,
+            chosen,
             output,
             model,
             save=save,
@@ -132,3 +139,30 @@ def predict(
         say(f"{done} of {done + failed} photos written to {output}" + (f", {failed} failed" if failed else ""))
     if failed and not (skip_bad and done):
         sys.exit(2)
+
+
+def _photos(photos: list[str], example: bool, model: str) -> list[str]:
+    """Return the photos to segment: those named, or the model's example."""
+    if not example:
+        if not photos:
+            raise ConfigError(
+                "no photos are named",
+                fix="name photos, folders or patterns, or try --example; see `terrazzo predict --help`",
+                code="usage",
+            )
+        return photos
+    if photos:
+        raise ConfigError(
+            f"--example takes the place of photos, and {list_names(photos)} is given too",
+            fix="leave out one of them",
+            code="usage",
+        )
+    path = example_image(model)
+    if path is None:
+        with_one = [name for name in bundled_names() if example_image(name)]
+        raise ConfigError(
+            f"{shown_path(model)} has no example photo",
+            fix=f"name photos of your own, or take a model that ships with one: {list_names(with_one)}",
+            code="example-none",
+        )
+    return [str(path)]

@@ -20,6 +20,7 @@ __all__ = [
     "bundled_folder",
     "bundled_names",
     "bundled_record",
+    "example_image",
     "is_cached",
     "known_licence",
     "published",
@@ -80,6 +81,12 @@ def bundled_record(name: str) -> dict[str, Any]:
     """Return a shipped model's ``config.json`` without opening its weights."""
     config: dict[str, Any] = read_json(BUNDLED_FOLDER / name / "config.json")
     return config
+
+
+def example_image(name: str) -> Path | None:
+    """Return the example photo of a model that ships in the package, or None; its terms are in the file beside it."""
+    path = BUNDLED_FOLDER / name / "example.jpg"
+    return path if name in bundled_names() and path.is_file() else None
 
 
 def published(name: str) -> PublishedWeights | None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from foreign_files import NAMES, random_model, state_in
 from huggingface_hub import constants, errors
 from safetensors.torch import save_file
 
+from foreign_files import NAMES, random_model, state_in
 from terrazzo.errors import CheckpointError
 from terrazzo.weights.catalog import is_cached
 from terrazzo.weights.huggingface import is_hub_id

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from foreign_files import SEGFORMER, key_list, random_model, state_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foreign_files import SEGFORMER, key_list, random_model, state_in
 from terrazzo.weights.recognize import meta_network, shapes_of
 from terrazzo.weights.remap.layout import Layout, Place
 from terrazzo.weights.remap.segformer import HF4, HF5, LAYOUTS, MMSEG, NVLABS, variant_in

@@ -7,12 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_runs import make_data, tiny_models, tiny_recipe, tiny_trainer
 
 import terrazzo
 from terrazzo.errors import DatasetError, ImageError, TrainingError
+from terrazzo.notes import TerrazzoWarning
 from terrazzo.training import preflight
 from terrazzo.training.checkpoint import has_checkpoint, load_checkpoint
 from terrazzo.training.memory_plan import memory_plan
@@ -64,6 +67,21 @@ def test_damage_behind_the_header_is_found_by_check(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"val_2\.png"):
         quiet_run(data, tmp_path / "run", check=True)
     assert not has_checkpoint(tmp_path / "run/checkpoints")
+
+
+def test_photos_with_four_bands_or_twelve_bits_are_told_before_the_first_step(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    name = data / "train/images/train_0.png"
+    values = np.arange(48 * 64).reshape(48, 64).astype(np.uint16)  # up to 3071
+    Image.fromarray(values).save(name.with_suffix(".tif"))
+    name.unlink()
+    with pytest.warns(TerrazzoWarning, match=r"train_0\.tif: .*reach only 3071.*convert them first"):
+        quiet_run(data, tmp_path / "run")
+    bands = Image.merge("RGBA", [Image.new("L", (64, 48), 90)] * 4)
+    bands.save(data / "train/images/train_0.tif", tiffinfo={338: (0,)})  # ExtraSamples: unspecified
+    with pytest.raises(ImageError, match=r"train_0\.tif: it has 4 bands") as caught:
+        quiet_run(data, tmp_path / "other")
+    assert caught.value.code == "image-bands" and "gdal_translate -b 1 -b 2 -b 3" in caught.value.fix
 
 
 def test_batchnorm_of_a_single_value_is_refused_before_the_first_step(data: Path, tmp_path: Path) -> None:

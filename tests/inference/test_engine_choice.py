@@ -371,7 +371,7 @@ def test_mistakes_are_told(folder: Path, exported: Path, photo: Path, monkeypatc
         make_predictor(exported, engine="torch")
     assert caught.value.code == "engine-file"
     monkeypatch.setattr(predict, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"terrazzo\[export\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[export\]'"):
         make_predictor(folder, engine="openvino")
     assert not cache_folder().exists()
 

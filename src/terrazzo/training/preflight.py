@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from terrazzo.data import Dataset
 from terrazzo.data.loaders import shared_bytes
-from terrazzo.data.photos import photo_size
-from terrazzo.errors import DatasetError, TerrazzoError
+from terrazzo.data.photos import photo_size, photo_with_remarks
+from terrazzo.errors import DatasetError, ImageError, TerrazzoError
+from terrazzo.notes import note
 from terrazzo.training.memory_plan import in_words
 from terrazzo.training.optim import optimizer_states
 from terrazzo.training.recipe import Recipe
@@ -29,8 +30,10 @@ PICTURES = 10_000_000
 """Bytes for a run's plots, sheets, tables and logs."""
 
 
-def refuse_unreadable(splits: Iterable[Dataset], *, decode: bool) -> None:
-    """Read the header of every photo, or every photo and mask in full.
+def refuse_unreadable(splits: Sequence[Dataset], *, decode: bool) -> None:
+    """Read the header of every photo, or every photo and mask in full; and the first photo of each split in any case.
+
+    What may have been meant otherwise in that one, such as 12 bits in a 16-bit file, is told as a note.
 
     Args:
         splits: what the run is going to read.
@@ -40,6 +43,8 @@ def refuse_unreadable(splits: Iterable[Dataset], *, decode: bool) -> None:
         TerrazzoError: that of the one file that cannot be used; or a DatasetError that names the first few of several.
     """
     failures: list[TerrazzoError] = []
+    for split in splits:
+        _look_at_first(split)
     with ThreadPoolExecutor(READING_THREADS) as pool:
         for split in splits:
             found = pool.map(partial(_failure, split.read if decode else partial(_header, split)), range(len(split)))
@@ -105,6 +110,22 @@ def disk_lines(trainer: Trainer) -> list[str]:
         return [f"disk      about {in_words(needed)}"]
     line = f"disk      about {in_words(needed)} in {trainer.output}, {in_words(free)} free"
     return [line] if needed <= free else [line, "warning   that is not enough: free some, or choose another --output"]
+
+
+def _look_at_first(split: Dataset) -> None:
+    photo = split.samples[0].image
+    try:
+        _, remarks = photo_with_remarks(photo, split.reading)
+    except ImageError as error:
+        if error.code != "image-bands":
+            return  # the others are told together with it
+        raise ImageError(
+            error.message,
+            fix="training reads grey and RGB photos: convert them, as in gdal_translate -b 1 -b 2 -b 3 IN.tif OUT.tif",
+            code=error.code,
+        ) from error
+    for remark in remarks:
+        note(f"{split.split}, {photo.name}: {remark}; training takes photos as they are, so convert them first")
 
 
 def _header(split: Dataset, index: int) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from terrazzo.data import Dataset
 from terrazzo.data.loaders import shared_bytes
 from terrazzo.data.photos import photo_size, photo_with_remarks
+from terrazzo.data.pixel_counts import in_threads
 from terrazzo.errors import DatasetError, ImageError, TerrazzoError
 from terrazzo.notes import note
 from terrazzo.training.memory_plan import in_words
@@ -23,7 +23,6 @@ __all__ = ["disk_lines", "fitting_workers", "refuse_unreadable", "usual_workers"
 
 SHARED_MEMORY = Path("/dev/shm")
 MOST_WORKERS = 8
-READING_THREADS = 4
 SHOWN = 5  # files named in one error
 
 PICTURES = 10_000_000
@@ -45,10 +44,9 @@ def refuse_unreadable(splits: Sequence[Dataset], *, decode: bool) -> None:
     failures: list[TerrazzoError] = []
     for split in splits:
         _look_at_first(split)
-    with ThreadPoolExecutor(READING_THREADS) as pool:
-        for split in splits:
-            found = pool.map(partial(_failure, split.read if decode else partial(_header, split)), range(len(split)))
-            failures += [error for error in found if error is not None]
+    for split in splits:
+        found = in_threads(partial(_failure, split.read if decode else partial(_header, split)), range(len(split)))
+        failures += [error for error in found if error is not None]
     if len(failures) == 1:
         raise failures[0]
     if failures:

@@ -1,4 +1,4 @@
-"""What a step runs on: number type, compiler, and plain words where memory or compiler give out."""
+"""What a step runs on: number type and compiler; and steps that fail, which are undone and told in plain words."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from terrazzo.errors import TrainingError
+from terrazzo.errors import CheckpointError, TrainingError
 
-__all__ = ["compiled", "multiplies_bf16", "told_of_failures"]
+__all__ = ["compiled", "multiplies_bf16", "told_of_divergence", "told_of_failures", "undone_on_failure"]
 
 
 def multiplies_bf16(device: torch.device) -> bool:
@@ -69,6 +69,47 @@ def told_of_failures(step: int, device: torch.device) -> Iterator[None]:
                 fix="train without --compile",
                 code="training-compile",
             ) from error
+        raise
+
+
+@contextmanager
+def told_of_divergence(step: int) -> Iterator[None]:
+    """Say that logits which are not finite come from training, where `predict` would suspect the file.
+
+    Raises:
+        TrainingError: the logits are not finite.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        if error.code != "logits-not-finite":
+            raise
+        raise TrainingError(
+            f"the network's logits are not finite after step {step}: the run has diverged",
+            fix="lower the learning rate with --lr, or train with --precision fp32",
+            code="training-diverged",
+        ) from error
+
+
+@contextmanager
+def undone_on_failure(model: nn.Module, statistics: list[Tensor], device: torch.device) -> Iterator[None]:
+    """Take back what a step that fails has changed: buffers, and what was drawn at random.
+
+    Args:
+        model: what is trained.
+        statistics: copies of its buffers from before the step.
+        device: where it is trained.
+    """
+    on_gpu = device.type == "cuda"
+    cpu, gpu = torch.get_rng_state(), torch.cuda.get_rng_state() if on_gpu else None
+    try:
+        yield
+    except Exception:
+        for buffer, value in zip(model.buffers(), statistics, strict=True):
+            buffer.copy_(value)
+        torch.set_rng_state(cpu)
+        if gpu is not None:
+            torch.cuda.set_rng_state(gpu)
         raise
 
 

@@ -20,7 +20,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from terrazzo.data import Dataset
 from terrazzo.data.loaders import Batch, TrainLoader
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.errors import CheckpointError, TerrazzoError, TrainingError
+from terrazzo.errors import TerrazzoError, TrainingError
 from terrazzo.evaluation.confusion import ConfusionMatrix, Metrics
 from terrazzo.evaluation.evaluator import score
 from terrazzo.inference.predictor import Predictor
@@ -39,7 +39,7 @@ from terrazzo.training.recipe import BEFORE, Recipe
 from terrazzo.training.record import training_record
 from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER
 from terrazzo.training.start import Start, encoder_origin, start_from
-from terrazzo.training.steps import compiled, multiplies_bf16, told_of_failures
+from terrazzo.training.steps import compiled, multiplies_bf16, told_of_divergence, told_of_failures, undone_on_failure
 from terrazzo.training.stopping import StopSignals
 from terrazzo.weights.files import TrainedModel, save_folder
 from terrazzo.weights.load import StartingWeights
@@ -192,7 +192,7 @@ class Trainer:
         labels = batch.labels.to(device, non_blocking=True)
         statistics = [buffer.clone() for buffer in self.model.buffers()]
         self.optimizer.zero_grad()  # before the forward pass, which needs the memory
-        with self._undone_on_failure(statistics), told_of_failures(self.step + 1, device):
+        with undone_on_failure(self.model, statistics, device), told_of_failures(self.step + 1, device):
             with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
                 logits, *auxiliary = self.wrapped(images, auxiliary=True)
             loss = self._loss(logits, labels)
@@ -237,7 +237,7 @@ class Trainer:
         for first in range(0, len(self.val), group):
             share = range(first, min(first + group, len(self.val)))[ranks.rank :: ranks.world_size]
             self.log.validating(first, len(self.val))
-            with self._divergence_told():
+            with told_of_divergence(self.step):
                 total.merge(score(predictor, self.val, share, batch_size=VALIDATION_BATCH))
             if ranks.any(self.signals.number > 0):
                 self.save()
@@ -426,35 +426,6 @@ class Trainer:
                     self.save()
                     self.log.say(f"saved step {self.step} of {self.total_steps}; --resume goes on from there")
             raise
-
-    @contextmanager
-    def _undone_on_failure(self, statistics: list[Tensor]) -> Iterator[None]:
-        """Take back what a step that fails has changed: BatchNorm's statistics, and what was drawn at random."""
-        on_gpu = self.ranks.device.type == "cuda"
-        cpu, gpu = torch.get_rng_state(), torch.cuda.get_rng_state() if on_gpu else None
-        try:
-            yield
-        except Exception:
-            for buffer, value in zip(self.model.buffers(), statistics, strict=True):
-                buffer.copy_(value)
-            torch.set_rng_state(cpu)
-            if gpu is not None:
-                torch.cuda.set_rng_state(gpu)
-            raise
-
-    @contextmanager
-    def _divergence_told(self) -> Iterator[None]:
-        """Say that logits which are not finite come from training, where `predict` would suspect the file."""
-        try:
-            yield
-        except CheckpointError as error:
-            if error.code != "logits-not-finite":
-                raise
-            raise TrainingError(
-                f"the network's logits are not finite after step {self.step}: the run has diverged",
-                fix="lower the learning rate with --lr, or train with --precision fp32",
-                code="training-diverged",
-            ) from error
 
 
 # -- what a run begins with -------------------------------------------------------------------------------------------

@@ -66,9 +66,12 @@ class Preprocess:
                     fix="give size as (height, width), or the other rules",
                 )
             sides += self.size
-        if any(not isinstance(side, int) or isinstance(side, bool) or not 1 <= side <= 65536 for side in sides):
+        wrong = [
+            side for side in sides if not isinstance(side, int) or isinstance(side, bool) or not 1 <= side <= 65536
+        ]
+        if wrong:
             raise ConfigError(
-                f"preprocess sides {', '.join(map(show, sides))} are not between 1 and 65536",
+                f"preprocess sides {', '.join(map(show, wrong))} are not between 1 and 65536",
                 fix="give whole pixel counts",
             )
         if self.long_side is not None and self.short_side is None:

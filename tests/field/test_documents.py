@@ -90,7 +90,7 @@ def with_line(recipe: str, key: str, value: str) -> str:
         ("crop", "[{a: 1}, 2]", "crop is ({'a': 1}, 2)"),
         ("crop", "[100000000000, 5]", "crop is (100000000000, 5)"),
         ("preprocess", "{1: 2}", "preprocess has unknown key(s) '1'"),
-        ("preprocess", "{short_side: true}", "preprocess sides 1, True"),
+        ("preprocess", "{short_side: true}", "preprocess sides True"),
         ("preprocess", "{mean: 2001-01-01}", "preprocess mean, std or size is not a list of numbers"),
         ("model", '"\\e[2J\\n"', r"unknown model '\x1b[2J\n'"),
         ("labels", "a" * 5000, "there is no class list named 'aaa"),

@@ -134,6 +134,15 @@ def test_what_messages_advise_is_accepted(predictor: Predictor, mask: np.ndarray
         terrazzo.predict(PHOTO, predictor, max_pixels=100)
 
 
+@pytest.mark.parametrize("kind", ["network", "nothing", "number"])
+def test_what_is_no_model_is_told_what_one_is(model: TrainedModel, kind: str) -> None:
+    given: Any = {"network": model.network, "nothing": None, "number": 3}[kind]
+    for call in (terrazzo.predict, lambda photo, wrong: terrazzo.evaluate(wrong, ".")):
+        with pytest.raises(ConfigError, match=f"is a {type(given).__name__}, which does not say its classes") as caught:
+            call(PHOTO, given)
+        assert caught.value.code == "model-type" and "terrazzo.load" in caught.value.fix
+
+
 @pytest.mark.parametrize(("dtype", "least"), [("half", 0.97), ("bfloat16", 0.9), ("double", 0.999)])
 def test_a_network_in_another_precision(model: TrainedModel, mask: np.ndarray, dtype: str, least: float) -> None:
     torch.manual_seed(0)

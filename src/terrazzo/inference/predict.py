@@ -88,6 +88,12 @@ def make_predictor(
     options = replace(workload.options(threads), precision=precision)
     device = None if device is None else str(device).strip().lower()
     _refuse_contradictions(chosen, device, compiled)
+    if not isinstance(model, (str, Path)) and not hasattr(model, "preprocess"):
+        raise ConfigError(
+            f"the model is a {type(model).__name__}, which does not say its classes and preprocessing",
+            fix="give what terrazzo.load returns, its name or its path; or put a network into a terrazzo.TrainedModel",
+            code="model-type",
+        )
     name = str(model) if isinstance(model, (str, Path)) else model.name
     wrap = partial(_predictor, name=name, protocol=protocol, streams=options.streams)
     if isinstance(model, (str, Path)) and is_exported(model):

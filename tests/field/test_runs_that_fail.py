@@ -14,7 +14,8 @@ from PIL import Image
 from tiny_runs import make_data, tiny_models, tiny_recipe, tiny_trainer
 
 import terrazzo
-from terrazzo.errors import DatasetError, ImageError, TrainingError
+from terrazzo.errors import ConfigError, DatasetError, ImageError, TrainingError
+from terrazzo.inference.predictor import Predictor
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.training import preflight
 from terrazzo.training.checkpoint import has_checkpoint, load_checkpoint
@@ -82,6 +83,16 @@ def test_photos_with_four_bands_or_twelve_bits_are_told_before_the_first_step(tm
     with pytest.raises(ImageError, match=r"train_0\.tif: .* last band is not transparency") as caught:
         quiet_run(data, tmp_path / "other")
     assert caught.value.code == "image-bands" and "gdal_translate -b 1 -b 2 -b 3" in caught.value.fix
+
+
+@pytest.mark.parametrize("variable", ["WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"])
+def test_an_environment_that_torchrun_did_not_set_is_told(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "two")
+    with pytest.raises(ConfigError, match=f"{variable} is 'two'") as caught:
+        quiet_run(data, tmp_path / "run")
+    assert caught.value.code == "config-environment"
 
 
 def test_batchnorm_of_a_single_value_is_refused_before_the_first_step(data: Path, tmp_path: Path) -> None:
@@ -182,6 +193,19 @@ def test_logits_that_are_not_finite_in_validation_mean_that_the_run_diverged(dat
     with pytest.raises(TrainingError, match="the run has diverged") as caught:
         trainer.validate()
     assert caught.value.code == "training-diverged" and "learning rate" in caught.value.fix
+
+
+def test_validation_without_enough_memory_says_so_and_keeps_what_was_learnt(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise MemoryError
+
+    trainer = tiny_trainer(data, tmp_path, epochs=2)
+    monkeypatch.setattr(Predictor, "masks", full)
+    with pytest.raises(ConfigError, match="not enough memory to show 3 photos of 64 x 48") as caught:
+        trainer.run()
+    assert caught.value.code == "image-memory" and load_checkpoint(tmp_path / "checkpoints")[0]["step"] == 2
 
 
 def test_more_epochs_for_a_finished_run_lead_to_a_new_one(data: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from terrazzo.data.mask_evidence import has_own_order, is_soft
 from terrazzo.data.masks import Stored
 from terrazzo.data.readings import MaskValues, as_indices, read_by, refuse_mask_values
 from terrazzo.data.rules import Crowds
+from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError, DatasetError
 from terrazzo.evaluation.boundary import BoundaryIoU
@@ -252,7 +253,18 @@ def _predicted(predictor: Predictor, batches: Iterable[list[Pair]]) -> Iterator[
     """Predictions and labels of each batch, in order; the next batches are read and predicted meanwhile."""
 
     def predict(pairs: list[Pair]) -> list[tuple[Mask, Mask]]:
-        masks = predictor.masks([image for image, _ in pairs])
+        try:
+            masks = predictor.masks([image for image, _ in pairs])
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            height, width = pairs[0][0].shape[:2]
+            raise ConfigError(  # in windows it could be done, but that is another protocol, with other figures
+                f"there is not enough memory to show {len(pairs)} photo{'s' * (len(pairs) > 1)} of {width} x {height} "
+                f"to the network by the protocol {predictor.protocol.name}",
+                fix="evaluate with --protocol slide, or on a machine with more memory",
+                code="image-memory",
+            ) from error
         return [(mask, label) for mask, (_, label) in zip(masks, pairs, strict=True)]
 
     return predictor.side_by_side(predict, batches)

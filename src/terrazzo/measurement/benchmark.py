@@ -22,6 +22,7 @@ from terrazzo.inference.postprocess import upsample_argmax
 from terrazzo.measurement.engine_process import EngineProcess
 from terrazzo.measurement.machine import Times, package_versions, processor_name
 from terrazzo.measurement.report import EngineSpeed, PhotoSpeed, Problem, SpeedReport
+from terrazzo.ownership import leave_out_results
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 __all__ = ["MEASURED_ENGINES", "MOST_PHOTOS", "benchmark"]
@@ -76,7 +77,7 @@ def benchmark(
     if trust and Path(model).suffix == ".pt2":
         trust_file(Path(model))  # which the engine's process then opens
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    paths = find_images([str(photos)])[:MOST_PHOTOS] if photos is not None else []
+    paths = leave_out_results(find_images([str(photos)]), [str(photos)])[0][:MOST_PHOTOS] if photos is not None else []
     steps = _Steps(progress, 1 + 2 * len(wanted) + rounds + len(paths))
     work: dict[str, Any] = {"model": str(model), "threads": threads, "size": size, "batch_size": batch_size}
     with tempfile.TemporaryDirectory(prefix="terrazzo-benchmark-") as name, ExitStack() as stack:

@@ -16,8 +16,9 @@ from torch.distributed.rendezvous import rendezvous
 
 from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
+from terrazzo.text import show
 
-__all__ = ["Ranks", "joined_ranks", "restarted_by_torchrun"]
+__all__ = ["Ranks", "joined_ranks", "ranks_here", "restarted_by_torchrun"]
 
 T = TypeVar("T")
 
@@ -99,8 +100,8 @@ def joined_ranks(device: str | None) -> Iterator[Ranks]:
     Raises:
         ConfigError: there is no such device.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    place = _place(device, int(os.environ.get("LOCAL_RANK", "0")))
+    world_size = _number_of("WORLD_SIZE")
+    place = _place(device, _number_of("LOCAL_RANK", 0))
     if world_size == 1:
         yield Ranks(0, 1, place)
         return
@@ -122,15 +123,20 @@ def restarted_by_torchrun() -> bool:
     return _restarts() > 0
 
 
+def ranks_here(otherwise: int = 1) -> int:
+    """Processes of the run on this machine, as torchrun says it; another number where it says nothing."""
+    return _number_of("LOCAL_WORLD_SIZE", otherwise)
+
+
 def _restarts() -> int:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    return _number_of("TORCHELASTIC_RESTART_COUNT", 0)
 
 
 def _place(device: str | None, local_rank: int) -> torch.device:
     """Return where a process computes; on a machine with several GPUs, each process of a run has its own."""
     if device is None or device.strip().lower() == "cuda":
         device = f"cuda:{local_rank}" if device is not None or torch.cuda.is_available() else "cpu"
-    elif int(os.environ.get("WORLD_SIZE", "1")) > 1 and device != "cpu":
+    elif _number_of("WORLD_SIZE") > 1 and device != "cpu":
         raise ConfigError(
             f"device is {device!r}, and each process of torchrun has a GPU of its own",
             fix="leave --device out, and choose GPUs with CUDA_VISIBLE_DEVICES",
@@ -140,3 +146,14 @@ def _place(device: str | None, local_rank: int) -> torch.device:
         return find_device(device)
     except ConfigError as error:
         raise ConfigError(error.message, fix=error.fix, code="config-device") from error
+
+
+def _number_of(variable: str, default: int = 1) -> int:
+    text = os.environ.get(variable, str(default))
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise ConfigError(
+            f"the environment variable {variable} is {show(text)}, and not a whole number",
+            fix="start with torchrun, which sets it, or unset it",
+            code="config-environment",
+        )
+    return int(text)

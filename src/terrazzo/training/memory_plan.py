@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 from terrazzo.errors import TrainingError
+from terrazzo.training.distributed import ranks_here
 from terrazzo.training.memory import StepMemory, estimate_step_memory, memory_of
 from terrazzo.training.optim import optimizer_states
 from terrazzo.training.trainer import Trainer
@@ -61,7 +61,7 @@ def memory_plan(trainer: Trainer) -> MemoryPlan:
     ranks = trainer.ranks
     # Processes on a CPU share its memory; each GPU has its own.
     on_cpu = ranks.device.type == "cpu"
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.world_size)) if on_cpu else 1
+    sharing = ranks_here(ranks.world_size) if on_cpu else 1
     alongside = ALONGSIDE if on_cpu else 0
     needed, memory = (estimate.total + alongside) * sharing, memory_of(ranks.device)
     line = f"memory    about {in_words(needed)} for training"

@@ -14,6 +14,7 @@ from terrazzo.data.photos import photo_size, photo_with_remarks
 from terrazzo.data.pixel_counts import in_threads
 from terrazzo.errors import DatasetError, ImageError, TerrazzoError
 from terrazzo.notes import note
+from terrazzo.training.distributed import ranks_here
 from terrazzo.training.memory_plan import in_words
 from terrazzo.training.optim import optimizer_states
 from terrazzo.training.recipe import Recipe
@@ -61,7 +62,7 @@ def refuse_unreadable(splits: Sequence[Dataset], *, decode: bool) -> None:
 
 def usual_workers() -> int:
     """Loader processes where none are asked for: one for each core of this process but one, from 1 to 8."""
-    cores = len(os.sched_getaffinity(0)) // _ranks_here()
+    cores = len(os.sched_getaffinity(0)) // ranks_here()
     return min(max(cores - 1, 1), MOST_WORKERS)
 
 
@@ -83,7 +84,7 @@ def fitting_workers(workers: int, recipe: Recipe, world_size: int, *, asked_for:
     batch = recipe.batch_size // world_size
 
     def needed(count: int) -> int:
-        return shared_bytes(count, batch, recipe.crop) * _ranks_here()
+        return shared_bytes(count, batch, recipe.crop) * ranks_here()
 
     if free is None or needed(workers) <= free:
         return workers, []
@@ -136,10 +137,6 @@ def _failure(read: Callable[[int], object], index: int) -> TerrazzoError | None:
     except TerrazzoError as error:
         return error
     return None
-
-
-def _ranks_here() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _free_bytes(place: Path) -> int | None:

@@ -12,8 +12,9 @@ import io
 import math
 import sys
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -87,7 +88,7 @@ class StoredTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class TorchFile:
+class TorchFile(ABC):
     """An open file: what it holds, and its tensors' numbers on demand."""
 
     def __init__(self, path: Path, content: Any) -> None:
@@ -126,9 +127,9 @@ class TorchFile:
             raw = raw.view(-1, storage.dtype.itemsize).flip(1).flatten()
         return raw
 
-    @contextmanager
-    def _bytes_of(self, storage: Storage) -> Iterator[tuple[Any, int]]:
-        raise NotImplementedError
+    @abstractmethod
+    def _bytes_of(self, storage: Storage) -> AbstractContextManager[tuple[Any, int]]:
+        """Open the bytes of a storage, and say how many the file holds."""
 
     def _swapped(self) -> bool:
         return False

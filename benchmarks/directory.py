@@ -149,7 +149,7 @@ def peer(model: str, photos: list[Path], folder: Path) -> Cost:
     from transformers import SegformerForSemanticSegmentation, SegformerImageProcessor
 
     from terrazzo.engines.memory import keep_freed_memory
-    from terrazzo.measurement.machine import peak_memory
+    from terrazzo.profiling.machine import peak_memory
     from terrazzo.weights.convert import convert
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -178,7 +178,7 @@ def compare(model: str, photos: list[Path], engines: list[str], folder: Path) ->
     import torch
     import torch.nn.functional as F
 
-    from terrazzo.images import read_image
+    from terrazzo.imaging.read import read_image
     from terrazzo.weights.load import load
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

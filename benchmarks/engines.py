@@ -137,10 +137,10 @@ def write_networks(model: str, classes: int, size: tuple[int, int], folder: Path
     import torch
 
     from peers import build_logits_pair, save_peer
-    from terrazzo.exports.onnx import write_onnx
-    from terrazzo.labels import LabelSpec
-    from terrazzo.measurement.operations import count_operations
+    from terrazzo.graphs.onnx import write_onnx
+    from terrazzo.labels.spec import LabelSpec
     from terrazzo.preprocess import Preprocess
+    from terrazzo.profiling.operations import count_operations
     from terrazzo.weights.files import TrainedModel, save_folder
 
     ours, theirs = build_logits_pair(model, classes, size)
@@ -251,7 +251,7 @@ def compare(
 
 def peak_memory_of(way: Way, size: tuple[int, int], folder: Path) -> int | None:
     """Return the most bytes that this fresh process holds when it does nothing but this."""
-    from terrazzo.measurement.machine import peak_memory
+    from terrazzo.profiling.machine import peak_memory
 
     run = open_way(way, folder)
     images = np.random.default_rng(0).standard_normal((1, 3, *size), dtype=np.float32)

@@ -34,7 +34,7 @@ from peers import Logits, build_pair
 from terrazzo.engines.engine import EngineOptions, Precision
 from terrazzo.engines.gpu import COMPARED_PASSES, capture
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.measurement.operations import count_operations
+from terrazzo.profiling.operations import count_operations
 from terrazzo.training.losses import upsampled_cross_entropy
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

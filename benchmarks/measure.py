@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from terrazzo.measurement.machine import Times, package_versions, processor_name
+from terrazzo.profiling.machine import Times, package_versions, processor_name
 
 __all__ = [
     "RESULTS",

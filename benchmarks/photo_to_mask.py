@@ -30,15 +30,15 @@ from measure import alternate, header, milliseconds, publish, table
 from peers import build_pair, build_peer
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.images import read_image
-from terrazzo.inference.postprocess import upsample_argmax
+from terrazzo.imaging.read import read_image
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.result import Segmentation
-from terrazzo.labels import LabelSpec
-from terrazzo.measurement.scene import draw_scene
+from terrazzo.inference.upsample.argmax import upsample_argmax
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.preprocess import Preprocess
+from terrazzo.profiling.scene import draw_scene
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.files import TrainedModel
 

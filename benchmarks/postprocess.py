@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 import measure
-from terrazzo.inference.postprocess import upsample_argmax
+from terrazzo.inference.upsample.argmax import upsample_argmax
 
 MOST_BYTES = 3e9
 

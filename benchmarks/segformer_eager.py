@@ -20,7 +20,7 @@ from measure import alternate, gemm_speed, header, matrix_product, milliseconds,
 from peers import build_pair
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.measurement.operations import count_operations
+from terrazzo.profiling.operations import count_operations
 
 LEAST_SECONDS = 30.0  # of rounds for a model: small ones get more of them
 

@@ -15,7 +15,7 @@ import yaml
 import terrazzo
 from terrazzo import errors
 from terrazzo.cli.main import VERBS, verb_app
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.weights.catalog import DEFAULT_MODEL, bundled_names
 
 REPOSITORY = Path(__file__).parents[1]

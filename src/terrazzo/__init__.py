@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from terrazzo.evaluation.evaluator import evaluate
     from terrazzo.evaluation.judge import miou_on
     from terrazzo.evaluation.report import Report
-    from terrazzo.explanation.attention import attention_maps
-    from terrazzo.explanation.receptive_field import receptive_fields
     from terrazzo.exports.export import export
     from terrazzo.inference.predict import make_predictor, predict
     from terrazzo.inference.predict_folder import predict_folder
     from terrazzo.inference.predictor import Predictor
     from terrazzo.inference.result import Segmentation
-    from terrazzo.labels import LabelSpec
-    from terrazzo.measurement.benchmark import benchmark
+    from terrazzo.interpret.attention import attention_maps
+    from terrazzo.interpret.receptive_field import receptive_fields
+    from terrazzo.labels.spec import LabelSpec
     from terrazzo.models import create_model, list_models
     from terrazzo.notes import TerrazzoWarning
     from terrazzo.preprocess import Preprocess
+    from terrazzo.profiling.benchmark import benchmark
     from terrazzo.training.recipe import Recipe
     from terrazzo.training.train import Run, train
     from terrazzo.weights.convert import convert
@@ -78,7 +78,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "DataRules": "terrazzo.data.rules",
-    "LabelSpec": "terrazzo.labels",
+    "LabelSpec": "terrazzo.labels.spec",
     "Predictor": "terrazzo.inference.predictor",
     "Preprocess": "terrazzo.preprocess",
     "Recipe": "terrazzo.training.recipe",
@@ -90,8 +90,8 @@ _HOMES = {
     "TerrazzoWarning": "terrazzo.notes",
     "TrainedModel": "terrazzo.weights.files",
     "ablate": "terrazzo.ablation.ablate",
-    "attention_maps": "terrazzo.explanation.attention",
-    "benchmark": "terrazzo.measurement.benchmark",
+    "attention_maps": "terrazzo.interpret.attention",
+    "benchmark": "terrazzo.profiling.benchmark",
     "check_dataset": "terrazzo.data.check",
     "convert": "terrazzo.weights.convert",
     "create_model": "terrazzo.models",
@@ -104,7 +104,7 @@ _HOMES = {
     "open_dataset": "terrazzo.data",
     "predict": "terrazzo.inference.predict",
     "predict_folder": "terrazzo.inference.predict_folder",
-    "receptive_fields": "terrazzo.explanation.receptive_field",
+    "receptive_fields": "terrazzo.interpret.receptive_field",
     "train": "terrazzo.training.train",
 }
 

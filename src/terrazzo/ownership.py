@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import terrazzo
+from terrazzo.atomic import clear_stale, refuse_irregular, refuse_unwritable, replacing, replacing_together
 from terrazzo.errors import ImageError, OutputError
-from terrazzo.files import clear_stale, refuse_irregular, refuse_unwritable, replacing, replacing_together
 from terrazzo.notes import note
 from terrazzo.text import shown_path
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.errors import ConfigError
-from terrazzo.images import MAX_PIXELS
-from terrazzo.resizing import INTERPOLATIONS, Interpolation, resize_image
+from terrazzo.imaging.read import MAX_PIXELS
+from terrazzo.imaging.resize import INTERPOLATIONS, Interpolation, resize_image
 from terrazzo.text import list_names, show
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocess"]

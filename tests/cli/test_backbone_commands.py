@@ -16,7 +16,7 @@ from PIL import Image
 
 import terrazzo
 from terrazzo.cli.main import main
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel, save_folder

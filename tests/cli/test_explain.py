@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from terrazzo.cli.main import main
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel, save_folder

@@ -11,7 +11,7 @@ from made_folder import Folder, halves
 
 from terrazzo.data.check import check_dataset
 from terrazzo.errors import DatasetError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 
 AB = LabelSpec.from_names(["a", "b"])
 

@@ -11,7 +11,7 @@ from made_folder import Folder, halves
 from terrazzo.data import find_layout, open_dataset
 from terrazzo.data.classes import guess_labels, infer_labels
 from terrazzo.errors import DatasetError, LabelError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 
 AB = LabelSpec.from_names(["a", "b"])
 

@@ -18,11 +18,11 @@ from PIL import Image
 
 from terrazzo.data import find_layout, open_dataset
 from terrazzo.data.check import check_dataset
-from terrazzo.data.datasets.hf_datasets import Cell
+from terrazzo.data.layouts.hf_datasets import Cell
 from terrazzo.data.masks import read_mask
 from terrazzo.data.photos import is_turned, photo_size, read_photo
 from terrazzo.errors import DatasetError, ImageError, MissingExtraError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 
 IMAGE, TEXT = {"_type": "Image"}, {"dtype": "string", "_type": "Value"}
 AB = LabelSpec.from_names(["a", "b"])

@@ -14,10 +14,10 @@ from made_layouts import ALL, Made, quarters
 
 from terrazzo.data import find_layout, open_dataset
 from terrazzo.data.check import check_dataset
-from terrazzo.data.datasets import parallel_folders
+from terrazzo.data.layouts import parallel_folders
 from terrazzo.data.pixel_counts import count_pixels
 from terrazzo.errors import DatasetError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 
 
 @pytest.fixture(params=ALL)
@@ -320,7 +320,7 @@ def test_a_label_map_that_is_none_names_the_line(folder: Folder) -> None:
 
 
 def test_the_split_of_camvid_is_segnets(shared_data: Path) -> None:
-    from terrazzo.data.datasets.camvid import segnet_split
+    from terrazzo.data.layouts.camvid import segnet_split
 
     for split in ("train", "val"):
         names = [path.stem for path in (shared_data / "camvid" / split / "images").iterdir()]

@@ -25,7 +25,7 @@ from terrazzo.data import Dataset, open_dataset
 from terrazzo.data.loaders import Batch, TrainLoader, _Failure
 from terrazzo.data.transforms import Compose, PhotometricDistortion, RandomCrop, RandomFlip, RandomResize
 from terrazzo.errors import ConfigError, DatasetError, ImageError, MissingExtraError, TerrazzoError, TrainingError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
 
 CROP = (8, 10)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from terrazzo.data.masks import MaskFile, class_of_stored, count_stored, read_mask, read_stored_mask
 from terrazzo.errors import DatasetError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 
 VALUES = np.arange(12, dtype=np.uint8).reshape(3, 4)
 

@@ -117,7 +117,7 @@ def test_photos_of_one_name(folder: Folder) -> None:
 def test_more_names_than_a_mask_tells_apart(names: str, folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     made_layouts.yolo(folder)
     folder.text("data.yaml", f"train: images/train\nnames: {names}\n")
-    monkeypatch.setattr("terrazzo.data.datasets.yolo.IGNORED", 3)
+    monkeypatch.setattr("terrazzo.data.layouts.yolo.IGNORED", 3)
     with pytest.raises(DatasetError, match="has 3 names, and a mask tells 2 apart"):
         open_dataset(folder.root, "train")
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from terrazzo.images import read_image
-from terrazzo.inference.choice import Workload
+from terrazzo.engines.auto import Workload
+from terrazzo.imaging.read import read_image
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.result import Segmentation

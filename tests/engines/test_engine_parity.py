@@ -15,8 +15,8 @@ from terrazzo.engines.engine import Engine, EngineOptions
 from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 from terrazzo.engines.openvino import OpenVINOEngine
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.exports.onnx import write_onnx
-from terrazzo.inference.postprocess import upsample_argmax
+from terrazzo.graphs.onnx import write_onnx
+from terrazzo.inference.upsample.argmax import upsample_argmax
 from terrazzo.models import Segmenter
 from terrazzo.models.decoders.all_mlp import AllMLPDecoder
 from terrazzo.models.decoders.mla import MLADecoder

@@ -17,7 +17,7 @@ from terrazzo.errors import ConfigError
 from terrazzo.evaluation.evaluator import evaluate, measure
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import PROTOCOLS, WHOLE, Protocol
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
 
 LABELS = LabelSpec.from_names(["dark", "bright"])

@@ -22,7 +22,7 @@ from terrazzo.errors import OutputError
 from terrazzo.evaluation import figures
 from terrazzo.evaluation.boundary import BoundaryMetrics
 from terrazzo.evaluation.report import Report
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 
 NAN = float("nan")
 
@@ -252,7 +252,7 @@ def test_importing_brings_neither_torch_nor_matplotlib_and_drawing_no_pyplot() -
     program = (
         "import sys; from terrazzo.evaluation import boundary, confusion, figures, report\n"
         "assert not {'torch', 'matplotlib'} & set(sys.modules)\n"
-        "import numpy as np; from terrazzo.labels import LabelSpec\n"
+        "import numpy as np; from terrazzo.labels.spec import LabelSpec\n"
         "spec = LabelSpec.from_names(['a', 'b'])\n"
         "r = report.Report(spec, np.eye(2, dtype=np.int64), None, 'm', 'd', 's', 1, 'p', 'h', 0.1)\n"
         "assert figures.per_class_png(r)[:4] == b'\\x89PNG'\n"

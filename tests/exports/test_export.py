@@ -22,8 +22,8 @@ from terrazzo.engines.openvino import OpenVINOEngine
 from terrazzo.engines.torch_export import TorchExportEngine
 from terrazzo.errors import ConfigError
 from terrazzo.exports.export import Export
-from terrazzo.exports.onnx import OPSET, onnx_model, write_onnx
 from terrazzo.exports.parity import SIZES
+from terrazzo.graphs.onnx import OPSET, onnx_model, write_onnx
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
 from terrazzo.weights.files import TrainedModel
 

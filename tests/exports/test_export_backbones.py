@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import terrazzo
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel

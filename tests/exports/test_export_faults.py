@@ -168,7 +168,7 @@ def test_when_the_disk_is_full_the_old_file_stays(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("terrazzo.files.os.fsync", full)
+    monkeypatch.setattr("terrazzo.atomic.os.fsync", full)
     with pytest.raises(OutputError) as caught:
         terrazzo.export(model, tmp_path / name)
     assert caught.value.code == "output-disk-full"

@@ -21,7 +21,7 @@ from terrazzo.exports import int8
 from terrazzo.exports.int8 import agreement, refuse_loss, split_photos
 from terrazzo.exports.int8_onnx import OnnxQuantiser
 from terrazzo.exports.int8_openvino import OpenVINOQuantiser
-from terrazzo.exports.onnx import describe
+from terrazzo.graphs.onnx import describe
 from terrazzo.weights.exported import METADATA_KEY
 from terrazzo.weights.files import TrainedModel
 

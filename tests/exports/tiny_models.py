@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import segformer, setr
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.preprocess import Preprocess

@@ -14,7 +14,7 @@ from PIL import Image
 from terrazzo.cli.main import main
 from terrazzo.data.check import check_dataset
 from terrazzo.errors import ImageError
-from terrazzo.images import ReadOptions, image_size, read_image
+from terrazzo.imaging.read import ReadOptions, image_size, read_image
 from terrazzo.notes import TerrazzoWarning
 
 H, W = 20, 30

@@ -18,7 +18,7 @@ from terrazzo.data import open_dataset
 from terrazzo.errors import CheckpointError, DatasetError, TrainingError
 from terrazzo.evaluation.judge import miou_on
 from terrazzo.inference.predictor import Predictor
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.data import refuse_other_labels

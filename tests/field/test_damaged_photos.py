@@ -13,7 +13,7 @@ from PIL import Image
 
 from terrazzo.data.masks import read_stored_mask
 from terrazzo.errors import DatasetError, ImageError
-from terrazzo.images import read_image
+from terrazzo.imaging.read import read_image
 
 PHOTO = np.kron(np.random.default_rng(0).integers(0, 256, (30, 40, 3)), np.ones((4, 4, 1))).astype(np.uint8)
 PHOTO += np.random.default_rng(1).integers(0, 16, PHOTO.shape, dtype=np.uint8)

@@ -26,11 +26,11 @@ from terrazzo.data import open_dataset
 from terrazzo.data.check import check_dataset
 from terrazzo.engines.engine import available_cores
 from terrazzo.errors import CheckpointError, DatasetError, LabelError, TerrazzoError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.recipe import automatic_recipe
-from terrazzo.weights.companions import labels_from_names
 from terrazzo.weights.exported import ExportedDescription
+from terrazzo.weights.metadata import labels_from_names
 from terrazzo.weights.processor import preprocess_from_processor
 
 SIDE = 16
@@ -333,6 +333,6 @@ def test_documents_are_read_in_one_place() -> None:
     elsewhere = {
         str(path.relative_to(source))
         for path in source.rglob("*.py")
-        if reads.search(path.read_text()) and path.parent.name != "measurement"
+        if reads.search(path.read_text()) and path.parent.name != "profiling"
     }
     assert elsewhere == {"config.py"}

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import terrazzo
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import MODELS, create_model, segformer
 from terrazzo.models.segformer import SegFormerVariant
 from terrazzo.preprocess import Preprocess

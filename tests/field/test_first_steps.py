@@ -11,7 +11,7 @@ from PIL import Image
 from terrazzo.cli.main import main
 from terrazzo.cli.predict import predict
 from terrazzo.errors import ConfigError, MissingExtraError
-from terrazzo.images import read_image
+from terrazzo.imaging.read import read_image
 from terrazzo.weights.catalog import DEFAULT_MODEL, bundled_names, bundled_record, example_image
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 import terrazzo
 from terrazzo.cli.main import main
 from terrazzo.cli.models import describe
-from terrazzo.cli.origin import tell_origin
+from terrazzo.cli.provenance import tell_origin
 from terrazzo.errors import TrainingError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import MODELS, create_model, segformer
 from terrazzo.models.segformer import SegFormerVariant
 from terrazzo.preprocess import Preprocess

@@ -20,7 +20,7 @@ from terrazzo.errors import DatasetError, LabelError
 from terrazzo.evaluation.evaluator import evaluate
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.data import labelled_pixels

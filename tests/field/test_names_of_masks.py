@@ -17,7 +17,7 @@ from terrazzo.data import find_layout, open_dataset
 from terrazzo.data.layout import Pairs
 from terrazzo.data.name_affixes import find_affixes
 from terrazzo.errors import DatasetError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import TerrazzoWarning
 
 AB = LabelSpec.from_names(["a", "b", "c"])

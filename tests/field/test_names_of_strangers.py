@@ -16,9 +16,9 @@ from PIL import Image
 import terrazzo.cli
 from terrazzo.ablation.figures import masks_png
 from terrazzo.cli.main import main
-from terrazzo.cli.origin import tell_origin
+from terrazzo.cli.provenance import tell_origin
 from terrazzo.cli.say import say
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.weights.catalog import BUNDLED_FOLDER, DEFAULT_MODEL
 
 FORGED = "MIT\x1b[2J\x1b[H\r\nerror[checkpoint]: your disk is full\u2028\u202e"

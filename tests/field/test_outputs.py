@@ -21,14 +21,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import terrazzo
+from terrazzo.atomic import PARTIAL_PREFIX, clear_stale, replacing
 from terrazzo.cli.main import main
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.errors import CheckpointError, ConfigError, ImageError, OutputError, TrainingError
-from terrazzo.files import PARTIAL_PREFIX, clear_stale, replacing
 from terrazzo.inference.predict_folder import predict_folder
 from terrazzo.inference.predictor import Failure, Predictor
 from terrazzo.inference.protocols import find_protocol
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.ownership import check_outputs, is_result, mark_files, write_result, write_results
@@ -439,7 +439,7 @@ def test_a_signal_ends_a_command_at_once_and_leaves_nothing(tmp_path: Path, numb
         f"""
         import hashlib
         from terrazzo.cli.stopping import stopped_cleanly
-        from terrazzo.files import replacing, replacing_folder, replacing_together
+        from terrazzo.atomic import replacing, replacing_folder, replacing_together
         from pathlib import Path
         with stopped_cleanly(), replacing("{tmp_path}/a.png") as a, replacing_together([Path("{tmp_path}/b.xml")]) as b:
             with replacing_folder("{tmp_path}/c") as c:

@@ -16,7 +16,7 @@ from terrazzo.data import Dataset, Sample
 from terrazzo.evaluation import figures
 from terrazzo.evaluation.report import Report
 from terrazzo.inference.predictor import Predictor
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.training import pictures

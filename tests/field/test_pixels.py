@@ -16,10 +16,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from terrazzo.errors import CheckpointError, ConfigError
-from terrazzo.images import MAX_PIXELS
+from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.protocols import find_protocol
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess

@@ -16,7 +16,7 @@ import terrazzo
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.errors import ConfigError, ImageError
 from terrazzo.inference.predictor import Predictor
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel

@@ -13,12 +13,12 @@ from PIL import Image
 import terrazzo
 from terrazzo.errors import CheckpointError, ConfigError, DatasetError
 from terrazzo.inference.predictor import Predictor
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.start import refuse_two_readings
-from terrazzo.weights.companions import labels_from_meta, stored_values
 from terrazzo.weights.load import StartingWeights
+from terrazzo.weights.metadata import labels_from_meta, stored_values
 
 NAMES = ("wall", "building", "sky")
 REDUCED = {0: "ignore", 1: 0, 2: 1, 3: 2, 255: "ignore"}

@@ -13,10 +13,10 @@ from PIL import Image
 
 import terrazzo
 from terrazzo.errors import ImageError
-from terrazzo.images import ReadOptions
+from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Failure, Predictor
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel

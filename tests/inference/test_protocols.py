@@ -19,7 +19,7 @@ from terrazzo.errors import ConfigError
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import PROTOCOLS, WHOLE, Protocol, find_protocol
 from terrazzo.inference.tiling import window_starts
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
 
 Size = tuple[int, int]

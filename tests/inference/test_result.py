@@ -18,7 +18,7 @@ from PIL import Image
 from terrazzo.errors import ConfigError, LabelError, OutputError
 from terrazzo.inference import result
 from terrazzo.inference.result import KINDS, ClassArea, Segmentation
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 LABELS = LabelSpec(("road", "tree", "sky"), ((128, 64, 128), (0, 128, 0), (70, 130, 180)))

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from terrazzo.errors import CheckpointError
 from terrazzo.inference import postprocess
-from terrazzo.inference.resampling import compose_axis, compose_windows
 from terrazzo.inference.tiling import (
     Engine,
     Scores,
@@ -28,6 +27,7 @@ from terrazzo.inference.tiling import (
     whole,
     window_starts,
 )
+from terrazzo.inference.upsample.resize_axis import compose_axis, compose_windows
 
 Floats = NDArray[np.float32]
 Size = tuple[int, int]

@@ -15,7 +15,7 @@ from tiny_runs import make_data, tiny_trainer
 
 from terrazzo.data import Dataset, Sample
 from terrazzo.inference.predictor import Predictor
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.artifacts import write_artifacts
 from terrazzo.training.pictures import BEST, CELL, WRONG, choose_photos, curves_png, sheet_png

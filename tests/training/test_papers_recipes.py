@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 from tiny_runs import ALONE
 
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import MODELS, Segmenter, create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.data import labelled_pixels, open_splits

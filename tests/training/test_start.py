@@ -8,7 +8,7 @@ from tiny_runs import tiny_recipe
 from torch import Tensor
 
 from terrazzo.errors import CheckpointError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import Segmenter, create_model
 from terrazzo.models.encoders.vit import resize_positions
 from terrazzo.training.recipe import Recipe

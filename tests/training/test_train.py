@@ -14,9 +14,9 @@ from PIL import Image
 from tiny_runs import finish, make_data, start, tiny_recipe, wait_for
 
 import terrazzo
+from terrazzo.atomic import PARTIAL_PREFIX
 from terrazzo.errors import CheckpointError, ConfigError, DatasetError, OutputError, TerrazzoError, TrainingError
 from terrazzo.evaluation.evaluator import evaluate
-from terrazzo.files import PARTIAL_PREFIX
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.run_folder import clear_leftovers, locked
 from terrazzo.training.train import Run, train

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from terrazzo.errors import CheckpointError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel, load_folder, save_folder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.weights.catalog import HUB, PUBLISHED, published
 from terrazzo.weights.huggingface import is_hub_id
 from terrazzo.weights.recognize import meta_network

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from foreign_files import NAMES, random_model, save_checkpoint, state_in
 from terrazzo.errors import ConfigError, OutputError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.convert import convert
 from terrazzo.weights.files import TrainedModel, save_folder

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from terrazzo.errors import CheckpointError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.exported import ExportedDescription
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import terrazzo.files
+import terrazzo.atomic
 from terrazzo.errors import CheckpointError, OutputError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel, load_folder, save_folder
@@ -178,7 +178,7 @@ def test_a_failed_save_leaves_the_old_model_and_nothing_else(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(terrazzo.files.os, "fsync", full)
+    monkeypatch.setattr(terrazzo.atomic.os, "fsync", full)
     with pytest.raises(OutputError):
         save_folder(folder, dataclasses.replace(model, record={"hours": 9}))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foreign_files import key_list, save_checkpoint, state_in
 from terrazzo.errors import CheckpointError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import Segmenter, create_model
 from terrazzo.models import setr as setr_models
 from terrazzo.models.encoders.vit import resize_positions

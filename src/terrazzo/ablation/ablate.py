@@ -16,14 +16,14 @@ from terrazzo.ablation.figures import attention_png, fields_png, masks_png
 from terrazzo.ablation.results import Result, Row, study_files
 from terrazzo.ablation.runs import Setting, scores_by_side, train_variant, trained_network
 from terrazzo.ablation.studies import Study, Variant, find_study
+from terrazzo.atomic import make_folder
 from terrazzo.data import DataRules, open_dataset
 from terrazzo.data.photos import photo_size
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
-from terrazzo.explanation.receptive_field import receptive_fields
-from terrazzo.files import make_folder
-from terrazzo.labels import LabelSpec
+from terrazzo.interpret.receptive_field import receptive_fields
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.ownership import check_outputs, write_result
 from terrazzo.text import printable
 from terrazzo.training.data import open_splits

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.drawing import FAINT, GRID, INK, to_png
-from terrazzo.explanation.figures import draw_field
-from terrazzo.explanation.measures import area_holding, percent
-from terrazzo.labels import LabelSpec
+from terrazzo.interpret.figures import draw_field
+from terrazzo.interpret.measures import area_holding, percent
+from terrazzo.labels.spec import LabelSpec
+from terrazzo.plotting import FAINT, GRID, INK, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from terrazzo.ablation.results import Result, Row
-    from terrazzo.explanation.receptive_field import ReceptiveFields
+    from terrazzo.interpret.receptive_field import ReceptiveFields
 
 __all__ = ["attention_png", "fields_png", "masks_png", "study_png"]
 

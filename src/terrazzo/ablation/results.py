@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from terrazzo.files import make_folder
+from terrazzo.atomic import make_folder
 from terrazzo.ownership import refuse_foreign, write_results
 from terrazzo.text import printable
 

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from terrazzo.ablation.studies import Variant, build
+from terrazzo.atomic import make_folder, write_atomic
 from terrazzo.config import read_json
 from terrazzo.data import Dataset
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.errors import CheckpointError, TrainingError
 from terrazzo.evaluation.evaluator import score
-from terrazzo.files import make_folder, write_atomic
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol
 from terrazzo.models import Segmenter

@@ -67,7 +67,7 @@ def benchmark(
     trust_file
         Open a .pt2 file that was not exported here, and remember it: such files can run any code on this machine.
     """
-    from terrazzo.measurement.benchmark import benchmark as measure
+    from terrazzo.profiling.benchmark import benchmark as measure
 
     sides = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", size.strip())
     if sides is None:

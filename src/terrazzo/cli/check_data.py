@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from terrazzo.data.check import DatasetCheck, SplitCheck
     from terrazzo.data.problems import Problem
     from terrazzo.data.rules import DataRules
-    from terrazzo.labels import LabelSpec
+    from terrazzo.labels.spec import LabelSpec
 
 __all__ = ["check_data"]
 
@@ -147,7 +147,7 @@ def _rules(val: float | None, group_by: str | None, crowds: Literal["ignore", "o
 
 
 def _labels(text: str | None) -> LabelSpec | None:
-    from terrazzo.labels import LabelSpec
+    from terrazzo.labels.spec import LabelSpec
 
     if text is None:
         return None

@@ -44,7 +44,7 @@ def convert(
     overwrite
         Replace a folder that holds a converted model and nothing else.
     """
-    from terrazzo.cli.origin import tell_origin
+    from terrazzo.cli.provenance import tell_origin
     from terrazzo.weights.convert import convert as write
 
     model = write(source, destination, to, labels=labels, overwrite=overwrite)

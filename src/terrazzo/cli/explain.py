@@ -10,15 +10,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.provenance import tell_origin
 from terrazzo.cli.reading import read_options
 from terrazzo.cli.say import say
 from terrazzo.errors import ConfigError, ImageError
-from terrazzo.explanation.points import Point, check_points
-from terrazzo.images import find_images, image_size
+from terrazzo.imaging.read import find_images, image_size
 from terrazzo.inference.predict_folder import output_places
 from terrazzo.inference.predictor import Failure
+from terrazzo.interpret.points import Point, check_points
 from terrazzo.ownership import check_outputs, leave_out_results
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
@@ -107,8 +107,8 @@ def explain(
                 check_points(points, *image_size(path, bands_chosen=bands is not None), str(path))
 
     # Only here, so that a mistyped path is told at once and not after torch has been imported.
-    from terrazzo.explanation.attention import attention_maps
-    from terrazzo.explanation.receptive_field import receptive_fields
+    from terrazzo.interpret.attention import attention_maps
+    from terrazzo.interpret.receptive_field import receptive_fields
     from terrazzo.weights.load import load
 
     trained = load(model)

@@ -67,8 +67,8 @@ def export(
     overwrite
         Replace a file that is not an earlier export, too.
     """
-    from terrazzo.cli.origin import tell_origin
     from terrazzo.cli.progress import progress_bar
+    from terrazzo.cli.provenance import tell_origin
     from terrazzo.evaluation.judge import miou_on
     from terrazzo.exports.export import export as write
     from terrazzo.weights.load import load

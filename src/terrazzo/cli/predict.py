@@ -8,8 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from terrazzo.cli.origin import tell_origin
 from terrazzo.cli.progress import progress_bar
+from terrazzo.cli.provenance import tell_origin
 from terrazzo.cli.reading import read_options
 from terrazzo.cli.say import say
 from terrazzo.engines.engine import Precision

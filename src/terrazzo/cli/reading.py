@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from terrazzo.errors import ConfigError
-from terrazzo.images import MAX_PIXELS, ReadOptions
+from terrazzo.imaging.read import MAX_PIXELS, ReadOptions
 
 __all__ = ["read_options"]
 

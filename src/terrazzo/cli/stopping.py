@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from terrazzo.files import discard_partials
+from terrazzo.atomic import discard_partials
 
 __all__ = ["stopped_cleanly"]
 

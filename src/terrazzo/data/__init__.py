@@ -11,7 +11,7 @@ from terrazzo.data.layout import Layout
 from terrazzo.data.problems import Problem
 from terrazzo.data.rules import DataRules, with_rules
 from terrazzo.errors import DatasetError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
 from terrazzo.text import shown_path
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.errors import ImageError
-from terrazzo.image_headers import check_size, opened_image
-from terrazzo.images import MAX_PIXELS
+from terrazzo.imaging.header import check_size, opened_image
+from terrazzo.imaging.read import MAX_PIXELS
 
 __all__ = ["bitmap", "inflate", "unpack_base64"]
 

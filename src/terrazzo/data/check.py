@@ -31,8 +31,8 @@ from terrazzo.data.pixel_counts import in_threads
 from terrazzo.data.problems import Problem, Severity
 from terrazzo.data.rules import DataRules, with_rules
 from terrazzo.errors import DatasetError, LabelError
-from terrazzo.images import ReadOptions
-from terrazzo.labels import LabelSpec
+from terrazzo.imaging.read import ReadOptions
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.text import list_names, show, shown_path
 
 __all__ = ["ClassCount", "DatasetCheck", "Sizes", "SplitCheck", "check_dataset"]

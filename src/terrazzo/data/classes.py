@@ -13,9 +13,9 @@ from terrazzo.data.mask_evidence import NEAREST_FIX, Look, MaskEvidence, look_at
 from terrazzo.data.masks import MaskSource, Stored, count_stored
 from terrazzo.data.outlines import IGNORED
 from terrazzo.errors import DatasetError, LabelError
-from terrazzo.label_checks import list_counts
-from terrazzo.label_matching import match_classes, reordered, side_by_side
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.matching import match_classes, reordered, side_by_side
+from terrazzo.labels.spec import LabelSpec
+from terrazzo.labels.validation import list_counts
 from terrazzo.notes import note
 from terrazzo.text import show, shown_path
 

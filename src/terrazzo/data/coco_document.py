@@ -22,7 +22,7 @@ from terrazzo.data.masks import StoredMask
 from terrazzo.data.outlines import Points, Region, decode_runs, paint, region_of, unpack_runs
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError
-from terrazzo.images import MAX_PIXELS
+from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.regular_files import open_regular
 from terrazzo.text import show, shown_path
 

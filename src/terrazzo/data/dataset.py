@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from terrazzo.data.masks import MaskFile, MaskSource, read_mask
 from terrazzo.data.photos import Photo, PhotoFile, read_photo
 from terrazzo.errors import DatasetError, ImageError
-from terrazzo.images import ReadOptions
-from terrazzo.labels import LabelSpec
+from terrazzo.imaging.read import ReadOptions
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.text import shown_path
 
 __all__ = ["Dataset", "Sample", "check_sizes"]

@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from terrazzo.data.datasets import (
+from terrazzo.data.layout import Layout, LayoutFinder, NearMiss
+from terrazzo.data.layouts import (
     ade20k,
     camvid,
     cityscapes,
@@ -31,10 +32,9 @@ from terrazzo.data.datasets import (
     voc,
     yolo,
 )
-from terrazzo.data.layout import Layout, LayoutFinder, NearMiss
 from terrazzo.data.pairing import folder_entries
 from terrazzo.errors import DatasetError
-from terrazzo.images import IMAGE_SUFFIXES
+from terrazzo.imaging.read import IMAGE_SUFFIXES
 from terrazzo.text import nearest, shown_path
 
 __all__ = ["LAYOUTS", "find_layout"]

@@ -18,7 +18,7 @@ import numpy as np
 from terrazzo import config
 from terrazzo.data.outlines import Points
 from terrazzo.errors import DatasetError
-from terrazzo.images import MAX_PIXELS
+from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.regular_files import open_regular
 from terrazzo.text import shown_path
 

@@ -1,6 +1,6 @@
 """Layout: what a folder was taken for, with its splits, and how the pairs of one split are listed.
 
-Each file under ``datasets/`` knows one kind of layout. It has a `NAME`, a `SHAPE` that tells people what it looks like,
+Each file under ``layouts/`` knows one kind of layout. It has a `NAME`, a `SHAPE` that tells people what it looks like,
 and ``find(root)``, which looks at the names of a few files and folders and opens none; `terrazzo.data.detect` asks them
 all.
 """
@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias
 from terrazzo.data.dataset import Sample
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.text import shown_path
 
 __all__ = [
@@ -74,7 +74,7 @@ class NearMiss:
 
 
 class LayoutFinder(Protocol):
-    """What a module under ``datasets/`` offers.
+    """What a module under ``layouts/`` offers.
 
     Attributes:
         NAME: of the layout.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from terrazzo.data.masks import MaskSource, StoredMask
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError
-from terrazzo.labels import BACKGROUND_NAMES, Color, LabelSpec
+from terrazzo.labels.spec import BACKGROUND_NAMES, Color, LabelSpec
 from terrazzo.text import shown_path
 
 __all__ = ["NEAREST_FIX", "Look", "MaskEvidence", "has_own_order", "is_soft", "look_at"]

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from terrazzo.errors import DatasetError, ImageError, LabelError
-from terrazzo.image_headers import check_size, choose_frame, opened_image, raw_mode
-from terrazzo.images import MAX_PIXELS
-from terrazzo.label_checks import list_counts
-from terrazzo.labels import Color, LabelSpec
+from terrazzo.imaging.header import check_size, choose_frame, opened_image, raw_mode
+from terrazzo.imaging.read import MAX_PIXELS
+from terrazzo.labels.spec import Color, LabelSpec
+from terrazzo.labels.validation import list_counts
 from terrazzo.text import shown_path
 
 __all__ = [

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.labels import BACKGROUND_NAMES, LabelSpec, Target
+from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec, Target
 
 __all__ = [
     "BACKGROUND",

@@ -12,9 +12,9 @@ from terrazzo.data.masks import Stored, StoredMask, class_of_stored, count_store
 from terrazzo.data.photos import is_turned, photo_with_remarks
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, ImageError, LabelError
-from terrazzo.images import ReadOptions
-from terrazzo.label_checks import list_counts
-from terrazzo.labels import LabelSpec
+from terrazzo.imaging.read import ReadOptions
+from terrazzo.labels.spec import LabelSpec
+from terrazzo.labels.validation import list_counts
 
 __all__ = ["PairFacts", "examine"]
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.errors import ImageError
-from terrazzo.image_headers import opened_image, orientation
-from terrazzo.images import ReadOptions, image_size, read_with_remarks
+from terrazzo.imaging.header import opened_image, orientation
+from terrazzo.imaging.read import ReadOptions, image_size, read_with_remarks
 from terrazzo.text import shown_path
 
 __all__ = ["Photo", "PhotoFile", "is_turned", "photo_size", "photo_with_remarks", "read_photo"]
@@ -62,7 +62,7 @@ def read_photo(photo: Photo, reading: ReadOptions | None = None) -> NDArray[np.u
     """Decode a photo to (H, W, 3).
 
     Raises:
-        ImageError: as `terrazzo.images.read_image`, naming the file.
+        ImageError: as `terrazzo.imaging.read.read_image`, naming the file.
     """
     return photo_with_remarks(photo, reading)[0]
 
@@ -71,7 +71,7 @@ def photo_with_remarks(photo: Photo, reading: ReadOptions | None = None) -> tupl
     """Decode a photo, and say what may have been meant otherwise.
 
     Raises:
-        ImageError: as `terrazzo.images.read_image`, naming the file.
+        ImageError: as `terrazzo.imaging.read.read_image`, naming the file.
     """
     try:
         return read_with_remarks(photo.encoded(), reading)
@@ -83,7 +83,7 @@ def photo_size(photo: Photo) -> tuple[int, int]:
     """Read the (height, width) of `read_photo` from the header alone.
 
     Raises:
-        ImageError: as `terrazzo.images.image_size`, naming the file.
+        ImageError: as `terrazzo.imaging.read.image_size`, naming the file.
     """
     try:
         return image_size(photo.encoded())

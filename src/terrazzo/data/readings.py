@@ -16,7 +16,7 @@ from typing import Literal, get_args
 from terrazzo.data.dataset import Dataset, Sample
 from terrazzo.data.masks import Stored, class_of_stored, count_stored
 from terrazzo.errors import ConfigError, DatasetError, LabelError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
 from terrazzo.text import printable, show, shown_path
 

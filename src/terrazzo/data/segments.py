@@ -13,9 +13,9 @@ from terrazzo.data.masks import StoredMask
 from terrazzo.data.outlines import IGNORED, object_labels
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, ImageError, LabelError
-from terrazzo.image_headers import check_size, choose_frame, opened_image
-from terrazzo.images import MAX_PIXELS
-from terrazzo.labels import BACKGROUND_NAMES, LabelSpec, Target
+from terrazzo.imaging.header import check_size, choose_frame, opened_image
+from terrazzo.imaging.read import MAX_PIXELS
+from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec, Target
 from terrazzo.text import shown_path
 
 __all__ = ["Categories", "SegmentMask", "read_categories"]

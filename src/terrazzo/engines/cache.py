@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from terrazzo.files import make_folder, write_atomic
+from terrazzo.atomic import make_folder, write_atomic
 from terrazzo.regular_files import open_regular, others_can_write
 
 __all__ = ["cache_folder", "cached", "keep"]

@@ -18,22 +18,22 @@ from terrazzo.data.mask_evidence import has_own_order, is_soft
 from terrazzo.data.masks import Stored
 from terrazzo.data.readings import MaskValues, as_indices, read_by, refuse_mask_values
 from terrazzo.data.rules import Crowds
+from terrazzo.engines.auto import Workload
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError, DatasetError
 from terrazzo.evaluation.boundary import BoundaryIoU
 from terrazzo.evaluation.confusion import ConfusionMatrix
 from terrazzo.evaluation.report import Report
-from terrazzo.images import ReadOptions
-from terrazzo.inference.choice import Workload
+from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol
-from terrazzo.label_matching import match_classes, reordered, side_by_side
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.matching import match_classes, reordered, side_by_side
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
 from terrazzo.weights.catalog import DEFAULT_MODEL
-from terrazzo.weights.companions import names_are_guessed
+from terrazzo.weights.metadata import names_are_guessed
 
 if TYPE_CHECKING:
     from terrazzo.weights.files import TrainedModel

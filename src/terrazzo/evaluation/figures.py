@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from terrazzo.drawing import FAINT, GRID, INK, clipped, to_png
 from terrazzo.evaluation.report import Report, score_text
+from terrazzo.plotting import FAINT, GRID, INK, clipped, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from terrazzo.atomic import make_folder
 from terrazzo.evaluation.boundary import BoundaryMetrics
 from terrazzo.evaluation.confusion import IntArray, Metrics
-from terrazzo.files import make_folder
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.ownership import Kind, refuse_foreign, write_results
 
 __all__ = ["Report", "report_files", "score_text"]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from terrazzo.atomic import replacing_together
 from terrazzo.engines.engine import Engine
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
@@ -33,11 +34,10 @@ from terrazzo.exports.int8 import (
 from terrazzo.exports.int8_onnx import OnnxQuantiser
 from terrazzo.exports.int8_openvino import OpenVINOQuantiser
 from terrazzo.exports.judgement import MAX_MIOU_LOSS, RECORD_KEY, Judge, Judgement, refuse_judgement
-from terrazzo.exports.onnx import OPSET, describe, onnx_model, save_onnx
 from terrazzo.exports.openvino import openvino_model, save_openvino
 from terrazzo.exports.parity import Parity, check_parity
 from terrazzo.exports.torch_export import write_torch
-from terrazzo.files import replacing_together
+from terrazzo.graphs.onnx import OPSET, describe, onnx_model, save_onnx
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.ownership import check_outputs, mark_files
 from terrazzo.weights.exported import ExportedDescription, Output, Precision

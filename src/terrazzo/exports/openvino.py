@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from terrazzo.errors import ConfigError, MissingExtraError, OutputError
-from terrazzo.exports.onnx import onnx_model
+from terrazzo.graphs.onnx import onnx_model
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from terrazzo.errors import ConfigError
-from terrazzo.exports.onnx import MaskNetwork, describe
+from terrazzo.graphs.onnx import MaskNetwork, describe
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription, Output
 from terrazzo.weights.files import TrainedModel
 

@@ -14,13 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from terrazzo.engines.engine import Engine, EngineName, EngineOptions, FileEngine, Precision
-from terrazzo.engines.modes import keeps_mode
-from terrazzo.engines.onnx_file import describe_onnx
-from terrazzo.errors import ConfigError, MissingExtraError, TerrazzoError
-from terrazzo.image_sources import are_several
-from terrazzo.images import MAX_PIXELS, ImageSource, ReadOptions, find_images
-from terrazzo.inference.choice import (
+from terrazzo.engines.auto import (
     Workload,
     auto_engine,
     engine_for_file,
@@ -29,7 +23,13 @@ from terrazzo.inference.choice import (
     has_runtime,
     is_exported,
 )
-from terrazzo.inference.converted import FallingBack, convert_once, is_quickly_converted, kept_conversion
+from terrazzo.engines.conversion_cache import FallingBack, convert_once, is_quickly_converted, kept_conversion
+from terrazzo.engines.engine import Engine, EngineName, EngineOptions, FileEngine, Precision
+from terrazzo.engines.modes import keeps_mode
+from terrazzo.engines.onnx_file import describe_onnx
+from terrazzo.errors import ConfigError, MissingExtraError, TerrazzoError
+from terrazzo.imaging.inputs import are_several
+from terrazzo.imaging.read import MAX_PIXELS, ImageSource, ReadOptions, find_images
 from terrazzo.inference.predictor import Failure, Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol
 from terrazzo.inference.result import Segmentation
@@ -240,8 +240,8 @@ def predict(
 
     Args:
         photos: for one result a path, encoded bytes, an open file, a PIL image, an (H, W, 3) uint8 RGB array or a torch
-            tensor, as `terrazzo.images.read_image` takes them; for a list of results a list or other iterable of these,
-            in which paths may also be folders and glob patterns.
+            tensor, as `terrazzo.imaging.read.read_image` takes them; for a list of results a list or other iterable of
+            these, in which paths may also be folders and glob patterns.
         model: a loaded model, what `terrazzo.load` takes, an exported file, or a predictor from `make_predictor`,
             which has its device, protocol and engine already.
         probabilities: keep the (K, H, W) class probabilities with the mask.

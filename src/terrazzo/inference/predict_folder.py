@@ -16,11 +16,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from terrazzo.engines.auto import Workload
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError
-from terrazzo.images import ReadOptions, find_images
-from terrazzo.inference.choice import Workload
+from terrazzo.imaging.read import ReadOptions, find_images
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Failure, Predictor, threads_of
 from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from terrazzo.engines.engine import Engine
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.errors import CheckpointError, ConfigError, ImageError, TerrazzoError
-from terrazzo.images import ReadOptions
+from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.protocols import WHOLE, Protocol
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.tiling import Scores, decide, decide_together, slide, slide_in_bands, whole
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import shown_path

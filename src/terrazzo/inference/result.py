@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.atomic import make_folder, replacing
 from terrazzo.errors import ConfigError, LabelError
-from terrazzo.files import make_folder, replacing
+from terrazzo.imaging.png import encode_png
 from terrazzo.inference.overlay import LegendEntry, paint, with_legend
-from terrazzo.inference.png import encode_png
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.ownership import mark_files, refuse_foreign, write_result
 from terrazzo.text import show, shown_path
 

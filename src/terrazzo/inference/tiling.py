@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.engines.engine import Engine
-from terrazzo.inference.postprocess import probability_strips_along, upsample_argmax, winners_along
-from terrazzo.inference.resampling import ComposedAxis, compose_axis, compose_windows
+from terrazzo.inference.upsample.argmax import probability_strips_along, upsample_argmax, winners_along
+from terrazzo.inference.upsample.resize_axis import ComposedAxis, compose_axis, compose_windows
 
 __all__ = ["Scores", "decide", "decide_together", "slide", "slide_in_bands", "whole", "window_starts"]
 

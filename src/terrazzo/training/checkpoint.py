@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from terrazzo.atomic import make_folder, replacing
 from terrazzo.errors import TrainingError
-from terrazzo.files import make_folder, replacing
 from terrazzo.regular_files import open_regular
 
 __all__ = ["has_checkpoint", "load_checkpoint", "save_checkpoint"]

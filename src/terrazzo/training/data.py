@@ -26,8 +26,8 @@ from terrazzo.data.transforms import (
     Transform,
 )
 from terrazzo.errors import DatasetError, TrainingError
-from terrazzo.label_matching import match_classes, side_by_side
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.matching import match_classes, side_by_side
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.text import show
 from terrazzo.training.recipe import Recipe
 

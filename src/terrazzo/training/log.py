@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from terrazzo.atomic import make_folder, write_atomic
 from terrazzo.evaluation.confusion import Metrics
-from terrazzo.files import make_folder, write_atomic
 from terrazzo.text import printable
 
 __all__ = ["RunLog"]

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.data import Dataset
-from terrazzo.drawing import FAINT, GRID, INK, clipped, to_png
 from terrazzo.evaluation.report import score_text
 from terrazzo.inference.predictor import Predictor
+from terrazzo.plotting import FAINT, GRID, INK, clipped, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

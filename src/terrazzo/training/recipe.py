@@ -17,7 +17,7 @@ from terrazzo.config import read_yaml_mapping, refuse_unknown_keys
 from terrazzo.data.rules import Crowds, DataRules
 from terrazzo.data.splits import SplitRule
 from terrazzo.errors import ConfigError
-from terrazzo.images import MAX_PIXELS
+from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.inference.protocols import find_protocol
 from terrazzo.models import refuse_unknown_model
 from terrazzo.models.encoders.backbones import weights_folder

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from terrazzo.atomic import PARTIAL_PREFIX, make_folder
 from terrazzo.errors import OutputError, TrainingError
-from terrazzo.files import PARTIAL_PREFIX, make_folder
 from terrazzo.ownership import is_unchanged, write_result
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.recipe import Recipe

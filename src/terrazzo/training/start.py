@@ -13,7 +13,7 @@ from torch import Tensor
 from terrazzo.data import Dataset
 from terrazzo.data.readings import read_by
 from terrazzo.errors import CheckpointError
-from terrazzo.label_matching import match_classes, only_numbered, side_by_side
+from terrazzo.labels.matching import match_classes, only_numbered, side_by_side
 from terrazzo.models.encoders.backbones import weights_folder
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.preprocess import Preprocess

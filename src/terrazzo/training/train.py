@@ -13,7 +13,7 @@ from terrazzo.data.photos import photo_size
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.errors import ConfigError
 from terrazzo.evaluation.report import Report
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models.encoders.backbones import brings_weights
 from terrazzo.text import printable
 from terrazzo.training.artifacts import write_artifacts

@@ -6,16 +6,16 @@ import dataclasses
 import os
 from pathlib import Path
 
+from terrazzo.atomic import clear_stale, refuse_unwritable
 from terrazzo.errors import ConfigError, OutputError
-from terrazzo.files import clear_stale, refuse_unwritable
-from terrazzo.label_matching import match_classes, reordered, side_by_side
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.matching import match_classes, reordered, side_by_side
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
 from terrazzo.text import list_names, shown_path
-from terrazzo.weights.companions import names_are_guessed
 from terrazzo.weights.files import CONFIG_FILE, WEIGHTS_FILE, TrainedModel, save_folder
 from terrazzo.weights.huggingface import save_huggingface
 from terrazzo.weights.load import load
+from terrazzo.weights.metadata import names_are_guessed
 from terrazzo.weights.model_card import CARD_FILE
 from terrazzo.weights.processor import PROCESSOR_FILE
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from terrazzo.config import parse_json
 from terrazzo.errors import CheckpointError, TerrazzoError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
 
 __all__ = ["METADATA_KEY", "ExportedDescription", "Output", "Precision"]

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from safetensors.torch import save as serialize_safetensors
 
+from terrazzo.atomic import replacing_folder, write_atomic
 from terrazzo.errors import CheckpointError, ConfigError
-from terrazzo.files import replacing_folder, write_atomic
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import Segmenter
 from terrazzo.models.encoders.backbones import Backbone
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import printable
-from terrazzo.weights.companions import read_json
+from terrazzo.weights.metadata import read_json
 from terrazzo.weights.recognize import (
     architecture_of,
     empty_network,

@@ -18,20 +18,20 @@ import torch
 from safetensors.torch import save as serialize_safetensors
 from torch import Tensor
 
+from terrazzo.atomic import replacing_folder, write_atomic
 from terrazzo.errors import CheckpointError, ConfigError, TerrazzoError
-from terrazzo.files import replacing_folder, write_atomic
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import segformer
 from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import shown_path
-from terrazzo.weights.companions import (
+from terrazzo.weights.files import CONFIG_FILE, WEIGHTS_FILE, TrainedModel
+from terrazzo.weights.metadata import (
     labels_from_names,
     paper_preprocess,
     reduces_labels,
     stored_values,
 )
-from terrazzo.weights.files import CONFIG_FILE, WEIGHTS_FILE, TrainedModel
 from terrazzo.weights.model_card import CARD_FILE, model_card
 from terrazzo.weights.processor import (
     PROCESSOR_FILE,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from terrazzo.errors import CheckpointError
 from terrazzo.hub import download
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import Segmenter, list_models
 from terrazzo.models.encoders.vit import resize_positions
 from terrazzo.notes import note
@@ -20,9 +20,9 @@ from terrazzo.preprocess import Preprocess
 from terrazzo.text import nearest, show, shown_path
 from terrazzo.weights.adapters import ADAPTER_CONFIG, MERGE_THERE, is_adapter, merge_adapter, read_adapter
 from terrazzo.weights.catalog import bundled_folder, bundled_names, known_licence, published
-from terrazzo.weights.companions import labels_from_meta, names_are_guessed, paper_preprocess, read_json
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
 from terrazzo.weights.huggingface import WEIGHTS_FILES, is_hub_id, read_companions, read_weights
+from terrazzo.weights.metadata import labels_from_meta, names_are_guessed, paper_preprocess, read_json
 from terrazzo.weights.model_card import base_model_in_model_card, licence_in_model_card
 from terrazzo.weights.origin import STARTS, licence_of, origin_of_run
 from terrazzo.weights.processor import normalisation, read_processor

@@ -14,7 +14,7 @@ from typing import Any
 from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import list_names, printable, show
-from terrazzo.weights.companions import read_json
+from terrazzo.weights.metadata import read_json
 
 __all__ = [
     "PROCESSOR_FILE",

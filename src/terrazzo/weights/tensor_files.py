@@ -24,7 +24,7 @@ from terrazzo.errors import CheckpointError
 from terrazzo.notes import note
 from terrazzo.regular_files import open_regular
 from terrazzo.text import list_names, printable
-from terrazzo.weights.companions import read_json
+from terrazzo.weights.metadata import read_json
 from terrazzo.weights.pickled_values import plain
 from terrazzo.weights.torch_files import StoredTensor, damaged, open_torch_file
 from terrazzo.weights.weight_sets import choose_set, find_sets, sets_in_names

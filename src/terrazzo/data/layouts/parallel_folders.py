@@ -1,0 +1,62 @@
+"""Photos in one folder, masks in another, both with the same splits below, as mmsegmentation has custom data.
+
+``img_dir/{train,val}`` and ``ann_dir/{train,val}``; or ``images`` with ``annotations``, ``masks`` or ``labels``. The
+classes are those of ``labels.yaml``, or guessed from the masks. Lists of photos beside the folders come first. The data
+sets that are published in such folders, ADE20K and COCO-Stuff, are told by their names and have files of their own.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from terrazzo.data.file_tree import split_folders
+from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split, splits_in_order
+from terrazzo.data.layouts import listed
+from terrazzo.data.pairing import Listing, folder_entries, pair_folders, shows_names
+from terrazzo.data.yolo_document import names_masks
+from terrazzo.imaging.read import IMAGE_SUFFIXES
+
+__all__ = ["NAME", "SHAPE", "find"]
+
+NAME = "photos and masks in two folders that are split alike"
+SHAPE = "img_dir/train, ann_dir/train; or images/train with annotations/train or masks/train"
+FOLDERS = {"img_dir": ("ann_dir",), "images": ("ann_dir", "annotations", "masks", "labels"), "imgs": ("masks",)}
+
+
+def find(root: Path) -> Layout | NearMiss | None:
+    """Recognise it by two folders with the same splits, both with image files in them."""
+    if names_masks(root) or isinstance(listed.find(root), Layout):
+        return None
+    for photos, kinds in FOLDERS.items():
+        found = {split: folder for split, folder in split_folders(root / photos).items() if _has_images(folder)}
+        if not found or any(shows_names(folder, ("ADE_",)) for folder in found.values()):
+            continue
+        for masks in kinds:
+            below = split_folders(root / masks)
+            there = {split: (folder, below[split]) for split, folder in found.items() if split in below}
+            there = {split: pair for split, pair in there.items() if _has_images(pair[1])}
+            if there:
+                splits = splits_in_order(there)
+                name = f"{NAME} ({photos}/ and {masks}/)"
+                return Layout(name, root, root / masks, splits, partial(_pairs, root, there, splits))
+    if (root / "img_dir").is_dir() or (root / "ann_dir").is_dir():
+        missing = next((f"{kind}/train" for kind in ("img_dir", "ann_dir") if not (root / kind).is_dir()), "")
+        message = f"{missing or 'a split that both img_dir and ann_dir have, with images in it,'} is missing"
+        return NearMiss(
+            "mmsegmentation folders", message, "make img_dir/train, ann_dir/train, img_dir/val, ann_dir/val"
+        )
+    return None
+
+
+def _has_images(folder: Path) -> bool:
+    return any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in folder_entries(folder))
+
+
+def _pairs(root: Path, folders: dict[str, tuple[Path, Path]], splits: tuple[str, ...], split: str) -> Pairs:
+    if split not in splits:
+        raise no_such_split(NAME, root, split, splits)
+    images, masks = map(Listing.of, folders[split])
+    samples, problems = pair_folders(images, masks)
+    left_out = [problem for problem in images.others + masks.others if problem.severity == "warning"]
+    return samples, left_out + problems

@@ -1,0 +1,90 @@
+"""Roboflow's semantic segmentation masks: ``train``, ``valid`` and ``test`` with ``x.jpg``, ``x_mask.png`` together.
+
+``_classes.csv`` in each folder says which class a stored value is, under the heading ``Pixel Value, Class``. All splits
+must say the same.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from terrazzo.data.file_tree import split_folders
+from terrazzo.data.json_files import whole_number
+from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split, splits_in_order
+from terrazzo.data.pairing import Listing, list_entries, pair_folders
+from terrazzo.errors import DatasetError, LabelError
+from terrazzo.labels.spec import LabelSpec, Target
+from terrazzo.text import show, shown_path
+
+__all__ = ["NAME", "SHAPE", "find"]
+
+NAME = "Roboflow masks"
+SHAPE = "train/_classes.csv, train/x.jpg, train/x_mask.png"
+CLASSES = "_classes.csv"
+ENDING = "_mask"
+
+
+def find(root: Path) -> Layout | NearMiss | None:
+    """Recognise it by ``_classes.csv`` in the folders of the splits, or in a folder by itself."""
+    folders = split_folders(root)
+    found = {split: folder for split, folder in folders.items() if (folder / CLASSES).is_file()}
+    if not found and (root / CLASSES).is_file():
+        found = {ALL: root}
+    # Roboflow's folders for classification have a file of this name too, and no masks.
+    found = {split: folder for split, folder in found.items() if Listing.of(folder, ENDING).by_stem}
+    if not found:
+        return None
+    splits = splits_in_order(found)
+    labels = partial(_labels, [found[split] / CLASSES for split in splits])
+    return Layout(NAME, root, found[splits[0]] / CLASSES, splits, partial(_pairs, root, found, splits), labels)
+
+
+def _labels(documents: list[Path]) -> LabelSpec:
+    first = _read_classes(documents[0])
+    for other in documents[1:]:
+        if _read_classes(other) != first:
+            raise DatasetError(
+                f"{shown_path(other)}: it gives other classes than {shown_path(documents[0])}",
+                fix="export all splits at once",
+                code="dataset-annotations",
+            )
+    names = list(dict.fromkeys(first.values()))
+    id_map: list[tuple[int, Target]] = [(value, names.index(name)) for value, name in first.items()]
+    try:
+        return LabelSpec.from_names(names, id_map=id_map)
+    except LabelError as error:
+        where = shown_path(documents[0])
+        raise DatasetError(f"{where}: {error.message}", fix=error.fix, code="dataset-annotations") from error
+
+
+def _read_classes(path: Path) -> dict[int, str]:
+    """Read ``value, name`` lines under a heading; a name may hold commas."""
+    found: dict[int, str] = {}
+    for place, (number, entry) in enumerate(list_entries(path)):
+        text, comma, name = entry.partition(",")
+        value = whole_number(text.strip().strip('"'))
+        if value is None and place == 0 and comma:
+            continue  # the heading
+        name = name.strip().strip('"').strip()
+        if value is None or value in found or not name:
+            what = "repeats a value" if value in found else "is not a value and a class"
+            raise DatasetError(
+                f"{shown_path(path)}: line {number} {what}: {show(entry[:40])}",
+                fix="write lines like `1, leaf`",
+                code="dataset-annotations",
+            )
+        found[value] = name
+    return found
+
+
+def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split: str) -> Pairs:
+    if split not in splits:
+        raise no_such_split(NAME, root, split, splits)
+    photos, masks = Listing.of(folders[split]), Listing.of(folders[split], ENDING)
+    masks.by_stem = {stem: [path for path in files if path.suffix == ".png"] for stem, files in masks.by_stem.items()}
+    taken = {path for files in masks.by_stem.values() for path in files}
+    photos.by_stem = {stem: [path for path in files if path not in taken] for stem, files in photos.by_stem.items()}
+    photos.by_stem = {stem: files for stem, files in photos.by_stem.items() if files}
+    masks.others = []  # the same as the photos'
+    return pair_folders(photos, masks)

@@ -1,0 +1,160 @@
+"""The decoders as ONNX graphs, with BatchNorm folded in. What they are is said in `terrazzo.models.decoders`.
+
+Shapes: as there; T the tokens of all images of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from terrazzo.graphs.builder import Graph
+from terrazzo.graphs.encoders import Level
+from terrazzo.models.decoders.all_mlp import AllMLPDecoder
+from terrazzo.models.decoders.conv_mlp import ConvMLPDecoder
+from terrazzo.models.decoders.mla import MLADecoder
+from terrazzo.models.decoders.naive import NaiveDecoder
+from terrazzo.models.decoders.pup import PUPDecoder, UpsamplingStage
+from terrazzo.models.layers import ConvNormReLU
+
+__all__ = ["DECODER_GRAPHS", "all_mlp", "conv_mlp", "mla", "naive", "pup"]
+
+
+def all_mlp(graph: Graph, decoder: AllMLPDecoder, levels: Sequence[Level]) -> str:
+    """Add SegFormer's decoder, composed once, and return its (B, K, h, w) logits."""
+    scale, shift = _folded(decoder.norm)
+    weights, bias = decoder.composed()
+    weights = [scale[:, None] * weight for weight in weights]
+    *finer, coarsest = zip(levels[1:], weights[1:], strict=True)
+    # Bilinear weights sum to 1, so the bias may be added before the resize: the least work on the coarsest level.
+    projected = [graph.linear(level.x_TC, weight) for level, weight in finer]
+    projected.append(graph.linear(coarsest[0].x_TC, coarsest[1], scale * bias + shift))
+    hidden_TC = _sum_at_finest(graph, levels, levels[0].x_TC, weights[0], projected)
+    return _classified(graph, hidden_TC, decoder.classifier, levels[0])
+
+
+def conv_mlp(graph: Graph, decoder: ConvMLPDecoder, levels: Sequence[Level]) -> str:
+    """Add the decoder of mmsegmentation's SegFormer and return its (B, K, h, w) logits."""
+    scale, shift = _folded(decoder.norm)
+    blocks = [scale[:, None] * block for block in decoder.fuse.weight.chunk(len(levels), dim=1)]
+    hidden = []
+    for level, projection, norm in zip(levels, decoder.projections, decoder.projection_norms, strict=True):
+        assert isinstance(projection, nn.Linear) and isinstance(norm, nn.BatchNorm2d)
+        level_scale, level_shift = _folded(norm)
+        hidden.append(
+            graph.node("Relu", graph.linear(level.x_TC, level_scale[:, None] * projection.weight, level_shift))
+        )
+    projected = [graph.linear(x_TC, block) for x_TC, block in zip(hidden[1:-1], blocks[1:-1], strict=True)]
+    projected.append(graph.linear(hidden[-1], blocks[-1], shift))
+    hidden_TC = _sum_at_finest(graph, levels, hidden[0], blocks[0], projected)
+    return _classified(graph, hidden_TC, decoder.classifier, levels[0])
+
+
+def naive(graph: Graph, decoder: NaiveDecoder, levels: Sequence[Level]) -> str:
+    """Add SETR's Naive decoder and return its (B, K, h, w) logits."""
+    level = levels[decoder.level]
+    scale, shift = _folded(decoder.proj_norm)
+    x_TC = graph.layer_norm(level.x_TC, decoder.norm)
+    x_TC = graph.linear(x_TC, scale[:, None] * decoder.proj.weight, scale * decoder.proj.bias + shift)
+    logits = _classified(graph, graph.node("Relu", x_TC), decoder.classifier, level)
+    return logits if decoder.resize == 1 else _enlarged(graph, logits, decoder.resize)
+
+
+def pup(graph: Graph, decoder: PUPDecoder, levels: Sequence[Level]) -> str:
+    """Add SETR's PUP decoder and return its (B, K, h, w) logits."""
+    level = levels[decoder.level]
+    x_BChw = graph.map(graph.layer_norm(level.x_TC, decoder.norm), level.sizes_BHW, level.channels)
+    for stage in decoder.stages:
+        assert isinstance(stage, UpsamplingStage)
+        if stage.factor > 1:
+            x_BChw = _enlarged(graph, x_BChw, stage.factor)
+        x_BChw = _conv_norm_relu(graph, x_BChw, stage.conv, stage.norm)
+    logits = graph.convolution_1x1(x_BChw, decoder.classifier.weight, decoder.classifier.bias)
+    return logits if decoder.resize == 1 else _enlarged(graph, logits, decoder.resize)
+
+
+def mla(graph: Graph, decoder: MLADecoder, levels: Sequence[Level]) -> str:
+    """Add SETR's MLA decoder and return its (B, K, h, w) logits."""
+    aggregation, total, streams = decoder.aggregation, None, []
+    parts = zip(levels, aggregation.norms, aggregation.projections, aggregation.outputs, decoder.streams, strict=True)
+    for level, norm, project, output, stream in reversed(list(parts)):
+        assert isinstance(norm, nn.LayerNorm) and isinstance(project, ConvNormReLU)
+        normed = graph.map(graph.layer_norm(level.x_TC, norm), level.sizes_BHW, level.channels)
+        projected = _conv_norm_relu(graph, normed, project.conv, project.norm)
+        total = projected if total is None else graph.node("Add", total, projected)
+        x_BChw = total
+        assert isinstance(stream, nn.Sequential)
+        for layer in (output, *stream):
+            assert isinstance(layer, ConvNormReLU)
+            x_BChw = _conv_norm_relu(graph, x_BChw, layer.conv, layer.norm)
+        streams.append(x_BChw)
+    x_BChw, conv = graph.node("Concat", *reversed(streams), axis=1), decoder.classifier
+    if conv.kernel_size == (1, 1):  # which commutes with resizing
+        logits = graph.convolution(x_BChw, conv.weight, conv.bias, conv)
+        return _enlarged(graph, logits, 4, decoder.align_corners)
+    return graph.convolution(_enlarged(graph, x_BChw, 4, decoder.align_corners), conv.weight, conv.bias, conv)
+
+
+DECODER_GRAPHS: dict[type[nn.Module], Callable[[Graph, Any, Sequence[Level]], str]] = {
+    AllMLPDecoder: all_mlp,
+    ConvMLPDecoder: conv_mlp,
+    NaiveDecoder: naive,
+    PUPDecoder: pup,
+    MLADecoder: mla,
+}
+
+
+def _sum_at_finest(
+    graph: Graph, levels: Sequence[Level], finest_TC: str, finest_weight: Tensor, projected: Sequence[str]
+) -> str:
+    """Return ReLU of the finest level's linear layer plus the coarser levels, resized to its size.
+
+    Bilinear resizing is a product with a matrix along each axis. The levels are made taller one by one, and then one
+    product widens all of them and adds them up, row by row, so that no map of full size is written but their sum; the
+    finest level's share is added onto it by its own linear layer.
+    """
+    finest, *coarser = levels
+    C = len(finest_weight)
+    batch, height, width = _each(graph, finest.sizes_BHW)
+    taller, to_columns = [], []
+    for level, x_TC in zip(coarser, projected, strict=True):
+        _, h, w = _each(graph, level.sizes_BHW)
+        tall = graph.node("MatMul", graph.interpolation_matrix(h, height), graph.reshape(x_TC, batch, h, -1))
+        taller.append(graph.reshape(tall, batch, height, w, C))
+        to_columns.append(graph.interpolation_matrix(w, width))
+    sum_BHWC = graph.node("MatMul", graph.node("Concat", *to_columns, axis=1), graph.node("Concat", *taller, axis=2))
+    sum_TC = graph.reshape(sum_BHWC, -1, C)
+    return graph.node("Relu", graph.node("Gemm", finest_TC, graph.weight(finest_weight), sum_TC, transB=1))
+
+
+def _classified(graph: Graph, hidden_TC: str, classifier: nn.Linear, level: Level) -> str:
+    """Return (B, K, h, w), which a product with the weights on the left gives without a transpose of its result."""
+    batch, height, width = _each(graph, level.sizes_BHW)
+    hidden_BCN = graph.transpose(graph.reshape(hidden_TC, batch, -1, classifier.in_features), 0, 2, 1)
+    logits_BKN = graph.node("MatMul", graph.weight(classifier.weight), hidden_BCN)
+    logits_BKhw = graph.reshape(logits_BKN, batch, classifier.out_features, height, width)
+    return graph.node("Add", logits_BKhw, graph.weight(classifier.bias[:, None, None]))
+
+
+def _conv_norm_relu(graph: Graph, x_BChw: str, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> str:
+    scale, shift = _folded(norm)
+    bias = shift if conv.bias is None else scale * conv.bias + shift
+    return graph.node("Relu", graph.convolution(x_BChw, scale[:, None, None, None] * conv.weight, bias, conv))
+
+
+def _enlarged(graph: Graph, x_BChw: str, factor: int, align_corners: bool = False) -> str:
+    sizes = graph.node("Mul", graph.sizes(x_BChw, 2, 4), graph.integers(factor))
+    return graph.resize(x_BChw, sizes, align_corners)
+
+
+def _each(graph: Graph, sizes_BHW: str) -> list[str]:
+    return [graph.node("Slice", sizes_BHW, graph.integers(i), graph.integers(i + 1)) for i in range(3)]
+
+
+def _folded(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return what a BatchNorm multiplies with and what it then adds."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return scale, norm.bias - norm.running_mean * scale

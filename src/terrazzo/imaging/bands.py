@@ -1,0 +1,241 @@
+"""The bands of a TIFF: how many there are, what they are declared to be, and any of them at its full depth.
+
+Pillow reads few of the TIFFs with several bands, drops what it does not know, and keeps 8 bits of each. Here the file
+is shown to it as one of a single band: bands that are stored one after the other as they are, bands that are stored
+pixel by pixel as one wide image.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.TiffImagePlugin import TiffImageFile
+
+from terrazzo.errors import ImageError
+from terrazzo.imaging.decoders import TiffReader
+from terrazzo.text import list_names
+
+__all__ = ["ADVICE", "RGB", "Bands", "bands_of", "check_chosen", "read_bands", "refuse_unclear"]
+
+COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # photometric interpretation -> samples of a colour
+GREYS, RGB = (0, 1), 2
+LOSSLESS = {1: "raw", 5: "LZW", 8: "deflate", 32946: "deflate", 32773: "PackBits", 34925: "LZMA", 50000: "Zstandard"}
+KINDS = {(8, 1): "u1", (16, 1): "u2", (16, 2): "i2", (32, 1): "u4", (32, 2): "i4", (32, 3): "f4"}
+GDAL_ITEM = re.compile(r'<Item name="(DESCRIPTION|COLORINTERP)" sample="(\d+)"[^>]*>([^<]*)<')
+ADVICE = "say which to read as red, green and blue, as in --bands 1,2,3 (bands=(1, 2, 3) in Python)"
+
+
+@dataclass(frozen=True)
+class Bands:
+    """What a TIFF says of its bands.
+
+    Attributes:
+        count: how many there are.
+        colors: how many of them are a colour's.
+        has_alpha: the only further one is declared to be transparency.
+        names: what GDAL notes of each, empty where it notes nothing.
+    """
+
+    count: int
+    colors: int
+    has_alpha: bool
+    names: tuple[str, ...]
+
+    @property
+    def are_clear(self) -> bool:
+        """Whether it is known what to show of them."""
+        return self.has_alpha or self.count <= self.colors
+
+    def __str__(self) -> str:
+        named = f" ({list_names(self.names)})" if any(self.names) else ""
+        return f"{self.count} band{'s' * (self.count != 1)}{named}"
+
+
+def bands_of(image: TiffImageFile) -> Bands:
+    """Read what a page's tags say."""
+    tags = image.tag_v2
+    photometric, count = tags.get(262, 0), _number(tags.get(277, 1))
+    colors = COLORS.get(photometric, 1)
+    if photometric in GREYS and count == 3:
+        colors = 3  # as GDAL writes three bands of 16 bits
+    noted = {(name, int(number)): text for name, number, text in GDAL_ITEM.findall(str(tags.get(42112, "")))}
+    names = tuple(noted.get(("DESCRIPTION", number), "") for number in range(min(count, 64)))
+    extra = _all(tags.get(338, ()))
+    # GDAL marks the fourth of four bands as transparency by itself, and notes what it really is.
+    meaning = names[-1] or noted.get(("COLORINTERP", count - 1), "alpha")
+    has_alpha = count == colors + 1 and extra[:1] in ((1,), (2,)) and "alpha" in meaning.lower()
+    return Bands(count, colors, has_alpha, names)
+
+
+def refuse_unclear(bands: Bands) -> None:
+    """Raise ImageError "image-bands" where nobody says which bands are red, green and blue."""
+    if not bands.are_clear:
+        more = bands.count - bands.colors
+        what = "what the last one is" if more == 1 else f"what the last {more} are"
+        raise ImageError(f"it has {bands}, and does not say {what}", fix=ADVICE, code="image-bands")
+
+
+def read_bands(image: TiffImageFile, chosen: tuple[int, ...], most_values: int) -> NDArray[Any]:
+    """Read some bands of the page that an open TIFF stands at, turned as its tags say.
+
+    Args:
+        image: nothing of it has been decoded.
+        chosen: counted from 1.
+        most_values: refuse to decode more.
+
+    Returns:
+        (H, W, len(chosen)) of the file's own kind of number.
+
+    Raises:
+        ImageError: it has no such band, or they are packed in a way that is not read here.
+    """
+    tags, count = image.tag_v2, bands_of(image).count
+    check_chosen(chosen, count)
+    bits, kinds = _all(tags.get(258, 1)), _all(tags.get(339, 1))
+    kind = KINDS.get((bits[0], kinds[0])) if len({*bits}) == len({*kinds}) == 1 else None
+    compression, predictor, by_planes = tags.get(259, 1), tags.get(317, 1), tags.get(284, 1) == 2
+    if kind is None or compression not in LOSSLESS or tags.get(262, 0) not in (0, 1, 2):
+        raise ImageError(
+            f"bands cannot be chosen from pixels packed like this (compression {compression}, {bits[0]} bits)",
+            fix="save it with deflate and 8, 16 or 32 bits: gdal_translate -co COMPRESS=DEFLATE",
+            code="image-bands",
+        )
+    width, height = _number(tags[256]), _number(tags[257])
+    if width * height * (len(chosen) if by_planes else count) > most_values:
+        raise ImageError(
+            f"{count} bands of {width} x {height} pixels are more than fit",
+            fix="cut it into tiles, or save the bands that are needed",
+            code="image-too-large",
+        )
+    data = _whole_file(image)
+    page = _Page(tags, data, width, height, np.dtype(kind))
+    if by_planes:
+        planes = {band: page.plane(band - 1, count) for band in {*chosen}}
+        values = np.stack([planes[band] for band in chosen], -1)
+    else:
+        values = page.pixels(count, predictor)[..., [band - 1 for band in chosen]]
+    return _turned(values, tags.get(274, 1))
+
+
+def check_chosen(chosen: tuple[int, ...], count: int) -> None:
+    """Raise ImageError "image-bands" for a band that is not there."""
+    if missing := [band for band in chosen if not 1 <= band <= count]:
+        raise ImageError(
+            f"there is no band {missing[0]} among its {count}", fix="count bands from 1", code="image-bands"
+        )
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A page whose samples are read as those of one band."""
+
+    tags: Any
+    data: bytes
+    width: int
+    height: int
+    dtype: np.dtype[Any]
+
+    def plane(self, index: int, count: int) -> NDArray[Any]:
+        """Read one of the bands that are stored one after the other."""
+        offsets, lengths = self._parts()
+        each = len(offsets) // count
+        part = slice(index * each, (index + 1) * each)
+        return self._decoded(self.width, self.dtype, offsets[part], lengths[part], 1, self.tags.get(317, 1))
+
+    def pixels(self, count: int, predictor: int) -> NDArray[Any]:
+        """Read all bands of pixels stored one after the other, and undo differences between neighbours here."""
+        H, W, S = self.height, self.width, count
+        tile = self.tags.get(322)
+        across = W if tile is None else -(-W // tile) * tile  # whole tiles, for predictors begin again in each
+        bytes_per_row = S * (self.dtype.itemsize if predictor == 3 else 1)
+        kind = np.dtype("u1") if predictor == 3 else self.dtype
+        flat = self._decoded(across * bytes_per_row, kind, *self._parts(), bytes_per_row, 1)
+        parts = flat.reshape(H, across // (tile or W), -1)
+        if predictor == 2:
+            whole = parts.reshape(H, -1, tile or W, S)
+            parts = np.cumsum(whole.view(f"u{kind.itemsize}"), axis=2, dtype=f"u{kind.itemsize}").view(kind)
+        elif predictor == 3:  # bytes of one significance together, the most significant first (TIFF Technical Note 3)
+            sums = np.cumsum(parts.reshape(H, parts.shape[1], -1, S), axis=2, dtype=np.uint8)
+            planes = sums.reshape(H, parts.shape[1], self.dtype.itemsize, -1)
+            parts = np.ascontiguousarray(np.moveaxis(planes, 2, -1)).view(self.dtype.newbyteorder(">"))
+            parts = parts.astype(self.dtype)
+        return parts.reshape(H, across, S)[:, :W]
+
+    def _parts(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        is_tiled = 322 in self.tags
+        offsets = _all(self.tags.get(324 if is_tiled else 273, ()))
+        lengths = _all(self.tags.get(325 if is_tiled else 279, ()))
+        if not offsets or len(offsets) != len(lengths):
+            raise ImageError("the lists of its strips are damaged", fix="save it again", code="image-corrupt")
+        return offsets, lengths
+
+    def _decoded(
+        self,
+        width: int,
+        dtype: np.dtype[Any],
+        offsets: tuple[int, ...],
+        lengths: tuple[int, ...],
+        wider: int,
+        predictor: int,
+    ) -> NDArray[Any]:
+        kind = {"u": 1, "i": 2, "f": 3}[dtype.kind]
+        tags: list[tuple[int, int, tuple[int, ...]]]
+        tags = [(256, 4, (width,)), (257, 4, (self.height,)), (258, 3, (8 * dtype.itemsize,))]
+        tags += [(259, 3, (self.tags.get(259, 1),)), (262, 3, (1,)), (266, 3, (self.tags.get(266, 1),)), (277, 3, (1,))]
+        tags += [(284, 3, (1,)), (317, 3, (predictor,)), (339, 3, (kind,))]
+        if 322 in self.tags:
+            tags += [(322, 4, (self.tags[322] * wider,)), (323, 4, (self.tags[323],)), (324, 4, offsets)]
+            tags += [(325, 4, lengths)]
+        else:
+            tags += [(278, 4, (_number(self.tags.get(278, self.height)),)), (273, 4, offsets), (279, 4, lengths)]
+        with TiffReader(io.BytesIO(_with_tags(self.data, sorted(tags)))) as image:
+            image.load()
+            values = np.asarray(image)
+        return values.astype(dtype) if values.dtype.kind == dtype.kind else values.view(dtype)
+
+
+def _with_tags(data: bytes, tags: list[tuple[int, int, tuple[int, ...]]]) -> bytes:
+    """Put a new directory behind a file, in the place of its own."""
+    order = "<" if data[:2] == b"II" else ">"
+    body, entries = bytearray(data), b""
+    for tag, kind, values in tags:
+        packed = struct.pack(f"{order}{len(values)}{'H' if kind == 3 else 'I'}", *values)
+        if len(packed) > 4:
+            body += bytes(len(body) % 2)
+            entries += struct.pack(f"{order}HHII", tag, kind, len(values), len(body))
+            body += packed
+        else:
+            entries += struct.pack(f"{order}HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
+    body += bytes(len(body) % 2)
+    body[:8] = struct.pack(f"{order}2sHI", data[:2], 42, len(body))
+    return bytes(body + struct.pack(f"{order}H", len(tags)) + entries + bytes(4))
+
+
+def _whole_file(image: TiffImageFile) -> bytes:
+    file: Any = image.fp
+    file.seek(0)
+    return bytes(file.read())
+
+
+def _all(value: Any) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, tuple) else (value,)
+
+
+def _number(value: Any) -> int:
+    return int(_all(value)[0])
+
+
+def _turned(values_HWC: NDArray[Any], orientation: int) -> NDArray[Any]:
+    if orientation in range(5, 9):
+        values_HWC = values_HWC.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        values_HWC = values_HWC[::-1]
+    if orientation in (2, 3, 6, 7):
+        values_HWC = values_HWC[:, ::-1]
+    return values_HWC

@@ -1,0 +1,1 @@
+"""Exact upsampling of logits to a mask."""

@@ -1,0 +1,1 @@
+"""Class lists: names, colours, stored mask values, and how two lists are matched."""

@@ -1,0 +1,150 @@
+"""Matching two lists of classes by name: a data set's and a model's, which may count the same classes differently.
+
+Case, spaces, underscores and hyphens do not count. The same names in another order are mapped. Names that are mere
+numbers, such as ``class 0``, ``LABEL_0`` or the guessed ``background, foreground``, say nothing but the order, and are
+taken by it. Everything else is no match: pairing classes by position would give wrong numbers that look right.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec
+from terrazzo.labels.validation import Target
+from terrazzo.text import printable, show
+
+__all__ = ["Matching", "match_classes", "only_numbered", "reordered", "side_by_side"]
+
+NUMBERED = re.compile(r"(?:class|classes|cls|c|label|category|cat|id|index)?(\d{1,5})")
+GUESSED = ("background", "foreground")
+SHOWN = 8  # changed places listed in one note
+SIDE_BY_SIDE = 24  # rows of two lists shown in one message
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How a data set's classes are counted by a model.
+
+    Attributes:
+        table: for each class of the data its index in the model; None where both count alike.
+        names: the classes in the model's order, by the data's names, or by the model's where the data only has numbers.
+        note: what was assumed, for the user; None where the names agree in order.
+    """
+
+    table: tuple[int, ...] | None
+    names: tuple[str, ...]
+    note: str | None = None
+
+
+def match_classes(data: Sequence[str], model: Sequence[str], *, guessed: bool = False) -> Matching | None:
+    """Match the classes of a data set to those of a model.
+
+    Args:
+        data: names, in the data's order.
+        model: names, in the model's order.
+        guessed: the model's names were guessed from their number, so that they are no better than numbers.
+
+    Returns:
+        How they belong together, or None where they are different classes.
+    """
+    data, model = tuple(data), tuple(model)
+    if len(data) != len(model):
+        return None
+    for key in (_exact, _loose):
+        ours, theirs = [key(name) for name in data], [key(name) for name in model]
+        if ours == theirs:
+            return Matching(None, data)
+        if len(set(ours)) == len(ours) and set(ours) == set(theirs):
+            table = tuple(theirs.index(name) for name in ours)
+            in_order = tuple(data[table.index(place)] for place in range(len(table)))
+            moved = [f"{show(data[k])} {k} -> {place}" for k, place in enumerate(table) if k != place]
+            more = f" and {len(moved) - SHOWN} more" if len(moved) > SHOWN else ""
+            order = "the data counts its classes in another order than the model"
+            return Matching(table, in_order, f"{order}; matched by name: {', '.join(moved[:SHOWN])}{more}")
+    if guessed:
+        return Matching(
+            None,
+            data,
+            f"the model's names are a guess: its classes are taken in the order of the data's, {_ends(data)}",
+        )
+    numbered = _numbered(data), _numbered(model)
+    pairs = zip(data, model, *numbered, strict=True)
+    if not all((mine != its and (mine or its)) or _loose(name) == _loose(other) for name, other, mine, its in pairs):
+        return None
+    sides = [side for side, found in zip(("the data's", "the model's"), numbered, strict=True) if any(found)]
+    names = tuple(other if mine else name for name, other, mine in zip(data, model, numbered[0], strict=True))
+    note = f"the names of {' and '.join(sides)} classes are only numbers; taken in order as {_ends(names)}"
+    return Matching(None, names, note)
+
+
+def reordered(labels: LabelSpec, matching: Matching) -> LabelSpec:
+    """Return a data set's labels in the order of the model that they were matched to; they read the same masks."""
+    if matching.table is None:
+        return labels if matching.names == labels.names else replace(labels, names=matching.names)
+    table = matching.table
+
+    def follow(target: Target) -> Target:
+        return "ignore" if target == "ignore" else table[target]
+
+    return LabelSpec(
+        names=matching.names,
+        palette=tuple(labels.palette[table.index(place)] for place in range(len(table))),
+        id_map=tuple((value, follow(target)) for value, target in labels.stored_values),
+        colors=None if labels.colors is None else tuple((color, follow(target)) for color, target in labels.colors),
+    )
+
+
+def side_by_side(data: Sequence[str], model: Sequence[str], sides: tuple[str, str] = ("the data", "the model")) -> str:
+    """Show two lists of classes on one line, the data's name first; of long lists the rows that differ."""
+    names = zip_longest(map(show, data), map(show, model), fillvalue="-")
+    rows = [(k, name, other) for k, (name, other) in enumerate(names)]
+    if len(rows) > SIDE_BY_SIDE:
+        rows = [row for row in rows if row[1] != row[2]]
+    more = f"; and {len(rows) - SIDE_BY_SIDE} more" if len(rows) > SIDE_BY_SIDE else ""
+    shown = "; ".join(f"{k} {name} | {other}" for k, name, other in rows[:SIDE_BY_SIDE])
+    first, second = map(printable, sides)
+    alone = _left_over(first, data, model) + _left_over(second, model, data)
+    return f"({first} | {second}): {shown}{more}{alone}"
+
+
+def only_numbered(names: Sequence[str]) -> bool:
+    """Whether names say nothing but the order of the classes."""
+    numbered = _numbered(names)
+    return all(
+        found or name.casefold() in BACKGROUND_NAMES for found, name in zip(numbered, names, strict=True)
+    ) and any(numbered)
+
+
+def _numbered(names: Sequence[str]) -> list[bool]:
+    """Say which names are only the numbers of their places, counted from 0 or 1, or from 0 after a background."""
+    if tuple(map(_loose, names)) == GUESSED:
+        return [False, True]
+    matches = [NUMBERED.fullmatch(_loose(name)) for name in names]
+    offsets = {int(match[1]) - k for k, match in enumerate(matches) if match is not None}
+    counted = offsets in ({0}, {1}) or (offsets == {-1} and names[0].casefold() in BACKGROUND_NAMES)
+    return [match is not None and counted for match in matches]
+
+
+def _left_over(side: str, names: Sequence[str], others: Sequence[str]) -> str:
+    theirs = set(map(_loose, others))
+    alone = [name for name in names if _loose(name) not in theirs]
+    more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
+    return f"; only in {side}: {', '.join(map(show, alone[:SHOWN]))}{more}" if 0 < len(alone) < len(names) else ""
+
+
+def _ends(names: Sequence[str]) -> str:
+    shown = [f"{k} {show(name)}" for k, name in enumerate(names)]
+    return ", ".join(shown if len(shown) <= 4 else [*shown[:3], "...", shown[-1]])
+
+
+def _exact(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _loose(name: str) -> str:
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    return re.sub(r"[\s_\-\u2010-\u2015]+", "", plain) or plain

@@ -1,0 +1,236 @@
+"""`benchmark`: the public function; a process for each engine, called in turn."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from terrazzo.engines.engine import available_cores
+from terrazzo.engines.trust import trust_file
+from terrazzo.errors import ConfigError, TerrazzoError
+from terrazzo.imaging.read import find_images
+from terrazzo.inference.upsample.argmax import upsample_argmax
+from terrazzo.ownership import leave_out_results
+from terrazzo.profiling.engine_process import EngineProcess
+from terrazzo.profiling.machine import Times, package_versions, processor_name
+from terrazzo.profiling.report import EngineSpeed, PhotoSpeed, Problem, SpeedReport
+from terrazzo.weights.catalog import DEFAULT_MODEL
+
+__all__ = ["MEASURED_ENGINES", "MOST_PHOTOS", "benchmark"]
+
+MEASURED_ENGINES = ("torch", "onnxruntime", "openvino")
+MOST_PHOTOS = 50
+REFERENCE = "reference.npy"
+
+
+def benchmark(
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    size: tuple[int, int] = (512, 512),
+    batch_size: int = 1,
+    engines: str | Sequence[str] = "all",
+    threads: int | None = None,
+    device: str | None = None,
+    photos: str | Path | None = None,
+    rounds: int = 10,
+    trust: bool = False,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> SpeedReport:
+    """Measure how fast a model runs here, with every engine beside the others.
+
+    Each engine runs in a process of its own. It is started twice, once when it has never seen the model and once when
+    it has; then all are called in turn, `rounds` times.
+
+    Args:
+        model: what `terrazzo.load` takes, or an exported file, which only some engines run, and whose masks cannot be
+            compared with PyTorch's.
+        size: (height, width) of the network's input.
+        batch_size: photos that go through the network together.
+        engines: names, or "all" for those that are installed.
+        threads: that each engine may use; by default one for each core.
+        device: ``cpu`` or ``cuda``, for PyTorch; by default a GPU where there is one.
+        photos: a file, folder or pattern; its first 50 photos are turned into mask files too.
+        rounds: passes that are timed.
+        trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
+        progress: is told (steps done, steps in all).
+
+    Raises:
+        ConfigError: a number or an engine's name makes no sense, or there is too little memory.
+        CheckpointError: the model cannot be loaded.
+        ImageError: there is no photo, or one cannot be read.
+        MissingExtraError: an engine that was asked for by its name is not installed.
+    """
+    wanted = _engine_names(engines)
+    threads = available_cores() if threads is None else threads
+    for what, number in (("size", min(size)), ("batch size", batch_size), ("threads", threads), ("rounds", rounds)):
+        if number < 1:
+            raise ConfigError(f"{what} is {number}", fix="give at least 1")
+    if trust and Path(model).suffix == ".pt2":
+        trust_file(Path(model))  # which the engine's process then opens
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    paths = leave_out_results(find_images([str(photos)]), [str(photos)])[0][:MOST_PHOTOS] if photos is not None else []
+    steps = _Steps(progress, 1 + 2 * len(wanted) + rounds + len(paths))
+    work: dict[str, Any] = {"model": str(model), "threads": threads, "size": size, "batch_size": batch_size}
+    with tempfile.TemporaryDirectory(prefix="terrazzo-benchmark-") as name, ExitStack() as stack:
+        folder = Path(name)
+        with EngineProcess("PyTorch", threads, folder) as process:
+            facts = process.ask("facts", **work, logits=str(folder / REFERENCE))
+        steps.done()
+        running: list[_Running] = []
+        problems: list[Problem] = []
+        for engine in wanted:
+            try:
+                options = {**work, "engine": engine, "device": device if engine == "torch" else None}
+                running.append(_started(options, folder, stack, steps))
+            except TerrazzoError as error:
+                if engines != "all" or (engine == wanted[-1] and not running):
+                    raise
+                problems.append(Problem(engine, error.message, error.fix))
+        speeds = _measured(running, folder, size, rounds, steps)
+        of_photos = _photos_measured(running, folder, paths, steps) if paths else [None] * len(running)
+    return SpeedReport(
+        model=str(model),
+        architecture=facts["architecture"],
+        classes=facts["classes"],
+        size=size,
+        batch_size=batch_size,
+        threads=threads,
+        rounds=rounds,
+        photos=len(paths),
+        operations=facts["operations"],
+        gemm_peak=facts["gemm_peak"],
+        processor=processor_name(),
+        load=load,
+        versions=package_versions("terrazzo", "torch", "onnxruntime", "openvino"),
+        engines=tuple(
+            EngineSpeed(
+                engine=each.engine,
+                first_start=each.first_start,
+                start=each.start,
+                pixels=batch_size * size[0] * size[1],
+                photos=of_photo,
+                **speed,
+            )
+            for each, speed, of_photo in zip(running, speeds, of_photos, strict=True)
+        ),
+        problems=tuple(problems),
+    )
+
+
+@dataclass(frozen=True)
+class _Running:
+    """An engine's process that is ready, and the seconds that it took to get so."""
+
+    engine: str
+    process: EngineProcess
+    first_start: float
+    start: float
+
+
+@dataclass
+class _Steps:
+    """Counts for a progress bar."""
+
+    progress: Callable[[int, int], None]
+    total: int
+    count: int = 0
+
+    def done(self) -> None:
+        self.count += 1
+        self.progress(self.count, self.total)
+
+
+def _engine_names(engines: str | Sequence[str]) -> tuple[str, ...]:
+    if engines == "all":
+        return MEASURED_ENGINES
+    names = tuple(dict.fromkeys([engines] if isinstance(engines, str) else engines))
+    if unknown := [name for name in names if name not in MEASURED_ENGINES]:
+        raise ConfigError(
+            f"there is no engine {unknown[0]!r} to measure", fix=f"choose all, or from {', '.join(MEASURED_ENGINES)}"
+        )
+    return names
+
+
+def _started(work: dict[str, Any], folder: Path, stack: ExitStack, steps: _Steps) -> _Running:
+    """Start an engine twice, with an empty cache of its own and then with what the first start left there."""
+    engine, cache = work["engine"], folder / f"cache-{work['engine']}"
+    seconds = []
+    for again in (False, True):
+        started = perf_counter()
+        process = EngineProcess(engine, work["threads"], cache)
+        with ExitStack() as on_failure:
+            on_failure.enter_context(process)
+            process.ask("start", **work)
+            seconds.append(perf_counter() - started)
+            if again:
+                stack.push(on_failure.pop_all())
+        steps.done()
+    return _Running(engine, process, *seconds)
+
+
+def _measured(
+    running: Sequence[_Running], folder: Path, size: tuple[int, int], rounds: int, steps: _Steps
+) -> list[dict[str, Any]]:
+    """Call the engines in turn and compare what they give; return fields of `EngineSpeed`."""
+    calls: list[list[list[float]]] = [[] for _ in running]
+    for _ in range(rounds):
+        for each, measured in zip(running, calls, strict=True):
+            measured.append(each.process.ask("call"))
+        steps.done()
+    return [
+        {**_wall_and_cpu(measured), "memory": each.process.ask("memory"), **_compared(each, folder, size)}
+        for each, measured in zip(running, calls, strict=True)
+    ]
+
+
+def _compared(each: _Running, folder: Path, size: tuple[int, int]) -> dict[str, Any]:
+    """Hold an engine's logits and masks against the reference, where there is one."""
+    reference, path = folder / REFERENCE, folder / f"{each.engine}.npy"
+    if not reference.exists():
+        return {"difference": None, "differing": None}
+    each.process.ask("logits", path=str(path))
+    expected_BKhw, logits_BKhw = np.load(reference), np.load(path)
+    differing = sum(
+        int((upsample_argmax(logits, [size]) != upsample_argmax(expected, [size])).sum())
+        for logits, expected in zip(logits_BKhw, expected_BKhw, strict=True)
+    )
+    return {"difference": float(np.abs(logits_BKhw - expected_BKhw).max()), "differing": differing}
+
+
+def _photos_measured(
+    running: Sequence[_Running], folder: Path, paths: Sequence[Path], steps: _Steps
+) -> list[PhotoSpeed | None]:
+    """Turn each photo into a mask file by each engine in turn; masks are compared with the first engine's."""
+    for each in running:
+        each.process.ask("photo", source=str(paths[0]), destination=str(folder / f"{each.engine}.png"))
+    seconds: list[list[list[float]]] = [[] for _ in running]
+    differing, pixels = [0] * len(running), 0
+    for path in paths:
+        masks = []
+        for each, measured in zip(running, seconds, strict=True):
+            destination = folder / f"{each.engine}.png"
+            measured.append(each.process.ask("photo", source=str(path), destination=str(destination)))
+            with Image.open(destination) as image:
+                masks.append(np.asarray(image))
+        for number, mask in enumerate(masks):
+            differing[number] += int((mask != masks[0]).sum())
+        pixels += masks[0].size
+        steps.done()
+    return [
+        PhotoSpeed(**_wall_and_cpu(measured), differing=count, pixels=pixels)
+        for measured, count in zip(seconds, differing, strict=True)
+    ]
+
+
+def _wall_and_cpu(calls: Sequence[Sequence[float]]) -> dict[str, Times]:
+    wall, cpu = zip(*calls, strict=True)
+    return {"wall": Times(wall), "cpu": Times(cpu)}

@@ -1,0 +1,231 @@
+"""What a benchmark found, as a table for the terminal and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from terrazzo.profiling.machine import Times
+from terrazzo.text import printable
+
+__all__ = ["EngineSpeed", "PhotoSpeed", "Problem", "SpeedReport"]
+
+BUSY = 0.7
+
+
+@dataclass(frozen=True)
+class PhotoSpeed:
+    """Photo file to mask file, one photo after the other.
+
+    Attributes:
+        wall: seconds of each photo.
+        cpu: processor seconds of each photo, over all threads.
+        differing: pixels of all photos whose class is not what the first engine gives.
+        pixels: of all photos.
+    """
+
+    wall: Times
+    cpu: Times
+    differing: int
+    pixels: int
+
+
+@dataclass(frozen=True)
+class EngineSpeed:
+    """One engine's figures.
+
+    Attributes:
+        engine: its name.
+        wall: seconds of each pass of a batch through the network.
+        cpu: processor seconds of each, over all threads.
+        first_start: seconds from starting the program to the first result, when this engine has never seen the model.
+        start: the same when it has.
+        memory: the most bytes that the process held, after all passes; None where the system does not tell.
+        difference: the largest of logits from PyTorch's, operator by operator; None where there is nothing to compare.
+        differing: pixels of the batch's masks whose class is not that of PyTorch's.
+        pixels: of the batch.
+        photos: what --photos adds.
+    """
+
+    engine: str
+    wall: Times
+    cpu: Times
+    first_start: float
+    start: float
+    memory: int | None
+    difference: float | None
+    differing: int | None
+    pixels: int
+    photos: PhotoSpeed | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why an engine has no figures."""
+
+    engine: str
+    message: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class SpeedReport:
+    """How fast a model runs on a machine, engine by engine.
+
+    Attributes:
+        model: how it was asked for.
+        architecture: such as ``segformer_b0``.
+        classes: K.
+        size: (height, width) of the network's input.
+        batch_size: photos in a pass.
+        threads: that each engine may use.
+        rounds: passes that were timed.
+        photos: number of photo files; 0 without.
+        operations: floating-point operations of a pass; None where they cannot be counted.
+        gemm_peak: FLOP/s of a float32 matrix product on these threads.
+        processor: the machine's.
+        load: programs that wanted the processor when the benchmark began; 0 where the system does not tell.
+        versions: of the packages that matter.
+        engines: the figures, in the order of the request.
+        problems: engines without figures.
+    """
+
+    model: str
+    architecture: str
+    classes: int
+    size: tuple[int, int]
+    batch_size: int
+    threads: int
+    rounds: int
+    photos: int
+    operations: int | None
+    gemm_peak: float
+    processor: str
+    load: float
+    versions: dict[str, str]
+    engines: tuple[EngineSpeed, ...]
+    problems: tuple[Problem, ...] = ()
+
+    def share_of_peak(self, speed: EngineSpeed) -> float | None:
+        """Return the arithmetic that an engine does in a second as a share of the matrix product's."""
+        return None if self.operations is None else self.operations / speed.wall.least / self.gemm_peak
+
+    def table(self) -> str:
+        """Lay everything out for a terminal, with a line for each column that needs one."""
+        height, width = self.size
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        lines = [
+            f"{printable(f'{self.model}: {self.architecture}')}, {self.classes} classes, photos of {height} x {width}, "
+            f"batch of {self.batch_size}",
+            f"{threads} of {self.processor}; {', '.join(map(' '.join, self.versions.items()))}",
+        ]
+        if self.load > BUSY:
+            lines.append(
+                f"The machine was busy (load {self.load:.1f}): compare engines with each other, not with other runs."
+            )
+        lines.append("")
+        if self.engines:
+            lines += [*_columns(self._network_rows()), "", *self._legend()]
+        if self.photos:
+            lines += ["", f"Photo file to mask file, one after the other, {self.photos} in all:", ""]
+            lines += _columns(self._photo_rows())
+        for problem in self.problems:
+            lines += ["", f"{problem.engine}: not measured: {problem.message}", f"  fix: {problem.fix}"]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; times in seconds, memory in bytes."""
+        values = asdict(self)
+        for entry, speed in zip(values["engines"], self.engines, strict=True):
+            entry |= {
+                "median": speed.wall.median,
+                "least": speed.wall.least,
+                "cpu_median": speed.cpu.median,
+                "photos_per_second": self.batch_size / speed.wall.median,
+                "share_of_gemm_peak": self.share_of_peak(speed),
+            }
+            if speed.photos is not None:
+                entry["photos"] |= {"median": speed.photos.wall.median, "cpu_median": speed.photos.cpu.median}
+        return values
+
+    def to_json(self) -> str:
+        """Return `to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    def _network_rows(self) -> list[list[str]]:
+        rows = [
+            ["engine", "median", "least", "photos/s", "processor", "of peak", "memory", "start", "first", "same mask"]
+        ]
+        for speed in self.engines:
+            rows.append(
+                [
+                    speed.engine,
+                    _seconds(speed.wall.median),
+                    _seconds(speed.wall.least),
+                    f"{self.batch_size / speed.wall.median:.3g}",
+                    _seconds(speed.cpu.median),
+                    _percent(self.share_of_peak(speed)),
+                    "-" if speed.memory is None else f"{speed.memory / 1e6:.0f} MB",
+                    _seconds(speed.start),
+                    _seconds(speed.first_start),
+                    _same(speed.differing, speed.pixels),
+                ]
+            )
+        return rows
+
+    def _legend(self) -> list[str]:
+        peak = f"plain matrix products run at {self.gemm_peak / 1e9:.0f} billion operations a second here"
+        batch = f"a pass of {self.batch_size} through the network"
+        passes = "" if self.operations is None else f", a pass is {self.operations / 1e9:.3g} billion"
+        return [
+            f"median, least  time of {batch}; {self.rounds} were timed, the engines in turn",
+            "processor      time of all threads together in a pass",
+            "of peak        how near the arithmetic comes to the processor's limit:",
+            f"               {peak}{passes}",
+            "memory         the most that the engine's process held, Python and its packages included",
+            "start          from starting the program to the first result; first: when the model must be converted",
+            "same mask      pixels that get the class that PyTorch gives, operator by operator",
+        ]
+
+    def _photo_rows(self) -> list[list[str]]:
+        rows = [["engine", "median", "least", "photos/s", "processor", "same mask"]]
+        for speed in self.engines:
+            if (photos := speed.photos) is not None:
+                rows.append(
+                    [
+                        speed.engine,
+                        _seconds(photos.wall.median),
+                        _seconds(photos.wall.least),
+                        f"{len(photos.wall.seconds) / sum(photos.wall.seconds):.3g}",
+                        _seconds(photos.cpu.median),
+                        _same(photos.differing, photos.pixels),
+                    ]
+                )
+        return rows
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    """Line cells up: the first column to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1e3 * seconds:.{1 if seconds < 0.1 else 0}f} ms"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _same(differing: int | None, pixels: int) -> str:
+    if differing is None:
+        return "-"
+    # Never a rounded 100 %: a single pixel that differs is told.
+    return "all" if differing == 0 else f"all but {differing}" if differing < 1000 else f"{1 - differing / pixels:.3%}"

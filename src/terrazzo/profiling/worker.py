@@ -1,0 +1,149 @@
+"""A process that runs one engine and times it, so that its memory and start-up are its own.
+
+Started by `engine_process` as ``python -m terrazzo.profiling.worker``. Requests come as lines of JSON on stdin,
+[name, arguments]; answers go as lines of JSON to stdout, {"ok": ...} or {"error": ...}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from terrazzo.errors import TerrazzoError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from terrazzo.inference.predictor import Predictor
+
+__all__ = ["main"]
+
+
+class Worker:
+    """Answers requests; each method is one."""
+
+    predictor: Predictor
+    batch_B3HW: NDArray[np.float32]
+
+    def start(
+        self, model: str, engine: str, threads: int, device: str | None, size: tuple[int, int], batch_size: int
+    ) -> None:
+        """Get ready and run the network once."""
+        import cv2
+        import numpy as np
+
+        from terrazzo.engines.memory import keep_freed_memory
+        from terrazzo.inference.predict import make_predictor
+        from terrazzo.profiling.scene import draw_scene
+
+        keep_freed_memory()
+        cv2.setNumThreads(threads)
+        self.predictor = make_predictor(model, device, engine=engine, threads=threads)
+        image = self.predictor.preprocess.normalize(draw_scene(*size)).transpose(2, 0, 1)
+        # Laid out as `predict` hands photos over.
+        self.batch_B3HW = image[None] if batch_size == 1 else np.stack([image] * batch_size)
+        self.predictor.engine(self.batch_B3HW)
+
+    def call(self) -> tuple[float, float]:
+        """Return the seconds of a pass, and the processor seconds."""
+        return _timed(lambda: self.predictor.engine(self.batch_B3HW))
+
+    def logits(self, path: str) -> None:
+        """Save the logits of a pass as .npy."""
+        import numpy as np
+
+        np.save(path, self.predictor.engine(self.batch_B3HW))
+
+    def photo(self, source: str, destination: str) -> tuple[float, float]:
+        """Turn a photo file into a mask file; return the seconds and the processor seconds."""
+        from terrazzo.imaging.read import read_image
+
+        def convert() -> None:
+            path = Path(source)
+            self.predictor.segment([read_image(path)], [path])[0].save(Path(destination), "mask")
+
+        return _timed(convert)
+
+    def memory(self) -> int | None:
+        """Return the most bytes that this process has held."""
+        from terrazzo.profiling.machine import peak_memory
+
+        return peak_memory()
+
+    def facts(self, model: str, threads: int, size: tuple[int, int], batch_size: int, logits: str) -> dict[str, Any]:
+        """Tell what a model is; run it as it is, operator by operator, and save its logits as .npy.
+
+        An exported file cannot be run like that, nor its operations be counted.
+        """
+        import torch
+
+        from terrazzo.engines.auto import is_exported
+        from terrazzo.profiling.machine import gemm_peak
+
+        torch.set_num_threads(threads)
+        peak = gemm_peak()
+        if is_exported(model):
+            from terrazzo.inference.predict import make_predictor
+
+            about = make_predictor(model, threads=threads).engine.description  # type: ignore[attr-defined]
+            named = {"architecture": about.architecture, "classes": about.labels.num_classes}
+            return {**named, "operations": None, "gemm_peak": peak}
+
+        import numpy as np
+
+        from terrazzo.profiling.operations import count_operations
+        from terrazzo.profiling.scene import draw_scene
+        from terrazzo.weights.load import load
+
+        trained = load(model)
+        image = trained.preprocess.normalize(draw_scene(*size)).transpose(2, 0, 1)
+        batch_B3HW = torch.from_numpy(np.stack([image] * batch_size))
+        with torch.inference_mode():
+            np.save(logits, trained.network(batch_B3HW).numpy())
+        return {
+            "architecture": trained.architecture,
+            "classes": trained.labels.num_classes,
+            "operations": count_operations(trained.network, batch_B3HW),
+            "gemm_peak": peak,
+        }
+
+
+def main() -> None:
+    """Answer requests until stdin ends."""
+    # What libraries print must not end up among the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    worker = Worker()
+    with answers:
+        for line in sys.stdin:
+            name, arguments = json.loads(line)
+            answers.write(json.dumps(_answer(getattr(worker, name), arguments)) + "\n")
+            answers.flush()
+
+
+def _answer(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"ok": function(**arguments)}
+    except TerrazzoError as error:
+        return {"error": [type(error).__name__, error.message, error.fix, error.code]}
+    except MemoryError:
+        return {"memory": True}
+    except Exception:
+        return {"fault": traceback.format_exc()}
+
+
+def _timed(function: Callable[[], object]) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    function()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""`terrazzo benchmark`, from the command to the figures; no time is asserted, only that there is one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from terrazzo.cli.main import main
+from terrazzo.errors import ConfigError, ImageError, TerrazzoError
+from terrazzo.labels.spec import LabelSpec
+from terrazzo.models import create_model
+from terrazzo.preprocess import Preprocess
+from terrazzo.profiling import benchmark as benchmark_module
+from terrazzo.profiling.benchmark import MEASURED_ENGINES, benchmark
+from terrazzo.profiling.engine_process import EngineProcess
+from terrazzo.weights.files import TrainedModel, save_folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    labels = LabelSpec.from_names(["background", "leaf", "stem"])
+    save_folder(folder, TrainedModel("segformer_b0", create_model("segformer_b0", 3), labels, Preprocess(), {}))
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for place in ("one", "two"):  # the same name twice: masks must not be mixed up
+        (folder / place).mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(folder / place / "a.png")
+    return folder
+
+
+def figures(model: Path, photos: Path, tmp_path: Path, *options: str) -> dict[str, object]:
+    file = tmp_path / "speed.json"
+    main(["benchmark", "--model", str(model), "--rounds", "2", "--photos", str(photos), "--json", str(file), *options])
+    values: dict[str, object] = json.loads(file.read_text())
+    return values
+
+
+def test_pytorch_alone(model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = figures(model, photos, tmp_path, "--engine", "torch", "--size", "32x48", "--threads", "1")
+    assert (values["architecture"], values["classes"], values["size"]) == ("segformer_b0", 3, [32, 48])
+    assert values["gemm_peak"] > 1e9 and values["operations"] > 1e6  # type: ignore[operator]
+    (row,) = values["engines"]  # type: ignore[misc]
+    assert len(row["wall"]["seconds"]) == len(row["cpu"]["seconds"]) == 2
+    assert row["first_start"] > 0 and row["start"] > 0
+    assert row["memory"] > 50e6 and row["difference"] < 1e-4 and row["differing"] <= 1 and row["pixels"] == 32 * 48
+    assert (row["photos"]["differing"], row["photos"]["pixels"]) == (0, 2 * 40 * 60)
+    table = capsys.readouterr().out
+    assert "segformer_b0, 3 classes, photos of 32 x 48, batch of 1" in table
+    assert len([line for line in table.splitlines() if line.startswith("torch ")]) == 2
+
+
+@pytest.mark.slow
+def test_all_engines_agree(model: Path, photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxruntime")
+    values = figures(model, photos, tmp_path, "--size", "64x96", "--batch-size", "2", "--threads", "1")
+    assert values["problems"] == []
+    assert [row["engine"] for row in values["engines"]] == list(MEASURED_ENGINES)  # type: ignore[attr-defined]
+    for row in values["engines"]:  # type: ignore[attr-defined]
+        assert row["pixels"] == 2 * 64 * 96
+        assert row["difference"] < 1e-4 and row["differing"] <= 2 and row["photos"]["differing"] <= 2
+
+
+@pytest.mark.slow
+def test_an_exported_file_runs_where_it_can(model: Path, photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from terrazzo.graphs.onnx import write_onnx
+    from terrazzo.weights.load import load
+
+    file = tmp_path / "tiny.onnx"
+    write_onnx(load(model), file)
+    report = benchmark(file, size=(64, 64), engines=["onnxruntime"], threads=1, photos=photos, rounds=1)
+    assert (report.architecture, report.classes, report.operations) == ("segformer_b0", 3, None)
+    (speed,) = report.engines
+    assert speed.differing is None and speed.photos is not None
+    assert "torch: not measured" in benchmark(file, size=(64, 64), threads=1, rounds=1).table()
+
+
+# -- what a user can get wrong ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"engines": "tensorflow"}, "no engine 'tensorflow'"),
+        ({"engines": ["torch", "auto"]}, "no engine 'auto'"),
+        ({"size": (0, 512)}, "size is 0"),
+        ({"batch_size": 0}, "batch size is 0"),
+        ({"threads": 0}, "threads is 0"),
+        ({"rounds": 0}, "rounds is 0"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_starts(
+    options: dict[str, object], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark_module, "EngineProcess", None)
+    with pytest.raises(ConfigError, match=words):
+        benchmark(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", ["512", "512x", "512,512", "-1x5"])
+def test_a_size_that_is_none(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["benchmark", f"--size={size}"])
+    assert "give height and width, as in 512x512" in capsys.readouterr().err
+
+
+def test_photos_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"no-such"):
+        benchmark(photos=tmp_path / "no-such.jpg")
+
+
+# -- the processes ----------------------------------------------------------------------------------------------------
+
+
+def test_what_goes_wrong_in_a_process_comes_back(tmp_path: Path) -> None:
+    """An error of ours as it was raised, any other as a fault; and the process answers on."""
+    with EngineProcess("engine", 1, tmp_path) as process:
+        with pytest.raises(ConfigError, match="no engine 'tensorflow'") as caught:
+            process.ask("start", model="x", engine="tensorflow", threads=1, device=None, size=(8, 8), batch_size=1)
+        assert caught.value.code == "engine-name" and caught.value.fix
+        with pytest.raises(RuntimeError, match="AttributeError"):
+            process.ask("call")  # nothing was started
+        assert process.ask("memory") > 1e6
+
+
+def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
+    with EngineProcess("engine", 1, tmp_path) as process:
+        process.process.kill()
+        with pytest.raises(TerrazzoError, match="engine: its process ended with status -9") as caught:
+            process.ask("memory")
+    assert caught.value.code == "benchmark-memory"
+    assert process.process.returncode == -9
+
+
+def test_an_engine_that_cannot_run_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    works = {"torch"}
+
+    class Refusing:
+        """Stands for a process whose engine is not installed."""
+
+        def __init__(self, name: str, *_: object) -> None:
+            self.name = name
+
+        def __enter__(self) -> Refusing:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            return None
+
+        def ask(self, request: str, **_: object) -> object:
+            if request == "facts":
+                return {"architecture": "segformer_b0", "classes": 3, "operations": None, "gemm_peak": 1e9}
+            if request == "start" and self.name not in works:
+                raise ConfigError(f"{self.name} cannot", fix="install it")
+            return {"start": None, "call": (0.5, 0.25), "memory": 1000}[request]
+
+    monkeypatch.setattr(benchmark_module, "EngineProcess", Refusing)
+    told: list[tuple[int, int]] = []
+    report = benchmark(rounds=3, progress=lambda done, total: told.append((done, total)))
+    assert [speed.engine for speed in report.engines] == ["torch"]
+    assert [problem.message for problem in report.problems] == ["onnxruntime cannot", "openvino cannot"]
+    assert report.engines[0].wall.seconds == (0.5, 0.5, 0.5) and report.engines[0].differing is None
+    assert all(done <= total for done, total in told)
+    with pytest.raises(ConfigError, match="openvino cannot"):
+        benchmark(engines=["torch", "openvino"])
+    works.clear()
+    with pytest.raises(ConfigError, match="openvino cannot"):
+        benchmark()

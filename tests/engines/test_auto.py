@@ -15,6 +15,7 @@ from PIL import Image
 
 import terrazzo
 from terrazzo.cli.main import main
+from terrazzo.engines import auto
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.cache import cache_folder
 from terrazzo.engines.conversion_cache import FallingBack, convert_once, kept_conversion
@@ -23,7 +24,7 @@ from terrazzo.engines.openvino import OpenVINOEngine
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError
 from terrazzo.graphs.onnx import write_onnx
-from terrazzo.inference import choice, predict
+from terrazzo.inference import predict
 from terrazzo.inference.predict import make_predictor
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model
@@ -115,7 +116,7 @@ def test_many_photos_of_one_size_are_openvinos(
     assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is OpenVINOEngine
     assert engine_of(trained, workload=MANY_OF_ONE_SIZE) is TorchEngine
     assert engine_of(folder, workload=replace(MANY_OF_ONE_SIZE, size=(1024, 2048))) is TorchEngine
-    monkeypatch.setattr(choice, "find_spec", lambda name: None if name == "openvino" else True)
+    monkeypatch.setattr(auto, "find_spec", lambda name: None if name == "openvino" else True)
     assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is TorchEngine
     monkeypatch.undo()
     (tmp_path / "file").write_text("no folder")
@@ -145,11 +146,11 @@ def test_without_a_runtime_or_a_place_to_keep_it_auto_is_pytorch(
     assert engine_of(folder) is TorchEngine
     (tmp_path / "cache").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(choice, "find_spec", lambda name: None)
+        patch.setattr(auto, "find_spec", lambda name: None)
         patch.setattr(predict, "kept_conversion", lambda model: pytest.fail("hashes the weights for nothing"))
         assert engine_of(folder) is TorchEngine
     assert kept_conversion(folder) is None
-    monkeypatch.setattr(choice, "find_spec", lambda name: name == "openvino" or None)
+    monkeypatch.setattr(auto, "find_spec", lambda name: name == "openvino" or None)
     assert engine_of(folder) is TorchEngine
     assert engine_of(folder) is OpenVINOEngine
 
@@ -169,7 +170,7 @@ def test_a_loaded_model_and_a_gpu_are_pytorchs(
 def test_an_onnx_file_runs_on_what_is_installed(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine_of(exported) is OnnxRuntimeEngine
     assert engine_of(exported, engine="openvino") is OpenVINOEngine
-    monkeypatch.setattr(choice, "find_spec", lambda name: name == "openvino" or None)
+    monkeypatch.setattr(auto, "find_spec", lambda name: name == "openvino" or None)
     assert engine_of(exported) is OpenVINOEngine
 
 

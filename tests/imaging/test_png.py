@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from terrazzo.imaging import png
 from terrazzo.imaging.png import encode_png
-from terrazzo.inference import png
 
 
 def decoded_by_pillow(data: bytes) -> NDArray[np.generic]:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from terrazzo.errors import CheckpointError
-from terrazzo.inference import postprocess
 from terrazzo.inference.tiling import (
     Engine,
     Scores,
@@ -27,6 +26,7 @@ from terrazzo.inference.tiling import (
     whole,
     window_starts,
 )
+from terrazzo.inference.upsample import argmax
 from terrazzo.inference.upsample.resize_axis import compose_axis, compose_windows
 
 Floats = NDArray[np.float32]
@@ -193,7 +193,7 @@ def test_sliding_is_the_literal_procedure(
     image = noise(3, height, width)
     stride = max(1, int(window * stride_share))
     expected = literal_slide(engine, image, size, window, stride)
-    with mock.patch.object(postprocess, "_STRIP_FLOATS", strip):
+    with mock.patch.object(argmax, "_STRIP_FLOATS", strip):
         mask, probabilities = decide([slide(engine, image, size, window, stride)], probabilities=True)
     assert_decides(mask, expected)
     assert probabilities is not None
@@ -323,7 +323,7 @@ def test_views_of_all_sizes_are_the_literal_mean(order: Engine, step: int) -> No
     mask, nothing = decide_together(iter(views))
     assert nothing is None
     assert_decides(mask, mean)
-    with mock.patch.object(postprocess, "_PROBABILITY_FLOATS", 30 * 56 * 7):
+    with mock.patch.object(argmax, "_PROBABILITY_FLOATS", 30 * 56 * 7):
         again, probabilities = decide_together(iter(views), probabilities=True)
     assert (again == mask).mean() > 0.999
     np.testing.assert_allclose(probabilities, mean, atol=ROUNDING)
@@ -340,7 +340,7 @@ def test_memory_of_many_views_is_about_twice_the_planes_at_most(step: int) -> No
             logits = noise(*shape, seed=number)
             yield Scores(logits, compose_axis(shape[1], (96,)), compose_axis(shape[2], (128,))), number % 2 == 1
 
-    with mock.patch.object(postprocess, "_PROBABILITY_FLOATS", 150 * 128 * 3):
+    with mock.patch.object(argmax, "_PROBABILITY_FLOATS", 150 * 128 * 3):
         tracemalloc.start()
         decide_together(views())
         _, peak = tracemalloc.get_traced_memory()

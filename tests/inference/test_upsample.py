@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from terrazzo.errors import CheckpointError
-from terrazzo.inference import mixed_cells, postprocess
+from terrazzo.inference.upsample import argmax, boundary_cells
 from terrazzo.inference.upsample.argmax import (
     confidence_maps,
     iter_probability_strips,
@@ -126,11 +126,11 @@ def test_mask_does_not_depend_on_how_the_work_is_divided(make, order, seed, stri
     logits = order(make(seed, 9, 17, 23))
     whole = upsample_argmax(logits, sizes)
     with (
-        mock.patch.object(postprocess, "_STRIP_FLOATS", strip),
-        mock.patch.object(mixed_cells, "_PART_FLOATS", 256),
-        mock.patch.object(mixed_cells, "_ROWS_AT_ONCE", at_once),
-        mock.patch.object(mixed_cells, "_PLANE_AT_ONCE", at_once),
-        mock.patch.object(mixed_cells, "_FEW_CLASSES", at_once % 2 * 100),
+        mock.patch.object(argmax, "_STRIP_FLOATS", strip),
+        mock.patch.object(boundary_cells, "_PART_FLOATS", 256),
+        mock.patch.object(boundary_cells, "_ROWS_AT_ONCE", at_once),
+        mock.patch.object(boundary_cells, "_PLANE_AT_ONCE", at_once),
+        mock.patch.object(boundary_cells, "_FEW_CLASSES", at_once % 2 * 100),
     ):
         np.testing.assert_array_equal(upsample_argmax(logits, sizes), whole)
 
@@ -257,7 +257,7 @@ def test_memory_stays_bounded_where_every_class_competes_everywhere():
 def test_probabilities_are_the_softmax_of_resized_logits(order, seed, num_classes, height, width, sizes, strip):
     logits = order(3 * noise(seed, num_classes, height, width))
     expected = torch.from_numpy(full_upsampling(logits, sizes)).softmax(dim=0).numpy()
-    with mock.patch.object(postprocess, "_PROBABILITY_FLOATS", strip):
+    with mock.patch.object(argmax, "_PROBABILITY_FLOATS", strip):
         probabilities = upsample_probabilities(logits, sizes)
         highest, entropy = confidence_maps(logits, sizes)
     assert probabilities.dtype == highest.dtype == entropy.dtype == np.float32
@@ -270,7 +270,7 @@ def test_probabilities_are_the_softmax_of_resized_logits(order, seed, num_classe
 def test_probability_strips_come_in_order_and_stay_small():
     logits = noise(13, 10, 20, 30)
     whole = upsample_probabilities(logits, [(200, 300)])
-    with mock.patch.object(postprocess, "_PROBABILITY_FLOATS", 10 * 300 * 7):
+    with mock.patch.object(argmax, "_PROBABILITY_FLOATS", 10 * 300 * 7):
         strips = list(iter_probability_strips(logits, [(200, 300)]))
     assert [top for top, _ in strips] == list(range(0, 200, 7))
     assert all(strip.shape[1] <= 7 for _, strip in strips)

@@ -137,10 +137,10 @@ def write_networks(model: str, classes: int, size: tuple[int, int], folder: Path
     import torch
 
     from peers import build_logits_pair, save_peer
+    from terrazzo.costs import count_operations
     from terrazzo.graphs.onnx import write_onnx
     from terrazzo.labels.spec import LabelSpec
     from terrazzo.preprocess import Preprocess
-    from terrazzo.profiling.operations import count_operations
     from terrazzo.weights.files import TrainedModel, save_folder
 
     ours, theirs = build_logits_pair(model, classes, size)
@@ -155,7 +155,7 @@ def write_networks(model: str, classes: int, size: tuple[int, int], folder: Path
         torch.onnx.export(theirs, (images,), folder / "theirs.onnx", dynamo=True, input_names=["images"], verbose=False)
         converted = openvino.convert_model(theirs, example_input=images, input=[1, 3, *size])
     openvino.save_model(converted, folder / "theirs.xml", compress_to_fp16=False)
-    return {"ours": count_operations(ours, images), "theirs": count_operations(theirs, images)}
+    return {"ours": count_operations(ours, images).flop, "theirs": count_operations(theirs, images).flop}
 
 
 def open_way(way: Way, folder: Path) -> Run:

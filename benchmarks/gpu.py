@@ -31,10 +31,10 @@ from torch import Tensor
 
 from measure import header, publish, table
 from peers import Logits, build_pair
+from terrazzo.costs import count_operations
 from terrazzo.engines.engine import EngineOptions, Precision
 from terrazzo.engines.gpu import COMPARED_PASSES, capture
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.profiling.operations import count_operations
 from terrazzo.training.losses import upsampled_cross_entropy
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -155,7 +155,7 @@ class Pair:
         networks = build_pair(f"segformer_{model}", case.classes)
         ours, theirs = (network.to(case.device, memory_format=torch.channels_last) for network in networks)
         image = torch.randn(1, 3, case.size, case.size, device=case.device)
-        operations = count_operations(ours, image)
+        operations = count_operations(ours, image).flop
         exact = ours(image)
         difference = (exact - theirs(image).logits).abs().max().item()
         engine = TorchEngine(copy.deepcopy(ours), case.device, EngineOptions(precision=ASKED[precision]))

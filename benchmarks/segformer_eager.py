@@ -18,9 +18,9 @@ import torch
 
 from measure import alternate, gemm_speed, header, matrix_product, milliseconds, publish, ratio, share_of_peak, table
 from peers import build_pair
+from terrazzo.costs import count_operations
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.profiling.operations import count_operations
 
 LEAST_SECONDS = 30.0  # of rounds for a model: small ones get more of them
 
@@ -42,7 +42,7 @@ def main() -> None:
     for variant in options.variants.split(","):
         network, peer = build_pair(f"segformer_{variant}", options.classes)
         images = torch.randn(1, 3, height, width)
-        flops = count_operations(network, images)
+        flops = count_operations(network, images).flop
         engine = TorchEngine(network)
         with torch.inference_mode():
             difference = (torch.from_numpy(engine(images.numpy())) - peer(images).logits).abs().max().item()

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from terrazzo.ablation.ablate import ablate
-from terrazzo.ablation.costs import count_parameters
 from terrazzo.ablation.studies import STUDIES, Variant, build, changed_segformer, find_study
+from terrazzo.costs import count_parameters
 from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.models import create_model
 from terrazzo.models.segformer import VARIANTS

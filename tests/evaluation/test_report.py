@@ -175,14 +175,14 @@ def picture(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
 @pytest.mark.parametrize(
     ("draw", "report"),
     [
-        (figures.per_class_png, realistic(2)),
-        (figures.per_class_png, realistic(51)),
-        (figures.per_class_png, four_classes()),
-        (figures.per_class_png, hostile()),
-        (figures.confusion_png, realistic(2)),
-        (figures.confusion_png, realistic(11)),
-        (figures.confusion_png, realistic(24)),
-        (figures.confusion_png, hostile()),
+        (Report.per_class_png, realistic(2)),
+        (Report.per_class_png, realistic(51)),
+        (Report.per_class_png, four_classes()),
+        (Report.per_class_png, hostile()),
+        (Report.confusion_png, realistic(2)),
+        (Report.confusion_png, realistic(11)),
+        (Report.confusion_png, realistic(24)),
+        (Report.confusion_png, hostile()),
     ],
 )
 def test_nothing_touches_the_edge_of_a_picture(draw: Any, report: Report) -> None:
@@ -206,7 +206,7 @@ def texts(figure: Figure) -> list[str]:
 
 def test_bars_are_sorted_coloured_and_say_what_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     report = four_classes()
-    figure = drawn(monkeypatch, figures.per_class_png, report)
+    figure = drawn(monkeypatch, Report.per_class_png, report)
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["road", "car", "bus", "wall"]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([75, 25, 0, 0])
@@ -219,14 +219,14 @@ def test_bars_are_sorted_coloured_and_say_what_is_absent(monkeypatch: pytest.Mon
 
 def test_150_bars_stand_in_columns_and_miss_no_class(monkeypatch: pytest.MonkeyPatch) -> None:
     report = realistic(150)
-    figure = drawn(monkeypatch, figures.per_class_png, report)
+    figure = drawn(monkeypatch, Report.per_class_png, report)
     assert len(figure.axes) == 3
     names = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
     assert sorted(names) == sorted(report.labels.names)
 
 
 def test_confusion_rows_are_shares_of_the_label(monkeypatch: pytest.MonkeyPatch) -> None:
-    figure = drawn(monkeypatch, figures.confusion_png, four_classes())
+    figure = drawn(monkeypatch, Report.confusion_png, four_classes())
     shares = figure.axes[0].images[0].get_array()
     assert shares is not None
     np.testing.assert_allclose(shares[:2], [[75, 25, 0, 0], [0, 50, 50, 0]])
@@ -238,7 +238,7 @@ def test_confusion_rows_are_shares_of_the_label(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(("K", "annotated"), [(19, True), (20, True), (21, False), (150, False)])
 def test_only_small_matrices_hold_numbers(monkeypatch: pytest.MonkeyPatch, K: int, annotated: bool) -> None:
-    figure = drawn(monkeypatch, figures.confusion_png, realistic(K))
+    figure = drawn(monkeypatch, Report.confusion_png, realistic(K))
     assert bool(figure.axes[0].texts) == annotated
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(realistic(K).labels.names)
 
@@ -255,7 +255,7 @@ def test_importing_brings_neither_torch_nor_matplotlib_and_drawing_no_pyplot() -
         "import numpy as np; from terrazzo.labels.spec import LabelSpec\n"
         "spec = LabelSpec.from_names(['a', 'b'])\n"
         "r = report.Report(spec, np.eye(2, dtype=np.int64), None, 'm', 'd', 's', 1, 'p', 'h', 0.1)\n"
-        "assert figures.per_class_png(r)[:4] == b'\\x89PNG'\n"
+        "assert r.per_class_png()[:4] == b'\\x89PNG'\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

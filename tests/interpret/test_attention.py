@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from terrazzo.errors import ConfigError
-from terrazzo.interpret.attention import attention_layers, attention_maps, attention_rows
+from terrazzo.interpret.attention import AttentionMaps, attention_layers, attention_maps, attention_rows
 from terrazzo.interpret.figures import attention_png, heads_png
 from terrazzo.models.encoders.mit import EfficientSelfAttention
 from terrazzo.models.encoders.vit import SelfAttention
@@ -30,6 +30,11 @@ MODELS = {
     "setr with the class token": lambda: tiny_setr(True),
     "setr without": lambda: tiny_setr(False),
 }
+
+
+def seen(maps: AttentionMaps) -> tuple[Any, ...]:
+    """What both pictures are given before the layers."""
+    return maps.image_HW3, maps.points, maps.classes, maps.model
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
@@ -198,7 +203,7 @@ def test_no_hook_stays(model: TrainedModel, photo: np.ndarray[Any, Any]) -> None
 def test_an_image_of_one_pixel(model: TrainedModel) -> None:
     maps = attention_maps(np.zeros((1, 1, 3), np.uint8), model, device="cpu")
     assert maps.points == ((0, 0),)
-    assert attention_png(maps).startswith(b"\x89PNG")
+    assert attention_png(*seen(maps), maps.layers).startswith(b"\x89PNG")
 
 
 def test_the_distance_of_attention_on_one_key_is_the_distance_to_it(photo: np.ndarray[Any, Any]) -> None:
@@ -262,9 +267,13 @@ def test_pictures_have_a_photo_for_each_point_and_rows_of_four_panels(photo: np.
     blocks = ["1.1", "2.1", "2.2", "3.1", "4.1"]
     five = attention_maps(photo, model, points=[(9, 9)], layers=blocks, device="cpu")
     two = attention_maps(photo, model, points=[(9, 9), (50, 60)], layers=["1.1", "4.1"], device="cpu")
-    four_heads = heads_png(two, two.layers[1])
+    four_heads = heads_png(*seen(two), two.layers[1])
     assert two.layers[1].weights_PNhw.shape[1] == 4
-    assert size(attention_png(two))[0] < size(attention_png(five))[0] == size(four_heads)[0]
+    assert (
+        size(attention_png(*seen(two), two.layers))[0]
+        < size(attention_png(*seen(five), five.layers))[0]
+        == size(four_heads)[0]
+    )
     assert size(four_heads)[0] > 5 * 350  # the photo and four panels, each of them large enough to be read
     # Five maps take two rows, as two points do; what is written above may take a line more.
-    assert abs(size(attention_png(five))[1] - size(four_heads)[1]) < 30
+    assert abs(size(attention_png(*seen(five), five.layers))[1] - size(four_heads)[1]) < 30

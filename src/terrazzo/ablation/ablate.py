@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.ablation.costs import count_operations, count_parameters, peak_memory, seconds_of_forward
-from terrazzo.ablation.figures import attention_png, fields_png, masks_png
-from terrazzo.ablation.results import Result, Row, study_files
+from terrazzo.ablation.figures import attention_png, fields_png, masks_png, study_png
+from terrazzo.ablation.results import Result, Row
 from terrazzo.ablation.runs import Setting, scores_by_side, train_variant, trained_network
 from terrazzo.ablation.studies import Study, Variant, find_study
 from terrazzo.atomic import make_folder
+from terrazzo.costs import count_operations_of_size, count_parameters, memory_of_forward, seconds_of_forward
 from terrazzo.data import DataRules, open_dataset
 from terrazzo.data.photos import photo_size
 from terrazzo.engines.memory import keep_freed_memory
@@ -24,7 +25,7 @@ from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
 from terrazzo.interpret.receptive_field import receptive_fields
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.ownership import check_outputs, write_result
+from terrazzo.ownership import check_outputs, write_result, write_results
 from terrazzo.text import printable
 from terrazzo.training.data import open_splits
 from terrazzo.training.recipe import Recipe, automatic_recipe
@@ -98,7 +99,7 @@ def ablate(
         OutputError: the output folder cannot be written to.
     """
     chosen = find_study(study)
-    files = study_files(chosen.name, Path(output))
+    files = _files(chosen.name, Path(output))
     files += [Path(output, name) for study, name in PICTURES.items() if study == chosen.name]
     check_outputs(files, "ablate", inputs=[Path(data)], overwrite=overwrite)
     if sides is not None and (not sides or min(sides) < 8):
@@ -131,12 +132,23 @@ def ablate(
         rows=tuple(trained),
         side=_side(setting),
     )
-    finished.save(Path(output), overwrite=overwrite)
+    _write(finished, Path(output))
     if chosen.name == "patches":
         write_result(Path(output, MASKS_FILE), _masks(setting, chosen), "ablate")
     if chosen.name == "models":
         write_result(Path(output, FIELDS_FILE), _fields(setting, chosen), "ablate")
     return finished
+
+
+def _files(study: str, folder: Path) -> list[Path]:
+    """The files that a study's table, numbers and plot are written to."""
+    return [folder / f"{study}{suffix}" for suffix in (".md", ".csv", ".png", ".json")]
+
+
+def _write(result: Result, folder: Path) -> None:
+    numbers = (json.dumps(result.to_dict(), indent=2) + "\n").encode()
+    contents = (result.markdown().encode(), result.csv().encode(), study_png(result), numbers)
+    write_results(dict(zip(_files(result.study, folder), contents, strict=True)), "ablate")
 
 
 def _recipe(data: Path, labels: str | None, overrides: Mapping[str, Any], short_side: int | None) -> Recipe:
@@ -164,17 +176,19 @@ def _costs(setting: Setting, study: Study, sides: Sequence[int] | None) -> list[
     rows = []
     for variant in study.variants:
         network = setting.network(variant)
-        operations = count_operations(network, *_side(setting))
+        operations = count_operations_of_size(network, *_side(setting))
         attention = {}
         if study.name == "reduction":
-            attention = {side: count_operations(network, side, side).attention for side in sides or COUNTED_SIDES}
+            attention = {
+                side: count_operations_of_size(network, side, side).attention_macs for side in sides or COUNTED_SIDES
+            }
         rows.append(
             Row(
                 key=variant.key,
                 title=variant.title,
                 parameters=count_parameters(network),
-                operations=operations.total,
-                attention=operations.attention,
+                operations=operations.macs,
+                attention=operations.attention_macs,
                 attention_by_side=attention,
             )
         )
@@ -198,9 +212,11 @@ def _more(setting: Setting, study: Study, row: Row, variant: Variant, sides: Seq
         network = trained_network(setting, variant)
         return replace(
             row,
-            operations_by_side={side: count_operations(network, side, side).total for side in sides or COUNTED_SIDES},
+            operations_by_side={
+                side: count_operations_of_size(network, side, side).macs for side in sides or COUNTED_SIDES
+            },
             seconds_by_side={side: seconds_of_forward(network, side, side, setting.device) for side in chosen},
-            memory_by_side={side: peak_memory(network, side, side, setting.device) for side in chosen},
+            memory_by_side={side: memory_of_forward(network, side, side, setting.device) for side in chosen},
         )
     return row
 

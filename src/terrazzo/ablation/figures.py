@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.ablation.results import Result, Row
 from terrazzo.interpret.figures import draw_field
 from terrazzo.interpret.measures import area_holding, percent
 from terrazzo.labels.spec import LabelSpec
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from terrazzo.ablation.results import Result, Row
     from terrazzo.interpret.receptive_field import ReceptiveFields
 
 __all__ = ["attention_png", "fields_png", "masks_png", "study_png"]

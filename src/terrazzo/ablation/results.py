@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from terrazzo.atomic import make_folder
-from terrazzo.ownership import refuse_foreign, write_results
 from terrazzo.text import printable
 
-__all__ = ["Result", "Row", "study_files"]
+__all__ = ["Result", "Row"]
 
 Curve = Mapping[int, float]
 
@@ -151,35 +147,6 @@ class Result:
         writer.writeheader()
         writer.writerows(lines)
         return text.getvalue()
-
-    def save(self, folder: Path, *, overwrite: bool = False) -> list[Path]:
-        """Write the study's table (.md, .csv), numbers (.json) and plot (.png), and return their paths.
-
-        Args:
-            folder: where to; it is created.
-            overwrite: replace whatever is there, not only earlier results.
-
-        Raises:
-            OutputError: a file is there that is no earlier result, or the folder cannot be written to.
-        """
-        from terrazzo.ablation.figures import study_png
-
-        paths = study_files(self.study, folder)
-        refuse_foreign(paths, "ablate", overwrite=overwrite)
-        contents = (
-            self.markdown().encode(),
-            self.csv().encode(),
-            study_png(self),
-            (json.dumps(self.to_dict(), indent=2) + "\n").encode(),
-        )
-        make_folder(folder)
-        write_results(dict(zip(paths, contents, strict=True)), "ablate")
-        return paths
-
-
-def study_files(study: str, folder: Path) -> list[Path]:
-    """The files that a study's result is written to."""
-    return [folder / f"{study}{suffix}" for suffix in (".md", ".csv", ".png", ".json")]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from terrazzo.errors import DatasetError, LabelError
 
-__all__ = ["ConfusionMatrix", "Metrics", "joint_histogram", "labelled_maps", "percent", "present_mean"]
+__all__ = ["ConfusionMatrix", "Metrics", "joint_histogram", "labelled_maps", "percent", "present_mean", "score_text"]
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -218,3 +218,8 @@ def _unknown_values(map_HW: ClassMap, counted: NDArray[np.bool_], num_classes: i
     values, counts = np.unique(map_HW[unknown], return_counts=True)
     listed = [f"{value} ({count} px)" for value, count in zip(values[:8], counts[:8], strict=True)]
     return ", ".join(listed) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
+
+
+def score_text(value: float) -> str:
+    """Write a score in per cent, with the same digits in tables and in pictures."""
+    return "n/a" if np.isnan(value) else f"{value:.2f}"

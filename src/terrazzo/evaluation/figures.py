@@ -9,8 +9,10 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from terrazzo.evaluation.report import Report, score_text
+from terrazzo.evaluation.confusion import IntArray, Metrics, score_text
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.plotting import FAINT, GRID, INK, clipped, to_png
 
 if TYPE_CHECKING:
@@ -23,33 +25,50 @@ _ROWS_PER_COLUMN = 50
 _MOST_ANNOTATED = 20
 
 
-def per_class_png(report: Report) -> bytes:
-    """Draw the IoU of every class as a bar in the class's colour, best first, and boundary IoU as a mark on it."""
+def per_class_png(
+    labels: LabelSpec, metrics: Metrics, boundary_iou_K: NDArray[np.float64] | None, subject: str, summary: str
+) -> bytes:
+    """Draw the IoU of every class as a bar in the class's colour, best first, and boundary IoU as a mark on it.
+
+    Args:
+        labels: names and colours.
+        metrics: in percent.
+        boundary_iou_K: boundary IoU in percent, or None where it was not measured.
+        subject: what was evaluated on what; the title's first line.
+        summary: the means; its second line.
+    """
     from matplotlib.figure import Figure
 
-    order = sorted(range(report.labels.num_classes), key=lambda k: _rank(report, k))
+    order = sorted(range(labels.num_classes), key=lambda k: _rank(float(metrics.iou[k]), k))
     columns = math.ceil(len(order) / _ROWS_PER_COLUMN)
     rows = math.ceil(len(order) / columns)
     width, height = 1.2 + 5.8 * columns, 1.35 + 0.27 * max(rows, 3)  # inches
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(_title(report, width), x=0.01, ha="left", fontsize=12, color=INK, parse_math=False)
+    figure.suptitle(_title(subject, summary, width), x=0.01, ha="left", fontsize=12, color=INK, parse_math=False)
     all_axes = figure.subplots(1, columns, squeeze=False)[0]
     for column, axes in enumerate(all_axes):
-        _draw_bars(axes, report, order[column * rows : (column + 1) * rows], rows)
+        _draw_bars(axes, labels, metrics, boundary_iou_K, order[column * rows : (column + 1) * rows], rows)
     handles, names = all_axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, names, loc="outside lower right", ncols=len(names), frameon=False, fontsize=9)
     return to_png(figure, 150, trimmed=True)
 
 
-def confusion_png(report: Report) -> bytes:
-    """Draw where the pixels of each class went: every row, a class of the labels, adds up to 100%."""
+def confusion_png(labels: LabelSpec, confusion_KK: IntArray, subject: str, summary: str) -> bytes:
+    """Draw where the pixels of each class went: every row, a class of the labels, adds up to 100%.
+
+    Args:
+        labels: names.
+        confusion_KK: pixel counts; row = label, column = prediction.
+        subject: what was evaluated on what; the title's first line.
+        summary: the means; its second line.
+    """
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
-    K = report.labels.num_classes
-    pixels = report.metrics.label_pixels
-    share_KK = 100.0 * report.confusion / np.maximum(pixels, 1)[:, None]
+    K = labels.num_classes
+    pixels = confusion_KK.sum(1)
+    share_KK = 100.0 * confusion_KK / np.maximum(pixels, 1)[:, None]
     shown_KK = np.ma.masked_array(share_KK, np.broadcast_to((pixels == 0)[:, None], (K, K)))
 
     annotated = K <= _MOST_ANNOTATED
@@ -60,11 +79,11 @@ def confusion_png(report: Report) -> bytes:
     # The axes fill the figure; names and titles lie outside, and saving makes room for them.
     figure = Figure(figsize=(width, side))
     axes = figure.add_axes((0, 0, side / width, 1))
-    axes.set_title(_title(report, width), loc="left", fontsize=12, color=INK, pad=12, parse_math=False)
+    axes.set_title(_title(subject, summary, width), loc="left", fontsize=12, color=INK, pad=12, parse_math=False)
     # The square root brings out the small confusions, which are what one looks for.
     image = axes.imshow(shown_KK, cmap="Blues", norm=PowerNorm(0.5, 0, 100), interpolation="nearest")
     axes.set_facecolor("#e4e4e4")
-    names = [clipped(name) for name in report.labels.names]
+    names = [clipped(name) for name in labels.names]
     fits = 0.6 * small * max(map(len, names)) < 72 * cell
     angle, anchor = (0, "center") if fits else (40, "right") if annotated else (90, "right")
     axes.set_xticks(range(K), names, fontsize=small, parse_math=False)
@@ -94,8 +113,14 @@ def confusion_png(report: Report) -> bytes:
     return to_png(figure, 150, trimmed=True)
 
 
-def _draw_bars(axes: Axes, report: Report, classes: list[int], rows: int) -> None:
-    metrics, labels = report.metrics, report.labels
+def _draw_bars(
+    axes: Axes,
+    labels: LabelSpec,
+    metrics: Metrics,
+    boundary_iou_K: NDArray[np.float64] | None,
+    classes: list[int],
+    rows: int,
+) -> None:
     for row, k in enumerate(classes):
         known, labelled = not np.isnan(metrics.iou[k]), metrics.label_pixels[k] > 0
         end = metrics.iou[k] if known else 0.0
@@ -104,8 +129,8 @@ def _draw_bars(axes: Axes, report: Report, classes: list[int], rows: int) -> Non
         text = score_text(metrics.iou[k]) if known else "absent from labels"
         if known and not labelled:
             text += "  absent from labels, but predicted"
-        if labelled and report.boundary is not None:
-            mark = report.boundary.iou[k]
+        if labelled and boundary_iou_K is not None:
+            mark = boundary_iou_K[k]
             name = "boundary IoU" if row == 0 else None
             axes.plot(mark, row, "D", ms=4.5, mfc="white", mec="black", mew=0.9, label=name, clip_on=False)
             end = max(end, mark + 0.8)
@@ -124,14 +149,12 @@ def _draw_bars(axes: Axes, report: Report, classes: list[int], rows: int) -> Non
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _rank(report: Report, k: int) -> tuple[bool, float, int]:
+def _rank(iou: float, k: int) -> tuple[bool, float, int]:
     """Best class first, classes without a number last."""
-    iou = report.metrics.iou[k]
-    return bool(np.isnan(iou)), 0.0 if np.isnan(iou) else -float(iou), k
+    return math.isnan(iou), 0.0 if math.isnan(iou) else -iou, k
 
 
-def _title(report: Report, width: float) -> str:
+def _title(subject: str, summary: str, width: float) -> str:
     """Subject and means; of a long path, the end, which says most. `width` is in inches."""
     longest = max(45, int(9.5 * width))
-    subject = report.subject
-    return f"{subject if len(subject) <= longest else '…' + subject[1 - longest :]}\n{report.summary}"
+    return f"{subject if len(subject) <= longest else '…' + subject[1 - longest :]}\n{summary}"

@@ -15,11 +15,12 @@ import numpy as np
 
 from terrazzo.atomic import make_folder
 from terrazzo.evaluation.boundary import BoundaryMetrics
-from terrazzo.evaluation.confusion import IntArray, Metrics
+from terrazzo.evaluation.confusion import IntArray, Metrics, score_text
+from terrazzo.evaluation.figures import confusion_png, per_class_png
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.ownership import Kind, refuse_foreign, write_results
 
-__all__ = ["Report", "report_files", "score_text"]
+__all__ = ["Report", "report_files"]
 
 FILES = ("report.txt", "per_class.csv", "per_class.png", "confusion.png", "report.json")
 
@@ -132,6 +133,15 @@ class Report:
         head = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}")
         return f'{head},\n  "confusion": [\n{rows}\n  ]\n}}\n'
 
+    def per_class_png(self) -> bytes:
+        """Draw the IoU of every class as a bar, best first."""
+        boundary_iou_K = None if self.boundary is None else self.boundary.iou
+        return per_class_png(self.labels, self.metrics, boundary_iou_K, self.subject, self.summary)
+
+    def confusion_png(self) -> bytes:
+        """Draw the confusion matrix, each row in per cent of the label's pixels."""
+        return confusion_png(self.labels, self.confusion, self.subject, self.summary)
+
     def save(self, folder: str | os.PathLike[str], *, kind: Kind = "evaluate", overwrite: bool = False) -> None:
         """Write report.json, report.txt, per_class.csv, per_class.png and confusion.png into `folder`.
 
@@ -143,15 +153,13 @@ class Report:
         Raises:
             OutputError: a file is there that is no earlier result, or the folder cannot be written to.
         """
-        from terrazzo.evaluation.figures import confusion_png, per_class_png
-
         paths = report_files(folder)
         refuse_foreign(paths, kind, overwrite=overwrite, option="folder")
         contents = (
             f"{self.table()}\n".encode(),
             self._csv().encode(),
-            per_class_png(self),
-            confusion_png(self),
+            self.per_class_png(),
+            self.confusion_png(),
             self.to_json().encode("utf-8", "backslashreplace"),
         )
         make_folder(folder)
@@ -206,11 +214,6 @@ def report_files(folder: str | os.PathLike[str]) -> list[Path]:
 
 def _shortened(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-
-
-def score_text(value: float) -> str:
-    """Write a score in per cent, with the same digits in tables and in pictures."""
-    return "n/a" if np.isnan(value) else f"{value:.2f}"
 
 
 def _rounded(value: float) -> float | None:

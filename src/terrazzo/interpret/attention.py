@@ -35,6 +35,7 @@ from terrazzo.inference.upsample.argmax import upsample_argmax
 from terrazzo.interpret.figures import attention_png, heads_png
 from terrazzo.interpret.measures import area_holding, percent
 from terrazzo.interpret.points import Point, check_points, choose_points
+from terrazzo.interpret.records import LayerAttention
 from terrazzo.models.encoders.mit import EfficientSelfAttention, MixTransformer
 from terrazzo.models.encoders.vit import SelfAttention, VisionTransformer
 from terrazzo.ownership import refuse_foreign, write_results
@@ -42,46 +43,9 @@ from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.files import TrainedModel
 from terrazzo.weights.load import load
 
-__all__ = ["AttentionMaps", "LayerAttention", "attention_layers", "attention_maps", "attention_rows"]
+__all__ = ["AttentionMaps", "attention_layers", "attention_maps", "attention_rows"]
 
 AttentionModule = EfficientSelfAttention | SelfAttention
-
-
-@dataclass(frozen=True)
-class LayerAttention:
-    """The attention of some points in one layer.
-
-    Attributes:
-        name: ``2.1`` for the first block of a SegFormer's second stage, ``12`` for a SETR's twelfth block.
-        title: the same in words.
-        weights_PNhw: what each key gets, float32; with the class token's part it adds up to 1 over the keys.
-        class_token_PN: what the class token gets, or None where it does not go through the blocks.
-        query_grid: (rows, columns) of the tokens that ask.
-        covered: how much of the image's height and width the keys stand for.
-    """
-
-    name: str
-    title: str
-    weights_PNhw: NDArray[np.float32]
-    class_token_PN: NDArray[np.float32] | None
-    query_grid: tuple[int, int]
-    covered: tuple[float, float]
-
-    @property
-    def mean_Phw(self) -> NDArray[np.float32]:
-        """The weights averaged over the heads."""
-        mean: NDArray[np.float32] = self.weights_PNhw.mean(axis=1)
-        return mean
-
-    def distances(self, points: Sequence[Point], height: int, width: int) -> list[float]:
-        """Return for each point the mean distance in pixels, by weight, to the middles of the keys' cells."""
-        h, w = self.weights_PNhw.shape[2:]
-        rows_h = (np.arange(h) + 0.5) * (self.covered[0] * height / h)
-        columns_w = (np.arange(w) + 0.5) * (self.covered[1] * width / w)
-        return [
-            float(np.average(np.hypot(rows_h[:, None] - (y + 0.5), columns_w - (x + 0.5)), weights=mean_hw))
-            for (x, y), mean_hw in zip(points, self.mean_Phw, strict=True)
-        ]
 
 
 @dataclass(frozen=True)
@@ -147,9 +111,10 @@ class AttentionMaps:
                 arrays[f"class_token_{layer.name}"] = layer.class_token_PN
         archive = io.BytesIO()
         np.savez_compressed(archive, **arrays)
-        contents = [attention_png(self), archive.getvalue()]
+        where = (self.image_HW3, self.points, self.classes, self.model)
+        contents = [attention_png(*where, self.layers), archive.getvalue()]
         if heads:
-            contents += [heads_png(self, layer) for layer in self.layers]
+            contents += [heads_png(*where, layer) for layer in self.layers]
         make_folder(folder)
         write_results(dict(zip(paths, contents, strict=True)), "explain")
         return paths

@@ -14,19 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.interpret.measures import area_holding, level_holding, percent, share_within
+from terrazzo.interpret.points import Point
+from terrazzo.interpret.records import LayerAttention, ReceptiveField
 from terrazzo.plotting import FAINT, GRID, INK, clipped, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from terrazzo.interpret.attention import AttentionMaps, LayerAttention
-    from terrazzo.interpret.receptive_field import ReceptiveField, ReceptiveFields
-
 __all__ = ["attention_png", "draw_field", "heads_png", "receptive_fields_png"]
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
-Point = tuple[int, int]
 
 MARK = "#00e5ff"
 DPI = 110
@@ -58,21 +56,36 @@ class _Panel:
     note: str
 
 
-def attention_png(maps: AttentionMaps) -> bytes:
-    """Draw a row for each point: the photo with the point, then each layer's attention averaged over its heads."""
-    heads = [f"{layer.title}\n{_layer_facts(layer)}" for layer in maps.layers]
+def attention_png(
+    image_HW3: Picture, points: Sequence[Point], classes: Sequence[str], model: str, layers: Sequence[LayerAttention]
+) -> bytes:
+    """Draw a row for each point: the image with the point, then each layer's attention averaged over its heads.
+
+    Args:
+        image_HW3: the image, RGB.
+        points: pixels of it.
+        classes: what the model sees at each.
+        model: its name.
+        layers: one panel each.
+    """
+    heads = [f"{layer.title}\n{_layer_facts(layer)}" for layer in layers]
     rows = [
         [
             _Panel(layer.mean_Phw[place], layer.covered, _note(layer.mean_Phw[place], layer.class_token_PN, place))
-            for layer in maps.layers
+            for layer in layers
         ]
-        for place in range(len(maps.points))
+        for place in range(len(points))
     ]
-    return _attention_sheet(maps, rows, heads, f"Attention of {maps.model}", "Mean of the heads")
+    return _attention_sheet(image_HW3, points, classes, rows, heads, f"Attention of {model}", "Mean of the heads")
 
 
-def heads_png(maps: AttentionMaps, layer: LayerAttention) -> bytes:
-    """Draw a row for each point: the photo with the point, then the attention of each head of one layer."""
+def heads_png(
+    image_HW3: Picture, points: Sequence[Point], classes: Sequence[str], model: str, layer: LayerAttention
+) -> bytes:
+    """Draw a row for each point: the image with the point, then the attention of each head of one layer.
+
+    Args are those of `attention_png`, with one layer.
+    """
     count = layer.weights_PNhw.shape[1]
     tokens = layer.class_token_PN
     rows = [
@@ -84,10 +97,10 @@ def heads_png(maps: AttentionMaps, layer: LayerAttention) -> bytes:
             )
             for head in range(count)
         ]
-        for place in range(len(maps.points))
+        for place in range(len(points))
     ]
-    title = f"Attention of {maps.model}, {layer.title}"
-    return _attention_sheet(maps, rows, [f"head {head}" for head in range(1, count + 1)], title, _layer_facts(layer))
+    title, heads = f"Attention of {model}, {layer.title}", [f"head {head}" for head in range(1, count + 1)]
+    return _attention_sheet(image_HW3, points, classes, rows, heads, title, _layer_facts(layer))
 
 
 def _layer_facts(layer: LayerAttention) -> str:
@@ -103,12 +116,20 @@ def _note(keys_hw: NDArray[np.float32], class_token_PN: NDArray[np.float32] | No
     return note if class_token_PN is None else f"{note}, class token {class_token_PN[place].mean():.0%}"
 
 
-def _attention_sheet(maps: AttentionMaps, rows: list[list[_Panel]], heads: list[str], title: str, about: str) -> bytes:
-    """Draw each point's photo and, beside it, its panels in rows of `MAPS_IN_A_ROW`."""
+def _attention_sheet(
+    image_HW3: Picture,
+    points: Sequence[Point],
+    classes: Sequence[str],
+    rows: list[list[_Panel]],
+    heads: list[str],
+    title: str,
+    about: str,
+) -> bytes:
+    """Draw each point's image and, beside it, its panels in rows of `MAPS_IN_A_ROW`."""
     from matplotlib.figure import Figure
 
-    photo_HW3 = _reduced(maps.image_HW3)
-    height, width = maps.image_HW3.shape[:2]
+    photo_HW3 = _reduced(image_HW3)
+    height, width = image_HW3.shape[:2]
     tall = min(max(MAP * height / width, 0.4), 2 * MAP)
     columns = 1 + min(len(heads), MAPS_IN_A_ROW)
     lines, line = -(-len(heads) // MAPS_IN_A_ROW), HEAD + tall + LINE
@@ -124,7 +145,7 @@ def _attention_sheet(maps: AttentionMaps, rows: list[list[_Panel]], heads: list[
     _write(figure, GAP, 0.33, title, 12)
     for place, sentence in enumerate(sentences):
         _write(figure, GAP, 0.57 + 0.2 * place, sentence, 9, color=FAINT)
-    for number, (row, point, name) in enumerate(zip(rows, maps.points, maps.classes, strict=True)):
+    for number, (row, point, name) in enumerate(zip(rows, points, classes, strict=True)):
         top = above + number * lines * line + HEAD
         _write(figure, GAP, top - 0.08, f"{number + 1}  {clipped(name)} at {point[0]},{point[1]}", 10, va="bottom")
         photo_axes = axes_at(GAP, top)
@@ -188,12 +209,18 @@ def _reduced(photo_HW3: Picture) -> Picture:
 # -- receptive fields -------------------------------------------------------------------------------------------------
 
 
-def receptive_fields_png(fields: ReceptiveFields) -> bytes:
-    """Draw the field of each map, from the first to the logits, and below them how they grow with the distance."""
+def receptive_fields_png(fields: Sequence[ReceptiveField], images: int, model: str) -> bytes:
+    """Draw the field of each map, from the first to the logits, and below them how they grow with the distance.
+
+    Args:
+        fields: one panel each.
+        images: how many they are the mean of.
+        model: the model's name.
+    """
     from matplotlib.figure import Figure
 
-    height, width = fields.fields[0].share_HW.shape
-    count = len(fields.fields)
+    height, width = fields[0].share_HW.shape
+    count = len(fields)
     tall = min(max(PANEL * height / width, 0.6), 2 * PANEL)
     chart, margin, bar = 2.3, 0.62, 0.75  # inches
     size = 2 * GAP + count * (PANEL + GAP) + bar, TITLE + HEAD + tall + 0.45 + chart + margin
@@ -202,14 +229,14 @@ def receptive_fields_png(fields: ReceptiveFields) -> bytes:
     def box(left: float, top: float, wide: float, high: float) -> tuple[float, float, float, float]:
         return left / size[0], 1 - (top + high) / size[1], wide / size[0], high / size[1]
 
-    over = f"mean of {fields.photos} photos" if fields.photos > 1 else "one photo"
-    title = f"Effective receptive field of the centre, {fields.model}"
+    over = f"mean of {images} photos" if images > 1 else "one photo"
+    title = f"Effective receptive field of the centre, {model}"
     _write(figure, GAP, 0.33, title, 12)
     lines = "inside the lines, drawn smooth, are 50% (white) and 95% (blue) of all contributions"
     line = f"{over}, window of {width} x {height} pixels; {lines}"
     _write(figure, GAP, 0.55, line, 8.5, color=FAINT)
     image: Any = None
-    for place, field in enumerate(fields.fields):
+    for place, field in enumerate(fields):
         left = GAP + place * (PANEL + GAP)
         _, _, cell_height, cell_width = field.cell
         half, most = (area_holding(field.share_HW, share) for share in (0.5, 0.95))
@@ -225,7 +252,7 @@ def receptive_fields_png(fields: ReceptiveFields) -> bytes:
     colors.ax.tick_params(length=0)
     _write(figure, left, TITLE + HEAD - 0.08, "of the\npeak", 8, va="bottom", color=FAINT)
     chart_box = box(GAP + 0.6, TITLE + HEAD + tall + 0.45, size[0] - 2.4, chart)
-    _draw_growth(figure.add_axes(chart_box), fields.fields)
+    _draw_growth(figure.add_axes(chart_box), fields)
     return to_png(figure, DPI)
 
 

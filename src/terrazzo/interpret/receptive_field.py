@@ -40,6 +40,7 @@ from terrazzo.errors import ConfigError
 from terrazzo.imaging.read import ImageSource, ReadOptions, image_size
 from terrazzo.interpret.figures import receptive_fields_png
 from terrazzo.interpret.measures import area_holding, percent
+from terrazzo.interpret.records import ReceptiveField
 from terrazzo.models import Segmenter
 from terrazzo.models.encoders.mit import MixTransformer
 from terrazzo.models.encoders.vit import VisionTransformer
@@ -48,34 +49,11 @@ from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.files import TrainedModel
 from terrazzo.weights.load import load
 
-__all__ = ["PASSES", "ReceptiveField", "ReceptiveFields", "contributions", "receptive_fields"]
+__all__ = ["PASSES", "ReceptiveFields", "contributions", "receptive_fields"]
 
 FILES = ("receptive_field.png", "receptive_field.npz")
 PASSES = 8
 WINDOW = 512
-
-
-@dataclass(frozen=True)
-class ReceptiveField:
-    """What the centre unit of one map depends on.
-
-    Attributes:
-        name: ``stage 1`` and so on of a SegFormer, ``block 12`` of a SETR, ``decoder`` for the logits.
-        share_HW: each pixel's part of the whole, float32; the sum is 1, or 0 where nothing has any influence.
-        grid: (rows, columns) of the map.
-        unit: row and column of the unit in it.
-    """
-
-    name: str
-    share_HW: NDArray[np.float32]
-    grid: tuple[int, int]
-    unit: tuple[int, int]
-
-    @property
-    def cell(self) -> tuple[float, float, float, float]:
-        """The part of the window that the unit stands for: top, left, height and width in pixels."""
-        height, width = (size / cells for size, cells in zip(self.share_HW.shape, self.grid, strict=True))
-        return self.unit[0] * height, self.unit[1] * width, height, width
 
 
 @dataclass(frozen=True)
@@ -131,7 +109,10 @@ class ReceptiveFields:
         archive = io.BytesIO()
         np.savez_compressed(archive, **arrays)
         make_folder(folder)
-        write_results({picture: receptive_fields_png(self), numbers: archive.getvalue()}, "explain")
+        write_results(
+            {picture: receptive_fields_png(self.fields, self.photos, self.model), numbers: archive.getvalue()},
+            "explain",
+        )
         return [picture, numbers]
 
 

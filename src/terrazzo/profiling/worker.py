@@ -98,7 +98,7 @@ class Worker:
 
         import numpy as np
 
-        from terrazzo.profiling.operations import count_operations
+        from terrazzo.costs import count_operations
         from terrazzo.profiling.scene import draw_scene
         from terrazzo.weights.load import load
 
@@ -110,7 +110,7 @@ class Worker:
         return {
             "architecture": trained.architecture,
             "classes": trained.labels.num_classes,
-            "operations": count_operations(trained.network, batch_B3HW),
+            "operations": count_operations(trained.network, batch_B3HW).flop,
             "gemm_peak": peak,
         }
 

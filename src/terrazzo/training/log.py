@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import torch
 
 from terrazzo.atomic import make_folder, write_atomic
 from terrazzo.evaluation.confusion import Metrics
+from terrazzo.profiling.machine import peak_memory
 from terrazzo.text import printable
 
 __all__ = ["RunLog"]
@@ -172,8 +172,7 @@ def memory_mb() -> float:
     """Return the peak memory so far, of the GPU if one is in use, else of this process."""
     if torch.cuda.is_available() and torch.cuda.memory_allocated():
         return torch.cuda.max_memory_allocated() / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6  # macOS counts bytes, Linux kibibytes
+    return (peak_memory() or 0) / 1e6
 
 
 def _mean(losses: list[float]) -> float:

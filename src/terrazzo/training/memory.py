@@ -1,28 +1,25 @@
-"""How much memory a training step will take, told before the first one.
+"""Estimate of a training step's memory, made before the first step.
 
-One step is gone through with tensors that have a shape, a type and a device but no content, while a ledger counts what
-is alive: weights, gradients, what the backward pass needs, and what each operation makes in passing. That takes a
-moment and no memory. It does not see the working space inside of an operation (convolutions, mostly), nor what an
+A fake-tensor pass (PyTorch's FakeTensorMode: shapes, types and devices without content) runs one step while the bytes
+of all live tensors are added up: gradients, what the backward pass needs, and what each operation makes in passing. It
+takes a moment and no memory. It does not see the working space inside an operation (convolutions, mostly), nor what an
 allocator holds without need, nor what PyTorch itself takes before any training.
 """
 
 from __future__ import annotations
 
 import copy
-import weakref
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from terrazzo.costs import LiveTensors
 from terrazzo.models import Segmenter
 from terrazzo.training.losses import strip_rows, upsampled_cross_entropy
 
@@ -66,7 +63,7 @@ def estimate_step_memory(
     ranks: int = 1,
     recompute_blocks: bool = False,
 ) -> StepMemory:
-    """Go through a step of a copy of the model that has no content.
+    """Run a step of a copy of the model whose tensors are fake.
 
     Args:
         model: what is to be trained, on the device where it is to be trained.
@@ -100,7 +97,7 @@ def _peak_of_step(model: Segmenter, batch: int, crop: tuple[int, int], bf16: boo
         if recompute_blocks:
             encoder: Any = network.encoder
             encoder.recompute_blocks()
-        with _Ledger(network) as ledger, _FusedAttention():
+        with LiveTensors() as tensors_of_step, _FusedAttention():
             images = torch.empty(batch, 3, *crop, device=device)
             labels = torch.empty(batch, *crop, dtype=torch.int64, device=device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -112,40 +109,8 @@ def _peak_of_step(model: Segmenter, batch: int, crop: tuple[int, int], bf16: boo
                 total = total + upsampled_cross_entropy(logits, strip, 255)
             del outputs, logits
             total.backward()  # type: ignore[no-untyped-call]
-    peak: int = ledger.peak
+    peak: int = tensors_of_step.peak
     return peak
-
-
-class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all tensors that are alive, other than a network's own.
-
-    Attributes:
-        live: bytes at present.
-        peak: the most there have been.
-    """
-
-    def __init__(self, network: Segmenter) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.live = self.peak = 0
-        self._network = network  # while it lives, no other tensor gets the place of one of its own
-        self._known: dict[int, object] = {
-            tensor.untyped_storage()._cdata: None for tensor in [*network.parameters(), *network.buffers()]
-        }
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and (key := tensor.untyped_storage()._cdata) not in self._known:
-                storage = tensor.untyped_storage()
-                size = storage.nbytes()
-                self._known[key] = weakref.ref(storage, partial(self._freed, key, size))
-                self.live += size
-                self.peak = max(self.peak, self.live)
-        return result
-
-    def _freed(self, key: int, size: int, _: object) -> None:
-        del self._known[key]
-        self.live -= size
 
 
 class _FusedAttention(TorchFunctionMode):

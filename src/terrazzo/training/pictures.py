@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.data import Dataset
-from terrazzo.evaluation.report import score_text
+from terrazzo.evaluation.confusion import score_text
 from terrazzo.inference.predictor import Predictor
 from terrazzo.plotting import FAINT, GRID, INK, clipped, to_png
 

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 import terrazzo
-
-if TYPE_CHECKING:
-    from terrazzo.training.trainer import Trainer
+from terrazzo.data.dataset import Dataset
+from terrazzo.profiling.machine import processor_name
+from terrazzo.training.recipe import Recipe
 
 __all__ = ["machine_name", "training_record"]
 
 
-def training_record(trainer: Trainer) -> dict[str, Any]:
-    """Return what a model's config.json says about where it comes from."""
+def training_record(
+    origin: Mapping[str, Any], recipe: Recipe, train: Dataset, val: Dataset, seconds: float, device: torch.device
+) -> dict[str, Any]:
+    """Return what a model's config.json says about the run that made it.
+
+    Args:
+        origin: licence and origin of what it started from.
+        recipe: how it was trained.
+        train: what it learnt from.
+        val: what it was validated on.
+        seconds: how long it took.
+        device: what it ran on.
+    """
     return {
-        **trainer.origin,
-        "data": trainer.loader.dataset.root.resolve().name,
-        "train_photos": len(trainer.loader.dataset),
-        "val_photos": len(trainer.val),
-        "hours": round(trainer.seconds / 3600, 2),
-        "machine": machine_name(trainer.ranks.device),
+        **origin,
+        "data": train.root.resolve().name,
+        "train_photos": len(train),
+        "val_photos": len(val),
+        "hours": round(seconds / 3600, 2),
+        "machine": machine_name(device),
         "versions": {"terrazzo": terrazzo.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "recipe": trainer.recipe.to_dict(),
+        "recipe": recipe.to_dict(),
     }
 
 
@@ -34,13 +45,4 @@ def machine_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
-    return f"{_processor()}, {threads} thread{'' if threads == 1 else 's'}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return f"{processor_name()}, {threads} thread{'' if threads == 1 else 's'}"

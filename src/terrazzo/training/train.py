@@ -23,7 +23,7 @@ from terrazzo.training.distributed import joined_ranks, restarted_by_torchrun
 from terrazzo.training.memory_plan import memory_plan
 from terrazzo.training.preflight import disk_lines, fitting_workers, refuse_unreadable, usual_workers
 from terrazzo.training.recipe import Recipe, automatic_recipe
-from terrazzo.training.record import machine_name, training_record
+from terrazzo.training.record import machine_name
 from terrazzo.training.run_folder import (
     CHECKPOINT_FOLDER,
     MODEL_FOLDER,
@@ -148,7 +148,7 @@ def train(
         if ranks.is_main:
             write_recipe(output, chosen)
         trainer.run()
-        report = write_artifacts(trainer, training_record(trainer)) if ranks.is_main else None
+        report = write_artifacts(trainer, trainer.record()) if ranks.is_main else None
         ranks.wait()
     return Run(output, output / MODEL_FOLDER, report) if report is not None else None
 

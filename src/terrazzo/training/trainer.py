@@ -369,6 +369,11 @@ class Trainer:
         self.log.restore(state["log"], state.get("losses", []))
         self.log.say(f"resumed at step {self.step} of {self.total_steps}")
 
+    def record(self) -> dict[str, Any]:
+        """Return what the model's config.json says about this run."""
+        train, device = self.loader.dataset, self.ranks.device
+        return training_record(self.origin, self.recipe, train, self.val, self.seconds, device)
+
     def trained_model(self, record: dict[str, Any]) -> TrainedModel:
         """Return the present weights as something that can be saved and used."""
         return TrainedModel(
@@ -381,7 +386,7 @@ class Trainer:
             return False
         self.best_mIoU, self.stale_validations = metrics.mIoU, 0
         if self.ranks.is_main:
-            record = {"step": self.step, "val_mIoU": round(metrics.mIoU, 2), **training_record(self)}
+            record = {"step": self.step, "val_mIoU": round(metrics.mIoU, 2), **self.record()}
             with self.signals.writing:
                 save_folder(self.output / MODEL_FOLDER, self.trained_model(record))
         return True

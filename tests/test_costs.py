@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from terrazzo.ablation.costs import count_operations, count_parameters, peak_memory, seconds_of_forward
 from terrazzo.ablation.studies import STUDIES, build, changed_segformer
+from terrazzo.costs import (
+    count_operations,
+    count_operations_of_size,
+    count_parameters,
+    memory_of_forward,
+    seconds_of_forward,
+)
 from terrazzo.models import create_model
 
 CPU = torch.device("cpu")
@@ -25,7 +32,7 @@ def test_attention_of_segformer_costs_n_squared_over_r(ratios: tuple[int, ...], 
     for (channels, stride), ratio in zip(STAGES, ratios, strict=True):
         tokens = (side // stride) ** 2
         by_hand.append(2 * 2 * tokens * (tokens // ratio**2) * channels)
-    assert count_operations(network, side, side).attention == sum(by_hand)
+    assert count_operations_of_size(network, side, side).attention_macs == sum(by_hand)
 
 
 def test_reduction_saves_64_16_4_and_1_of_each_stage() -> None:
@@ -34,7 +41,7 @@ def test_reduction_saves_64_16_4_and_1_of_each_stage() -> None:
     def attention(*ratios: int) -> int:
         with META:
             network = changed_segformer(11, (128, 128), sr_ratios=ratios)
-        return count_operations(network, 512, 512).attention
+        return count_operations_of_size(network, 512, 512).attention_macs
 
     paper = attention(8, 4, 2, 1)
     for place, ((channels, stride), ratio) in enumerate(zip(STAGES, (8, 4, 2, 1), strict=True)):
@@ -52,14 +59,14 @@ def test_attention_of_setr_is_of_a_sequence_of_hw_over_256() -> None:
         network = create_model("setr_mla_tiny", 11, image_size=(128, 128))
     for side in (128, 256, 512):
         length = side * side // 256
-        assert count_operations(network, side, side).attention == 12 * 2 * length**2 * 192
+        assert count_operations_of_size(network, side, side).attention_macs == 12 * 2 * length**2 * 192
 
 
 def test_a_sequence_of_pixels_would_be_too_long() -> None:
     """SETR, section 3.1: L = HW in place of HW / 256 costs 256^2 times as much in attention alone."""
     with META:
         network = create_model("setr_mla_tiny", 11, image_size=(64, 64))
-    patches = count_operations(network, 480, 480).attention
+    patches = count_operations_of_size(network, 480, 480).attention_macs
     pixels = 12 * 2 * (480 * 480) ** 2 * 192
     assert pixels == 65536 * patches
     assert pixels > 2e14  # for one small photo on the smallest of transformers
@@ -67,8 +74,8 @@ def test_a_sequence_of_pixels_would_be_too_long() -> None:
 
 def test_operations_of_convolutions_and_linear_layers() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 5, 1, bias=False))
-    counted = count_operations(network, 10, 12)
-    assert (counted.total, counted.attention) == (5 * 6 * (27 * 8 + 8 * 5), 0)
+    counted = count_operations_of_size(network, 10, 12)
+    assert (counted.macs, counted.attention_macs) == (5 * 6 * (27 * 8 + 8 * 5), 0)
     assert next(network.parameters()).device.type == "cpu"
 
 
@@ -83,7 +90,7 @@ def test_parameters_are_counted_without_auxiliary_heads() -> None:
 def test_memory_of_two_layers() -> None:
     """In the middle the maps of both convolutions live; the first one's input is the image, which is not counted."""
     network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Identity(), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 2, 1))
-    assert peak_memory(network, 20, 30, CPU) == 4 * 600 * (8 + 4)
+    assert memory_of_forward(network, 20, 30, CPU) == 4 * 600 * (8 + 4)
 
 
 def test_views_and_changes_in_place_take_no_memory() -> None:
@@ -93,12 +100,12 @@ def test_views_and_changes_in_place_take_no_memory() -> None:
             made.mul_(2)
             return made.flatten(1).view(-1, 3).T
 
-    assert peak_memory(Reshaped(), 10, 10, CPU) == 4 * 300
+    assert memory_of_forward(Reshaped(), 10, 10, CPU) == 4 * 300
 
 
 def test_memory_grows_with_the_image_and_time_is_measured() -> None:
     network = changed_segformer(3, (64, 64))
-    small, large, larger = (peak_memory(network, side, side, CPU) for side in (64, 128, 256))
+    small, large, larger = (memory_of_forward(network, side, side, CPU) for side in (64, 128, 256))
     # But for what is made of the weights, the same at every size, memory goes with the pixels.
     assert (larger - large) / (large - small) == pytest.approx(4, rel=0.05)
     assert seconds_of_forward(network, 64, 64, CPU) > 0
@@ -113,7 +120,7 @@ def test_attention_is_told_from_other_products_at_any_size(side: int) -> None:
         by_hand += 2 * 2 * cells**2 * max(cells // ratio, 1) ** 2 * channels
     with META:
         network = changed_segformer(11, (128, 128))
-    assert count_operations(network, side, side).attention == by_hand
+    assert count_operations_of_size(network, side, side).attention_macs == by_hand
 
 
 def test_attention_of_a_backbone_without_torchs_function() -> None:
@@ -123,4 +130,23 @@ def test_attention_of_a_backbone_without_torchs_function() -> None:
     by_hand = sum(
         2 * 2 * (256 // s) ** 2 * (256 // s // r) ** 2 * c for (c, s), r in zip(STAGES, (8, 4, 2, 1), strict=True)
     )
-    assert count_operations(network, 256, 256).attention == by_hand
+    assert count_operations_of_size(network, 256, 256).attention_macs == by_hand
+
+
+def test_operations_of_a_batch_are_counted_where_it_lies() -> None:
+    conv = nn.Conv2d(3, 8, 3, padding=1).train()
+    assert count_operations(conv, torch.zeros(2, 3, 5, 7)).flop == 2 * (3 * 9) * 8 * (2 * 5 * 7)
+    assert conv.training
+
+
+def test_attention_on_a_cpu_counts() -> None:
+    """Two products: of (N, 3) with (3, N), and of (N, N) with (N, 3)."""
+
+    class Attention(nn.Module):
+        def forward(self, x_B3HW: Tensor) -> Tensor:
+            q = x_B3HW.flatten(2).transpose(1, 2)[:, None]  # one head of 3 channels
+            return F.scaled_dot_product_attention(q, q, q)
+
+    tokens = 4 * 6
+    counted = count_operations(Attention(), torch.zeros(1, 3, 4, 6))
+    assert counted.flop == counted.attention == 2 * (2 * tokens * tokens * 3)

@@ -276,4 +276,4 @@ def test_pictures_have_a_photo_for_each_point_and_rows_of_four_panels(photo: np.
     )
     assert size(four_heads)[0] > 5 * 350  # the photo and four panels, each of them large enough to be read
     # Five maps take two rows, as two points do; what is written above may take a line more.
-    assert abs(size(attention_png(*seen(five), five.layers))[1] - size(four_heads)[1]) < 30
+    assert abs(size(of_five)[1] - size(four_heads)[1]) < 30

@@ -269,11 +269,8 @@ def test_pictures_have_a_photo_for_each_point_and_rows_of_four_panels(photo: np.
     two = attention_maps(photo, model, points=[(9, 9), (50, 60)], layers=["1.1", "4.1"], device="cpu")
     four_heads = heads_png(*seen(two), two.layers[1])
     assert two.layers[1].weights_PNhw.shape[1] == 4
-    assert (
-        size(attention_png(*seen(two), two.layers))[0]
-        < size(attention_png(*seen(five), five.layers))[0]
-        == size(four_heads)[0]
-    )
+    of_two, of_five = (attention_png(*seen(maps), maps.layers) for maps in (two, five))
+    assert size(of_two)[0] < size(of_five)[0] == size(four_heads)[0]
     assert size(four_heads)[0] > 5 * 350  # the photo and four panels, each of them large enough to be read
     # Five maps take two rows, as two points do; what is written above may take a line more.
     assert abs(size(of_five)[1] - size(four_heads)[1]) < 30

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 import torch
 from made_folder import Folder, halves
+from terrazzo.data.transforms import Compose, PhotometricDistortion, RandomCrop, RandomFlip, RandomResize
 from torch.utils.data import _utils as loader_internals
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from terrazzo.data import Dataset, open_dataset
 from terrazzo.data.loaders import Batch, TrainLoader, _Failure
-from terrazzo.data.transforms import Compose, PhotometricDistortion, RandomCrop, RandomFlip, RandomResize
 from terrazzo.errors import ConfigError, DatasetError, ImageError, MissingExtraError, TerrazzoError, TrainingError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess

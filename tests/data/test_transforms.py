@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
 from terrazzo.data.transforms import (
     Compose,
     PhotometricDistortion,

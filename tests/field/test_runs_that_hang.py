@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 import torch
+from terrazzo.data.transforms import Compose
 from tiny_runs import finish, make_data, start, tiny_models, tiny_recipe, wait_for
 
 from terrazzo.data import loaders as loaders_module
 from terrazzo.data import open_dataset
 from terrazzo.data.loaders import TrainLoader, shared_bytes
-from terrazzo.data.transforms import Compose
 from terrazzo.errors import TrainingError
 from terrazzo.preprocess import Preprocess
 from terrazzo.training import preflight

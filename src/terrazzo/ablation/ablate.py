@@ -28,6 +28,7 @@ from terrazzo.labels.spec import LabelSpec
 from terrazzo.ownership import check_outputs, write_result, write_results
 from terrazzo.text import printable
 from terrazzo.training.data import open_splits
+from terrazzo.training.overrides import full_paths
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.record import machine_name
 from terrazzo.weights.files import TrainedModel
@@ -110,7 +111,7 @@ def ablate(
         )
     keep_freed_memory()
     recipe = _recipe(Path(data), labels, overrides or {}, short_side)
-    train, val = open_splits(recipe, Path(data))
+    train, val = open_splits(recipe.data, Path(data))
     setting = Setting(recipe, train, val, Path(output) / "runs", find_device(device), workers)
     rows = _costs(setting, chosen, sides)  # before any training, since what cannot be built fails here
     if chosen.name == "reduction":
@@ -128,7 +129,7 @@ def ablate(
         claim=chosen.claim,
         data=f"{train.root.resolve().name}: {len(train)} photos to learn from, {len(val)} to validate on",
         machine=machine_name(setting.device),
-        recipe=recipe.to_dict(),
+        recipe=recipe,
         rows=tuple(trained),
         side=_side(setting),
     )
@@ -153,23 +154,31 @@ def _write(result: Result, folder: Path) -> None:
 
 def _recipe(data: Path, labels: str | None, overrides: Mapping[str, Any], short_side: int | None) -> Recipe:
     spec = LabelSpec.bundled(labels) if labels else None
-    rules = DataRules.of_recipe(overrides)
-    photos = open_dataset(data, str(overrides.get("train_split", "train")), spec, rules=rules).samples
-    length = {key: overrides[key] for key in ("epochs", "steps", "batch_size") if overrides.get(key) is not None}
+    changes = full_paths(overrides)
+    rules = DataRules.of_recipe({"split": changes.get("data.split"), "crowds": changes.get("data.crowds")})
+    photos = open_dataset(data, str(changes.get("data.train_split", "train")), spec, rules=rules).samples
+    given = {key: changes.get(f"run.{key}") for key in ("epochs", "steps", "batch_size")}
+    length = {key: value for key, value in given.items() if value is not None}
     if "steps" not in length:
         length.setdefault("epochs", EPOCHS)
     sizes = [photo_size(photo.image) for photo in photos]
     recipe = automatic_recipe("segformer_b0", sizes, **length)
-    recipe = replace(recipe, labels=labels, drop_path=0.0, validate_every=NEVER, patience=None)
+    own: dict[str, Any] = {
+        "data.labels": labels,
+        "model.drop_path": 0.0,
+        "run.validate_every": NEVER,
+        "run.patience": None,
+    }
     if short_side is not None:
-        preprocess = replace(recipe.preprocess, short_side=short_side, long_side=4 * short_side)
-        recipe = replace(recipe, resize=(4 * short_side, short_side), preprocess=preprocess)
-    return Recipe.from_dict({**recipe.to_dict(), **overrides}, "the options")
+        long_side = 4 * short_side
+        own |= {"data.preprocess.short_side": short_side, "data.preprocess.long_side": long_side}
+        own |= {"augment.resize.box": (long_side, short_side)}
+    return recipe.changed({**own, **changes})
 
 
 def _side(setting: Setting) -> tuple[int, int]:
     """Return the (height, width) at which the network sees the first validation photo, which costs are counted for."""
-    return setting.recipe.preprocess.target_size(*photo_size(setting.val.samples[0].image))
+    return setting.recipe.data.preprocess.target_size(*photo_size(setting.val.samples[0].image))
 
 
 def _costs(setting: Setting, study: Study, sides: Sequence[int] | None) -> list[Row]:
@@ -243,7 +252,7 @@ def _fields(setting: Setting, study: Study) -> bytes:
     """Draw what the middle of each network's last map, and of its result, depends on."""
     recipe = setting.recipe
     photos = [image for image, _ in _shown_photos(setting)]
-    as_they_are = replace(recipe.preprocess, short_side=None, long_side=None)
+    as_they_are = replace(recipe.data.preprocess, short_side=None, long_side=None)
     measured = []
     for variant in study.variants:
         _say(f"{variant.title}: receptive fields")

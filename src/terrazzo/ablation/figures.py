@@ -112,7 +112,7 @@ def _position(figure: Figure, result: Result) -> None:
     right.set_xlim(middle - span, middle + span)
     right.set_yticks(range(len(result.rows)), [""] * len(result.rows))
     right.set_ylim(len(result.rows) - 0.4, -0.8)
-    height, width = result.recipe["crop"]
+    height, width = result.recipe.crop
     largest = max(result.rows[0].mIoU_in_windows)
     _style(right, f"mIoU at {largest}, in windows of {width} x {height} (squares) and whole (dots)")
     right.tick_params(axis="y", length=0)

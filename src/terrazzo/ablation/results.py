@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from terrazzo.text import printable
+from terrazzo.training.recipe import Recipe
 
 __all__ = ["Result", "Row"]
 
@@ -86,17 +87,18 @@ class Result:
     claim: str
     data: str
     machine: str
-    recipe: Mapping[str, Any]
+    recipe: Recipe
     side: tuple[int, int]
     rows: tuple[Row, ...]
 
     @property
     def trained(self) -> str:
         """Say in a sentence how the networks were trained, for nobody to take the scores for more than they are."""
-        height, width = self.recipe["crop"]
+        height, width = self.recipe.crop
+        run = self.recipe.run
         return (
-            f"Each network: {self.rows[0].steps} steps of {self.recipe['batch_size']} windows of {width} x {height} "
-            f"from random weights, once, with seed {self.recipe['seed']}."
+            f"Each network: {self.rows[0].steps} steps of {run.batch_size} windows of {width} x {height} "
+            f"from random weights, once, with seed {run.seed}."
         )
 
     def markdown(self) -> str:
@@ -132,7 +134,12 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON's types."""
-        return {**asdict(self), "side": list(self.side), "rows": [asdict(row) for row in self.rows]}
+        return {
+            **asdict(self),
+            "recipe": self.recipe.to_dict(),
+            "side": list(self.side),
+            "rows": [asdict(row) for row in self.rows],
+        }
 
     def csv(self) -> str:
         """One line for each network; curves have a column for each side, such as ``mIoU_by_side_240``."""

@@ -20,7 +20,7 @@ from terrazzo.atomic import make_folder, write_atomic
 from terrazzo.config import read_json
 from terrazzo.data import Dataset
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.errors import CheckpointError, TrainingError
+from terrazzo.errors import CheckpointError, ConfigError, TrainingError
 from terrazzo.evaluation.evaluator import score
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol
@@ -64,7 +64,7 @@ class Setting:
     def recipe_of(self, variant: Variant) -> Recipe:
         """Return the recipe with a variant's network in it."""
         encoder = None if variant.encoder is None else f"hf:{self._encoder_file(variant).resolve()}"
-        return replace(self.recipe, model=variant.name, encoder=encoder)
+        return replace(self.recipe, model=replace(self.recipe.model, name=variant.name, encoder=encoder))
 
     def write_encoder(self, variant: Variant) -> None:
         """Write the configuration that the variant's recipe names, if it names one."""
@@ -74,7 +74,7 @@ class Setting:
 
     def network(self, variant: Variant) -> Segmenter:
         """Return a variant's network with random weights, always the same ones."""
-        seed_everything(self.recipe.seed)
+        seed_everything(self.recipe.run.seed)
         return build(variant, self.train.labels.num_classes, self.recipe.crop)
 
     @property
@@ -85,7 +85,7 @@ class Setting:
 
     def predictor(self, network: Segmenter, side: int | None = None, protocol: Protocol = WHOLE) -> Predictor:
         """Return what takes photos, brought to a shorter side of `side` pixels or to the recipe's."""
-        preprocess = self.recipe.preprocess
+        preprocess = self.recipe.data.preprocess
         if side is not None:
             preprocess = replace(preprocess, short_side=side, long_side=4 * side)
         return Predictor(TorchEngine(network, self.device), preprocess, self.train.labels, protocol=protocol)
@@ -110,7 +110,7 @@ def train_variant(setting: Setting, variant: Variant) -> dict[str, Any]:
                 isinstance(result.get(key), (int, float)) for key in SCORES
             ):
                 raise _no_result(folder / RESULT_FILE)
-            _refuse_other_settings(folder, result, asked)
+            _refuse_other_settings(folder, result, recipe, asked["data"])
             return result
         clear_leftovers(folder)
         setting.write_encoder(variant)
@@ -181,10 +181,14 @@ def _photos(setting: Setting) -> dict[str, Any]:
     return {**photos, "classes": list(labels.names), "mask values": {str(k): v for k, v in labels.stored_values}}
 
 
-def _refuse_other_settings(folder: Path, result: dict[str, Any], asked: dict[str, Any]) -> None:
-    old, new = {**result["recipe"], **result["data"]}, {**asked["recipe"], **asked["data"]}
-    # The path of an encoder's configuration moves with the folder, and a later version's recipe may have more fields.
-    if other := [key for key in new if key != "encoder" and old.get(key, new[key]) != new[key]]:
+def _refuse_other_settings(folder: Path, result: dict[str, Any], recipe: Recipe, data: dict[str, Any]) -> None:
+    try:
+        before = Recipe.from_dict(result["recipe"], shown_path(folder / RESULT_FILE))
+    except ConfigError as error:
+        raise _no_result(folder / RESULT_FILE) from error
+    # The path of an encoder's configuration moves with the folder.
+    other = [path for path in recipe.differences(before) if path != "model.encoder"]
+    if other := [*other, *(key for key in data if result["data"].get(key, data[key]) != data[key])]:
         raise TrainingError(
             f"{folder} was trained with another {', '.join(other)}",
             fix="give the options it was started with, or choose another --output",

@@ -19,16 +19,16 @@ from weakref import WeakSet
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from terrazzo.data.dataset import Dataset
-from terrazzo.data.transforms import Compose, pad_to
 from terrazzo.errors import ConfigError, DatasetError, TerrazzoError, TrainingError
 from terrazzo.preprocess import Preprocess
 
-__all__ = ["Batch", "TrainLoader", "shared_bytes"]
+__all__ = ["Batch", "TrainLoader", "pad_to", "shared_bytes"]
 
 LOOK_SECONDS = 1.0
 """A wait for a batch is interrupted so often, to see whether the run was told to stop."""
@@ -74,7 +74,7 @@ class TrainLoader:
 
     Attributes:
         dataset: the training split.
-        augment: the paired steps.
+        augment: reads and augments a photo and its mask by their place in the data set.
         preprocess: gives the normalisation.
         crop_size: (height, width) that every sample is padded to.
         batch_size: photos per step over all ranks.
@@ -90,7 +90,7 @@ class TrainLoader:
     """
 
     dataset: Dataset
-    augment: Compose
+    augment: Callable[[int, np.random.Generator], tuple[NDArray[np.uint8], NDArray[np.integer]]]
     preprocess: Preprocess
     crop_size: tuple[int, int]
     batch_size: int
@@ -203,13 +203,25 @@ class _EpochSamples(TorchDataset[_Item]):
         index, loader = self.order[position], self.loader
         rng = np.random.default_rng((loader.seed, self.epoch, position))
         try:
-            image, mask = loader.augment(*loader.dataset.read(index), rng)
+            image, mask = loader.augment(index, rng)
         except TerrazzoError as error:
             return _Failure.of(error)
         x_HW3, mask = pad_to(
             loader.preprocess.normalize(image), mask, loader.crop_size, loader.dataset.labels.ignore_index
         )
         return torch.from_numpy(x_HW3), torch.from_numpy(mask.astype(np.int64)), index
+
+
+def pad_to(
+    image: NDArray[np.float32], mask: NDArray[np.integer], size: tuple[int, int], ignore_index: int
+) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
+    """Pad a normalised image with 0 (the mean colour) and its mask with `ignore_index`, at the bottom and right."""
+    missing_rows, missing_columns = (max(size[axis] - mask.shape[axis], 0) for axis in (0, 1))
+    if missing_rows or missing_columns:
+        padding = ((0, missing_rows), (0, missing_columns))
+        image = np.pad(image, (*padding, (0, 0)))
+        mask = np.pad(mask, padding, constant_values=ignore_index)
+    return image, mask
 
 
 def _collate(samples: list[_Item]) -> Batch | _Failure:

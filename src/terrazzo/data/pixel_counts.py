@@ -27,13 +27,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def count_pixels(dataset: Dataset) -> NDArray[np.int64]:
-    """Count the (K,) pixels of each class in a split, and so make sure of its masks before training starts.
+def count_pixels(dataset: Dataset) -> NDArray[np.uint32]:
+    """Count the (N, K) pixels of each class in each photo of a split, and so make sure of its masks before training.
 
     Raises:
         DatasetError: some masks cannot be used; the message lists files, values and counts.
     """
     K, ignore = dataset.labels.num_classes, dataset.labels.ignore_index
+    pixels_NK = np.zeros((len(dataset), K), dtype=np.uint32)
     totals, errors = np.zeros(ignore + 1, dtype=np.int64), []
     evidence = MaskEvidence()
 
@@ -47,12 +48,13 @@ def count_pixels(dataset: Dataset) -> NDArray[np.int64]:
         except DatasetError as error:
             return look, error
 
-    for sample, (look, counts) in zip(dataset.samples, in_threads(count, dataset.samples), strict=True):
-        evidence.add(sample.mask, look)
+    for place, (look, counts) in enumerate(in_threads(count, dataset.samples)):
+        evidence.add(dataset.samples[place].mask, look)
         if isinstance(counts, DatasetError):
             errors.append(counts)
         else:
             totals += counts
+            pixels_NK[place] = counts[:K]
     _refuse_doubtful(dataset, evidence, totals)
     if len(errors) == 1:
         raise errors[0]
@@ -64,7 +66,7 @@ def count_pixels(dataset: Dataset) -> NDArray[np.int64]:
             fix=f"{errors[0].fix}; `terrazzo check-data {shown_path(dataset.root)}` lists them all",
             code=errors[0].code,
         )
-    return totals[:K]
+    return pixels_NK
 
 
 def _refuse_doubtful(dataset: Dataset, evidence: MaskEvidence, totals: NDArray[np.int64]) -> None:

@@ -35,7 +35,9 @@ class DataRules:
 
     @classmethod
     def of_recipe(cls, values: Mapping[str, Any]) -> DataRules:
-        """Take the rules out of a recipe's values, of which some may be missing."""
+        """Take the rules out of a recipe's values, in sections or flat, of which some may be missing."""
+        section = values.get("data")
+        values = section if isinstance(section, Mapping) else values
         split = values.get("split")
         rule = SplitRule.from_dict(split) if isinstance(split, Mapping) else split
         return cls(split=rule, crowds=values.get("crowds") or "ignore")

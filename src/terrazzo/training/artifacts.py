@@ -40,7 +40,7 @@ def write_artifacts(trainer: Trainer, record: dict[str, Any]) -> Report:
     step = best.record["step"]
     trainer.log.say(f"measuring the best model, of step {step}, on {len(val)} photos")
     engine = TorchEngine(best.network, trainer.ranks.device)
-    protocol = find_protocol(trainer.recipe.protocol)
+    protocol = find_protocol(trainer.recipe.run.protocol)
     predictor = Predictor(engine, best.preprocess, best.labels, best.name, protocol)
     report, scores = measure(predictor, val, record["data"])
     measured: dict[str, Any] = {"step": step, "val_mIoU": round(report.metrics.mIoU, 2)}
@@ -49,7 +49,7 @@ def write_artifacts(trainer: Trainer, record: dict[str, Any]) -> Report:
     save_folder(output / MODEL_FOLDER, dataclasses.replace(best, record={**measured, **record}))
     # What is there is the run's own: its start made sure of that.
     report.save(output / REPORT_FOLDER, kind="train", overwrite=True)
-    title = f"{trainer.recipe.model} on {report.dataset}"
+    title = f"{trainer.recipe.model.name} on {report.dataset}"
     write_result(output / CURVES_FILE, curves_png(trainer.log.rows, title), "train")
     write_result(output / SHEET_FILE, sheet_png(predictor, val, scores, f"{title}/{report.split}"), "train")
     return report

@@ -1,4 +1,4 @@
-"""What a run learns from and what it validates on: splits, held-out photos, class counts, augmentation."""
+"""What a run learns from and what it validates on: splits, held-out photos, class counts."""
 
 from __future__ import annotations
 
@@ -13,43 +13,31 @@ from numpy.typing import NDArray
 
 from terrazzo.data import Dataset, open_dataset
 from terrazzo.data.pixel_counts import count_pixels
-from terrazzo.data.transforms import (
-    Compose,
-    PhotometricDistortion,
-    RandomBlur,
-    RandomCrop,
-    RandomFlip,
-    RandomGamma,
-    RandomGray,
-    RandomResize,
-    RandomRotate,
-    Transform,
-)
 from terrazzo.errors import DatasetError, TrainingError
 from terrazzo.labels.matching import match_classes, side_by_side
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.text import show
-from terrazzo.training.recipe import Recipe
+from terrazzo.training.sections import DataSection
 
-__all__ = ["augmentation", "labelled_pixels", "open_splits", "refuse_other_labels"]
+__all__ = ["labelled_pixels", "open_splits", "refuse_other_labels"]
 
 
-def open_splits(recipe: Recipe, data: Path) -> tuple[Dataset, Dataset]:
-    """Open what a recipe learns from and what it validates on.
+def open_splits(section: DataSection, data: Path) -> tuple[Dataset, Dataset]:
+    """Open what a run learns from and what it validates on.
 
     Raises:
         DatasetError: a split cannot be opened.
         TrainingError: the holdout patterns match no photo, or all of them.
     """
-    labels = LabelSpec.bundled(recipe.labels) if recipe.labels else None
-    train = open_dataset(data, recipe.train_split, labels, rules=recipe.data_rules)
-    if not recipe.holdout:
-        return train, open_dataset(data, recipe.val_split, train.labels, rules=recipe.data_rules)
-    held = [any(fnmatch.fnmatch(sample.name, pattern) for pattern in recipe.holdout) for sample in train.samples]
+    labels = LabelSpec.bundled(section.labels) if section.labels else None
+    train = open_dataset(data, section.train_split, labels, rules=section.rules)
+    if not section.holdout:
+        return train, open_dataset(data, section.val_split, train.labels, rules=section.rules)
+    held = [any(fnmatch.fnmatch(sample.name, pattern) for pattern in section.holdout) for sample in train.samples]
     if all(held) or not any(held):
-        patterns = ", ".join(recipe.holdout)
+        patterns = ", ".join(section.holdout)
         raise TrainingError(
-            f"holdout {patterns} matches {sum(held)} of the {len(held)} photos in {recipe.train_split}",
+            f"holdout {patterns} matches {sum(held)} of the {len(held)} photos in {section.train_split}",
             fix="give patterns of photo names that match some photos and leave some",
             code="training-holdout",
         )
@@ -89,8 +77,8 @@ def _reading(labels: LabelSpec) -> tuple[object, ...]:
     return dict(labels.stored_values), labels.colors
 
 
-def labelled_pixels(dataset: Dataset, *, learns: bool = False) -> NDArray[np.int64]:
-    """Return the (K,) pixels of each class in a split, and so make sure of its masks before training starts.
+def labelled_pixels(dataset: Dataset, *, learns: bool = False) -> NDArray[np.uint32]:
+    """Return the (N, K) pixels of each class in each photo of a split, and so make sure of its masks before training.
 
     Args:
         dataset: the split.
@@ -100,7 +88,8 @@ def labelled_pixels(dataset: Dataset, *, learns: bool = False) -> NDArray[np.int
         DatasetError: a mask cannot be used; or no mask has a labelled pixel, so that there is nothing to learn, or no
             epoch that would be the best.
     """
-    pixels_K = count_pixels(dataset)
+    pixels_NK = count_pixels(dataset)
+    pixels_K = pixels_NK.sum(axis=0)
     if not pixels_K.any():
         raise DatasetError(
             f"{dataset.root}: every pixel of every mask of {dataset.split} is ignored",
@@ -114,23 +103,4 @@ def labelled_pixels(dataset: Dataset, *, learns: bool = False) -> NDArray[np.int
             fix="add photos that show other classes, or correct what the masks' values mean in `map:` of labels.yaml",
             code="dataset-classes",
         )
-    return pixels_K
-
-
-def augmentation(recipe: Recipe, ignore_index: int) -> Compose:
-    """Return the papers' steps in the papers' order, and ours where the recipe asks for them."""
-    steps: list[Transform] = []
-    long_side, short_side = recipe.resize or (None, None)
-    steps.append(RandomResize(long_side, short_side, recipe.ratio_range))
-    if recipe.rotate:
-        steps.append(RandomRotate(0.5, recipe.rotate, ignore_index))
-    steps.append(RandomCrop(recipe.crop, recipe.cat_max_ratio, ignore_index))
-    steps.append(RandomFlip(recipe.flip))
-    steps.append(PhotometricDistortion(recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue))
-    if recipe.gamma:
-        steps.append(RandomGamma(recipe.gamma))
-    if recipe.gray:
-        steps.append(RandomGray(recipe.gray))
-    if recipe.blur:
-        steps.append(RandomBlur(recipe.blur))
-    return Compose(steps)
+    return pixels_NK

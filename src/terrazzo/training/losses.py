@@ -8,6 +8,8 @@ of the memory.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,8 +17,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from terrazzo.models.layers import interpolation_matrix
+from terrazzo.training.fields import Checked, NotNegative
 
-__all__ = ["class_weights_from_counts", "strip_rows", "upsampled_cross_entropy"]
+__all__ = ["LOSSES", "CrossEntropy", "class_weights_from_counts", "strip_rows", "upsampled_cross_entropy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy(Checked):
+    """Cross-entropy at label resolution, by class weights if asked for.
+
+    Attributes:
+        weight: factor on this loss in the sum of all.
+        class_weight_power: classes weigh frequency ** -power; 0 weighs pixels alike.
+        normalize_by: divide by the labelled pixels (``valid``) or by all of them (``all``, as the papers' code does).
+    """
+
+    weight: NotNegative = 1.0
+    class_weight_power: NotNegative = 0.0
+    normalize_by: Literal["valid", "all"] = "valid"
+
+
+LOSSES: Mapping[str, type[CrossEntropy]] = {"cross_entropy": CrossEntropy}
+"""Every row that `loss` may have."""
 
 STRIP_ELEMENTS = 4_000_000
 """Upsampled logits in one strip: large enough to keep the cores busy, 16 MB in float32."""

@@ -47,7 +47,7 @@ def memory_plan(trainer: Trainer) -> MemoryPlan:
         estimate = _estimate(trainer)
     except ValueError as error:
         ranks, (height, width) = trainer.ranks, trainer.recipe.crop
-        shares_statistics = trainer.recipe.sync_batchnorm and ranks.device.type == "cuda" and ranks.world_size > 1
+        shares_statistics = trainer.recipe.run.sync_batchnorm and ranks.device.type == "cuda" and ranks.world_size > 1
         if "more than 1 value per channel" not in str(error) or shares_statistics:
             return _unknown(error)
         raise TrainingError(
@@ -93,9 +93,9 @@ def _estimate(trainer: Trainer, recompute_blocks: bool = False) -> StepMemory:
     recipe, ranks = trainer.recipe, trainer.ranks
     return estimate_step_memory(
         trainer.model,
-        recipe.batch_size // ranks.world_size,
+        recipe.run.batch_size // ranks.world_size,
         recipe.crop,
-        optimizer_states=optimizer_states(recipe),
+        optimizer_states=optimizer_states(recipe.optimizer),
         has_average=trainer.average is not None,
         bf16=trainer.bf16,
         ranks=ranks.world_size,
@@ -106,7 +106,7 @@ def _estimate(trainer: Trainer, recompute_blocks: bool = False) -> StepMemory:
 def _way_out(trainer: Trainer, estimate: StepMemory, free: int) -> str:
     """Name what would make a step fit into what is free for each process, the cheapest first."""
     ways = []
-    if not trainer.recipe.checkpointing and _can_recompute(trainer):
+    if not trainer.recipe.run.checkpointing and _can_recompute(trainer):
         less = estimate.total - _estimate(trainer, recompute_blocks=True).total
         ways.append(f"add --checkpointing (about {in_words(less)} less)")
     fitting = [batch for batch in range(1, estimate.batch) if estimate.with_batch(batch) <= free]

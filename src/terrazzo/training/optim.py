@@ -9,22 +9,22 @@ from torch import nn
 
 from terrazzo.models import Segmenter
 from terrazzo.models.decoders.mla import MLADecoder
-from terrazzo.training.recipe import Recipe
+from terrazzo.training.sections import OptimizerSection
 
 __all__ = ["create_optimizer", "learning_rate_factor", "optimizer_states", "parameter_groups", "set_learning_rate"]
 
 
-def create_optimizer(model: Segmenter, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser over the model's parameter groups."""
-    groups = parameter_groups(model, recipe.lr, recipe.weight_decay, recipe.decoder_lr_factor)
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=recipe.momentum, fused=True)
-    return torch.optim.AdamW(groups, betas=(recipe.momentum, 0.999), fused=True)
+def create_optimizer(model: Segmenter, section: OptimizerSection) -> torch.optim.Optimizer:
+    """Return a recipe's optimiser over the model's parameter groups."""
+    groups = parameter_groups(model, section.lr, section.weight_decay, section.decoder_lr_factor)
+    if section.name == "sgd":
+        return torch.optim.SGD(groups, momentum=section.momentum, fused=True)
+    return torch.optim.AdamW(groups, betas=(section.momentum, 0.999), fused=True)
 
 
-def optimizer_states(recipe: Recipe) -> int:
-    """Tensors of its size that the recipe's optimiser keeps for each parameter."""
-    return 2 if recipe.optimizer == "adamw" else 1 if recipe.momentum else 0
+def optimizer_states(section: OptimizerSection) -> int:
+    """Tensors of its size that a recipe's optimiser keeps for each parameter."""
+    return 2 if section.name == "adamw" else 1 if section.momentum else 0
 
 
 def parameter_groups(

@@ -81,7 +81,7 @@ def fitting_workers(workers: int, recipe: Recipe, world_size: int, *, asked_for:
         The number to use, and lines that say why it is another, or that the one asked for may not fit.
     """
     free = _free_bytes(SHARED_MEMORY)
-    batch = recipe.batch_size // world_size
+    batch = recipe.run.batch_size // world_size
 
     def needed(count: int) -> int:
         return shared_bytes(count, batch, recipe.crop) * ranks_here()
@@ -101,7 +101,7 @@ def fitting_workers(workers: int, recipe: Recipe, world_size: int, *, asked_for:
 def disk_lines(trainer: Trainer) -> list[str]:
     """Say how much disk a run takes and how much is free, and warn where that is not enough."""
     weights = sum(tensor.nbytes for tensor in [*trainer.model.parameters(), *trainer.model.buffers()])
-    checkpoint = weights * (1 + optimizer_states(trainer.recipe) + (trainer.average is not None))
+    checkpoint = weights * (1 + optimizer_states(trainer.recipe.optimizer) + (trainer.average is not None))
     # Two generations of checkpoints and one model stay, and the next of each is written beside them.
     needed = 3 * checkpoint + 2 * weights + PICTURES
     free = _free_bytes(trainer.output)

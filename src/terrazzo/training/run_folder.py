@@ -24,6 +24,7 @@ from terrazzo.errors import OutputError, TrainingError
 from terrazzo.ownership import is_unchanged, write_result
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.recipe import Recipe
+from terrazzo.training.recipe_text import recipe_text
 from terrazzo.weights.files import CONFIG_FILE
 
 __all__ = [
@@ -138,10 +139,6 @@ def write_recipe(output: Path, recipe: Recipe) -> None:
     Raises:
         OutputError: the folder cannot be written to.
     """
-    import yaml
-
     command = f"terrazzo train --recipe {RECIPE_FILE} --data FOLDER --output ANOTHER-RUN"
     head = f"# Everything that decided the result of this run; to repeat it:\n#\n#   {command}\n"
-    # None: lists of numbers on one line, mappings on several.
-    text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
-    write_result(output / RECIPE_FILE, f"{head}{text}".encode(), "train")
+    write_result(output / RECIPE_FILE, f"{head}{recipe_text(recipe)}".encode(), "train")

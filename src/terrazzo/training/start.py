@@ -88,7 +88,7 @@ def start_from(
     other = [key for key in theirs if key in mine and theirs[key].shape != mine[key].shape]
     if missing or not theirs.keys() <= mine.keys() or not all(CLASSIFIER.match(key) for key in other):
         raise CheckpointError(
-            f"{recipe.weights} is not a {recipe.network}: it is {initial.what}",
+            f"{recipe.model.weights} is not a {recipe.network}: it is {initial.what}",
             fix=f"start from weights of the same architecture, or train --model {initial.architecture}",
             code="checkpoint-architecture",
         )
@@ -99,7 +99,7 @@ def start_from(
         said = f" {side_by_side(*lists)}" if lists is not None else ""
         rows = f"{len(theirs[other[0]])} classes apart, and the data set has {network.num_classes}" if other else ""
         raise CheckpointError(
-            f"{recipe.weights} tells {rows or 'other classes apart than the data set has'}{said}",
+            f"{recipe.model.weights} tells {rows or 'other classes apart than the data set has'}{said}",
             fix="add --reset-head to keep all else and learn a new classifier; where the classes mean the same, give "
             "them the model's names in labels.yaml",
             code="checkpoint-classes",

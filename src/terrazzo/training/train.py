@@ -21,6 +21,7 @@ from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
 from terrazzo.training.distributed import joined_ranks, restarted_by_torchrun
 from terrazzo.training.memory_plan import memory_plan
+from terrazzo.training.overrides import full_paths
 from terrazzo.training.preflight import disk_lines, fitting_workers, refuse_unreadable, usual_workers
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.record import machine_name
@@ -90,7 +91,8 @@ def train(
         weights: what to start from: a model of the same architecture, as `terrazzo.load` takes it, or an encoder alone,
             such as the ImageNet files that the papers start from; ``random`` where the recipe has weights and you have
             not.
-        overrides: recipe fields that take other values, such as ``{"epochs": 20}``.
+        overrides: recipe fields that take other values, by their paths, such as ``{"run.epochs": 20, "augment.flip.p":
+            0}``; for many the last part is enough, as in ``{"epochs": 20}`` (see `Recipe.changed`).
         reset_head: where the classes of `weights` are not the data set's, let its classifier start at random.
         resume: go on from the newest checkpoint in `output`; the result is the same as without the break.
         check: decode every photo and mask before the first step; else only the photos' headers and the masks are read.
@@ -113,19 +115,19 @@ def train(
     refuse_or_resume(output, resume)
     if resume and recipe is None and (output / RECIPE_FILE).exists():
         recipe = output / RECIPE_FILE
-    given = {"encoder": encoder, "labels": labels, "weights": weights}
-    changes = {key: value for key, value in given.items() if value is not None} | dict(overrides or {})
-    if changes.get("weights") == RANDOM:
-        changes["weights"] = None
-    for length, other in (("epochs", "steps"), ("steps", "epochs")):
+    given = {"model.encoder": encoder, "data.labels": labels, "model.weights": weights}
+    changes = {path: value for path, value in given.items() if value is not None} | full_paths(overrides or {})
+    if changes.get("model.weights") == RANDOM:
+        changes["model.weights"] = None
+    for length, other in (("run.epochs", "run.steps"), ("run.steps", "run.epochs")):
         if changes.get(length) is not None:
             changes.setdefault(other, None)  # whichever of the two the recipe has
     chosen, initial = _recipe(recipe, model, data, changes)
-    train_split, val_split = open_splits(chosen, data)
-    pixels_K, _ = labelled_pixels(train_split, learns=True), labelled_pixels(val_split)
+    train_split, val_split = open_splits(chosen.data, data)
+    pixels_NK, _ = labelled_pixels(train_split, learns=True), labelled_pixels(val_split)
     refuse_unreadable((train_split, val_split), decode=check)
     if initial is None and not resume:
-        initial = starting_weights(chosen.weights)
+        initial = starting_weights(chosen.model.weights)
     if initial is not None:
         refuse_two_readings(initial, train_split)
     start = None if resume else initial
@@ -136,7 +138,7 @@ def train(
         count, lines = fitting_workers(
             workers if workers is not None else usual_workers(), chosen, ranks.world_size, asked_for=asked_for
         )
-        trainer = Trainer(chosen, train_split, val_split, pixels_K, output, ranks, count, start, reset_head)
+        trainer = Trainer(chosen, train_split, val_split, pixels_NK, output, ranks, count, start, reset_head)
         trainer.log.say(_plan(trainer, data, start))
         plan = memory_plan(trainer)
         for line in [*lines, *plan.lines, *disk_lines(trainer)]:
@@ -159,37 +161,40 @@ def _recipe(
     """Return the recipe, and where it was made from the photos what it starts from."""
     initial = None
     if recipe is None:
-        default = DEFAULT_DECODER if changes.get("encoder") else DEFAULT_ARCHITECTURE
+        default = DEFAULT_DECODER if changes.get("model.encoder") else DEFAULT_ARCHITECTURE
         chosen, initial = _recipe_for(data, model or default, changes)
     else:
         chosen = recipe if isinstance(recipe, Recipe) else Recipe.from_file(Path(recipe))
-        if model not in (None, chosen.model):
+        if model not in (None, chosen.model.name):
             raise ConfigError(
-                f"the model asked for is {model}, and the recipe's is {chosen.model}",
+                f"the model asked for is {model}, and the recipe's is {chosen.model.name}",
                 fix="leave the model out, or take another recipe",
                 code="recipe-model",
             )
-    return Recipe.from_dict({**chosen.to_dict(), **changes}, "the options") if changes else chosen, initial
+    return chosen.changed(changes), initial
 
 
 def _recipe_for(data: Path, model: str, changes: Mapping[str, Any]) -> tuple[Recipe, StartingWeights | None]:
-    spec = LabelSpec.bundled(changes["labels"]) if changes.get("labels") else None
-    photos = open_dataset(data, changes.get("train_split", "train"), spec, rules=DataRules.of_recipe(changes)).samples
+    spec = LabelSpec.bundled(changes["data.labels"]) if changes.get("data.labels") else None
+    rules = DataRules.of_recipe({"split": changes.get("data.split"), "crowds": changes.get("data.crowds")})
+    photos = open_dataset(data, changes.get("data.train_split", "train"), spec, rules=rules).samples
     # The length of the warm-up follows from how many steps there are to be, the rate from what is started from.
-    length = {key: changes[key] for key in ("epochs", "steps", "batch_size") if isinstance(changes.get(key), int)}
+    given = {key: changes.get(f"run.{key}") for key in ("epochs", "steps", "batch_size")}
+    length = {key: value for key, value in given.items() if isinstance(value, int)}
     sizes = [photo_size(photo.image) for photo in photos]
-    initial = starting_weights(changes.get("weights"))
+    initial = starting_weights(changes.get("model.weights"))
     theirs = None if initial is None else initial.preprocess
     recipe = automatic_recipe(
         model,
         sizes,
-        encoder=changes.get("encoder"),
-        weights=changes.get("weights"),
+        encoder=changes.get("model.encoder"),
+        weights=changes.get("model.weights"),
         preprocess=None if initial is None or initial.labels is None else theirs,
         **length,
     )
     if initial is not None and initial.labels is None and theirs is not None:  # an encoder's normalisation
-        recipe = replace(recipe, preprocess=replace(recipe.preprocess, mean=theirs.mean, std=theirs.std))
+        preprocess = replace(recipe.data.preprocess, mean=theirs.mean, std=theirs.std)
+        recipe = replace(recipe, data=replace(recipe.data, preprocess=preprocess))
     return recipe, initial
 
 
@@ -197,25 +202,25 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
     """Say what is going to happen, for people to check before they go and have lunch."""
     recipe, loader, ranks = trainer.recipe, trainer.loader, trainer.ranks
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    start = f"starting from {recipe.weights}" if recipe.weights else "from random weights"
+    start = f"starting from {recipe.model.weights}" if recipe.model.weights else "from random weights"
     if initial is not None:
         start += f" ({initial.what}; licence {printable(initial.licence)})"
-    elif recipe.encoder is not None and recipe.weights is None and brings_weights(recipe.encoder):
+    elif recipe.model.weights is None and recipe.model.encoder is not None and brings_weights(recipe.model.encoder):
         start = "with the encoder's weights"
     height, width = recipe.crop
     schedule = f"{_counted(trainer.epochs, 'epoch')} of {_counted(loader.batches_per_epoch, 'step')}"
     if last := trainer.total_steps % loader.batches_per_epoch:
         schedule += f", the last of {last}"
     shared = f" on each of {ranks.world_size} processes" if ranks.world_size > 1 else ""
-    if shared and recipe.sync_batchnorm and ranks.device.type == "cpu":
+    if shared and recipe.run.sync_batchnorm and ranks.device.type == "cpu":
         shared += ", each with BatchNorm statistics of its own"
     lines = {
         "model": f"{recipe.network}, {parameters:,} parameters, {start}",
         "data": f"{data}, taken for {loader.dataset.layout}: {trainer.labels.num_classes} classes, "
         f"{_counted(len(loader.dataset), 'photo')} to learn from, {len(trainer.val)} to validate on",
         **({} if initial is None or initial.preprocess is None else {"photos": _seen(recipe, initial)}),
-        "batch": f"{_counted(recipe.batch_size, 'window')} of {width} x {height}",
-        "schedule": f"{schedule}, {trainer.total_steps} in all; learning rate {recipe.lr:g}",
+        "batch": f"{_counted(recipe.run.batch_size, 'window')} of {width} x {height}",
+        "schedule": f"{schedule}, {trainer.total_steps} in all; learning rate {recipe.optimizer.lr:g}",
         "machine": f"{machine_name(ranks.device)}, {'bf16' if trainer.bf16 else 'fp32'}, "
         f"{_counted(loader.workers, 'loader process')}{shared}",
         "output": str(trainer.output),
@@ -225,7 +230,8 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
 
 def _seen(recipe: Recipe, initial: StartingWeights) -> str:
     """Say at what size the network is shown photos, and what that changes for the weights that it starts from."""
-    after, before = recipe.preprocess, initial.preprocess or recipe.preprocess
+    after = recipe.data.preprocess
+    before = initial.preprocess or after
     if initial.labels is None:  # an encoder alone knows no size
         before = replace(after, mean=before.mean, std=before.std)
     size = "as each is"

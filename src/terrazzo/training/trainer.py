@@ -28,14 +28,15 @@ from terrazzo.inference.protocols import find_protocol
 from terrazzo.models import create_model
 from terrazzo.models.encoders.backbones import brings_weights
 from terrazzo.models.segmenter import Segmenter
+from terrazzo.training.augment import Augmentation
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
-from terrazzo.training.data import augmentation, refuse_other_labels
+from terrazzo.training.data import refuse_other_labels
 from terrazzo.training.distributed import Ranks
 from terrazzo.training.ema import WeightAverage
 from terrazzo.training.log import RunLog
 from terrazzo.training.losses import class_weights_from_counts, upsampled_cross_entropy
 from terrazzo.training.optim import create_optimizer, learning_rate_factor, set_learning_rate
-from terrazzo.training.recipe import BEFORE, Recipe
+from terrazzo.training.recipe import Recipe
 from terrazzo.training.record import training_record
 from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER
 from terrazzo.training.start import Start, encoder_origin, start_from
@@ -60,7 +61,7 @@ class Trainer:
         recipe: what to learn and how.
         train: photos to learn from.
         val: photos that choose the best epoch.
-        pixels_K: of each class in the training masks; see `labelled_pixels`.
+        pixels_NK: of each class in each training mask; see `labelled_pixels`.
         output: the run's folder.
         ranks: this process among those of the run.
         workers: loader processes.
@@ -78,7 +79,7 @@ class Trainer:
         recipe: Recipe,
         train: Dataset,
         val: Dataset,
-        pixels_K: NDArray[np.int64],
+        pixels_NK: NDArray[np.integer],
         output: Path,
         ranks: Ranks,
         workers: int,
@@ -88,43 +89,47 @@ class Trainer:
     ) -> None:
         self.recipe, self.val, self.output, self.ranks = recipe, val, output, ranks
         self.labels = train.labels
+        augment = Augmentation(recipe.augment, train.read, pixels_NK, self.labels.ignore_index)
         self.loader = TrainLoader(
-            train, augmentation(recipe, self.labels.ignore_index), recipe.preprocess, recipe.crop, recipe.batch_size,
-            recipe.seed, workers, ranks.rank, ranks.world_size,
+            train, augment, recipe.data.preprocess, recipe.crop, recipe.run.batch_size, recipe.run.seed, workers,
+            ranks.rank, ranks.world_size,
         )  # fmt: skip
         per_epoch = self.loader.batches_per_epoch
-        self.total_steps = recipe.steps if recipe.steps is not None else (recipe.epochs or 0) * per_epoch
+        self.total_steps = recipe.run.steps if recipe.run.steps is not None else (recipe.run.epochs or 0) * per_epoch
         self.epochs = -(-self.total_steps // per_epoch)
-        seed_everything(recipe.seed + ranks.rank)
+        seed_everything(recipe.run.seed + ranks.rank)
         self.model = network or create_model(
-            recipe.model, self.labels.num_classes, recipe.drop_path, recipe.crop, recipe.encoder
+            recipe.model.name, self.labels.num_classes, recipe.model.drop_path, recipe.crop, recipe.model.encoder
         )
-        if not recipe.auxiliary_weight:
+        if not recipe.model.auxiliary_weight:
             self.model.drop_auxiliary()
         self.start: Start | None = None
         self.origin: dict[str, Any] = {}
         if initial is not None:
             self.start = start_from(self.model, initial, recipe, reset_head, self.labels.names)
             self.origin = dict(initial.origin)
-        elif recipe.encoder is not None and recipe.weights is None and brings_weights(recipe.encoder):
-            self.origin = encoder_origin(recipe.encoder)
+        elif recipe.model.weights is None and recipe.model.encoder is not None and brings_weights(recipe.model.encoder):
+            self.origin = encoder_origin(recipe.model.encoder)
         self.model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if recipe.checkpointing:
+        if recipe.run.checkpointing:
             encoder: Any = self.model.encoder
             encoder.recompute_blocks()
-        self.wrapped = ranks.wrap(self.model, recipe.sync_batchnorm)
-        if recipe.compile:
+        self.wrapped = ranks.wrap(self.model, recipe.run.sync_batchnorm)
+        if recipe.run.compile:
             self.wrapped = compiled(self.wrapped, ranks.device)
         self.average: WeightAverage | None = None
-        if recipe.ema_decay is not None:
-            self.average = WeightAverage(without_auxiliary(self.model), recipe.ema_decay)
-        self.optimizer = create_optimizer(self.model, recipe)
-        self.bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and multiplies_bf16(ranks.device))
-        self.class_weights = (
-            class_weights_from_counts(torch.from_numpy(pixels_K), recipe.class_weight_power).to(ranks.device)
-            if recipe.class_weight_power
+        if recipe.run.ema_decay is not None:
+            self.average = WeightAverage(without_auxiliary(self.model), recipe.run.ema_decay)
+        self.optimizer = create_optimizer(self.model, recipe.optimizer)
+        precision = recipe.run.precision
+        self.bf16 = precision == "bf16" or (precision == "auto" and multiplies_bf16(ranks.device))
+        pixels_K = torch.from_numpy(pixels_NK.sum(axis=0, dtype=np.int64))
+        self.class_weights = [
+            class_weights_from_counts(pixels_K, row.class_weight_power).to(ranks.device)
+            if row.class_weight_power
             else None
-        )
+            for row in recipe.loss
+        ]
         self.step = 0
         self.seconds = 0.0
         self.best_mIoU = -1.0
@@ -149,13 +154,13 @@ class Trainer:
                 process, what was learnt until then is saved first.
             SystemExit: 128 + the signal's number, after a checkpoint, when the process was told to stop.
         """
-        recipe, per_epoch = self.recipe, self.loader.batches_per_epoch
+        run, per_epoch = self.recipe.run, self.loader.batches_per_epoch
         with self.signals.noted(), self.log.progress(self.total_steps, self.step), self._saved_on_failure():
             if self.step == 0 and self.start is not None and self.start.is_whole:
                 self.origin["start_mIoU"] = round(self.validate().mIoU, 2)
                 self.log.say(f"before the first step: mIoU {self.origin['start_mIoU']:.2f}")
             for epoch in range(len(self.log.rows), self.epochs):
-                if recipe.patience is not None and self.stale_validations > recipe.patience:
+                if run.patience is not None and self.stale_validations > run.patience:
                     self.log.say(f"no better mIoU in {self.stale_validations} validations: stopping early")
                     break
                 self.log.begin_epoch()
@@ -170,7 +175,7 @@ class Trainer:
                     self.save()
                     self._stop()
                 last = epoch + 1 == self.epochs
-                metrics = self.validate() if last or (epoch + 1) % recipe.validate_every == 0 else None
+                metrics = self.validate() if last or (epoch + 1) % run.validate_every == 0 else None
                 self.seconds = before + time.monotonic() - started
                 best = metrics is not None and self._keep_if_best(metrics)
                 self.log.epoch(epoch + 1, self.epochs, self.step, self._lr(), metrics, self.seconds, best)
@@ -180,12 +185,12 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> float:
         """Learn from one batch and return its loss; a batch without finite gradients changes nothing."""
-        recipe = self.recipe
+        schedule = self.recipe.optimizer
         factor = learning_rate_factor(
-            self.step, self.total_steps, power=recipe.power,
-            warmup_steps=recipe.warmup_steps, warmup_ratio=recipe.warmup_ratio,
+            self.step, self.total_steps, power=schedule.power,
+            warmup_steps=schedule.warmup_steps, warmup_ratio=schedule.warmup_ratio,
         )  # fmt: skip
-        set_learning_rate(self.optimizer, factor, recipe.min_lr)
+        set_learning_rate(self.optimizer, factor, schedule.min_lr)
         self.wrapped.train()
         device = self.ranks.device
         images = batch.images.to(device, non_blocking=True)
@@ -197,12 +202,12 @@ class Trainer:
                 logits, *auxiliary = self.wrapped(images, auxiliary=True)
             loss = self._loss(logits, labels)
             for logits in auxiliary:
-                loss = loss + recipe.auxiliary_weight * self._loss(logits, labels)
+                loss = loss + self.recipe.model.auxiliary_weight * self._loss(logits, labels)
             del logits, auxiliary, images
             loss.backward()  # type: ignore[no-untyped-call]
         norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        if recipe.clip_norm is not None:
-            clip_grads_with_norm_(self.model.parameters(), recipe.clip_norm, norm)
+        if schedule.clip_norm is not None:
+            clip_grads_with_norm_(self.model.parameters(), schedule.clip_norm, norm)
         self.step += 1
         # Gradients are averaged over ranks, so every rank sees the same norm and decides alike.
         if torch.isfinite(norm):
@@ -228,9 +233,9 @@ class Trainer:
         """
         network, ranks = self.shipped_network(), self.ranks
         ranks.share_buffers(network)
-        protocol = find_protocol(self.recipe.protocol)
+        protocol = find_protocol(self.recipe.run.protocol)
         predictor = Predictor(
-            TorchEngine(network, ranks.device), self.recipe.preprocess, self.labels, protocol=protocol
+            TorchEngine(network, ranks.device), self.recipe.data.preprocess, self.labels, protocol=protocol
         )
         total = ConfusionMatrix(self.labels.num_classes, self.labels.ignore_index)
         group = VALIDATION_BATCH * ranks.world_size
@@ -252,9 +257,11 @@ class Trainer:
         return without_auxiliary(network)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return upsampled_cross_entropy(
-            logits, labels, self.labels.ignore_index, self.class_weights, self.recipe.normalize_by
-        )
+        total = logits.new_zeros((), dtype=torch.float32)
+        for row, class_weights in zip(self.recipe.loss, self.class_weights, strict=True):
+            loss = upsampled_cross_entropy(logits, labels, self.labels.ignore_index, class_weights, row.normalize_by)
+            total = total + row.weight * loss
+        return total
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """Yield the rest of an epoch; after resuming in the middle, with the generators where they were.
@@ -274,7 +281,7 @@ class Trainer:
         ranks = self.ranks
         shared = ranks.sum(torch.tensor([loss / ranks.world_size, float(self.signals.number > 0)], dtype=torch.float64))
         mean_loss, told_to_stop = shared.tolist()
-        self.log.step(self.step, mean_loss, self._lr(), self.recipe.batch_size)
+        self.log.step(self.step, mean_loss, self._lr(), self.recipe.run.batch_size)
         return bool(told_to_stop)
 
     def _lr(self) -> float:
@@ -332,10 +339,10 @@ class Trainer:
         state, warnings = load_checkpoint(self.output / CHECKPOINT_FOLDER)
         for warning in warnings:
             self.log.say(warning)
-        mine, theirs = self.recipe.to_dict(), {**BEFORE, **state["recipe"]}
+        before = Recipe.from_dict(state["recipe"], f"the recipe in {self.output / CHECKPOINT_FOLDER}")
         # Computing inner values again changes no result, and is the way out for a run that has run out of memory.
-        if changed := [key for key in mine if key != "checkpointing" and theirs.get(key) != mine[key]]:
-            if set(changed) <= {"epochs", "steps", "warmup_steps"}:
+        if changed := [path for path in self.recipe.differences(before) if path != "run.checkpointing"]:
+            if set(changed) <= {"run.epochs", "run.steps", "optimizer.warmup_steps"}:
                 raise TrainingError(
                     f"{self.output} was planned for {state.get('total_steps', 'fewer')} steps, and its learning rate "
                     "has followed that plan",
@@ -376,9 +383,8 @@ class Trainer:
 
     def trained_model(self, record: dict[str, Any]) -> TrainedModel:
         """Return the present weights as something that can be saved and used."""
-        return TrainedModel(
-            self.recipe.model, self.shipped_network(), self.labels, self.recipe.preprocess, record, self.output.name
-        )
+        name, preprocess = self.recipe.model.name, self.recipe.data.preprocess
+        return TrainedModel(name, self.shipped_network(), self.labels, preprocess, record, self.output.name)
 
     def _keep_if_best(self, metrics: Metrics) -> bool:
         if not metrics.mIoU > self.best_mIoU:

@@ -40,8 +40,10 @@ def starts_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     recipe = record.get("recipe")
     if "licence" in record or not isinstance(recipe, Mapping):
         return []
-    encoder = recipe.get("encoder")
-    name = recipe.get("weights") or encoder
+    section = recipe.get("model")
+    model = section if isinstance(section, Mapping) else recipe  # recipes were flat
+    encoder = model.get("encoder")
+    name = model.get("weights") or encoder
     if not isinstance(name, str) or name.endswith(".json"):  # an encoder's configuration alone: random weights
         return []
     return [{"name": name, "licence": known_licence(name.removeprefix("hf:")) or NOT_RECORDED}]

@@ -1,0 +1,32 @@
+"""Random gamma: exposure and tone curves of other cameras."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from terrazzo.training.augment.step import Context, Image, Mask
+from terrazzo.training.fields import Bounds, Checked, Share
+
+__all__ = ["RandomGamma"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomGamma(Checked):
+    """Raise the brightness of all pixels to one power.
+
+    Attributes:
+        p: probability.
+        bounds: of the exponent, whose logarithm is uniform.
+    """
+
+    p: Share = 0.5
+    bounds: Bounds = (0.5, 2.0)
+
+    def __call__(self, image: Image, mask: Mask, context: Context) -> tuple[Image, Mask]:
+        if context.rng.random() < self.p:
+            gamma = np.exp(context.rng.uniform(*np.log(self.bounds)))
+            curve = (np.linspace(0.0, 1.0, 256) ** gamma * 255.0).astype(np.uint8)
+            image = curve[image]
+        return image, mask

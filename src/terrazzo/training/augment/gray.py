@@ -1,0 +1,30 @@
+"""Random grayscale: the colour is dropped, so that shape has to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from terrazzo.training.augment.step import Context, Image, Mask
+from terrazzo.training.fields import Checked, Share
+
+__all__ = ["RandomGray"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomGray(Checked):
+    """Replace each colour by its grey value.
+
+    Attributes:
+        p: probability.
+    """
+
+    p: Share = 0.1
+
+    def __call__(self, image: Image, mask: Mask, context: Context) -> tuple[Image, Mask]:
+        if context.rng.random() < self.p:
+            gray = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+            image = np.repeat(gray[..., None], 3, axis=2)
+        return image, mask

@@ -1,0 +1,124 @@
+"""Single fields of a recipe by their paths: `optimizer.lr`, `augment.flip.p`, `data.preprocess.short_side`."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from terrazzo.config import parse_yaml
+from terrazzo.errors import ConfigError
+from terrazzo.text import nearest, show
+from terrazzo.training.augment import AUGMENTATIONS
+from terrazzo.training.flat_recipe import PATHS
+from terrazzo.training.losses import LOSSES
+
+__all__ = ["TABLES", "full_paths", "parse_setting", "with_values"]
+
+SECTIONS = ("model", "data", "augment", "loss", "optimizer", "run")
+TABLES: Mapping[str, Mapping[str, type[Any]]] = {"augment": AUGMENTATIONS, "loss": LOSSES}
+"""The sections that are lists, and the rows that they may have."""
+
+EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # which YAML takes for text where there is no point
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Read ``optimizer.lr=1e-4``; the value is YAML, and numbers need no point.
+
+    Raises:
+        ConfigError: there is no ``=``, or the value is not YAML.
+    """
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(
+            f"--set {show(text)} is not a field and its value", fix="write --set optimizer.lr=1e-4", code="recipe-field"
+        )
+    parsed = parse_yaml(value, f"--set {path}") if value.strip() else None
+    if isinstance(parsed, str) and EXPONENT.fullmatch(parsed):
+        parsed = float(parsed)
+    return path.strip(), parsed
+
+
+def full_paths(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the short names among the fields in full: `lr` is `optimizer.lr`.
+
+    Raises:
+        ConfigError: a name is neither a path nor a short name.
+    """
+    return {_full_path(name, value): value for name, value in changes.items()}
+
+
+def _full_path(name: str, value: Any) -> str:
+    is_whole_section = isinstance(value, (Mapping, list, tuple))
+    if name.partition(".")[0] in SECTIONS and ("." in name or is_whole_section):
+        return name
+    if name not in PATHS:
+        raise _unknown(name, [*PATHS.values(), *PATHS])
+    return PATHS[name]
+
+
+def with_values(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's plain values with some of them changed.
+
+    A row that `augment` lacks is put in at its usual place, with its own fields as they are by default.
+
+    Args:
+        recipe: its sections.
+        changes: full paths and what is to be there.
+
+    Raises:
+        ConfigError: a path leads to no field.
+    """
+    values: dict[str, Any] = copy.deepcopy(dict(recipe))
+    for path, value in changes.items():
+        *places, field = path.split(".")
+        inner: Any = values
+        for depth, place in enumerate(places):
+            section = places[0]
+            inner = _row(inner, section, place) if depth == 1 and section in TABLES else inner.get(place)
+            if not isinstance(inner, list if depth == 0 and section in TABLES else dict):
+                raise _unknown(path, PATHS.values())
+        if isinstance(inner, list):
+            raise _unknown(path, PATHS.values())
+        inner[field] = value
+    return values
+
+
+def _row(rows: list[dict[str, Any]], section: str, name: str) -> dict[str, Any]:
+    """Return the row of this name; `augment` gets one that it does not have."""
+    table, found = TABLES[section], [row for row in rows if row["name"] == name]
+    if len(found) > 1:
+        raise ConfigError(
+            f"{section} has {len(found)} rows {name}", fix="change them in a recipe file", code="recipe-field"
+        )
+    if found:
+        return found[0]
+    if name not in table:
+        near = nearest(name, table)
+        raise ConfigError(
+            f"{section} has an unknown row {show(name)}",
+            fix=f"{f'did you mean {near!r}? ' if near else ''}rows: {', '.join(table)}",
+            code="recipe-row",
+        )
+    if section != "augment":
+        raise ConfigError(
+            f"the recipe's {section} has no row {name}, but {', '.join(row['name'] for row in rows)}",
+            fix=f"give the whole list, as in --set '{section}=[{{name: {name}}}]'",
+            code="recipe-field",
+        )
+    usual = list(table)
+    later = [place for place, row in enumerate(rows) if usual.index(row["name"]) > usual.index(name)]
+    row = {"name": name}
+    rows.insert(later[0] if later else len(rows), row)
+    return row
+
+
+def _unknown(name: str, known: Any) -> ConfigError:
+    near = nearest(name, known)
+    hint = f"did you mean {near}? " if near else ""
+    return ConfigError(
+        f"a recipe has no field {show(name)}",
+        fix=f"{hint}fields are given by section, such as optimizer.lr or augment.flip.p",
+        code="recipe-field",
+    )

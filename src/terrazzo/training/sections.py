@@ -1,0 +1,150 @@
+"""The sections of a recipe that are no lists, each a frozen dataclass of its own fields.
+
+A field that is added must have a default: what runs did before, since recipes on disk lack it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from terrazzo.data.rules import Crowds, DataRules
+from terrazzo.data.splits import SplitRule
+from terrazzo.inference.protocols import find_protocol
+from terrazzo.preprocess import Preprocess
+from terrazzo.training.fields import LARGEST, Checked, Count, NotNegative, Share, Within
+
+__all__ = ["SECTIONS", "DataSection", "ModelSection", "OptimizerSection", "RunSection"]
+
+BelowOne = Within(at_least=0, below=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection(Checked):
+    """What is trained, and from where.
+
+    Attributes:
+        name: architecture.
+        encoder: a backbone of Hugging Face transformers, as `create_model` takes it, for a `name` that is a decoder
+            alone; null for all others.
+        weights: what to start from, or null for random weights: a model, or a file that the recipe's reader has to
+            bring, such as an encoder trained on ImageNet. Where it is not found, the run does not start.
+        drop_path: stochastic depth of the last encoder block, where the encoder has it.
+        auxiliary_weight: what the loss of each auxiliary head counts beside the main one; 0 trains without the heads.
+    """
+
+    name: str
+    encoder: str | None
+    weights: str | None
+    drop_path: Annotated[float, BelowOne]
+    auxiliary_weight: NotNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSection(Checked):
+    """What is learnt from and validated on.
+
+    Attributes:
+        labels: name of a bundled class list, or null for the data set's own classes.
+        train_split: split to learn from.
+        val_split: split that chooses the best epoch.
+        split: splits photos off to validate on, where the data set has no split for that: ``val``, the share;
+            ``group_by``, a regular expression for what stays together; ``seed``. Null for the data set's own splits.
+        crowds: what ``iscrowd: 1`` means in a COCO document: ``ignore``, as COCO means it, or ``objects``.
+        holdout: photos of the training split whose name matches one of these patterns (such as ``0001TP*``) are not
+            learnt from, and take the place of the validation split.
+        preprocess: resize rule and normalisation of validation and of everything after training.
+    """
+
+    labels: str | None
+    train_split: str
+    val_split: str
+    split: SplitRule | None
+    crowds: Crowds
+    holdout: tuple[str, ...]
+    preprocess: Preprocess
+
+    @property
+    def rules(self) -> DataRules:
+        """How the data set is read where its files leave it open."""
+        return DataRules(split=self.split, crowds=self.crowds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSection(Checked):
+    """The optimiser and the schedule of its learning rate.
+
+    Attributes:
+        name: ``adamw`` or ``sgd``.
+        lr: base learning rate.
+        momentum: SGD's, or AdamW's first beta (its second is 0.999).
+        weight_decay: none on the encoder's norms.
+        decoder_lr_factor: the rate of the decoder and the auxiliary heads over the encoder's.
+        warmup_steps: steps of the linear warm-up.
+        warmup_ratio: factor at the first step.
+        power: of the poly decay.
+        min_lr: where the decay ends.
+        clip_norm: largest gradient norm, or null.
+    """
+
+    name: Literal["adamw", "sgd"]
+    lr: NotNegative
+    momentum: Annotated[float, BelowOne]
+    weight_decay: NotNegative
+    decoder_lr_factor: NotNegative
+    warmup_steps: Annotated[int, Within(at_least=0, below=LARGEST)]
+    warmup_ratio: Share
+    power: NotNegative
+    min_lr: NotNegative
+    clip_norm: Annotated[float | None, Within(above=0)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSection(Checked):
+    """How long, in what batches and numbers, and what is kept.
+
+    Attributes:
+        epochs: passes over the training photos; null where `steps` is given.
+        steps: optimiser steps (the papers' iterations); the last pass is cut short. Null where `epochs` is given.
+        batch_size: photos per step, over all ranks.
+        ema_decay: of the exponential moving average of the weights, which is validated and kept; null keeps the
+            weights themselves.
+        precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware multiplies it natively.
+        sync_batchnorm: take BatchNorm's statistics over the photos of all ranks; only GPUs can.
+        checkpointing: activation checkpointing: keep only what goes into each encoder block for the backward pass, and
+            compute the rest again: less memory, a longer step, the same result.
+        compile: have PyTorch compile the network: on GPUs a shorter step, after some minutes.
+        seed: of weights, order and augmentation.
+        protocol: name of how photos are shown to the network in validation, such as ``whole``.
+        validate_every: epochs from one validation to the next.
+        patience: validations without a better mIoU before the run stops early, or null.
+    """
+
+    epochs: Annotated[int | None, Within(at_least=1, below=LARGEST)]
+    steps: Annotated[int | None, Within(at_least=1, below=LARGEST)]
+    batch_size: Count
+    ema_decay: Annotated[float | None, BelowOne]
+    precision: Literal["auto", "fp32", "bf16"]
+    sync_batchnorm: bool
+    checkpointing: bool
+    compile: bool
+    seed: Annotated[int, Within(at_least=0, below=LARGEST)]
+    protocol: str
+    validate_every: Annotated[int, Within(at_least=1)]
+    patience: Annotated[int | None, Within(at_least=0)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_one = (self.epochs is None) != (self.steps is None)
+        self._require("steps", is_one, "given where epochs is null, and only there")
+        find_protocol(self.protocol)
+
+
+SECTIONS: Mapping[str, type[Any]] = {
+    "model": ModelSection,
+    "data": DataSection,
+    "optimizer": OptimizerSection,
+    "run": RunSection,
+}
+"""The sections that are not lists."""

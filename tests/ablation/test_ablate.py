@@ -64,7 +64,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     really = Trainer.run
 
     def noted(trainer: Trainer) -> None:
-        names.append(trainer.recipe.model)
+        names.append(trainer.recipe.model.name)
         really(trainer)
 
     monkeypatch.setattr(Trainer, "run", noted)
@@ -93,7 +93,7 @@ def test_the_files_say_the_same(finished: tuple[Path, Result]) -> None:
     assert "4 steps of 2 windows of 32 x 32 from random weights, once, with seed 0" in page
     document = json.loads((output / "position.json").read_text())
     assert [row["mIoU"] for row in document["rows"]] == [row.mIoU for row in result.rows]
-    assert document["recipe"]["crop"] == [32, 32] and document["side"] == [48, 64]
+    assert document["recipe"]["augment"][1]["size"] == [32, 32] and document["side"] == [48, 64]
     lines = list(csv.DictReader(io.StringIO((output / "position.csv").read_text())))
     assert [float(line["mIoU_by_side_24"]) for line in lines] == [row.mIoU_by_side[24] for row in result.rows]
     with Image.open(output / "position.png") as picture:
@@ -131,7 +131,7 @@ def test_an_interrupted_study_goes_on(
 
     def stopping(trainer: Trainer) -> None:
         really(trainer)
-        if trainer.step == 2 and "learned" in trainer.recipe.model:
+        if trainer.step == 2 and "learned" in trainer.recipe.model.name:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -192,7 +192,7 @@ def test_the_patches_are_drawn_side_by_side(tiny_data: Path, tmp_path: Path) -> 
     result = ablate(
         "patches", tiny_data, tmp_path, overrides={**SHORT, "steps": 1}, short_side=32, workers=0, device="cpu"
     )
-    assert result.recipe["resize"] == [128, 32] and result.side == (32, 42)
+    assert result.recipe.to_dict()["augment"][0]["box"] == [128, 32] and result.side == (32, 42)
     with Image.open(tmp_path / "patches_masks.png") as picture:
         assert picture.width > picture.height > 200
 

@@ -57,7 +57,7 @@ def test_a_run_says_what_it_does_and_how_to_use_it(trained: tuple[Path, subproce
     assert told[7].startswith("disk      about ") and " free" in told[7]
     assert told[8].startswith("epoch 1/1  loss ") and "best so far" in told[8]
     assert "\x1b" not in done.stderr
-    assert yaml.safe_load((output / "recipe.yaml").read_text())["crop"] == [32, 32]
+    assert yaml.safe_load((output / "recipe.yaml").read_text())["augment"][1]["size"] == [32, 32]
     model = terrazzo.load(output)
     assert model.architecture == "segformer_b0" and model.labels.names == ("background", "foreground")
 

@@ -17,8 +17,8 @@ import made_layouts
 import numpy as np
 import pytest
 import torch
+from augmenting import over
 from made_folder import Folder, halves
-from terrazzo.data.transforms import Compose, PhotometricDistortion, RandomCrop, RandomFlip, RandomResize
 from torch.utils.data import _utils as loader_internals
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -27,11 +27,13 @@ from terrazzo.data.loaders import Batch, TrainLoader, _Failure
 from terrazzo.errors import ConfigError, DatasetError, ImageError, MissingExtraError, TerrazzoError, TrainingError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
+from terrazzo.training.augment.crop import RandomCrop
+from terrazzo.training.augment.flip import RandomFlip
+from terrazzo.training.augment.photometric import PhotometricDistortion
+from terrazzo.training.augment.resize import RandomResize
 
 CROP = (8, 10)
-STEPS = Compose(
-    [RandomResize(None, None, (0.5, 2.0)), RandomCrop(CROP, 0.75, 255), RandomFlip(), PhotometricDistortion()]
-)
+STEPS = [RandomResize(), RandomCrop(size=CROP), RandomFlip(), PhotometricDistortion()]
 
 
 @pytest.fixture
@@ -41,7 +43,9 @@ def train(folder: Folder) -> Dataset:
 
 
 def loader(train: Dataset, **options: Any) -> TrainLoader:
-    return TrainLoader(train, STEPS, Preprocess(), CROP, **{"batch_size": 2, "seed": 3, "workers": 0} | options)
+    return TrainLoader(
+        train, over(train, STEPS), Preprocess(), CROP, **{"batch_size": 2, "seed": 3, "workers": 0} | options
+    )
 
 
 def assert_same(left: Batch, right: Batch) -> None:
@@ -67,7 +71,7 @@ def test_a_batch(train: Dataset) -> None:
 
 
 def test_padding_is_zero_and_unlabelled(train: Dataset) -> None:
-    small = TrainLoader(train, Compose([]), Preprocess(), (20, 20), 2, 0, 0)
+    small = TrainLoader(train, over(train), Preprocess(), (20, 20), 2, 0, 0)
     batch = next(small.epoch(0))
     assert (batch.labels[:, 12:] == 255).all()
     assert (batch.images[:, :, :, 16:] == 0).all()
@@ -166,7 +170,7 @@ def test_errors_come_out_of_workers_as_they_are(train: Dataset, workers: int) ->
 def test_outlines_are_painted_in_workers(folder: Folder) -> None:
     made = made_layouts.coco_json(folder)
     dataset = open_dataset(folder.root, "train")
-    (batch,) = TrainLoader(dataset, Compose([]), Preprocess(), made_layouts.SIZE, 2, seed=0, workers=1).epoch(0)
+    (batch,) = TrainLoader(dataset, over(dataset), Preprocess(), made_layouts.SIZE, 2, seed=0, workers=1).epoch(0)
     for index, labels in zip(batch.indices, batch.labels, strict=True):
         assert labels.tolist() == made.masks["train"][dataset.samples[index].name].tolist()
 
@@ -201,7 +205,7 @@ def test_other_exceptions_of_a_worker_are_not_hidden(train: Dataset) -> None:
         raise ZeroDivisionError("a fault of the program")
 
     with pytest.raises(ZeroDivisionError, match="a fault of the program"):
-        list(TrainLoader(train, Compose([broken]), Preprocess(), CROP, 2, 0, 1).epoch(0))
+        list(TrainLoader(train, over(train, [broken]), Preprocess(), CROP, 2, 0, 1).epoch(0))
 
 
 # -- worker processes -------------------------------------------------------------------------------------------------
@@ -264,9 +268,9 @@ import sys
 from pathlib import Path
 from terrazzo.data import open_dataset
 from terrazzo.data.loaders import TrainLoader
-from terrazzo.data.transforms import Compose
 from terrazzo.preprocess import Preprocess
-sys.held = TrainLoader(open_dataset(sys.argv[1], "train"), Compose([]), Preprocess(), (12, 16), 1, 0, 2).epoch(0)
+train = open_dataset(sys.argv[1], "train")
+sys.held = TrainLoader(train, lambda index, rng: train.read(index), Preprocess(), (12, 16), 1, 0, 2).epoch(0)
 next(sys.held)
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -283,7 +287,7 @@ def test_an_error_ends_the_workers_though_its_traceback_is_kept(train: Dataset) 
 
 def test_camvid_batches(shared_data: Path) -> None:
     camvid = open_dataset(shared_data / "camvid", "train", LabelSpec.bundled("camvid"))
-    steps = Compose([RandomResize(None, None, (0.5, 2.0)), RandomCrop((64, 64), 0.75, 255), RandomFlip()])
+    steps = over(camvid, [RandomResize(), RandomCrop(size=(64, 64)), RandomFlip()])
     options: Any = {"augment": steps, "preprocess": Preprocess(), "crop_size": (64, 64), "batch_size": 4, "seed": 0}
     alone, helped = (TrainLoader(camvid, workers=workers, **options).epoch(0, start=89) for workers in (0, 2))
     count = 0
@@ -301,7 +305,7 @@ def test_halves_of_a_photo_stay_with_their_labels(folder: Folder) -> None:
         folder.image(f"train/masks/{number}.png", mask)
         folder.image(f"train/images/{number}.png", np.repeat(mask[..., None] * np.uint8(255), 3, axis=2))
     dataset = open_dataset(folder.root, "train", LabelSpec.from_names(["dark", "bright"]))
-    steps = Compose([RandomResize(None, None, (0.5, 2.0)), RandomCrop((16, 16), 1.0, 255), RandomFlip()])
+    steps = over(dataset, [RandomResize(), RandomCrop(size=(16, 16), cat_max_ratio=1.0), RandomFlip()])
     for batch in TrainLoader(dataset, steps, Preprocess(), (16, 16), 2, 0, 0).epoch(0):
         labelled = batch.labels != 255
         bright = batch.images.mean(1) > 0

@@ -162,7 +162,7 @@ def test_a_start_for_other_classes_of_the_same_number_is_refused_or_reset(traine
     from terrazzo.models import create_model
     from terrazzo.weights.load import load_starting_weights
 
-    recipe = replace(automatic_recipe("segformer_b0", [(32, 32)]), weights="given")
+    recipe = automatic_recipe("segformer_b0", [(32, 32)]).changed({"weights": "given"})
     start = load_starting_weights(trained)
     fresh = create_model("segformer_b0", 3)
     with pytest.raises(CheckpointError, match=r"0 'sky' \| 'dark'; 1 'road' \| 'grey'; 2 'tree' \| 'light'") as caught:

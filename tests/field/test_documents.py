@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,6 +28,7 @@ from terrazzo.errors import CheckpointError, DatasetError, LabelError, TerrazzoE
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.recipe import automatic_recipe
+from terrazzo.training.recipe_text import recipe_text
 from terrazzo.weights.exported import ExportedDescription
 from terrazzo.weights.metadata import labels_from_names
 from terrazzo.weights.processor import preprocess_from_processor
@@ -65,34 +65,35 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def recipe() -> str:
-    values = automatic_recipe("segformer_b0", [(SIDE, SIDE)], steps=1).to_dict()
-    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=1000)
+    return recipe_text(automatic_recipe("segformer_b0", [(SIDE, SIDE)], steps=1))
 
 
 def with_line(recipe: str, key: str, value: str) -> str:
-    return re.sub(rf"(?m)^{key}:.*\n(?:[ -].*\n)*", lambda _: f"{key}: {value}\n", recipe)
+    if key == "crop":
+        return re.sub(r"{name: crop,.*}", lambda _: f"{{name: crop, size: {value}}}", recipe)
+    return re.sub(rf"(?m)^  {key}:.*\n(?:   .*\n)*", lambda _: f"  {key}: {value}\n", recipe, count=1)
 
 
 @pytest.mark.parametrize(
     "key, value, problem",
     [
-        ("seed", "2001-99-99", "seed is '2001-99-99'"),
-        ("seed", "2001-12-14", "seed is '2001-12-14'"),
+        ("seed", "2001-99-99", "run.seed is '2001-99-99'"),
+        ("seed", "2001-12-14", "run.seed is '2001-12-14'"),
         ("seed", '!!int ""', "'' is not what !!int says"),
         ("seed", "!!timestamp x", "the tag !!timestamp is not read"),
         ("seed", "5" * 5000, "a number of 5,000 digits"),
         ("seed", "1e+999", "larger than any number"),
-        ("seed", "99999999999", "seed is 99999999999"),
+        ("seed", "99999999999", "run.seed is 99999999999"),
         ("seed", "010", "may be octal or decimal"),
-        ("seed", "3\nseed: 4", "the key 'seed' occurs twice"),
-        ("seed", "3\n3: 4", "the key 3 is a number"),
+        ("seed", "3\n  seed: 4", "the key 'seed' occurs twice"),
+        ("seed", "3\n  3: 4", "run has an unknown key 3"),
         ("crop", "[" * 20_000, "nested deeper than 64 levels"),
-        ("crop", "[{a: 1}, 2]", "crop is ({'a': 1}, 2)"),
-        ("crop", "[100000000000, 5]", "crop is (100000000000, 5)"),
+        ("crop", "[{a: 1}, 2]", "augment.crop.size is ({'a': 1}, 2)"),
+        ("crop", "[100000000000, 5]", "augment.crop.size is (100000000000, 5)"),
         ("preprocess", "{1: 2}", "preprocess has unknown key(s) '1'"),
         ("preprocess", "{short_side: true}", "preprocess sides True"),
         ("preprocess", "{mean: 2001-01-01}", "preprocess mean, std or size is not a list of numbers"),
-        ("model", '"\\e[2J\\n"', r"unknown model '\x1b[2J\n'"),
+        ("name", '"\\e[2J\\n"', r"unknown model '\x1b[2J\n'"),
         ("labels", "a" * 5000, "there is no class list named 'aaa"),
     ],
 )

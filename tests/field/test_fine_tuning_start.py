@@ -16,6 +16,7 @@ from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import MODELS, create_model, segformer
 from terrazzo.models.segformer import SegFormerVariant
 from terrazzo.preprocess import Preprocess
+from terrazzo.training.augment.resize import RandomResize
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.weights.files import TrainedModel, save_folder
 from terrazzo.weights.load import load
@@ -73,7 +74,8 @@ def test_the_preprocessing_of_the_start_is_kept_and_its_score_is_told(
     model = fine_tune(data, tmp_path / "run", start)
     assert model.preprocess == SHORT_64
     recipe = Recipe.from_file(tmp_path / "run" / "recipe.yaml")
-    assert recipe.preprocess == SHORT_64 and recipe.crop == (128, 128) and recipe.resize == (96, 64)
+    assert recipe.data.preprocess == SHORT_64 and recipe.crop == (128, 128)
+    assert recipe.to_dict()["augment"][0]["box"] == [96, 64]
     said = capsys.readouterr().err
     assert "photos    resized to a short side of 64 in validation and after training; as for the start" in said
     before = terrazzo.evaluate(str(start), data, engine="torch").metrics.mIoU
@@ -107,7 +109,8 @@ def test_windows_are_cut_from_photos_of_the_size_that_the_network_sees(
     preprocess: Preprocess, crop: tuple[int, int], resize: tuple[int, int] | None
 ) -> None:
     recipe = automatic_recipe("segformer_b0", [(360, 480)] * 4, weights="x", preprocess=preprocess)
-    assert (recipe.preprocess, recipe.crop, recipe.resize) == (preprocess, crop, resize)
+    assert (recipe.data.preprocess, recipe.crop) == (preprocess, crop)
+    assert recipe.augment[0] == RandomResize(box=resize)
 
 
 def test_a_start_without_a_classifier_for_these_classes_has_no_score(

@@ -67,7 +67,7 @@ def test_the_map_that_is_advised_cuts_in_the_middle(tmp_path: Path) -> None:
     assert not check_dataset(root).problems
     dataset = open_dataset(root, "train")
     np.testing.assert_array_equal(dataset.read(0)[1], (soft > 127).astype(np.uint8))
-    assert count_pixels(dataset).tolist() == [(soft < 128).sum(), (soft > 127).sum()]
+    assert count_pixels(dataset).tolist() == [[(soft < 128).sum(), (soft > 127).sum()]]
 
 
 def test_ranges_of_a_map_are_bounded() -> None:
@@ -177,7 +177,7 @@ def test_0_and_255_under_two_names_say_what_255_means(tmp_path: Path) -> None:
     assert "names: [paper, ink]` and `map: {0: 0, 255: 1}`" in error.fix
     labels(root, "names: [paper, ink]\nmap: {0: 0, 255: 1}")
     assert not check_dataset(root).problems
-    assert count_pixels(open_dataset(root, "train")).tolist() == [(OBJECT == 0).sum(), (OBJECT == 255).sum()]
+    assert count_pixels(open_dataset(root, "train")).tolist() == [[(OBJECT == 0).sum(), (OBJECT == 255).sum()]]
 
 
 def test_255_beside_classes_is_told(tmp_path: Path) -> None:

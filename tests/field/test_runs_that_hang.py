@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from terrazzo.data.transforms import Compose
+from augmenting import over
 from tiny_runs import finish, make_data, start, tiny_models, tiny_recipe, wait_for
 
 from terrazzo.data import loaders as loaders_module
@@ -45,8 +45,9 @@ def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loader(data: Path, augment: Any = None, **options: Any) -> TrainLoader:
-    steps = Compose([] if augment is None else [augment])
-    return TrainLoader(open_dataset(data, "train"), steps, Preprocess(), (48, 64), 2, 0, 1, **options)
+    train = open_dataset(data, "train")
+    steps = over(train, [] if augment is None else [augment])
+    return TrainLoader(train, steps, Preprocess(), (48, 64), 2, 0, 1, **options)
 
 
 def slow(seconds: float) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from drawn_masks import discs, photo, save
+from flat_recipes import flat
 
 from terrazzo.cli.check_data import check_data
 from terrazzo.data import DataRules, Dataset, open_dataset
@@ -121,13 +122,13 @@ def test_without_a_rule_the_way_is_said(plain: Path) -> None:
 
 
 def recipe(**changes: object) -> Recipe:
-    return Recipe.from_dict({**automatic_recipe("segformer_b0", [(8, 8)]).to_dict(), **changes}, "here")
+    return automatic_recipe("segformer_b0", [(8, 8)]).changed(changes)
 
 
 def test_the_recipe_keeps_the_rule_and_evaluation_follows_it(plain: Path) -> None:
     rule = {"val": 0.3, "group_by": "[^_]+", "seed": 2}
     chosen = recipe(split=rule)
-    assert chosen.to_dict()["split"] == rule and Recipe.from_dict(chosen.to_dict(), "here") == chosen
+    assert chosen.to_dict()["data"]["split"] == rule and Recipe.from_dict(chosen.to_dict(), "here") == chosen
     train, val = _split(chosen, plain)
     record = {"recipe": chosen.to_dict(), "train_photos": len(train), "val_photos": len(val)}
     rules = DataRules.of_model(record, plain, "val")
@@ -150,12 +151,13 @@ def test_a_rule_of_a_model_leaves_data_alone_that_has_splits(plain: Path, tmp_pa
 
 def _split(chosen: Recipe, data: Path) -> tuple[Dataset, Dataset]:
     with pytest.warns(TerrazzoWarning, match="split by seed 2, in groups"):
-        return open_splits(chosen, data)
+        return open_splits(chosen.data, data)
 
 
 def test_a_recipe_without_the_fields_means_what_it_meant() -> None:
-    older = {key: value for key, value in recipe().to_dict().items() if key not in ("split", "crowds")}
-    assert Recipe.from_dict(older, "here") == recipe() and recipe().split is None and recipe().crowds == "ignore"
+    older = {key: value for key, value in flat(recipe()).items() if key not in ("split", "crowds")}
+    assert Recipe.from_dict(older, "here") == recipe()
+    assert recipe().data.split is None and recipe().data.crowds == "ignore"
 
 
 def test_the_command_line_passes_the_rule_on(plain: Path, capsys: pytest.CaptureFixture[str]) -> None:

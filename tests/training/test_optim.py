@@ -51,7 +51,7 @@ def test_schedule_without_warm_up_begins_at_the_full_rate() -> None:
 )
 def test_schedule_of_setr(step: int, rates: tuple[float, float]) -> None:
     recipe = tiny_recipe(optimizer="sgd", lr=0.01, decoder_lr_factor=10.0, weight_decay=0.0)
-    optimizer = create_optimizer(meta_model("segformer_b0"), recipe)
+    optimizer = create_optimizer(meta_model("segformer_b0"), recipe.optimizer)
     factor = learning_rate_factor(step, 40000, power=0.9, warmup_steps=0, warmup_ratio=1e-3)
     set_learning_rate(optimizer, factor, min_lr=1e-4)
     encoder, _, decoder = (group["lr"] for group in optimizer.param_groups)
@@ -60,8 +60,8 @@ def test_schedule_of_setr(step: int, rates: tuple[float, float]) -> None:
 
 def test_the_two_optimisers_take_the_recipes_values() -> None:
     model = create_model("segformer_b0", 2)
-    sgd = create_optimizer(model, tiny_recipe(optimizer="sgd", momentum=0.8, weight_decay=0.02))
-    adamw = create_optimizer(model, tiny_recipe(optimizer="adamw", momentum=0.8, weight_decay=0.02))
+    sgd = create_optimizer(model, tiny_recipe(optimizer="sgd", momentum=0.8, weight_decay=0.02).optimizer)
+    adamw = create_optimizer(model, tiny_recipe(optimizer="adamw", momentum=0.8, weight_decay=0.02).optimizer)
     assert isinstance(sgd, torch.optim.SGD) and isinstance(adamw, torch.optim.AdamW)
     assert {(group["momentum"], group["nesterov"]) for group in sgd.param_groups} == {(0.8, False)}
     assert {group["betas"] for group in adamw.param_groups} == {(0.8, 0.999)}

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from flat_recipes import flat as flat_values
 from PIL import Image
 from tiny_runs import ALONE
 
@@ -62,10 +63,10 @@ SEGFORMER = {"optimizer": "adamw", "lr": 6e-5, "weight_decay": 0.01, "power": 1.
 SETR = {"optimizer": "sgd", "weight_decay": 0.0, "power": 0.9, "min_lr": 1e-4, "drop_path": 0.0, "warmup_steps": 0,
         "auxiliary_weight": 0.4}  # fmt: skip
 BOTH = {
-    "ratio_range": (0.5, 2.0), "cat_max_ratio": 0.75, "flip": 0.5, "brightness": 32.0, "contrast": (0.5, 1.5),
-    "saturation": (0.5, 1.5), "hue": 18, "gamma": 0.0, "gray": 0.0, "blur": 0.0, "rotate": 0.0, "momentum": 0.9,
+    "ratio_range": [0.5, 2.0], "cat_max_ratio": 0.75, "flip": 0.5, "brightness": 32.0, "contrast": [0.5, 1.5],
+    "saturation": [0.5, 1.5], "hue": 18, "gamma": 0.0, "gray": 0.0, "blur": 0.0, "rotate": 0.0, "momentum": 0.9,
     "decoder_lr_factor": 10.0, "clip_norm": None, "sync_batchnorm": True, "class_weight_power": 0.0,
-    "normalize_by": "all", "ema_decay": None, "precision": "fp32", "epochs": None, "holdout": (), "patience": None,
+    "normalize_by": "all", "ema_decay": None, "precision": "fp32", "epochs": None, "holdout": [], "patience": None,
 }  # fmt: skip
 DATA = {
     ("segformer", "ade20k"): (512, (2048, 512), 16, 160_000, "segformer-ade20k", Preprocess(512, 2048, 32)),
@@ -76,6 +77,7 @@ DATA = {
     ("setr", "cityscapes_80k"): (768, (2049, 1025), 8, 80_000, "setr-cityscapes", Preprocess(1025, 2049)),
     ("setr", "pascal_context"): (480, (520, 520), 16, 80_000, "setr-pascal-context", Preprocess(520)),
 }
+PAPERS_STEPS = ["RandomResize", "RandomCrop", "RandomFlip", "PhotometricDistortion"]
 B5_ADE20K = (640, (2048, 640), 16, 160_000, "segformer-ade20k-640", Preprocess(640, 2048, 32))
 ENCODERS = {
     "large": "jx_vit_large_p16_384-b3be5167.pth",
@@ -101,20 +103,24 @@ def test_every_run_of_the_papers_has_its_recipe() -> None:
 @pytest.mark.parametrize(("model", "run"), RUNS, ids=NAMES)
 def test_values_are_the_papers(model: str, run: str) -> None:
     recipe = read(f"{model}_{run}")
-    assert recipe.model == model and model in MODELS
+    assert recipe.model.name == model and model in MODELS
+    flat = flat_values(recipe)
     expected = B5_ADE20K if (model, run) == ("segformer_b5", "ade20k") else DATA[family(model), run]
     side, box, batch, steps, protocol, preprocess = expected
-    assert (recipe.crop, recipe.resize, recipe.batch_size, recipe.steps) == ((side, side), box, batch, steps)
-    assert (recipe.protocol, recipe.preprocess) == (protocol, preprocess)
-    assert recipe.labels == run.removesuffix("_40k").removesuffix("_80k")
+    assert [flat[key] for key in ("crop", "resize", "batch_size", "steps")] == [[side, side], [*box], batch, steps]
+    assert (recipe.run.protocol, recipe.data.preprocess) == (protocol, preprocess)
+    assert recipe.data.labels == run.removesuffix("_40k").removesuffix("_80k")
     for values in (BOTH, SEGFORMER if family(model) == "segformer" else SETR):
-        assert {key: getattr(recipe, key) for key in values} == values
+        assert {key: flat[key] for key in values} == values
+    assert [type(step).__name__ for step in recipe.augment] == PAPERS_STEPS
+    assert len(recipe.loss) == 1 and recipe.loss[0].weight == 1.0
     if family(model) == "setr":
         naive, mla = "_naive_" in model, "_mla_" in model
-        assert recipe.lr == ((0.002 if mla else 0.01) if recipe.labels == "cityscapes" else 0.01 if naive else 0.001)
-        assert recipe.weights == next(file for size, file in ENCODERS.items() if model.endswith(size))
+        on_streets = recipe.data.labels == "cityscapes"
+        assert recipe.optimizer.lr == ((0.002 if mla else 0.01) if on_streets else 0.01 if naive else 0.001)
+        assert recipe.model.weights == next(file for size, file in ENCODERS.items() if model.endswith(size))
     else:
-        assert recipe.weights == model.replace("segformer", "mit") + ".pth"
+        assert recipe.model.weights == model.replace("segformer", "mit") + ".pth"
 
 
 @pytest.mark.parametrize(("model", "run"), RUNS, ids=NAMES)
@@ -123,7 +129,7 @@ def test_first_lines_say_what_one_needs_to_know(model: str, run: str) -> None:
     text = (FOLDER / f"{name}.yaml").read_text()
     head = " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
     assert f"terrazzo train --recipe recipes/{name}.yaml --data " in head
-    assert f"--weights {read(name).weights} --output runs/" in head
+    assert f"--weights {read(name).model.weights} --output runs/" in head
     decimals = 1 if family(model) == "segformer" else 2
     assert f"Expected val mIoU {PUBLISHED[model][run]:.{decimals}f}, " in " ".join(head.split())
     assert "Not yet repeated by this project." in head
@@ -166,16 +172,17 @@ def narrow(tiny_variant: None) -> Segmenter:
         return create_model("segformer_tiny", 2)
 
 
-def rates(model: Segmenter, recipe: Recipe, steps: Iterable[int]) -> list[tuple[float, float]]:
+def rates(model: Segmenter, recipe: Recipe, at: Iterable[int]) -> list[tuple[float, float]]:
     """Return the encoder's and the decoder's learning rate at each step, as the optimiser has them."""
-    optimizer = create_optimizer(model, recipe)
-    assert recipe.steps is not None
+    optimizer = create_optimizer(model, recipe.optimizer)
+    steps, schedule = recipe.run.steps, recipe.optimizer
+    assert steps is not None
     found = []
-    for step in steps:
+    for step in at:
         factor = learning_rate_factor(
-            step, recipe.steps, power=recipe.power, warmup_steps=recipe.warmup_steps, warmup_ratio=recipe.warmup_ratio
+            step, steps, power=schedule.power, warmup_steps=schedule.warmup_steps, warmup_ratio=schedule.warmup_ratio
         )
-        set_learning_rate(optimizer, factor, recipe.min_lr)
+        set_learning_rate(optimizer, factor, schedule.min_lr)
         encoder, norms, decoder = (float(group["lr"]) for group in optimizer.param_groups)
         assert encoder == norms
         found.append((encoder, decoder))
@@ -185,7 +192,7 @@ def rates(model: Segmenter, recipe: Recipe, steps: Iterable[int]) -> list[tuple[
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("segformer")])
 def test_learning_rates_of_segformer(name: str, narrow: Segmenter) -> None:
     recipe = read(name)
-    expected = SEGFORMER_RATES if recipe.steps == 160_000 else {1500: 5.8875e-5, 40_000: 3e-5, 79_999: 7.5e-10}
+    expected = SEGFORMER_RATES if recipe.run.steps == 160_000 else {1500: 5.8875e-5, 40_000: 3e-5, 79_999: 7.5e-10}
     for found, rate in zip(rates(narrow, recipe, expected), expected.values(), strict=True):
         assert found == pytest.approx((rate, 10 * rate), rel=1e-6)
 
@@ -193,10 +200,11 @@ def test_learning_rates_of_segformer(name: str, narrow: Segmenter) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("setr")])
 def test_learning_rates_of_setr(name: str, narrow: Segmenter) -> None:
     recipe = read(name)
-    assert recipe.steps is not None
-    first, middle, end = rates(narrow, recipe, (0, recipe.steps // 2, recipe.steps))
-    assert first == pytest.approx((recipe.lr, 10 * recipe.lr))
-    assert middle == pytest.approx(HALF_TIME[recipe.lr], rel=1e-7)
+    steps, lr = recipe.run.steps, recipe.optimizer.lr
+    assert steps is not None
+    first, middle, end = rates(narrow, recipe, (0, steps // 2, steps))
+    assert first == pytest.approx((lr, 10 * lr))
+    assert middle == pytest.approx(HALF_TIME[lr], rel=1e-7)
     assert end == (1e-4, 1e-4)
 
 
@@ -232,18 +240,20 @@ def shrunk(recipe: Recipe) -> Recipe:
     weights), the steps (2), the warm-up (one step, where there is one), the batch (2), and everything that is a size:
     crop, resize box, validation size and protocol. Classes, optimiser, schedule, losses and augmentation stay.
     """
-    decoder = recipe.model.split("_")[1]
-    return dataclasses.replace(
-        recipe,
-        model="segformer_tiny" if family(recipe.model) == "segformer" else f"setr_{decoder}_nano",
-        weights=None,
-        steps=2,
-        warmup_steps=min(recipe.warmup_steps, 1),
-        batch_size=2,
-        crop=(32, 32),
-        resize=(64, 48),
-        preprocess=dataclasses.replace(recipe.preprocess, short_side=48, long_side=64),
-        protocol="whole",
+    decoder = recipe.model.name.split("_")[1]
+    return recipe.changed(
+        {
+            "model": "segformer_tiny" if family(recipe.model.name) == "segformer" else f"setr_{decoder}_nano",
+            "weights": None,
+            "steps": 2,
+            "warmup_steps": min(recipe.optimizer.warmup_steps, 1),
+            "batch_size": 2,
+            "crop": (32, 32),
+            "resize": (64, 48),
+            "data.preprocess.short_side": 48,
+            "data.preprocess.long_side": 64,
+            "protocol": "whole",
+        }
     )
 
 
@@ -271,7 +281,7 @@ class Outcome:
 @cache
 def two_steps(recipe: Recipe, data: Path, output: Path) -> Outcome:
     """Train and validate; recipes that differ in no more than what was shrunk have one run."""
-    train, val = open_splits(recipe, data)
+    train, val = open_splits(recipe.data, data)
     trainer = Trainer(recipe, train, val, labelled_pixels(train), output, ALONE, workers=0)
     assert trainer.total_steps == 2
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
@@ -284,10 +294,11 @@ def two_steps(recipe: Recipe, data: Path, output: Path) -> Outcome:
 @pytest.mark.parametrize("name", NAMES)
 def test_two_steps_change_the_weights(name: str, copies: dict[str, Path]) -> None:
     recipe = shrunk(read(name))
-    assert recipe.labels is not None
-    outcome = two_steps(recipe, copies[recipe.labels], copies[recipe.labels] / "run")
+    assert recipe.data.labels is not None
+    data = copies[recipe.data.labels]
+    outcome = two_steps(recipe, data, data / "run")
     heads = {"segformer_tiny": 0, "setr_naive_nano": 3, "setr_pup_nano": 4, "setr_mla_nano": 4}
-    assert outcome.auxiliary == heads[recipe.model]
+    assert outcome.auxiliary == heads[recipe.model.name]
     # Guessing costs the logarithm of the classes; unlabelled pixels cost nothing, each head two fifths more.
     chance = math.log(outcome.num_classes) * (1 + 0.4 * outcome.auxiliary)
     assert len(outcome.losses) == 2 and all(0.3 * chance < loss < 2 * chance for loss in outcome.losses)

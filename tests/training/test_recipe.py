@@ -1,9 +1,10 @@
-"""Recipes: complete, flat, and particular about what they hold."""
+"""Recipes: complete, in sections, and particular about what they hold."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from tiny_runs import tiny_recipe
 
 from terrazzo.errors import ConfigError
+from terrazzo.training.flat_recipe import PATHS
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.run_folder import write_recipe
 
@@ -27,7 +29,8 @@ def test_a_recipe_survives_json_and_yaml(tiny_variant: None, tmp_path: Path) -> 
     assert Recipe.from_file(tmp_path / "recipe.yaml") == recipe
     text = (tmp_path / "recipe.yaml").read_text()
     assert list(yaml.safe_load(text)) == list(recipe.to_dict())
-    assert "crop: [32, 32]\n" in text and text.startswith("# ")
+    assert "  - {name: crop, size: [32, 32], cat_max_ratio: 0.75}\n" in text and text.startswith("# ")
+    assert "\n  lr: 6.0e-05\n" in text and "\n  holdout: [a*, b]\n" in text
 
 
 def test_every_recipe_in_the_house_is_complete() -> None:
@@ -37,12 +40,26 @@ def test_every_recipe_in_the_house_is_complete() -> None:
 
 
 def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
+    for change, problem, hint in (
+        ({"run": {"wramup": 3}}, "here: run has an unknown key 'wramup'", None),
+        ({"optimizer": {"wramup_steps": 3}}, "here: optimizer has an unknown key 'wramup_steps'", "warmup_steps"),
+        ({"optimiser": {}}, "here has an unknown key 'optimiser'", "optimizer"),
+        ({"augment": [{"name": "filp"}]}, "here: augment has an unknown row 'filp'", "flip"),
+        ({"augment": [{"name": "flip", "q": 1}]}, "here: augment.flip has an unknown key 'q'", None),
+        ({"augment": ["flip"]}, "here: augment has an entry 'flip' without a name", None),
+        ({"augment": {"flip": {}}}, "here: augment is a dict", None),
+        ({"loss": [{"name": "cross-entropy"}]}, "here: loss has an unknown row 'cross-entropy'", "cross_entropy"),
+        ({"run": None}, "here: run is None", None),
+    ):
+        with pytest.raises(ConfigError, match=problem) as caught:
+            Recipe.from_dict({**tiny_recipe().to_dict(), **change}, "here")
+        assert hint is None or f"did you mean {hint!r}" in caught.value.fix
     complete = tiny_recipe().to_dict()
-    with pytest.raises(ConfigError, match="here has an unknown key 'wramup_steps'") as caught:
-        Recipe.from_dict({**complete, "wramup_steps": 3}, "here")
-    assert "did you mean 'warmup_steps'" in caught.value.fix
-    del complete["lr"], complete["crop"]
-    with pytest.raises(ConfigError, match="here lacks crop, lr"):
+    del complete["optimizer"]["lr"], complete["optimizer"]["power"]
+    with pytest.raises(ConfigError, match="here: optimizer lacks lr, power"):
+        Recipe.from_dict(complete, "here")
+    del complete["optimizer"], complete["loss"]
+    with pytest.raises(ConfigError, match="here lacks loss, optimizer"):
         Recipe.from_dict(complete, "here")
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(ConfigError, match=r"list\.yaml does not hold"):
@@ -52,10 +69,27 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
         Recipe.from_file(tmp_path / "torn.yaml")
 
 
-def test_recipes_of_before_a_field_was_there_mean_what_they_meant() -> None:
-    recipe = tiny_recipe()
-    older = {key: value for key, value in recipe.to_dict().items() if key not in ("checkpointing", "compile")}
-    assert Recipe.from_dict(older, "here") == recipe and not (recipe.checkpointing or recipe.compile)
+def test_rows_may_leave_out_fields_and_are_written_in_full() -> None:
+    rows = [{"name": "crop", "size": [32, 32]}, {"name": "erasing"}]
+    recipe = tiny_recipe(augment=rows)
+    assert recipe.to_dict()["augment"] == [
+        {"name": "crop", "size": [32, 32], "cat_max_ratio": 0.75},
+        {"name": "erasing", "p": 0.5, "area": [0.02, 0.4], "aspect": [0.3, 3.3], "labels": "ignore"},
+    ]
+
+
+@pytest.mark.parametrize("names", [[], ["resize"], ["crop", "crop"], ["crop", "flip", "resize"]])
+def test_windows_have_one_size(names: list[str]) -> None:
+    rows = [{"name": name, **({"size": [32, 32]} if name == "crop" else {})} for name in names]
+    with pytest.raises(ConfigError, match="here: augment has") as caught:
+        Recipe.from_dict({**tiny_recipe().to_dict(), "augment": rows}, "here")
+    assert caught.value.code == "recipe-augment"
+
+
+@pytest.mark.parametrize("rows", [[], [{"name": "cross_entropy", "weight": 0}]])
+def test_something_is_minimised(rows: list[dict[str, Any]]) -> None:
+    with pytest.raises(ConfigError, match="loss has no row with a weight"):
+        Recipe.from_dict({**tiny_recipe().to_dict(), "loss": rows}, "here")
 
 
 @pytest.mark.parametrize(
@@ -102,12 +136,17 @@ def test_recipes_of_before_a_field_was_there_mean_what_they_meant() -> None:
         ("preprocess", None),
         ("patience", "never"),
         ("model", 0),
+        ("lr", 10**400),
+        ("seed", 1 << 31),
+        ("crop", [1 << 20, 1 << 20]),
+        ("contrast", [1.5, 0.5]),
         ("train_split", None),
     ],
 )
 def test_values_of_the_wrong_kind_or_range_are_named(key: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=f"here: {'steps' if value is None and key == 'epochs' else key} is "):
-        Recipe.from_dict({**tiny_recipe().to_dict(), key: value}, "here")
+    named = "run.steps" if value is None and key == "epochs" else PATHS[key]
+    with pytest.raises(ConfigError, match=f"here: {re.escape(named)} is "):
+        tiny_recipe().changed({key: value}, "here")
 
 
 sizes = st.tuples(st.integers(1, 4000), st.integers(1, 4000))
@@ -120,23 +159,23 @@ def test_any_photos_get_a_usable_recipe(photos: list[tuple[int, int]], epochs: i
     assert Recipe.from_dict(recipe.to_dict(), "here") == recipe
     assert all(128 <= side <= 512 and side % 32 == 0 for side in recipe.crop)
     steps = max(len(photos) // batch_size, 1) * epochs
-    assert recipe.warmup_steps <= min(300, steps / 10)
+    assert recipe.optimizer.warmup_steps <= min(300, steps / 10)
     if len(set(photos)) == 1:
-        assert recipe.preprocess.short_side == min(photos[0])
+        assert recipe.data.preprocess.short_side == min(photos[0])
     else:
-        assert recipe.preprocess.short_side is None
+        assert recipe.data.preprocess.short_side is None
 
 
 def test_unknown_protocols_are_named_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="here: unknown protocol 'segformer-ade'") as caught:
-        Recipe.from_dict({**tiny_recipe().to_dict(), "protocol": "segformer-ade"}, "here")
+    with pytest.raises(ConfigError, match="here: run: unknown protocol 'segformer-ade'") as caught:
+        tiny_recipe().changed({"protocol": "segformer-ade"}, "here")
     assert caught.value.code == "protocol-name" and "segformer-ade20k" in caught.value.fix
 
 
 def test_the_length_is_given_in_epochs_or_in_steps() -> None:
     made = automatic_recipe("segformer_tiny", [(48, 64)] * 8, steps=50)
-    assert (made.epochs, made.steps, made.warmup_steps) == (None, 50, 5)
-    assert automatic_recipe("segformer_tiny", [(48, 64)] * 8).epochs == 100
+    assert (made.run.epochs, made.run.steps, made.optimizer.warmup_steps) == (None, 50, 5)
+    assert automatic_recipe("segformer_tiny", [(48, 64)] * 8).run.epochs == 100
     with pytest.raises(ConfigError, match="steps is 50") as caught:
         automatic_recipe("segformer_tiny", [(48, 64)] * 8, epochs=3, steps=50)
     assert "where epochs is null" in caught.value.fix

@@ -91,7 +91,7 @@ def test_the_models_record_says_where_it_comes_from(run: Run, data: Path) -> Non
 def test_the_recipe_file_repeats_the_run(run: Run, data: Path, tmp_path: Path) -> None:
     file = run.output / "recipe.yaml"
     assert Recipe.from_file(file) == tiny_recipe()
-    keys = [line.partition(":")[0] for line in file.read_text().splitlines() if line[0] not in "# "]
+    keys = [line.partition(":")[0] for line in file.read_text().splitlines() if line[0] not in "# -"]
     assert keys == list(tiny_recipe().to_dict())
     again = train(str(data), str(tmp_path / "again"), recipe=file, workers=0, device="cpu")
     assert again is not None and np.array_equal(again.report.confusion, run.report.confusion)
@@ -108,7 +108,7 @@ def test_resuming_takes_the_runs_own_recipe(run: Run, data: Path, tmp_path: Path
     assert again is not None and np.array_equal(again.report.confusion, run.report.confusion)
     with pytest.raises(TrainingError, match="planned for 4 steps"):
         train(data, tmp_path / "copy", resume=True, overrides={"epochs": 3}, workers=0, device="cpu")
-    assert Recipe.from_file(tmp_path / "copy/recipe.yaml").epochs == 2
+    assert Recipe.from_file(tmp_path / "copy/recipe.yaml").run.epochs == 2
 
 
 def test_resuming_with_other_photos_is_refused(run: Run, data: Path, tmp_path: Path) -> None:
@@ -127,8 +127,8 @@ def test_without_a_recipe_one_is_made_for_the_photos_and_the_length(
     run = train(data, tmp_path / "run", "segformer_tiny", overrides=changes, workers=0, device="cpu")
     assert run is not None
     made = Recipe.from_file(run.output / "recipe.yaml")
-    assert (made.epochs, made.batch_size, made.crop, made.warmup_steps) == (1, 5, (32, 32), 0)
-    assert made.preprocess.short_side == 48
+    assert (made.run.epochs, made.run.batch_size, made.crop, made.optimizer.warmup_steps) == (1, 5, (32, 32), 0)
+    assert made.data.preprocess.short_side == 48
     said = capsys.readouterr().err
     assert "3 classes, 5 photos to learn from, 3 to validate on" in said
     assert "5 windows of 32 x 32" in said and "1 epoch of 1 step, 1 in all" in said
@@ -142,7 +142,7 @@ def test_steps_take_the_place_of_a_recipes_epochs(
     run = train(data, tmp_path, recipe=tiny_recipe(), overrides={"steps": 3}, workers=0, device="cpu")
     assert run is not None and terrazzo.load(run.output).record["step"] in (2, 3)
     used = Recipe.from_file(run.output / "recipe.yaml")
-    assert (used.epochs, used.steps) == (None, 3)
+    assert (used.run.epochs, used.run.steps) == (None, 3)
     assert "2 epochs of 2 steps, the last of 1, 3 in all" in capsys.readouterr().err
 
 
@@ -151,7 +151,7 @@ def test_starting_from_a_models_weights(run: Run, data: Path, tmp_path: Path) ->
     recipe = tiny_recipe(epochs=1, lr=0.0, ema_decay=None, drop_path=0.0)
     later = train(data, tmp_path, recipe=recipe, weights=str(run.output), workers=0, device="cpu")
     assert later is not None
-    assert Recipe.from_file(tmp_path / "recipe.yaml").weights == str(run.output)
+    assert Recipe.from_file(tmp_path / "recipe.yaml").model.weights == str(run.output)
     before, after = (terrazzo.load(folder).network.state_dict() for folder in (run.output, tmp_path))
     for name in before:
         if "running_" not in name and "num_batches" not in name:
@@ -180,7 +180,7 @@ def test_what_to_start_from_is_asked_for_where_it_is_not_there(data: Path, tmp_p
 def test_random_weights_can_be_asked_for(data: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(weights="mit_b0.pth", steps=1, epochs=None)
     run = train(data, tmp_path, recipe=recipe, weights="random", workers=0, device="cpu")
-    assert run is not None and Recipe.from_file(run.output / "recipe.yaml").weights is None
+    assert run is not None and Recipe.from_file(run.output / "recipe.yaml").model.weights is None
 
 
 # -- what is refused before anything happens --------------------------------------------------------------------------
@@ -191,8 +191,8 @@ def test_random_weights_can_be_asked_for(data: Path, tmp_path: Path) -> None:
     [
         ({"recipe": "nothing.yaml"}, "config", "nothing.yaml cannot be read"),
         ({"overrides": {"epocs": 3}}, "config", "'epocs'"),
-        ({"overrides": {"epochs": 0}}, "recipe-value", "epochs is 0"),
-        ({"overrides": {"epochs": 3, "steps": 3}}, "recipe-value", "steps is 3"),
+        ({"overrides": {"epochs": 0}}, "recipe-value", r"run\.epochs is 0"),
+        ({"overrides": {"epochs": 3, "steps": 3}}, "recipe-value", r"run\.steps is 3"),
         ({"overrides": {"holdout": ["x*"]}}, "training-holdout", "0 of the 5"),
         ({"overrides": {"val_split": "tset"}}, "dataset-split", "tset"),
         ({"model": "segformer_b9", "recipe": None}, "model-name", "segformer_b9"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -47,14 +46,14 @@ def test_two_steps_and_all_that_follows(model: str, family: str, data: Path, tmp
     assert run is not None
 
     recipe = Recipe.from_file(tmp_path / "run" / "recipe.yaml")
-    assert (recipe.model, recipe.encoder) == (model, encoder)
-    assert (recipe.lr, recipe.decoder_lr_factor) == (1e-4, 10.0)
-    assert recipe.preprocess.mean == (127.5, 102.0, 76.5)
+    assert (recipe.model.name, recipe.model.encoder) == (model, encoder)
+    assert (recipe.optimizer.lr, recipe.optimizer.decoder_lr_factor) == (1e-4, 10.0)
+    assert recipe.data.preprocess.mean == (127.5, 102.0, 76.5)
 
     for path in (tmp_path / "published").iterdir():
         path.unlink()  # from here on the run's folder is enough
     trained = terrazzo.load(tmp_path / "run")
-    assert trained.architecture == model and trained.preprocess.mean == recipe.preprocess.mean
+    assert trained.architecture == model and trained.preprocess.mean == recipe.data.preprocess.mean
     photo = data / "val" / "images" / "val_0.png"
     result = terrazzo.predict(photo, trained)
     assert result.mask.shape == (48, 64) and result.mask.max() < 3
@@ -105,14 +104,15 @@ def test_an_encoder_from_a_configuration_learns_like_random_weights(tmp_path: Pa
     config = tmp_path / "config.json"
     config.write_text(json.dumps(TINY_BACKBONES["resnet"]))
     recipe = automatic_recipe("fcn", [(48, 64)] * 4, encoder=f"hf:{config}")
-    assert (recipe.lr, recipe.decoder_lr_factor, recipe.network) == (1e-3, 1.0, f"fcn on hf:{config}")
-    assert recipe.preprocess == automatic_recipe("segformer_b0", [(48, 64)] * 4).preprocess
+    assert (recipe.optimizer.lr, recipe.optimizer.decoder_lr_factor) == (1e-3, 1.0)
+    assert recipe.network == f"fcn on hf:{config}"
+    assert recipe.data.preprocess == automatic_recipe("segformer_b0", [(48, 64)] * 4).data.preprocess
 
 
 def test_a_recipe_keeps_its_encoder(tmp_path: Path) -> None:
     recipe = automatic_recipe("segformer_b0", [(48, 64)] * 4)
-    assert recipe.to_dict()["encoder"] is None
-    other = dataclasses.replace(recipe, model="fcn", encoder="hf:microsoft/resnet-50")
+    assert recipe.to_dict()["model"]["encoder"] is None
+    other = recipe.changed({"model": "fcn", "encoder": "hf:microsoft/resnet-50"})
     assert Recipe.from_dict(other.to_dict(), "here") == other
 
 

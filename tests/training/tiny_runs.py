@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import multiprocessing
 import os
 import signal
@@ -68,7 +67,7 @@ def make_data(root: Path, train: int = 5, val: int = 3, classes: int = 3) -> Pat
 def tiny_recipe(**changes: Any) -> Recipe:
     """Two epochs of two steps of two photos; the random parts of training are on."""
     recipe = automatic_recipe("segformer_tiny", [(48, 64)] * 5, epochs=2, batch_size=2)
-    return dataclasses.replace(recipe, **{"crop": (32, 32), "drop_path": 0.3, "precision": "fp32", **changes})
+    return recipe.changed({"crop": (32, 32), "drop_path": 0.3, "precision": "fp32", **changes})
 
 
 def tiny_trainer(
@@ -81,7 +80,7 @@ def tiny_trainer(
     **changes: Any,
 ) -> Trainer:
     recipe = tiny_recipe(**changes)
-    train, val = open_splits(recipe, data)
+    train, val = open_splits(recipe.data, data)
     return Trainer(recipe, train, val, labelled_pixels(train), output, ranks, workers, initial, reset_head)
 
 

@@ -7,21 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from augmenting import context, labelled, through
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from terrazzo.data.transforms import (
-    Compose,
-    PhotometricDistortion,
-    RandomBlur,
-    RandomCrop,
-    RandomFlip,
-    RandomGamma,
-    RandomGray,
-    RandomResize,
-    RandomRotate,
-    pad_to,
-)
+
+from terrazzo.data.loaders import pad_to
+from terrazzo.training.augment.blur import RandomBlur
+from terrazzo.training.augment.crop import RandomCrop
+from terrazzo.training.augment.flip import RandomFlip
+from terrazzo.training.augment.gamma import RandomGamma
+from terrazzo.training.augment.gray import RandomGray
+from terrazzo.training.augment.photometric import PhotometricDistortion
+from terrazzo.training.augment.resize import RandomResize
+from terrazzo.training.augment.rotate import RandomRotate
 
 seeds = st.integers(0, 2**32 - 1)
 sides = st.integers(1, 40)
@@ -56,16 +55,10 @@ def applied(step: Any, image: Any, mask: Any = None, *draws: tuple[str, Any]) ->
     image = np.asarray(image, np.uint8)
     script = Script(*draws)
     result: tuple[NDArray[Any], NDArray[Any]] = step(
-        image, np.zeros(image.shape[:2], np.uint8) if mask is None else np.asarray(mask, np.uint8), script
+        image, np.zeros(image.shape[:2], np.uint8) if mask is None else np.asarray(mask, np.uint8), context(script)
     )
     assert not script.draws, "not all draws were made"
     return result
-
-
-def labelled(height: int, width: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A photo that shows its own mask: the colour of each pixel is its class."""
-    mask = np.random.default_rng(seed).integers(0, 5, (height, width), dtype=np.uint8)
-    return np.repeat(mask[..., None], 3, axis=2), mask
 
 
 # -- photo and mask move together -------------------------------------------------------------------------------------
@@ -76,8 +69,8 @@ def labelled(height: int, width: int, seed: int) -> tuple[NDArray[np.uint8], NDA
 def test_crop_and_flip_keep_every_pixel_with_its_label(h: int, w: int, crop_h: int, crop_w: int, seed: int) -> None:
     image, mask = labelled(h, w, seed)
     before = image.copy(), mask.copy()
-    steps = Compose([RandomCrop((crop_h, crop_w), 0.75, 255), RandomFlip()])
-    new_image, new_mask = steps(image, mask, np.random.default_rng(seed))
+    steps = [RandomCrop(size=(crop_h, crop_w), cat_max_ratio=0.75), RandomFlip()]
+    new_image, new_mask = through(steps, image, mask, np.random.default_rng(seed))
     assert new_mask.shape == (min(h, crop_h), min(w, crop_w))
     np.testing.assert_array_equal(new_image, np.repeat(new_mask[..., None], 3, axis=2))
     np.testing.assert_array_equal(image, before[0])
@@ -90,7 +83,7 @@ def test_resize_moves_an_edge_alike_in_both(h: int, w: int, r: float, upright: b
     mask = np.zeros((h, w), np.uint8)
     mask[(slice(None), slice(w // 2, None)) if upright else slice(h // 2, None)] = 1
     image = np.repeat(mask[..., None] * np.uint8(200), 3, axis=2)
-    new_image, new_mask = RandomResize(None, None, (r, r))(image, mask, np.random.default_rng(seed))
+    new_image, new_mask = RandomResize(ratio_range=(r, r))(image, mask, context(np.random.default_rng(seed)))
     assert new_image.shape == (*new_mask.shape, 3)
     shown = new_image[..., 0] > 100
     profile, labels = (shown[0], new_mask[0]) if upright else (shown[:, 0], new_mask[:, 0])
@@ -103,7 +96,7 @@ def test_rotation_turns_both_about_the_centre(degrees: float, seed: int) -> None
     mask = np.zeros((64, 48), np.uint8)
     mask[:, 24:] = 1
     image = np.repeat(mask[..., None] * np.uint8(200), 3, axis=2)
-    new_image, new_mask = RandomRotate(1.0, degrees, 255)(image, mask, np.random.default_rng(seed))
+    new_image, new_mask = RandomRotate(p=1.0, degrees=degrees)(image, mask, context(np.random.default_rng(seed)))
     inside = new_mask != 255
     agree = (new_image[..., 0] > 100) == (new_mask == 1)
     assert agree[inside].mean() > 0.95
@@ -113,7 +106,7 @@ def test_rotation_turns_both_about_the_centre(degrees: float, seed: int) -> None
 def test_rotation_leaves_what_comes_from_outside_unlabelled() -> None:
     image, mask = labelled(40, 40, 0)
     draws = ("random", 0.1), ("uniform", 45.0)
-    _, turned = applied(RandomRotate(0.5, 45.0, 255), image, mask, *draws)
+    _, turned = applied(RandomRotate(p=0.5, degrees=45.0), image, mask, *draws)
     assert turned[0, 0] == turned[0, -1] == turned[-1, 0] == turned[-1, -1] == 255
     assert set(turned.ravel().tolist()) <= {0, 1, 2, 3, 4, 255}
 
@@ -122,18 +115,21 @@ def test_rotation_leaves_what_comes_from_outside_unlabelled() -> None:
 def test_geometry_makes_up_no_labels_and_keeps_the_mask_type(dtype: type) -> None:
     mask = np.array([[0, 3], [255, 7]], dtype).repeat(9, 0).repeat(9, 1)
     image = np.zeros((18, 18, 3), np.uint8)
-    steps = Compose(
-        [RandomResize(None, None, (0.5, 2)), RandomRotate(1, 30, 255), RandomCrop((8, 8), 1, 255), RandomFlip()]
-    )
+    steps = [
+        RandomResize(ratio_range=(0.5, 2)),
+        RandomRotate(p=1, degrees=30),
+        RandomCrop(size=(8, 8), cat_max_ratio=1),
+        RandomFlip(),
+    ]
     for seed in range(10):
-        _, new_mask = steps(image, mask, np.random.default_rng(seed))
+        _, new_mask = through(steps, image, mask, np.random.default_rng(seed))
         assert new_mask.dtype == dtype
         assert set(new_mask.ravel().tolist()) <= {0, 3, 7, 255}
 
 
 @pytest.mark.parametrize(
     "step",
-    [PhotometricDistortion(), RandomGamma(1.0), RandomGray(1.0), RandomBlur(1.0)],
+    [PhotometricDistortion(), RandomGamma(p=1.0), RandomGray(p=1.0), RandomBlur(p=1.0)],
     ids=lambda step: type(step).__name__,
 )
 def test_colour_steps_change_neither_mask_nor_input(step: Any) -> None:
@@ -142,7 +138,7 @@ def test_colour_steps_change_neither_mask_nor_input(step: Any) -> None:
     before = image.copy()
     changed = 0
     for seed in range(8):
-        new_image, new_mask = step(image, mask, np.random.default_rng(seed))
+        new_image, new_mask = step(image, mask, context(np.random.default_rng(seed)))
         assert new_mask is mask
         assert new_image.dtype == np.uint8
         assert new_image.shape == image.shape
@@ -153,11 +149,18 @@ def test_colour_steps_change_neither_mask_nor_input(step: Any) -> None:
 
 def test_the_same_generator_gives_the_same_result_after_a_flip_too() -> None:
     image, mask = labelled(30, 40, 3)
-    steps = Compose(
-        [RandomFlip(1.0), RandomResize(None, None, (0.5, 2)), RandomCrop((16, 16), 0.75, 255), RandomFlip(1.0),
-         PhotometricDistortion(), RandomGamma(1), RandomGray(0.5), RandomBlur(1), RandomRotate(1, 10, 255)]
-    )  # fmt: skip
-    first, second = (steps(image, mask, np.random.default_rng(5)) for _ in range(2))
+    steps = [
+        RandomFlip(p=1.0),
+        RandomResize(ratio_range=(0.5, 2)),
+        RandomCrop(size=(16, 16), cat_max_ratio=0.75),
+        RandomFlip(p=1.0),
+        PhotometricDistortion(),
+        RandomGamma(p=1),
+        RandomGray(p=0.5),
+        RandomBlur(p=1),
+        RandomRotate(p=1, degrees=10),
+    ]
+    first, second = (through(steps, image, mask, np.random.default_rng(5)) for _ in range(2))
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])
 
@@ -165,7 +168,7 @@ def test_the_same_generator_gives_the_same_result_after_a_flip_too() -> None:
 # -- random resize: r ~ U, target (int(L r), int(S r)), the smaller factor, int(side * f + 0.5) -----------------------
 
 
-OWN = (None, None)  # the photo's own size as the box
+OWN = None  # the photo's own size as the box
 
 
 @pytest.mark.parametrize(
@@ -185,9 +188,9 @@ OWN = (None, None)  # the photo's own size as the box
     ],
 )
 def test_resize_by_hand(
-    size: tuple[int, int], box: tuple[int | None, int | None], r: float, expected: tuple[int, int]
+    size: tuple[int, int], box: tuple[int, int] | None, r: float, expected: tuple[int, int]
 ) -> None:
-    step = RandomResize(box[0], box[1], (0.5, 2.0))
+    step = RandomResize(box=box, ratio_range=(0.5, 2.0))
     image, mask = applied(step, np.zeros((*size, 3)), np.zeros(size), ("uniform", r))
     assert mask.shape == expected
     assert image.shape == (*expected, 3)
@@ -195,7 +198,7 @@ def test_resize_by_hand(
 
 def test_resize_interpolates_the_photo_and_picks_labels() -> None:
     image = np.array([[[0] * 3, [200] * 3]])
-    new_image, new_mask = applied(RandomResize(None, None, (2, 2)), image, [[3, 9]], ("uniform", 2.0))
+    new_image, new_mask = applied(RandomResize(ratio_range=(2, 2)), image, [[3, 9]], ("uniform", 2.0))
     assert new_image[0, :, 0].tolist() == [0, 50, 150, 200]  # centres at -0.25, 0.25, 0.75 and 1.25 of the old ones
     assert new_mask[0].tolist() == [3, 3, 9, 9]
 
@@ -206,7 +209,7 @@ def test_resize_interpolates_the_photo_and_picks_labels() -> None:
 def test_crop_takes_the_offset_drawn() -> None:
     image, mask = labelled(6, 9, 0)
     new_image, new_mask = applied(
-        RandomCrop((4, 5), 1.0, 255), image, mask, ("integers", 2), ("integers", 4)
+        RandomCrop(size=(4, 5), cat_max_ratio=1.0), image, mask, ("integers", 2), ("integers", 4)
     )  # the largest offsets there are
     np.testing.assert_array_equal(new_mask, mask[2:6, 4:9])
     np.testing.assert_array_equal(new_image, image[2:6, 4:9])
@@ -214,7 +217,7 @@ def test_crop_takes_the_offset_drawn() -> None:
 
 def test_a_side_shorter_than_the_crop_stays() -> None:
     image, mask = labelled(3, 9, 0)
-    _, new_mask = applied(RandomCrop((4, 5), 1.0, 255), image, mask, ("integers", 0), ("integers", 1))
+    _, new_mask = applied(RandomCrop(size=(4, 5), cat_max_ratio=1.0), image, mask, ("integers", 0), ("integers", 1))
     np.testing.assert_array_equal(new_mask, mask[:, 1:6])
 
 
@@ -240,7 +243,7 @@ def test_cat_max_ratio_by_hand(window: list[int], accepted: bool) -> None:
     if not accepted:
         draws += [("integers", 0), ("integers", 6)]
     image = np.repeat(mask[..., None], 3, axis=2)
-    _, new_mask = applied(RandomCrop((1, size), 0.75, 255), image, mask, *draws)
+    _, new_mask = applied(RandomCrop(size=(1, size), cat_max_ratio=0.75), image, mask, *draws)
     assert new_mask[0].tolist() == (window if accepted else mask[0, 6:].tolist())
 
 
@@ -248,12 +251,18 @@ def test_after_ten_retries_the_last_window_is_taken() -> None:
     mask = np.zeros((1, 20), np.uint8)
     image = np.arange(20, dtype=np.uint8)[None, :, None].repeat(3, 2)
     draws = [draw for column in range(11) for draw in (("integers", 0), ("integers", column))]
-    new_image, _ = applied(RandomCrop((1, 4), 0.75, 255), image, mask, *draws)
+    new_image, _ = applied(RandomCrop(size=(1, 4), cat_max_ratio=0.75), image, mask, *draws)
     assert new_image[0, :, 0].tolist() == [10, 11, 12, 13]
 
 
 def test_a_ratio_of_one_accepts_every_window() -> None:
-    applied(RandomCrop((1, 4), 1.0, 255), np.zeros((1, 20, 3)), np.zeros((1, 20)), ("integers", 0), ("integers", 3))
+    applied(
+        RandomCrop(size=(1, 4), cat_max_ratio=1.0),
+        np.zeros((1, 20, 3)),
+        np.zeros((1, 20)),
+        ("integers", 0),
+        ("integers", 3),
+    )
 
 
 # -- flip -------------------------------------------------------------------------------------------------------------
@@ -262,7 +271,7 @@ def test_a_ratio_of_one_accepts_every_window() -> None:
 @pytest.mark.parametrize(("drawn", "expected"), [(0.49, [3, 2, 1]), (0.5, [1, 2, 3])])
 def test_flip_by_hand(drawn: float, expected: list[int]) -> None:
     image = np.array([[[1] * 3, [2] * 3, [3] * 3]])
-    new_image, new_mask = applied(RandomFlip(0.5), image, [[1, 2, 3]], ("random", drawn))
+    new_image, new_mask = applied(RandomFlip(p=0.5), image, [[1, 2, 3]], ("random", drawn))
     assert new_mask[0].tolist() == expected
     assert new_image[0, :, 0].tolist() == expected
 
@@ -323,17 +332,19 @@ def test_hue_and_saturation_are_drawn_in_this_order_around_one_conversion() -> N
 
 
 def test_all_off_is_allowed() -> None:
-    step = PhotometricDistortion(0.0, (1.0, 1.0), (1.0, 1.0), 0)
+    step = PhotometricDistortion(brightness=0.0, contrast=(1.0, 1.0), saturation=(1.0, 1.0), hue=0)
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     for seed in range(10):
-        new_image, _ = step(image, np.zeros((8, 8), np.uint8), np.random.default_rng(seed))
+        new_image, _ = step(image, np.zeros((8, 8), np.uint8), context(np.random.default_rng(seed)))
         assert np.abs(new_image.astype(int) - image).max() <= 6  # HSV in 8 bits does not come back exactly
 
 
 def test_each_step_happens_half_of_the_time() -> None:
     image = np.full((1, 1, 3), (200, 100, 50), np.uint8)
     rng = np.random.default_rng(0)
-    same = sum(np.array_equal(PhotometricDistortion()(image, image[..., 0], rng)[0], image) for _ in range(2000))
+    same = sum(
+        np.array_equal(PhotometricDistortion()(image, image[..., 0], context(rng))[0], image) for _ in range(2000)
+    )
     assert 0.04 < same / 2000 < 0.12  # 1/16 where all four coins fall, and a little where a value changes nothing
 
 
@@ -341,12 +352,12 @@ def test_each_step_happens_half_of_the_time() -> None:
 
 
 def test_gamma_keeps_black_and_white() -> None:
-    image, _ = applied(RandomGamma(0.5), np.array([[[0, 64, 255]]]), None, ("random", 0.4), ("uniform", np.log(2.0)))
+    image, _ = applied(RandomGamma(p=0.5), np.array([[[0, 64, 255]]]), None, ("random", 0.4), ("uniform", np.log(2.0)))
     assert image[0, 0].tolist() == [0, 16, 255]  # 255 * (64 / 255)^2 = 16.06
 
 
 def test_gray_has_three_equal_channels() -> None:
-    image, _ = applied(RandomGray(0.5), np.array([[[255, 0, 0], [0, 255, 0]]]), None, ("random", 0.4))
+    image, _ = applied(RandomGray(p=0.5), np.array([[[255, 0, 0], [0, 255, 0]]]), None, ("random", 0.4))
     assert image[0].tolist() == [[76] * 3, [150] * 3]  # Rec. 601
 
 

@@ -35,7 +35,7 @@ from terrazzo.costs import count_operations
 from terrazzo.engines.engine import EngineOptions, Precision
 from terrazzo.engines.gpu import COMPARED_PASSES, capture
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.training.losses import upsampled_cross_entropy
+from terrazzo.training.losses.cross_entropy import upsampled_cross_entropy
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 WAYS = ("eager", "compiled", "graph")

@@ -27,7 +27,7 @@ from measure import alternate, header, publish, table
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.models.setr import VARIANTS, ViTSize
 from terrazzo.models.setr import build as build_setr
-from terrazzo.training.losses import upsampled_cross_entropy
+from terrazzo.training.losses.cross_entropy import upsampled_cross_entropy
 from training_step import resident_mb
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))

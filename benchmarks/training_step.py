@@ -26,8 +26,11 @@ from measure import Times, header, publish, table
 from peers import build_pair
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.models import create_model
-from terrazzo.training.losses import upsampled_cross_entropy
+from terrazzo.training.losses import CombinedLoss
+from terrazzo.training.losses.cross_entropy import CrossEntropy, upsampled_cross_entropy
 from terrazzo.training.memory import estimate_step_memory
+
+LOSS = CombinedLoss([CrossEntropy()], torch.ones(1), 255, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,8 @@ def estimated_mb(side: str, work: Workload) -> str:
     if side not in ("ours", "ours, checkpointing"):
         return ""
     estimate = estimate_step_memory(
-        create_model(work.model, work.classes), work.batch, (work.height, work.width), optimizer_states=0,
-        has_average=False, bf16=False, recompute_blocks=side == "ours, checkpointing",
+        create_model(work.model, work.classes), work.batch, (work.height, work.width), loss=LOSS,
+        optimizer_states=0, has_average=False, bf16=False, recompute_blocks=side == "ours, checkpointing",
     )  # fmt: skip
     return f"{estimate.step / 1e6:.0f}"
 

@@ -18,7 +18,7 @@ from terrazzo.data.pixel_counts import count_pixels
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, TerrazzoError
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.training.losses import upsampled_cross_entropy
+from terrazzo.training.losses.cross_entropy import upsampled_cross_entropy
 
 AB = LabelSpec.from_names(["a", "b"])
 

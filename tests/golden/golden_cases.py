@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from terrazzo.models import Segmenter, create_model
-from terrazzo.training.losses import upsampled_cross_entropy
+from terrazzo.training.losses.cross_entropy import upsampled_cross_entropy
 from terrazzo.training.optim import learning_rate_factor, parameter_groups, set_learning_rate
 
 DATA = Path(__file__).parent / "data"

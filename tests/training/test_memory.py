@@ -15,13 +15,15 @@ from terrazzo.errors import TrainingError
 from terrazzo.models import create_model
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.training import memory_plan as memory_plan_module
-from terrazzo.training.losses import upsampled_cross_entropy
+from terrazzo.training.losses import CombinedLoss
+from terrazzo.training.losses.cross_entropy import CrossEntropy, upsampled_cross_entropy
 from terrazzo.training.memory import Memory, StepMemory, estimate_step_memory, memory_of
 from terrazzo.training.memory_plan import memory_plan
 
 pytestmark = pytest.mark.usefixtures("tiny_variant")
 
-PLAIN: dict[str, Any] = {"optimizer_states": 0, "has_average": False, "bf16": False}
+LOSS = CombinedLoss([CrossEntropy()], torch.ones(8), 255, torch.device("cpu"))
+PLAIN: dict[str, Any] = {"loss": LOSS, "optimizer_states": 0, "has_average": False, "bf16": False}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,9 @@ class Nothing(nn.Module):
 def test_of_one_layer_the_bytes_are_those_counted_by_hand() -> None:
     network = Segmenter(Nothing(), OneLayer())
     weights = 3 * 8 * 4
-    estimate = estimate_step_memory(network, 2, (64, 64), optimizer_states=2, has_average=True, bf16=False, ranks=1)
+    estimate = estimate_step_memory(
+        network, 2, (64, 64), loss=LOSS, optimizer_states=2, has_average=True, bf16=False, ranks=1
+    )
     assert estimate.weights == weights * 4 and estimate.gradients == weights
     pixels = 2 * 64 * 64
     photos, labels, logits = pixels * 3 * 4, pixels * 8, pixels * 8 * 4

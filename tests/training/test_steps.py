@@ -13,7 +13,6 @@ from tiny_runs import finish, make_data, start, tiny_trainer
 from torch import Tensor
 
 from terrazzo.errors import TrainingError
-from terrazzo.training import trainer as trainer_module
 from terrazzo.training.checkpoint import load_checkpoint
 from terrazzo.training.steps import compiled, ran_out_of_memory, told_of_failures
 from terrazzo.training.trainer import Trainer
@@ -187,7 +186,7 @@ def test_running_out_of_memory_is_told_with_the_way_out(
     def greedy(*_: object) -> Tensor:
         raise error
 
-    monkeypatch.setattr(trainer_module, "upsampled_cross_entropy", greedy)
+    monkeypatch.setattr(trainer, "loss", greedy)
     with pytest.raises(TrainingError, match="this machine ran out of memory in step 1") as caught:
         trainer.run()
     assert caught.value.code == "training-memory" and "--checkpointing" in caught.value.fix

@@ -23,7 +23,6 @@ from terrazzo.models import create_model
 from terrazzo.training import trainer as trainer_module
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
-from terrazzo.training.losses import upsampled_cross_entropy
 from terrazzo.training.trainer import Trainer
 from terrazzo.weights.files import load_folder
 from terrazzo.weights.load import StartingWeights
@@ -256,7 +255,7 @@ def test_a_run_that_has_diverged_ends_with_the_photos_named(
 ) -> None:
     monkeypatch.setattr(trainer_module, "MOST_BAD_STEPS", 3)
     trainer = tiny_trainer(data, tmp_path, validate_every=1000)
-    monkeypatch.setattr(trainer_module, "upsampled_cross_entropy", lambda logits, *_: logits.sum() * math.nan)
+    monkeypatch.setattr(trainer, "loss", lambda logits, labels: logits.sum() * math.nan)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     with pytest.raises(TrainingError, match=r"3 steps in a row .* train_\d\.png") as caught:
         trainer.run()
@@ -315,7 +314,7 @@ def test_each_auxiliary_head_adds_its_weighted_loss(data: Path, tmp_path: Path, 
         batch = next(trainer.loader.epoch(0))
         with torch.no_grad():
             outputs = trainer.model.train()(batch.images, auxiliary=True)
-            values = [float(upsampled_cross_entropy(x, batch.labels, 255, trainer.class_weights)) for x in outputs]
+            values = [float(trainer.loss(x, batch.labels)) for x in outputs]
         losses[weight] = trainer.train_step(batch)
         assert losses[weight] == pytest.approx(values[0] + weight * sum(values[1:]), rel=1e-5)
     assert losses[0.4] > losses[0.0]

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from terrazzo.costs import LiveTensors
 from terrazzo.models import Segmenter
-from terrazzo.training.losses import strip_rows, upsampled_cross_entropy
+from terrazzo.training.losses import CombinedLoss
 
 __all__ = ["Memory", "StepMemory", "estimate_step_memory", "memory_of"]
 
@@ -57,6 +57,7 @@ def estimate_step_memory(
     batch: int,
     crop: tuple[int, int],
     *,
+    loss: CombinedLoss,
     optimizer_states: int,
     has_average: bool,
     bf16: bool,
@@ -69,6 +70,7 @@ def estimate_step_memory(
         model: what is to be trained, on the device where it is to be trained.
         batch: images in a step of this process.
         crop: their height and width.
+        loss: what is minimised.
         optimizer_states: tensors that the optimiser keeps for each parameter.
         has_average: whether a second copy of the weights is kept.
         bf16: whether the forward pass is under autocast.
@@ -81,11 +83,13 @@ def estimate_step_memory(
     gradients = (
         trained if ranks == 1 else 2 * trained
     )  # with several ranks, a second time in the buckets they travel in
-    peak = _peak_of_step(model, batch, crop, bf16, recompute_blocks) + gradients - trained
+    peak = _peak_of_step(model, batch, crop, loss, bf16, recompute_blocks) + gradients - trained
     return StepMemory(kept, gradients, max(peak, gradients), batch)
 
 
-def _peak_of_step(model: Segmenter, batch: int, crop: tuple[int, int], bf16: bool, recompute_blocks: bool) -> int:
+def _peak_of_step(
+    model: Segmenter, batch: int, crop: tuple[int, int], loss: CombinedLoss, bf16: bool, recompute_blocks: bool
+) -> int:
     device = next(model.parameters()).device
     with FakeTensorMode(allow_non_fake_inputs=True) as without_content:
         tensors = [*model.parameters(), *model.buffers()]
@@ -104,9 +108,7 @@ def _peak_of_step(model: Segmenter, batch: int, crop: tuple[int, int], bf16: boo
                 outputs = network(images, auxiliary=True)
             total = torch.zeros((), device=device)
             for logits in outputs:
-                # One strip is as large as another.
-                strip = labels[:, : strip_rows(logits, labels)]
-                total = total + upsampled_cross_entropy(logits, strip, 255)
+                total = total + loss.rehearse(logits, labels)
             del outputs, logits
             total.backward()  # type: ignore[no-untyped-call]
     peak: int = tensors_of_step.peak

@@ -95,6 +95,7 @@ def _estimate(trainer: Trainer, recompute_blocks: bool = False) -> StepMemory:
         trainer.model,
         recipe.run.batch_size // ranks.world_size,
         recipe.crop,
+        loss=trainer.loss,
         optimizer_states=optimizer_states(recipe.optimizer),
         has_average=trainer.average is not None,
         bf16=trainer.bf16,

@@ -25,7 +25,8 @@ from terrazzo.training.augment.photometric import PhotometricDistortion
 from terrazzo.training.augment.resize import RandomResize
 from terrazzo.training.fields import plain_values, read_fields, read_row, row_name
 from terrazzo.training.flat_recipe import is_flat, sectioned
-from terrazzo.training.losses import LOSSES, CrossEntropy
+from terrazzo.training.losses import LOSSES, Loss
+from terrazzo.training.losses.cross_entropy import CrossEntropy
 from terrazzo.training.overrides import TABLES, full_paths, with_values
 from terrazzo.training.sections import SECTIONS, DataSection, ModelSection, OptimizerSection, RunSection
 from terrazzo.weights.processor import normalisation, read_processor
@@ -52,7 +53,7 @@ class Recipe:
     model: ModelSection
     data: DataSection
     augment: tuple[Step, ...]
-    loss: tuple[CrossEntropy, ...]
+    loss: tuple[Loss, ...]
     optimizer: OptimizerSection
     run: RunSection
 

@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from terrazzo.data import Dataset
@@ -34,7 +33,7 @@ from terrazzo.training.data import refuse_other_labels
 from terrazzo.training.distributed import Ranks
 from terrazzo.training.ema import WeightAverage
 from terrazzo.training.log import RunLog
-from terrazzo.training.losses import class_weights_from_counts, upsampled_cross_entropy
+from terrazzo.training.losses import CombinedLoss
 from terrazzo.training.optim import create_optimizer, learning_rate_factor, set_learning_rate
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.record import training_record
@@ -124,12 +123,7 @@ class Trainer:
         precision = recipe.run.precision
         self.bf16 = precision == "bf16" or (precision == "auto" and multiplies_bf16(ranks.device))
         pixels_K = torch.from_numpy(pixels_NK.sum(axis=0, dtype=np.int64))
-        self.class_weights = [
-            class_weights_from_counts(pixels_K, row.class_weight_power).to(ranks.device)
-            if row.class_weight_power
-            else None
-            for row in recipe.loss
-        ]
+        self.loss = CombinedLoss(recipe.loss, pixels_K, self.labels.ignore_index, ranks.device)
         self.step = 0
         self.seconds = 0.0
         self.best_mIoU = -1.0
@@ -200,9 +194,9 @@ class Trainer:
         with undone_on_failure(self.model, statistics, device), told_of_failures(self.step + 1, device):
             with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
                 logits, *auxiliary = self.wrapped(images, auxiliary=True)
-            loss = self._loss(logits, labels)
+            loss = self.loss(logits, labels)
             for logits in auxiliary:
-                loss = loss + self.recipe.model.auxiliary_weight * self._loss(logits, labels)
+                loss = loss + self.recipe.model.auxiliary_weight * self.loss(logits, labels)
             del logits, auxiliary, images
             loss.backward()  # type: ignore[no-untyped-call]
         norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
@@ -255,13 +249,6 @@ class Trainer:
         network = self.model if self.average is None else self.average.module
         assert isinstance(network, Segmenter)
         return without_auxiliary(network)
-
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        total = logits.new_zeros((), dtype=torch.float32)
-        for row, class_weights in zip(self.recipe.loss, self.class_weights, strict=True):
-            loss = upsampled_cross_entropy(logits, labels, self.labels.ignore_index, class_weights, row.normalize_by)
-            total = total + row.weight * loss
-        return total
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """Yield the rest of an epoch; after resuming in the middle, with the generators where they were.

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from terrazzo.models.layers import interpolation_matrix
-from terrazzo.training import losses
-from terrazzo.training.losses import class_weights_from_counts, upsampled_cross_entropy
+from terrazzo.training.losses import strips
+from terrazzo.training.losses.class_weights import class_weights_from_counts
+from terrazzo.training.losses.cross_entropy import CrossEntropy, upsampled_cross_entropy
 
 IGNORE = 255
 
@@ -65,7 +66,7 @@ def test_equals_the_plain_loss(
 
     results = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "STRIP_ELEMENTS", strip)
+        patch.setattr(strips, "STRIP_ELEMENTS", strip)
         for loss_function in (upsampled_cross_entropy, plain_loss):
             leaf = logits.clone().requires_grad_()
             loss = loss_function(leaf, labels, ignore_index, class_weights, normalize_by)
@@ -118,7 +119,7 @@ def test_no_strip_is_larger_than_allowed(monkeypatch: pytest.MonkeyPatch) -> Non
 
     plain = F.cross_entropy
     monkeypatch.setattr(F, "cross_entropy", recording)
-    monkeypatch.setattr(losses, "STRIP_ELEMENTS", 600)
+    monkeypatch.setattr(strips, "STRIP_ELEMENTS", 600)
     logits = torch.randn(2, 5, 6, 7, requires_grad=True)
     upsampled_cross_entropy(logits, random_labels(2, 5, (24, 28)), IGNORE)
     assert max(sizes) <= 600
@@ -198,3 +199,14 @@ def test_class_weights_average_to_one_and_favour_the_rare(counts: list[int], pow
 
 def test_power_zero_weighs_all_pixels_alike() -> None:
     assert torch.equal(class_weights_from_counts(torch.tensor([5, 0, 1000]), power=0), torch.ones(3))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_label_smoothing_is_pytorchs(weighted: bool) -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 5, 6, 7), random_labels(2, 5, (24, 28))
+    labels[0, :9] = IGNORE
+    weights = torch.rand(5) + 0.1 if weighted else None
+    upsampled = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
+    expected = F.cross_entropy(upsampled, labels, weights, ignore_index=IGNORE, label_smoothing=0.1)
+    torch.testing.assert_close(CrossEntropy(label_smoothing=0.1)(logits, labels, IGNORE, weights), expected)

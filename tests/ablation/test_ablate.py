@@ -150,7 +150,7 @@ def test_an_interrupted_study_goes_on(
 
 def test_other_settings_are_refused(finished: tuple[Path, Result], tiny_data: Path) -> None:
     output, _ = finished
-    with pytest.raises(TrainingError, match="another steps, seed") as caught:
+    with pytest.raises(TrainingError, match=r"another run\.steps, run\.seed") as caught:
         run("position", tiny_data, output, steps=5, seed=1)
     assert caught.value.code == "ablation-settings"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +85,8 @@ def test_the_preprocessing_of_the_start_is_kept_and_its_score_is_told(
 def test_a_recipe_that_changes_it_is_followed_and_it_is_said(
     data: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = replace(
-        automatic_recipe("segformer_narrow", [(48, 72)] * 2, steps=1, batch_size=2), crop=(32, 32), precision="fp32"
-    )
+    recipe = automatic_recipe("segformer_narrow", [(48, 72)] * 2, steps=1, batch_size=2)
+    recipe = recipe.changed({"crop": (32, 32), "precision": "fp32"})
     model = fine_tune(data, tmp_path / "run", start, recipe=recipe, overrides={})
     assert model.preprocess.short_side == 48
     said = capsys.readouterr().err

@@ -37,6 +37,7 @@ def train(
     group_by: str | None = None,
     crowds: Literal["ignore", "objects"] | None = None,
     holdout: Annotated[list[str] | None, Parameter(negative=())] = None,
+    settings: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
     reset_head: Annotated[bool, Parameter(negative=())] = False,
     check: Annotated[bool, Parameter(negative=())] = False,
     resume: Annotated[bool, Parameter(negative=())] = False,
@@ -68,33 +69,35 @@ def train(
         A backbone of Hugging Face transformers: hf: and a model of its hub, or a folder, with weights; hf: and a
         config.json for random ones.
     recipe
-        A complete recipe file; other options change single values of it.
+        A complete recipe file; other options change single values of it. Without one the settings are chosen from the
+        photos; the defaults below are those.
     labels
-        A bundled class list (such as camvid), for a folder that does not say what its classes are.
+        A bundled class list (such as camvid), for a folder that does not say what its classes are; by default the
+        folder's own.
     weights
         What to start from: a model of the same architecture, whose preprocessing is kept unless a recipe has another,
         or an encoder alone (file, folder, hub id); by default what the recipe says, else random weights, which `random`
         asks for.
     epochs
-        Passes over the training photos.
+        Passes over the training photos; by default 100.
     steps
         Optimiser steps, instead of --epochs.
     batch_size
-        Photos per step, over all processes.
+        Photos per step, over all processes; by default 8.
     crop
-        Height and width of the training windows.
+        Height and width of the training windows; by default the photos' usual shorter side, from 128 to 512.
     lr
-        Base learning rate.
+        Base learning rate; by default 0.001, or 0.0001 where training starts from weights.
     seed
-        Of weights, order and augmentation.
+        Seed of weights, order and augmentation; by default 0.
     precision
-        fp32, bf16, or auto (bf16 where the hardware multiplies it natively).
+        fp32, bf16, or auto (the default: bf16 where the hardware multiplies it natively).
     checkpointing
-        Less memory for a longer step: compute the encoder's inner values again in the backward pass.
+        Activation checkpointing: less memory for a longer step; by default off.
     compile
-        Have PyTorch compile the network: a shorter step on GPUs, after some minutes.
+        Have PyTorch compile the network: a shorter step on GPUs, after some minutes; by default off.
     patience
-        Validations without a better mIoU before the run stops early.
+        Validations without a better mIoU before the run stops early; by default 30.
     train_split
         Split to learn from; by default train.
     val_split
@@ -108,6 +111,9 @@ def train(
         What iscrowd: 1 means in COCO JSON: ignore (the default), or objects, where a tool marks all objects so.
     holdout
         Pattern in quotes, such as '0001TP*': training photos to validate on instead of learning from them.
+    settings
+        Any field of the recipe, as in optimizer.weight_decay=0.01, augment.flip.p=0 or augment.cutmix.p=0.5, which adds
+        that augmentation; give --set once for each.
     reset_head
         With --weights for other classes than the data set's: learn a new classifier.
     check
@@ -115,7 +121,7 @@ def train(
     resume
         Go on from the newest checkpoint in the output folder, with the run's own recipe.
     workers
-        Loader processes.
+        Loader processes; by default one for each core but one, at most 8.
     device
         cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
     """
@@ -139,6 +145,7 @@ def train(
         "holdout": holdout,
     }
 
+    from terrazzo.training.overrides import parse_setting
     from terrazzo.training.train import train as run_training
 
     run = run_training(
@@ -149,7 +156,10 @@ def train(
         recipe=recipe,
         labels=labels,
         weights=weights,
-        overrides={key: value for key, value in given.items() if value is not None},
+        overrides={
+            **{key: value for key, value in given.items() if value is not None},
+            **dict(parse_setting(text) for text in settings or ()),
+        },
         reset_head=reset_head,
         check=check,
         resume=resume,

@@ -26,6 +26,7 @@ __all__ = [
     "plain_values",
     "read_fields",
     "read_row",
+    "refuse_unknown_row",
     "row_name",
 ]
 
@@ -142,14 +143,19 @@ def read_row(table: Mapping[str, type[T]], values: object, where: str) -> T:
             fix=f"write entries such as {{name: {next(iter(table))}}}",
             code="recipe-row",
         )
+    refuse_unknown_row(name, table, where)
+    own = {key: value for key, value in values.items() if key != "name"}
+    return read_fields(table[name], own, f"{where}.{name}")
+
+
+def refuse_unknown_row(name: str, table: Mapping[str, Any], where: str) -> None:
+    """Raise a ConfigError that names a row nobody reads, and the nearest one that exists."""
     if name not in table:
         near = nearest(name, table)
         hint = f"did you mean {near!r}? " if near else ""
         raise ConfigError(
             f"{where} has an unknown row {show(name)}", fix=f"{hint}rows: {', '.join(table)}", code="recipe-row"
         )
-    own = {key: value for key, value in values.items() if key != "name"}
-    return read_fields(table[name], own, f"{where}.{name}")
 
 
 def row_name(table: Mapping[str, type[Any]], row: object) -> str:

@@ -11,6 +11,7 @@ from terrazzo.config import parse_yaml
 from terrazzo.errors import ConfigError
 from terrazzo.text import nearest, show
 from terrazzo.training.augment import AUGMENTATIONS
+from terrazzo.training.fields import refuse_unknown_row
 from terrazzo.training.flat_recipe import PATHS
 from terrazzo.training.losses import LOSSES
 
@@ -81,36 +82,30 @@ def with_values(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
                 raise _unknown(path, PATHS.values())
         if isinstance(inner, list):
             raise _unknown(path, PATHS.values())
-        inner[field] = value
+        value = copy.deepcopy(value)
+        inner[field] = list(value) if isinstance(value, tuple) else value
     return values
 
 
 def _row(rows: list[dict[str, Any]], section: str, name: str) -> dict[str, Any]:
     """Return the row of this name; `augment` gets one that it does not have."""
-    table, found = TABLES[section], [row for row in rows if row["name"] == name]
-    if len(found) > 1:
+    table, names = TABLES[section], [row.get("name") if isinstance(row, Mapping) else None for row in rows]
+    if names.count(name) > 1:
         raise ConfigError(
-            f"{section} has {len(found)} rows {name}", fix="change them in a recipe file", code="recipe-field"
+            f"{section} has {names.count(name)} rows {name}", fix="change them in a recipe file", code="recipe-field"
         )
-    if found:
-        return found[0]
-    if name not in table:
-        near = nearest(name, table)
-        raise ConfigError(
-            f"{section} has an unknown row {show(name)}",
-            fix=f"{f'did you mean {near!r}? ' if near else ''}rows: {', '.join(table)}",
-            code="recipe-row",
-        )
+    if name in names:
+        return rows[names.index(name)]
+    refuse_unknown_row(name, table, section)
     if section != "augment":
         raise ConfigError(
-            f"the recipe's {section} has no row {name}, but {', '.join(row['name'] for row in rows)}",
+            f"the recipe's {section} has no row {name}",
             fix=f"give the whole list, as in --set '{section}=[{{name: {name}}}]'",
             code="recipe-field",
         )
-    usual = list(table)
-    later = [place for place, row in enumerate(rows) if usual.index(row["name"]) > usual.index(name)]
-    row = {"name": name}
-    rows.insert(later[0] if later else len(rows), row)
+    after = list(table)[list(table).index(name) :]
+    row: dict[str, Any] = {"name": name}
+    rows.insert(next((place for place, other in enumerate(names) if other in after), len(rows)), row)
     return row
 
 
@@ -120,5 +115,4 @@ def _unknown(name: str, known: Any) -> ConfigError:
     return ConfigError(
         f"a recipe has no field {show(name)}",
         fix=f"{hint}fields are given by section, such as optimizer.lr or augment.flip.p",
-        code="recipe-field",
     )

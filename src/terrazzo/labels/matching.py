@@ -17,7 +17,7 @@ from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec
 from terrazzo.labels.validation import Target
 from terrazzo.text import printable, show
 
-__all__ = ["Matching", "match_classes", "only_numbered", "reordered", "side_by_side"]
+__all__ = ["Matching", "ends", "match_classes", "only_numbered", "reordered", "side_by_side"]
 
 NUMBERED = re.compile(r"(?:class|classes|cls|c|label|category|cat|id|index)?(\d{1,5})")
 GUESSED = ("background", "foreground")
@@ -69,7 +69,7 @@ def match_classes(data: Sequence[str], model: Sequence[str], *, guessed: bool = 
         return Matching(
             None,
             data,
-            f"the model's names are a guess: its classes are taken in the order of the data's, {_ends(data)}",
+            f"the model's names are a guess: its classes are taken in the order of the data's, {ends(data)}",
         )
     numbered = _numbered(data), _numbered(model)
     pairs = zip(data, model, *numbered, strict=True)
@@ -77,7 +77,7 @@ def match_classes(data: Sequence[str], model: Sequence[str], *, guessed: bool = 
         return None
     sides = [side for side, found in zip(("the data's", "the model's"), numbered, strict=True) if any(found)]
     names = tuple(other if mine else name for name, other, mine in zip(data, model, numbered[0], strict=True))
-    note = f"the names of {' and '.join(sides)} classes are only numbers; taken in order as {_ends(names)}"
+    note = f"the names of {' and '.join(sides)} classes are only numbers; taken in order as {ends(names)}"
     return Matching(None, names, note)
 
 
@@ -119,6 +119,12 @@ def only_numbered(names: Sequence[str]) -> bool:
     ) and any(numbered)
 
 
+def ends(names: Sequence[str]) -> str:
+    """The first classes and the last one, with their numbers."""
+    shown = [f"{k} {show(name)}" for k, name in enumerate(names)]
+    return ", ".join(shown if len(shown) <= 4 else [*shown[:3], "...", shown[-1]])
+
+
 def _numbered(names: Sequence[str]) -> list[bool]:
     """Say which names are only the numbers of their places, counted from 0 or 1, or from 0 after a background."""
     if tuple(map(_loose, names)) == GUESSED:
@@ -134,11 +140,6 @@ def _left_over(side: str, names: Sequence[str], others: Sequence[str]) -> str:
     alone = [name for name in names if _loose(name) not in theirs]
     more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
     return f"; only in {side}: {', '.join(map(show, alone[:SHOWN]))}{more}" if 0 < len(alone) < len(names) else ""
-
-
-def _ends(names: Sequence[str]) -> str:
-    shown = [f"{k} {show(name)}" for k, name in enumerate(names)]
-    return ", ".join(shown if len(shown) <= 4 else [*shown[:3], "...", shown[-1]])
 
 
 def _exact(name: str) -> str:

@@ -149,6 +149,12 @@ def test_a_class_list_given_beside_labels_yaml_is_matched_to_it(tmp_path: Path) 
     assert dataset.labels.names == NAMES and dataset.read(0)[1][:, 0].tolist() == np.repeat([0, 1, 2], 8).tolist()
 
 
+def test_a_class_list_given_in_place_of_the_folders_own_is_told(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "named", ["light", "dark", "grey"])
+    with pytest.warns(TerrazzoWarning, match=r"take their places \(labels.yaml \| given\): 0 'light' \| 'a'"):
+        assert open_dataset(data, "val", LabelSpec.from_names(["a", "b", "c"])).labels.names == ("a", "b", "c")
+
+
 # -- training ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,8 +1,9 @@
 """Matching two lists of classes by name: a data set's and a model's, which may count the same classes differently.
 
 Case, spaces, underscores and hyphens do not count. The same names in another order are mapped. Names that are mere
-numbers, such as ``class 0``, ``LABEL_0`` or the guessed ``background, foreground``, say nothing but the order, and are
-taken by it. Everything else is no match: pairing classes by position would give wrong numbers that look right.
+numbers, such as ``class 0`` and ``LABEL_0``, are matched by these; where only one side has them, or the guessed
+``background, foreground``, they say nothing but the order, and are taken by it. Everything else is no match: pairing
+classes by position would give wrong numbers that look right.
 """
 
 from __future__ import annotations
@@ -54,11 +55,16 @@ def match_classes(data: Sequence[str], model: Sequence[str], *, guessed: bool = 
     data, model = tuple(data), tuple(model)
     if len(data) != len(model):
         return None
-    for key in (_exact, _loose):
+    if data == model:
+        return Matching(None, data)
+    for key in (_exact, _loose, _number):
         ours, theirs = [key(name) for name in data], [key(name) for name in model]
+        if len(set(ours)) < len(ours):
+            continue  # such as "a b" and "ab", which only their spelling tells apart
         if ours == theirs:
-            return Matching(None, data)
-        if len(set(ours)) == len(ours) and set(ours) == set(theirs):
+            by_number = key is _number and f"the classes are matched by their numbers: {ends(data)}"
+            return Matching(None, data, by_number or None)
+        if set(ours) == set(theirs):
             table = tuple(theirs.index(name) for name in ours)
             in_order = tuple(data[table.index(place)] for place in range(len(table)))
             moved = [f"{show(data[k])} {k} -> {place}" for k, place in enumerate(table) if k != place]
@@ -73,6 +79,8 @@ def match_classes(data: Sequence[str], model: Sequence[str], *, guessed: bool = 
         )
     numbered = _numbered(data), _numbered(model)
     pairs = zip(data, model, *numbered, strict=True)
+    if not any(map(any, numbered)) or not (_ascend(data) and _ascend(model)):
+        return None
     if not all((mine != its and (mine or its)) or _loose(name) == _loose(other) for name, other, mine, its in pairs):
         return None
     sides = [side for side, found in zip(("the data's", "the model's"), numbered, strict=True) if any(found)]
@@ -135,6 +143,12 @@ def _numbered(names: Sequence[str]) -> list[bool]:
     return [match is not None and counted for match in matches]
 
 
+def _ascend(names: Sequence[str]) -> bool:
+    """Whether the numbers among names stand in their order."""
+    numbers = [int(match[1]) for name in names if (match := NUMBERED.fullmatch(_loose(name)))]
+    return numbers == sorted(numbers)
+
+
 def _left_over(side: str, names: Sequence[str], others: Sequence[str]) -> str:
     theirs = set(map(_loose, others))
     alone = [name for name in names if _loose(name) not in theirs]
@@ -149,3 +163,9 @@ def _exact(name: str) -> str:
 def _loose(name: str) -> str:
     plain = unicodedata.normalize("NFKC", name).casefold()
     return re.sub(r"[\s_\-\u2010-\u2015]+", "", plain) or plain
+
+
+def _number(name: str) -> str:
+    """The number of a name that says nothing else, whatever the word before it; of other names all."""
+    match = NUMBERED.fullmatch(_loose(name))
+    return _loose(name) if match is None else str(int(match[1]))

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from terrazzo.atomic import PARTIAL_PREFIX, make_folder
 from terrazzo.errors import OutputError, TrainingError
-from terrazzo.ownership import is_unchanged, write_result
+from terrazzo.ownership import is_unchanged, set_aside, write_result
+from terrazzo.atomic import PARTIAL_PREFIX, make_folder
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.recipe import Recipe
 from terrazzo.weights.files import CONFIG_FILE
@@ -144,4 +145,5 @@ def write_recipe(output: Path, recipe: Recipe) -> None:
     head = f"# Everything that decided the result of this run; to repeat it:\n#\n#   {command}\n"
     # None: lists of numbers on one line, mappings on several.
     text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+    set_aside([output / RECIPE_FILE], "train")
     write_result(output / RECIPE_FILE, f"{head}{text}".encode(), "train")

@@ -21,9 +21,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import terrazzo
-from terrazzo.atomic import PARTIAL_PREFIX, clear_stale, replacing
 from terrazzo.ablation.runs import Setting, train_variant
 from terrazzo.ablation.studies import Variant
+from terrazzo.atomic import PARTIAL_PREFIX, clear_stale, replacing
 from terrazzo.cli.main import main
 from terrazzo.data import Dataset
 from terrazzo.engines.memory import is_out_of_memory

@@ -19,7 +19,6 @@ from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.start import refuse_two_readings
-from terrazzo.weights.metadata import labels_from_meta, stored_values
 from terrazzo.weights.convert import convert
 from terrazzo.weights.files import TrainedModel
 from terrazzo.weights.huggingface import save_huggingface

@@ -11,7 +11,7 @@ from PIL import Image
 from terrazzo.data import open_dataset
 from terrazzo.data.masks import read_stored_mask
 from terrazzo.errors import DatasetError, LabelError
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 
 MASK = np.array([[0, 1, 2], [2, 2, 1]], np.uint8)
 

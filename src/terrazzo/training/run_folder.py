@@ -22,7 +22,6 @@ from pathlib import Path
 from terrazzo.atomic import PARTIAL_PREFIX, make_folder
 from terrazzo.errors import OutputError, TrainingError
 from terrazzo.ownership import is_unchanged, set_aside, write_result
-from terrazzo.atomic import PARTIAL_PREFIX, make_folder
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.recipe import Recipe
 from terrazzo.weights.files import CONFIG_FILE

@@ -115,10 +115,11 @@ def replacing_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
 
 
 @contextmanager
-def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replacing_folder(path: str | os.PathLike[str], *, keep_others: bool = False) -> Iterator[Path]:
     """Yield an empty folder to write to, which takes the place of `path` when the block ends without an exception.
 
-    Its parents are created. A folder already there is replaced only once the new one is complete.
+    Its parents are created. A folder already there is replaced only once the new one is complete; with
+    `keep_others`, what it has under other names stays in it.
 
     Raises:
         OutputError: the place cannot be written.
@@ -130,6 +131,8 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         with _claimed(folder.parent, folder=True) as partial, _naming(partial, folder):
             try:
                 yield partial
+                if keep_others:
+                    _take_along(folder, partial)
                 _live.discard(partial)  # from here on a signal must not take the only copy away
                 if folder.exists():
                     os.rename(folder, old)
@@ -268,6 +271,25 @@ def _is_about(error: OSError, target: Path) -> bool:
         return True
     path = Path(os.fsdecode(error.filename))
     return path == target or any(part.startswith(PARTIAL_PREFIX) for part in path.parts)
+
+
+def _take_along(old: Path, new: Path) -> None:
+    """Give a new folder what lies in the old one under names of its own, without copying where links can do."""
+    for entry in os.scandir(old) if old.is_dir() else ():
+        target = new / entry.name
+        if os.path.lexists(target) or entry.name.startswith(PARTIAL_PREFIX):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.copytree(entry, target, symlinks=True, copy_function=_link)
+        else:
+            _link(entry.path, target)
+
+
+def _link(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _discard(partial: Path) -> None:

@@ -22,10 +22,12 @@ from __future__ import annotations
 import io
 import os
 import re
+import stat
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -43,6 +45,7 @@ __all__ = [
     "leave_out_results",
     "mark_files",
     "refuse_foreign",
+    "set_aside",
     "write_result",
     "write_results",
 ]
@@ -51,6 +54,7 @@ MARK = re.compile(rb"terrazzo [^\s:]+: ([a-z-]+), checksum((?: [0-9a-f]{8})+)")
 PNG = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER = len(PNG) + 25  # with IHDR, behind which the mark stands
 ZIP = b"PK\x03\x04"
+ANYBODY_WRITES = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 SHOWN = 10  # files listed in one message
 Kind = Literal["predict", "evaluate", "explain", "ablate", "benchmark", "check-data", "export", "train"]
 """The command whose result a file is."""
@@ -121,6 +125,19 @@ def refuse_foreign(
             "need it too, for they carry no mark",
             code="output-not-ours",
         )
+
+
+def set_aside(paths: Iterable[Path], kind: Kind) -> None:
+    """Rename files that are not as a command wrote them, such as a recipe with somebody's remarks, and say so.
+
+    For what a command that goes on cannot refuse to write any more.
+    """
+    there = [path for path in paths if os.path.lexists(path)]
+    for path in [path for path in there if not _is_own(path, kind, there)]:
+        names = (f"{path.stem}.earlier{number}{path.suffix}" for number in chain([""], count(2)))
+        free = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
+        os.rename(path, free)
+        note(f"{shown_path(path)} was not as this program wrote it, and is now {shown_path(free)}")
 
 
 def leave_out_results(
@@ -211,8 +228,10 @@ def _belongs_to_run(path: Path) -> bool:
 
 
 def _is_own(path: Path, kind: Kind, there: Sequence[Path]) -> bool:
-    """Whether a file is as a command wrote it."""
+    """Whether a file is as a command wrote it, and is not write-protected: a cache of versions may hold it."""
     try:
+        if not path.stat().st_mode & ANYBODY_WRITES:
+            return False
         if _checksums(path, kind):
             return True
         if path.suffix not in UNMARKED:

@@ -12,6 +12,7 @@ from made_folder import Folder, halves
 from terrazzo.data.check import check_dataset
 from terrazzo.errors import DatasetError
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.notes import TerrazzoWarning
 
 AB = LabelSpec.from_names(["a", "b"])
 
@@ -67,7 +68,8 @@ def test_where_labels_come_from(folder: Folder) -> None:
     read = check_dataset(folder.root)
     assert read.labels is not None
     assert (read.labels.names, read.labels_from) == (("x", "y"), "labels.yaml")
-    assert check_dataset(folder.root, AB).labels_from == "given"
+    with pytest.warns(TerrazzoWarning, match="take their places"):
+        assert check_dataset(folder.root, AB).labels_from == "given"
     assert [check.splits[0].classes[1].pixels for check in (guessed, read)] == [288, 288]
 
 

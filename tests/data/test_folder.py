@@ -12,6 +12,7 @@ from terrazzo.data import find_layout, open_dataset
 from terrazzo.data.classes import guess_labels, infer_labels
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.notes import TerrazzoWarning
 
 AB = LabelSpec.from_names(["a", "b"])
 
@@ -245,7 +246,8 @@ def test_labels_come_from_the_argument_then_the_file_then_the_masks(folder: Fold
     assert open_dataset(folder.root, "train").labels.names == ("background", "foreground")
     folder.labels("names: [sky, ground]")
     assert open_dataset(folder.root, "train").labels.names == ("sky", "ground")
-    assert open_dataset(folder.root, "train", AB).labels is AB
+    with pytest.warns(TerrazzoWarning, match="take their places"):
+        assert open_dataset(folder.root, "train", AB).labels is AB
 
 
 def test_a_broken_labels_file_is_not_passed_over(folder: Folder) -> None:

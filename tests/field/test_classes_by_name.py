@@ -107,6 +107,12 @@ def test_a_model_without_names_takes_the_datas(tmp_path: Path) -> None:
         assert terrazzo.evaluate(guessed, data).labels.names == NAMES
 
 
+def test_a_folder_that_names_no_classes_takes_the_models_and_says_so(tmp_path: Path) -> None:
+    with pytest.warns(TerrazzoWarning, match="names no classes: .* in their order, 0 'dark', 1 'grey', 2 'light'"):
+        report = terrazzo.evaluate(predictor(), write_data(tmp_path / "data"))
+    assert report.metrics.iou.tolist() == pytest.approx(EXPECTED)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -141,6 +147,12 @@ def test_a_class_list_given_beside_labels_yaml_is_matched_to_it(tmp_path: Path) 
     straight = write_data(tmp_path / "straight", list(NAMES))
     assert open_dataset(straight, "val", ade).read(0)[1][:, 0].tolist() == np.repeat([0, 1, 2], 8).tolist()
     assert dataset.labels.names == NAMES and dataset.read(0)[1][:, 0].tolist() == np.repeat([0, 1, 2], 8).tolist()
+
+
+def test_a_class_list_given_in_place_of_the_folders_own_is_told(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "named", ["light", "dark", "grey"])
+    with pytest.warns(TerrazzoWarning, match=r"take their places \(labels.yaml \| given\): 0 'light' \| 'a'"):
+        assert open_dataset(data, "val", LabelSpec.from_names(["a", "b", "c"])).labels.names == ("a", "b", "c")
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
@@ -216,4 +228,4 @@ def test_camvid_renumbered_alphabetically_scores_as_before(
     as_is, renumbered = scores
     assert renumbered["mIoU"] == as_is["mIoU"] > 60
     assert renumbered["classes"] == as_is["classes"]
-    assert capsys.readouterr().err.count("note: ") == 1
+    assert capsys.readouterr().err.count("note: ") == 2  # and that the folder as it is names no classes

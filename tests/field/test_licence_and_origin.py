@@ -25,6 +25,7 @@ from terrazzo.training.trainer import Trainer
 from terrazzo.weights.catalog import NVIDIA, known_licence
 from terrazzo.weights.files import TrainedModel, load_folder, save_folder
 from terrazzo.weights.load import load
+from terrazzo.weights.model_card import licence_in_model_card, model_card
 from terrazzo.weights.origin import licence_of, starts_of
 
 NAMES = ("dark", "light")
@@ -197,3 +198,16 @@ def test_a_fine_tuned_model_of_the_hub_keeps_the_terms_of_its_base(published: Pa
         {"name": "nvidia/mit-b0", "licence": NVIDIA}
     ]
     assert "non-commercial" in (licence_of(record) or "")
+
+
+def test_the_address_of_the_terms_goes_along(tmp_path: Path) -> None:
+    head = "---\nlicense: other\nlicense_name: mine-nc\nlicense_link: https://example.org/terms\n---\n"
+    (tmp_path / "README.md").write_text(head, encoding="utf-8-sig")  # as Notepad writes it
+    licence = licence_in_model_card(tmp_path)
+    assert licence == "mine-nc (https://example.org/terms)"
+    network = create_model("segformer_b0", 2)
+    labels = LabelSpec.from_names(["a", "b"])
+    model = TrainedModel("segformer_b0", network, labels, Preprocess(), {"licence": licence})
+    (tmp_path / "README.md").write_text(model_card(model))
+    assert 'license_name: "mine-nc"\nlicense_link: "https://example.org/terms"' in model_card(model)
+    assert licence_in_model_card(tmp_path) == licence

@@ -21,8 +21,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import terrazzo
+from terrazzo.ablation.runs import Setting, train_variant
+from terrazzo.ablation.studies import Variant
 from terrazzo.atomic import PARTIAL_PREFIX, clear_stale, replacing
 from terrazzo.cli.main import main
+from terrazzo.data import Dataset
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.errors import CheckpointError, ConfigError, ImageError, OutputError, TrainingError
 from terrazzo.inference.predict_folder import predict_folder
@@ -33,8 +36,9 @@ from terrazzo.models import create_model
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.ownership import check_outputs, is_result, mark_files, write_result, write_results
 from terrazzo.preprocess import Preprocess
-from terrazzo.training.run_folder import refuse_or_resume
-from terrazzo.weights.files import TrainedModel
+from terrazzo.training.recipe import automatic_recipe
+from terrazzo.training.run_folder import refuse_or_resume, write_recipe
+from terrazzo.weights.files import TrainedModel, load_folder, save_folder
 
 LABELS = LabelSpec.from_names(["dark", "bright"])
 
@@ -239,6 +243,52 @@ def test_a_result_saved_in_python_replaces_nothing_of_the_users(predictor: Predi
     assert Path("mask.png").read_bytes() == b"mine"
     result.save("mask.png", "mask", overwrite=True)
     result.save("mask.png", "mask")
+
+
+def test_a_write_protected_result_is_kept(predictor: Predictor, photos: Path) -> None:
+    """As a cache of versions holds them, with a link in the folder: replacing it would change an old version."""
+    predict_folder("set/1.jpg", "out", predictor, save="mask")
+    Path("out/1_mask.png").rename("cached")
+    Path("cached").chmod(0o444)
+    Path("out/1_mask.png").symlink_to("../cached")
+    with pytest.raises(OutputError) as caught:
+        predict_folder("set/1.jpg", "out", predictor, save="mask")
+    assert caught.value.code == "output-not-ours"
+
+
+def test_what_somebody_wrote_into_a_run_is_kept_when_it_goes_on(tmp_path: Path) -> None:
+    recipe = automatic_recipe("segformer_b0", [(48, 64)])
+    write_recipe(tmp_path, recipe)
+    written = (tmp_path / "recipe.yaml").read_bytes()
+    write_recipe(tmp_path, recipe)
+    for number, name in enumerate(("recipe.earlier.yaml", "recipe.earlier2.yaml")):
+        (tmp_path / "recipe.yaml").write_bytes(written + b"# remark %d" % number)
+        with pytest.warns(TerrazzoWarning, match="is now"):
+            write_recipe(tmp_path, recipe)
+        assert (tmp_path / name).read_bytes() == written + b"# remark %d" % number
+    assert (tmp_path / "recipe.yaml").read_bytes() == written
+
+    model = TrainedModel("segformer_b0", create_model("segformer_b0", 2), LABELS, Preprocess())
+    save_folder(tmp_path / "model", model)
+    (tmp_path / "model" / "exports").mkdir()
+    for name in ("mine.onnx", "exports/mine.xml", "config.json"):
+        (tmp_path / "model" / name).write_text("mine")
+    save_folder(tmp_path / "model", model, keep_others=True)
+    kept = [name for name in ("mine.onnx", "exports/mine.xml") if (tmp_path / "model" / name).read_text() == "mine"]
+    assert len(kept) == 2 and load_folder(tmp_path / "model").labels == LABELS
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_study_trains_over_no_other_run(tmp_path: Path) -> None:
+    recipe = automatic_recipe("segformer_b0", [(48, 64)])
+    photos = Dataset(tmp_path, "train", LABELS, (), "a folder")
+    setting = Setting(recipe, photos, photos, tmp_path, torch.device("cpu"), 0)
+    mine = tmp_path / "segformer_b0" / "model" / "config.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(TrainingError) as caught:
+        train_variant(setting, Variant("segformer_b0", "SegFormer"))
+    assert caught.value.code == "training-output-taken" and mine.read_text() == "mine"
 
 
 def test_pictures_of_a_run_of_an_earlier_version_are_no_photos(predictor: Predictor, photos: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import terrazzo
+from foreign_files import random_model
 from terrazzo.errors import CheckpointError, ConfigError, DatasetError
 from terrazzo.inference.predictor import Predictor
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.start import refuse_two_readings
+from terrazzo.weights.convert import convert
+from terrazzo.weights.files import TrainedModel
+from terrazzo.weights.huggingface import save_huggingface
 from terrazzo.weights.load import StartingWeights
 from terrazzo.weights.metadata import labels_from_meta, stored_values
 
 NAMES = ("wall", "building", "sky")
 REDUCED = {0: "ignore", 1: 0, 2: 1, 3: 2, 255: "ignore"}
+pytestmark = pytest.mark.filterwarnings("ignore:.*names no classes")
 UNIT = Preprocess(mean=(0, 0, 0), std=(1, 1, 1))
 
 
@@ -145,3 +151,24 @@ def test_transformers_ignore_index() -> None:
     assert stored_values(3, "config.json", reduced=True, ignore=255) == REDUCED
     for odd in (None, "x", [1], -100, 2.5):
         assert stored_values(3, "config.json", ignore=odd) == {0: 0, 1: 1, 2: 2}
+
+
+@pytest.mark.parametrize("reads", [{"do_reduce_labels": True}, {"reduce_labels": True}, {"ignore_index": 0}])
+def test_a_class_list_given_to_transformers_folder_replaces_what_its_masks_stored(
+    tmp_path: Path, reads: dict[str, Any]
+) -> None:
+    labels = LabelSpec.from_names([f"thing {k}" for k in range(11)])
+    save_huggingface(tmp_path / "theirs", TrainedModel("segformer_b0", random_model(num_classes=11), labels, UNIT, {}))
+    config, processor = tmp_path / "theirs" / "config.json", tmp_path / "theirs" / "preprocessor_config.json"
+    document = {key: value for key, value in json.loads(config.read_text()).items() if key != "terrazzo"}
+    config.write_text(json.dumps({**document, "semantic_loss_ignore_index": reads.get("ignore_index", 255)}))
+    said = {key: value for key, value in json.loads(processor.read_text()).items() if key != "do_reduce_labels"}
+    processor.write_text(json.dumps({**said, **{key: True for key in reads if key != "ignore_index"}}))
+    kept = convert(tmp_path / "theirs", tmp_path / "same", "hf").labels
+    assert dict(kept.id_map or ())[0] == "ignore"
+    assert json.loads((tmp_path / "same" / processor.name).read_text()) == json.loads(processor.read_text())
+    with pytest.warns(TerrazzoWarning, match="whose names take their places"):
+        convert(tmp_path / "theirs", tmp_path / "named", "hf", labels="camvid")
+    written = json.loads((tmp_path / "named" / processor.name).read_text())
+    assert written["do_reduce_labels"] is False and "reduce_labels" not in written
+    assert json.loads((tmp_path / "named" / config.name).read_text())["semantic_loss_ignore_index"] == 255

@@ -50,6 +50,15 @@ def test_numbers_say_nothing_but_the_order(numbers: tuple[str, ...]) -> None:
     assert only_numbered(numbers) and not only_numbered(STREET)
 
 
+def test_numbers_on_both_sides_are_matched_by_these() -> None:
+    by_text = ("class 0", "class 1", "class 10", "class 2")  # as sorting them as text gives them
+    matching = match_classes(by_text, ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_10"))
+    assert matching is not None and matching.table == (0, 1, 3, 2)
+    matching = match_classes(("class 0", "class 1"), ("LABEL_0", "LABEL_1"))
+    assert matching is not None and matching.table is None and "by their numbers" in str(matching.note)
+    assert match_classes(("class 3", "class 2", "class 0"), ("LABEL_0", "LABEL_1", "LABEL_2")) is None
+
+
 def test_the_guess_for_two_values_is_a_number_too() -> None:
     guessed = ("background", "foreground")
     matching = match_classes(guessed, ("background", "nucleus"))
@@ -82,6 +91,8 @@ def test_names_that_differ_by_a_hyphen_alone_are_told_apart_where_both_lists_hav
     matching = match_classes(("a-b", "ab", "c"), ("ab", "a-b", "c"))
     assert matching is not None and matching.table == (1, 0, 2)
     assert match_classes(("a-b", "ab", "c"), ("ab", "c", "a b")) is None
+    assert match_classes(("a-b", "ab", "c"), ("ab", "a b", "c")) is None
+    assert match_classes(("a-b", "ab", "c"), ("a-b", "ab", "c")) is not None
 
 
 def test_guessed_names_are_no_better_than_numbers() -> None:

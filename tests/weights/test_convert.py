@@ -67,6 +67,15 @@ def test_what_transformers_reads_is_what_is_meant_when_someone_has_edited_it(our
     assert edited.labels.names[3] == "new 3" and edited.preprocess == Preprocess(size=(100, 200), antialias=True)
 
 
+def test_a_known_lists_names_in_ones_own_order_stay_where_they_are(tmp_path: Path) -> None:
+    context = LabelSpec.bundled("pascal_context").names
+    voc = ["table" if name == "diningtable" else name for name in LabelSpec.bundled("voc").names]
+    labels = LabelSpec.from_names([*voc, *(name for name in context if name not in voc)])  # masks that count so
+    save_folder(tmp_path / "ours", TrainedModel("segformer_b0", random_model(num_classes=60), labels, Preprocess(), {}))
+    convert(tmp_path / "ours", tmp_path / "hf", "hf")
+    assert load(tmp_path / "hf").labels == labels
+
+
 def test_labels_may_be_given(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path / "x.pth", state_in(NVLABS, random_model(num_classes=21)))
     assert load(path).labels.names[0] == "class 0"

@@ -136,11 +136,15 @@ def test_names_of_a_known_list_bring_its_palette_and_map_along(tmp_path: Path) -
     assert load(folder).labels == ade
 
 
-def test_pascal_contexts_old_order_of_names_is_put_right(tmp_path: Path) -> None:
-    context = LabelSpec.bundled("pascal_context")
-    names = ["background", *sorted(context.names[1:], key=len)]
-    path = save_checkpoint(tmp_path / "x.pth", state_in(NVLABS, random_model(num_classes=60)), CLASSES=names)
-    assert load(path).labels == context
+@pytest.mark.parametrize("count", [60, 59])
+def test_pascal_contexts_old_order_of_names_is_put_right(tmp_path: Path, count: int) -> None:
+    context = LabelSpec.bundled("pascal_context" if count == 60 else "pascal_context_59")
+    first = ["table" if name == "diningtable" else name for name in LabelSpec.bundled("voc").names[60 - count :]]
+    names = [*first, *(name for name in context.names if name not in first)]
+    weights = state_in(NVLABS, random_model(num_classes=count))
+    assert load(save_checkpoint(tmp_path / "old.pth", weights, CLASSES=names)).labels == context
+    own_order = context.names[::-1]  # somebody's own, whose masks count so
+    assert load(save_checkpoint(tmp_path / "own.pth", weights, CLASSES=own_order)).labels.names == own_order
 
 
 @pytest.mark.parametrize(

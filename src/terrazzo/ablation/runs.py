@@ -30,7 +30,14 @@ from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.data import labelled_pixels
 from terrazzo.training.distributed import Ranks
 from terrazzo.training.recipe import Recipe
-from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER, clear_leftovers, locked, write_recipe
+from terrazzo.training.run_folder import (
+    CHECKPOINT_FOLDER,
+    MODEL_FOLDER,
+    clear_leftovers,
+    locked,
+    refuse_or_resume,
+    write_recipe,
+)
 from terrazzo.training.trainer import Trainer, seed_everything
 from terrazzo.weights.files import WEIGHTS_FILE
 from terrazzo.weights.tensor_files import read_tensor_file
@@ -112,6 +119,7 @@ def train_variant(setting: Setting, variant: Variant) -> dict[str, Any]:
                 raise _no_result(folder / RESULT_FILE)
             _refuse_other_settings(folder, result, recipe, asked["data"])
             return result
+        refuse_or_resume(folder, has_checkpoint(folder / CHECKPOINT_FOLDER))
         clear_leftovers(folder)
         setting.write_encoder(variant)
         network = setting.network(variant) if variant.changes else None

@@ -99,7 +99,6 @@ def evaluate(
     reading = read_options(bands, frame, value_range)
 
     from terrazzo.data import find_layout
-    from terrazzo.data.classes import known_labels
     from terrazzo.evaluation.evaluator import MANY_PHOTOS
     from terrazzo.evaluation.evaluator import evaluate as measure
     from terrazzo.evaluation.report import report_files
@@ -111,10 +110,7 @@ def evaluate(
         check_outputs([json], "evaluate", inputs=inputs, overwrite=overwrite, option="--json")
 
     keep_freed_memory()
-    layout = find_layout(data)
-    named = labels is not None or known_labels(layout)[0] is not None
-    told = "" if named else "; it names no classes, and the model's are taken"
-    say(f"{data}: taken for {layout.name}{told}")
+    say(f"{data}: taken for {find_layout(data).name}")
     predictor = make_predictor(
         model,
         device,

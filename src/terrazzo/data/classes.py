@@ -12,6 +12,7 @@ from terrazzo.data.layout import Layout
 from terrazzo.data.mask_evidence import NEAREST_FIX, Look, MaskEvidence, look_at
 from terrazzo.data.masks import MaskSource, Stored, count_stored
 from terrazzo.data.outlines import IGNORED
+from terrazzo.data.pairing import folder_entries
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels.matching import match_classes, reordered, side_by_side
 from terrazzo.labels.spec import LabelSpec
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 LABELS_FILE = "labels.yaml"
+NEARLY = {"labels.yaml", "labels.yml", "label.yaml", "label.yml", "labels.yaml.txt"}
 MOST_GUESSED_CLASSES = 255
 MOST_IN_ONE_MASK = 100  # values, beyond which they are grey levels
 MOST_MAPPED = 16  # values in a map that is offered
@@ -53,9 +55,21 @@ def known_labels(layout: Layout, given: LabelSpec | None = None) -> tuple[LabelS
     own, who = None, "guessed"
     if document.exists():
         own, who = _of_painted(LabelSpec.from_yaml(document), layout), LABELS_FILE
+    elif astray := _astray(layout.root):
+        raise LabelError(
+            f"{shown_path(layout.root / astray)} is not read: the file that names the classes is called {LABELS_FILE}",
+            fix=f"rename it to {LABELS_FILE}",
+            code="labels-file",
+        )
     elif layout.labels is not None:
         own, who = layout.labels(), "layout"
     return (own, who) if given is None else (_given(given, own, who), "given")
+
+
+def _astray(root: Path) -> str | None:
+    """Find a file that somebody meant for ``labels.yaml`` and called nearly so."""
+    names = sorted(entry.name for entry in folder_entries(root)) if root.is_dir() else []
+    return next((name for name in names if name.casefold() in NEARLY), None)
 
 
 def _of_painted(named: LabelSpec, layout: Layout) -> LabelSpec:
@@ -91,7 +105,12 @@ def _of_painted(named: LabelSpec, layout: Layout) -> LabelSpec:
 def _given(given: LabelSpec, own: LabelSpec | None, who: str) -> LabelSpec:
     """Return the classes that a caller has given for a folder that may name its own."""
     matching = None if own is None else match_classes(own.names, given.names)
-    if own is None or matching is None:
+    if own is None:
+        return given
+    if matching is None:
+        if own.num_classes == given.num_classes:
+            told = side_by_side(own.names, given.names, (who, "given"))
+            note(f"the {who} names other classes than those given, which take their places {told}")
         return given
     if matching.table is None and who != LABELS_FILE:
         return replace(given, id_map=given.id_map or own.id_map, colors=given.colors or own.colors)

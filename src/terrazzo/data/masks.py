@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from terrazzo.errors import DatasetError, ImageError, LabelError
-from terrazzo.imaging.header import check_size, choose_frame, opened_image, raw_mode
-from terrazzo.imaging.read import MAX_PIXELS
+from terrazzo.imaging.header import check_size, choose_frame, opened_image, orientation, raw_mode
+from terrazzo.imaging.read import MAX_PIXELS, TURNS
 from terrazzo.labels.spec import Color, LabelSpec
 from terrazzo.labels.validation import list_counts
 from terrazzo.text import shown_path
@@ -109,10 +109,13 @@ def read_stored_mask(source: Path | bytes) -> StoredMask:
     try:
         with opened_image(source) as image:
             check_size(image, MAX_PIXELS)
-            choose_frame(image, None)
-            packing = raw_mode(image)
+            _refuse_pages(image)
+            packing, largest = raw_mode(image), _stated_maximum(image)
             _refuse_by_header(image, packing)
-            pixels = np.asarray(image)
+            turn = TURNS.get(orientation(image))
+            pixels = np.asarray(image if turn is None else image.transpose(turn))
+            if largest is not None:
+                pixels = _unscaled(pixels, largest)
             if image.mode in ("RGB", "RGBA", "LA"):
                 return _colors(_opaque(pixels))
             if image.mode == "F":
@@ -226,6 +229,26 @@ def _means_colors(grays: Mapping[Any, int], labels: LabelSpec) -> bool:
             code="labels-ambiguous",
         )
     return False
+
+
+def _refuse_pages(image: Image.Image) -> None:
+    try:
+        choose_frame(image, None)
+    except ImageError as error:
+        raise ImageError(error.message, fix="save the mask with one page", code="mask-mode") from error
+
+
+def _stated_maximum(image: Image.Image) -> int | None:
+    """The largest value by a PGM's header, from which Pillow spreads values over 0 to 255 or 65535."""
+    tiles = getattr(image, "tile", None) if image.format == "PPM" and image.mode in ("L", "I") else None
+    args = tiles[0][3] if tiles else ()
+    largest = args[-1] if isinstance(args, tuple) and args else None
+    return largest if isinstance(largest, int) and largest not in (0, 255, 65535) else None
+
+
+def _unscaled(pixels: NDArray[Any], largest: int) -> NDArray[Any]:
+    top = 255 if pixels.dtype == np.uint8 else 65535
+    return ((pixels.astype(np.int64) * largest + top // 2) // top).astype(pixels.dtype)
 
 
 def _refuse_by_header(image: Image.Image, packing: str) -> None:

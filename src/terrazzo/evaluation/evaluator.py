@@ -29,9 +29,10 @@ from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol
-from terrazzo.labels.matching import match_classes, reordered, side_by_side
+from terrazzo.labels.matching import ends, match_classes, reordered, side_by_side
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
+from terrazzo.text import shown_path
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.metadata import names_are_guessed
 
@@ -117,6 +118,7 @@ def evaluate(
         dataset = select(dataset, only)
     if dataset.labels is fallback:
         dataset = replace(dataset, labels=read_by(dataset, predictor.labels, mask_values))
+        note(f"{shown_path(data)} names no classes: the model's are taken in their order, {ends(fallback.names)}")
     elif mask_values is not None:
         raise ConfigError(
             f"{data} says itself what its masks store, and mask values are given too",

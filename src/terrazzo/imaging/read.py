@@ -42,6 +42,7 @@ from terrazzo.text import shown_path
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
+    "TURNS",
     "ImageSource",
     "ReadOptions",
     "find_images",

@@ -1,8 +1,9 @@
 """Matching two lists of classes by name: a data set's and a model's, which may count the same classes differently.
 
 Case, spaces, underscores and hyphens do not count. The same names in another order are mapped. Names that are mere
-numbers, such as ``class 0``, ``LABEL_0`` or the guessed ``background, foreground``, say nothing but the order, and are
-taken by it. Everything else is no match: pairing classes by position would give wrong numbers that look right.
+numbers, such as ``class 0`` and ``LABEL_0``, are matched by these; where only one side has them, or the guessed
+``background, foreground``, they say nothing but the order, and are taken by it. Everything else is no match: pairing
+classes by position would give wrong numbers that look right.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec
 from terrazzo.labels.validation import Target
 from terrazzo.text import printable, show
 
-__all__ = ["Matching", "match_classes", "only_numbered", "reordered", "side_by_side"]
+__all__ = ["Matching", "ends", "match_classes", "only_numbered", "reordered", "side_by_side"]
 
 NUMBERED = re.compile(r"(?:class|classes|cls|c|label|category|cat|id|index)?(\d{1,5})")
 GUESSED = ("background", "foreground")
@@ -54,11 +55,16 @@ def match_classes(data: Sequence[str], model: Sequence[str], *, guessed: bool = 
     data, model = tuple(data), tuple(model)
     if len(data) != len(model):
         return None
-    for key in (_exact, _loose):
+    if data == model:
+        return Matching(None, data)
+    for key in (_exact, _loose, _number):
         ours, theirs = [key(name) for name in data], [key(name) for name in model]
+        if len(set(ours)) < len(ours):
+            continue  # such as "a b" and "ab", which only their spelling tells apart
         if ours == theirs:
-            return Matching(None, data)
-        if len(set(ours)) == len(ours) and set(ours) == set(theirs):
+            by_number = key is _number and f"the classes are matched by their numbers: {ends(data)}"
+            return Matching(None, data, by_number or None)
+        if set(ours) == set(theirs):
             table = tuple(theirs.index(name) for name in ours)
             in_order = tuple(data[table.index(place)] for place in range(len(table)))
             moved = [f"{show(data[k])} {k} -> {place}" for k, place in enumerate(table) if k != place]
@@ -69,15 +75,17 @@ def match_classes(data: Sequence[str], model: Sequence[str], *, guessed: bool = 
         return Matching(
             None,
             data,
-            f"the model's names are a guess: its classes are taken in the order of the data's, {_ends(data)}",
+            f"the model's names are a guess: its classes are taken in the order of the data's, {ends(data)}",
         )
     numbered = _numbered(data), _numbered(model)
     pairs = zip(data, model, *numbered, strict=True)
+    if not any(map(any, numbered)) or not (_ascend(data) and _ascend(model)):
+        return None
     if not all((mine != its and (mine or its)) or _loose(name) == _loose(other) for name, other, mine, its in pairs):
         return None
     sides = [side for side, found in zip(("the data's", "the model's"), numbered, strict=True) if any(found)]
     names = tuple(other if mine else name for name, other, mine in zip(data, model, numbered[0], strict=True))
-    note = f"the names of {' and '.join(sides)} classes are only numbers; taken in order as {_ends(names)}"
+    note = f"the names of {' and '.join(sides)} classes are only numbers; taken in order as {ends(names)}"
     return Matching(None, names, note)
 
 
@@ -119,6 +127,12 @@ def only_numbered(names: Sequence[str]) -> bool:
     ) and any(numbered)
 
 
+def ends(names: Sequence[str]) -> str:
+    """The first classes and the last one, with their numbers."""
+    shown = [f"{k} {show(name)}" for k, name in enumerate(names)]
+    return ", ".join(shown if len(shown) <= 4 else [*shown[:3], "...", shown[-1]])
+
+
 def _numbered(names: Sequence[str]) -> list[bool]:
     """Say which names are only the numbers of their places, counted from 0 or 1, or from 0 after a background."""
     if tuple(map(_loose, names)) == GUESSED:
@@ -129,16 +143,17 @@ def _numbered(names: Sequence[str]) -> list[bool]:
     return [match is not None and counted for match in matches]
 
 
+def _ascend(names: Sequence[str]) -> bool:
+    """Whether the numbers among names stand in their order."""
+    numbers = [int(match[1]) for name in names if (match := NUMBERED.fullmatch(_loose(name)))]
+    return numbers == sorted(numbers)
+
+
 def _left_over(side: str, names: Sequence[str], others: Sequence[str]) -> str:
     theirs = set(map(_loose, others))
     alone = [name for name in names if _loose(name) not in theirs]
     more = f" and {len(alone) - SHOWN} more" if len(alone) > SHOWN else ""
     return f"; only in {side}: {', '.join(map(show, alone[:SHOWN]))}{more}" if 0 < len(alone) < len(names) else ""
-
-
-def _ends(names: Sequence[str]) -> str:
-    shown = [f"{k} {show(name)}" for k, name in enumerate(names)]
-    return ", ".join(shown if len(shown) <= 4 else [*shown[:3], "...", shown[-1]])
 
 
 def _exact(name: str) -> str:
@@ -148,3 +163,9 @@ def _exact(name: str) -> str:
 def _loose(name: str) -> str:
     plain = unicodedata.normalize("NFKC", name).casefold()
     return re.sub(r"[\s_\-\u2010-\u2015]+", "", plain) or plain
+
+
+def _number(name: str) -> str:
+    """The number of a name that says nothing else, whatever the word before it; of other names all."""
+    match = NUMBERED.fullmatch(_loose(name))
+    return _loose(name) if match is None else str(int(match[1]))

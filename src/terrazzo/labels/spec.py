@@ -191,9 +191,12 @@ class LabelSpec:
         """
         unknown = self.unknown_values(stored_HW)
         if unknown:
+            fix = "say what each stored value means in `map:` (a class index or `ignore`), or add the missing names"
+            if not all(0 <= value <= MAX_STORED for value in unknown):
+                fix = "`map:` cannot have them: save masks as 8-bit or 16-bit PNG, with 255 where nothing is labelled"
             raise LabelError(
                 f"the mask holds values that are no class: {list_counts(unknown)}",
-                fix="say what each stored value means in `map:` (a class index or `ignore`), or add the missing names",
+                fix=fix,
                 code="labels-unknown-value",
             )
         if self.id_map is None:

@@ -5,6 +5,7 @@ Sizes are checked before anything is built from them, and messages never print m
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar
 
@@ -51,6 +52,7 @@ def checked_names(names: object) -> tuple[str, ...]:
             code="labels-names",
         )
     stripped: dict[str, None] = {}
+    composed: set[str] = set()  # an accent may be part of its letter or stand behind it, and looks the same
     for name in names:
         if not isinstance(name, str):
             raise LabelError(
@@ -62,9 +64,10 @@ def checked_names(names: object) -> tuple[str, ...]:
                 fix="choose a short printable name",
                 code="labels-names",
             )
-        if name.strip() in stripped:
+        if unicodedata.normalize("NFC", name.strip()) in composed:
             raise LabelError(f"class name {show(name)} occurs twice", fix="rename one of them", code="labels-names")
         stripped[name.strip()] = None
+        composed.add(unicodedata.normalize("NFC", name.strip()))
     if len(stripped) == 1:
         raise LabelError(
             f"{show(names[0])} alone leaves nothing to tell apart: background and object are two labels",

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.evaluation.evaluator import measure
-from terrazzo.evaluation.report import Report
+from terrazzo.evaluation.report import Report, report_files
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import find_protocol
-from terrazzo.ownership import write_result
+from terrazzo.ownership import set_aside, write_result
 from terrazzo.training.pictures import curves_png, sheet_png
 from terrazzo.training.run_folder import CURVES_FILE, MODEL_FOLDER, REPORT_FOLDER, SHEET_FILE
 from terrazzo.weights.files import load_folder, save_folder
@@ -46,9 +46,9 @@ def write_artifacts(trainer: Trainer, record: dict[str, Any]) -> Report:
     measured: dict[str, Any] = {"step": step, "val_mIoU": round(report.metrics.mIoU, 2)}
     if report.boundary is not None:
         measured["val_boundary_mIoU"] = round(report.boundary.mIoU, 2)
-    save_folder(output / MODEL_FOLDER, dataclasses.replace(best, record={**measured, **record}))
-    # What is there is the run's own: its start made sure of that.
-    report.save(output / REPORT_FOLDER, kind="train", overwrite=True)
+    save_folder(output / MODEL_FOLDER, dataclasses.replace(best, record={**measured, **record}), keep_others=True)
+    set_aside([*report_files(output / REPORT_FOLDER), output / CURVES_FILE, output / SHEET_FILE], "train")
+    report.save(output / REPORT_FOLDER, kind="train")
     title = f"{trainer.recipe.model.name} on {report.dataset}"
     write_result(output / CURVES_FILE, curves_png(trainer.log.rows, title), "train")
     write_result(output / SHEET_FILE, sheet_png(predictor, val, scores, f"{title}/{report.split}"), "train")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from terrazzo.atomic import PARTIAL_PREFIX, make_folder
 from terrazzo.errors import OutputError, TrainingError
-from terrazzo.ownership import is_unchanged, write_result
+from terrazzo.ownership import is_unchanged, set_aside, write_result
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.recipe_text import recipe_text
@@ -141,4 +141,5 @@ def write_recipe(output: Path, recipe: Recipe) -> None:
     """
     command = f"terrazzo train --recipe {RECIPE_FILE} --data FOLDER --output ANOTHER-RUN"
     head = f"# Everything that decided the result of this run; to repeat it:\n#\n#   {command}\n"
+    set_aside([output / RECIPE_FILE], "train")
     write_result(output / RECIPE_FILE, f"{head}{recipe_text(recipe)}".encode(), "train")

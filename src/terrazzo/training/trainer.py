@@ -381,7 +381,7 @@ class Trainer:
         if self.ranks.is_main:
             record = {"step": self.step, "val_mIoU": round(metrics.mIoU, 2), **self.record()}
             with self.signals.writing:
-                save_folder(self.output / MODEL_FOLDER, self.trained_model(record))
+                save_folder(self.output / MODEL_FOLDER, self.trained_model(record), keep_others=True)
         return True
 
     def _restore_rng(self) -> None:

@@ -67,13 +67,16 @@ class TrainedModel:
         return f"<TrainedModel{named}: {about}>"
 
 
-def save_folder(folder: Path, model: TrainedModel, dtype: torch.dtype = torch.float32) -> None:
+def save_folder(
+    folder: Path, model: TrainedModel, dtype: torch.dtype = torch.float32, *, keep_others: bool = False
+) -> None:
     """Write a model folder; a folder already there is replaced only once the new one is complete.
 
     Args:
         folder: where to; its parents are created.
         model: what to write.
         dtype: storage type of the floating-point tensors.
+        keep_others: leave other files in it, such as an export that somebody has put there.
 
     Raises:
         OutputError: the place cannot be written.
@@ -93,7 +96,7 @@ def save_folder(folder: Path, model: TrainedModel, dtype: torch.dtype = torch.fl
         "sha256": hashlib.sha256(weights).hexdigest(),
         "record": dict(model.record),
     }
-    with replacing_folder(folder) as partial:
+    with replacing_folder(folder, keep_others=keep_others) as partial:
         write_atomic(partial / WEIGHTS_FILE, weights)
         write_atomic(partial / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
 

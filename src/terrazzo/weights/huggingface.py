@@ -143,11 +143,7 @@ def read_companions(folder: Path, config: Mapping[str, Any], architecture: str, 
     processor = read_processor(folder)
     kept = {key: value for key, value in config.items() if key != OURS}
     record: dict[str, Any] = {KEPT: {"config": kept, "preprocessor": processor}}
-    reduced = bool(processor and (processor.get("do_reduce_labels") or processor.get("reduce_labels")))
-    ignore = config.get("semantic_loss_ignore_index", 255)
-    stored = stored_values(num_classes, where, reduced=reduced, ignore=ignore)
-    says_stored = reduced or ignore != 255  # false is what processors say that nobody has asked
-    labels = labels_from_names(config.get("id2label"), num_classes, where, stored=stored, says_stored=says_stored)
+    labels = _read_labels(config, processor, num_classes, where)
     preprocess = paper_preprocess(architecture, labels)
     if processor is not None:
         preprocess = preprocess_from_processor(processor, str(folder / PROCESSOR_FILE))
@@ -161,11 +157,34 @@ def read_companions(folder: Path, config: Mapping[str, Any], architecture: str, 
         except (TerrazzoError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where} holds no readable {OURS!r}: {error}", fix="remove that key") from error
         # Someone may have edited what transformers reads; that is then what is meant.
-        if own_labels.num_classes == labels.num_classes:
+        if _spelled(config.get("id2label")) == own_labels.names:
+            labels = own_labels
+        elif own_labels.num_classes == labels.num_classes:
             labels = own_labels if own_labels.names == labels.names else replace(own_labels, names=labels.names)
         if processor == processor_from_preprocess(own_preprocess, reduces_labels(labels)):
             preprocess = own_preprocess
     return Companions(labels, preprocess, record)
+
+
+def _read_labels(
+    config: Mapping[str, Any], processor: Mapping[str, Any] | None, num_classes: int, where: str
+) -> LabelSpec:
+    """Return the classes and what masks store, as transformers' two files say it.
+
+    Raises:
+        CheckpointError: as `labels_from_names`.
+    """
+    reduced = bool(processor and (processor.get("do_reduce_labels") or processor.get("reduce_labels")))
+    ignore = config.get("semantic_loss_ignore_index", 255)
+    stored = stored_values(num_classes, where, reduced=reduced, ignore=ignore)
+    says_stored = reduced or ignore != 255  # false is what processors say that nobody has asked
+    return labels_from_names(config.get("id2label"), num_classes, where, stored=stored, says_stored=says_stored)
+
+
+def _spelled(names: object) -> tuple[object, ...]:
+    """The names of ``id2label`` in their order, as they stand there; none where they are not numbered from 0."""
+    listed = {str(key): name for key, name in names.items()} if isinstance(names, Mapping) else {}
+    return tuple(listed.get(str(k)) for k in range(len(listed)))
 
 
 # -- out --------------------------------------------------------------------------------------------------------------
@@ -190,9 +209,16 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
     kept = record.pop(KEPT, None) or {}
     names = model.labels.names
     own = dict(kept.get("config") or {})
-    if not _same_names(own, model.labels):
+    processor = kept.get("preprocessor")
+    before = _labels_before(own, processor, len(names))
+    if before is None or before.names != names:
         own["id2label"] = {str(k): name for k, name in enumerate(names)}
         own["label2id"] = {name: k for k, name in enumerate(names)}
+    if before is not None and before.id_map != model.labels.id_map:
+        own["semantic_loss_ignore_index"] = model.labels.ignore_index
+        if processor is not None:
+            processor = {key: value for key, value in processor.items() if key != "reduce_labels"}
+            processor["do_reduce_labels"] = reduces_labels(model.labels)
     state = _as_stored(state, own)
     config = {
         "architectures": ["SegformerForSemanticSegmentation"],
@@ -205,7 +231,6 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
         **own,
         OURS: {"labels": model.labels.to_dict(), "preprocess": model.preprocess.to_dict(), "record": record},
     }
-    processor = kept.get("preprocessor")
     if processor is None or preprocess_from_processor(processor, PROCESSOR_FILE) != model.preprocess:
         processor = processor_from_preprocess(model.preprocess, reduces_labels(model.labels))
         if lost := lost_in_processor(model.preprocess):
@@ -220,14 +245,16 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
         write_atomic(partial / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
 
 
-def _same_names(config: Mapping[str, Any], labels: LabelSpec) -> bool:
-    """Whether the names in a configuration are those that the labels were read from, as they were spelled there."""
+def _labels_before(
+    config: Mapping[str, Any], processor: Mapping[str, Any] | None, num_classes: int
+) -> LabelSpec | None:
+    """Return the labels that a kept configuration was read as; None where it names no classes that fit."""
     if "id2label" not in config:
-        return False
+        return None
     try:
-        return labels_from_names(config["id2label"], labels.num_classes, CONFIG_FILE).names == labels.names
+        return _read_labels(config, processor, num_classes, CONFIG_FILE)
     except CheckpointError:
-        return False
+        return None
 
 
 def _as_stored(state: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:

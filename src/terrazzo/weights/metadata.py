@@ -172,13 +172,17 @@ def reduces_labels(labels: LabelSpec) -> bool:
 def _same_classes(names: Sequence[object], known: LabelSpec) -> bool:
     """Whether these are a bundled list's classes.
 
-    Code of 2021 names Pascal Context's classes in another order than its masks and palette count them; the bundled
-    list has the right one.
+    Code of 2021 names Pascal Context's classes in another order than its masks and palette count them, those of VOC
+    first; the bundled list has the right one.
     """
     if not all(isinstance(name, str) for name in names):
         return False
     given, own = ([str(name).strip().casefold() for name in some] for some in (names, known.names))
-    return given == own or (known.num_classes == 60 and sorted(given) == sorted(own))
+    if known.num_classes not in (59, 60) or given == own:
+        return given == own
+    voc = ["table" if name == "diningtable" else name for name in LabelSpec.bundled("voc").names]
+    first = voc[60 - known.num_classes :]  # only the 60 have a background
+    return given[: len(first)] == first and sorted(given) == sorted(own)
 
 
 def _told_apart(names: Sequence[object]) -> list[object]:

@@ -16,6 +16,7 @@ __all__ = ["CARD_FILE", "base_model_in_model_card", "licence_in_model_card", "mo
 CARD_FILE = "README.md"
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
 """Identifiers that the hub knows; everything else is called "other" there and named beside it."""
+LINKED = re.compile(r"(.+) \((https?://[^\s()]+)\)")  # a name with the address of the terms
 
 
 def model_card(model: TrainedModel) -> str:
@@ -24,7 +25,9 @@ def model_card(model: TrainedModel) -> str:
     head = {"library_name": "transformers", "pipeline_tag": "image-segmentation"}
     if licence is not None:
         known = licence.casefold() in HUB_LICENCES
-        head |= {"license": licence.casefold()} if known else {"license": "other", "license_name": licence}
+        linked = LINKED.fullmatch(licence)
+        name = {"license_name": linked[1], "license_link": linked[2]} if linked else {"license_name": licence}
+        head |= {"license": licence.casefold()} if known else {"license": "other", **name}
     if starts and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(starts[0]["name"]), re.ASCII):
         head["base_model"] = str(starts[0]["name"])
     quoted = [f"{key}: {json.dumps(printable(value), ensure_ascii=False)}" for key, value in head.items()]
@@ -49,7 +52,10 @@ def licence_in_model_card(folder: Path) -> str | None:
     """Return the licence that the head of a folder's ``README.md`` names, in the manner of the Hugging Face hub."""
     head = _card_head(folder)
     licence = head.get("license")
-    return head.get("license_name", licence) if licence in (None, "other") else licence
+    if licence not in (None, "other"):
+        return licence
+    link, named = head.get("license_link", ""), head.get("license_name", licence)
+    return f"{named} ({link})" if named is not None and link.startswith(("https://", "http://")) else named
 
 
 def base_model_in_model_card(folder: Path) -> str | None:
@@ -61,7 +67,7 @@ def _card_head(folder: Path) -> dict[str, str]:
     """Read the plain values, and the first entries of lists, between the two ``---`` of a model card."""
     try:
         with open_regular(folder / CARD_FILE) as file:
-            lines = file.read(20_000).decode("utf-8", "replace").splitlines()
+            lines = file.read(20_000).decode("utf-8-sig", "replace").splitlines()
     except OSError:
         return {}
     head = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] and "---" in lines[1:] else []

@@ -32,7 +32,15 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from terrazzo.errors import ImageError
-from terrazzo.imaging.bands import RGB, WHITE_IS_ZERO, bands_of, check_chosen, read_bands, refuse_unclear, unread_packing
+from terrazzo.imaging.bands import (
+    RGB,
+    WHITE_IS_ZERO,
+    bands_of,
+    check_chosen,
+    read_bands,
+    refuse_unclear,
+    unread_packing,
+)
 from terrazzo.imaging.colors import remark_on_colors
 from terrazzo.imaging.header import Encoded, check_size, choose_frame, opened_image, orientation, raw_mode
 from terrazzo.imaging.inputs import PlainSource, plain_source

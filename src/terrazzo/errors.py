@@ -50,6 +50,10 @@ class TerrazzoError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.fix})"
 
+    def saying(self, message: str) -> TerrazzoError:
+        """Return the same error with another message, such as one that names the file."""
+        return _rebuild(type(self), message, self.fix, self.code)
+
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword arguments are not pickled by default, and errors cross process borders.
         return _rebuild, (type(self), self.message, self.fix, self.code)

@@ -104,7 +104,7 @@ def test_cells_are_photos_and_masks() -> None:
     exif[0x0112] = 6
     Image.fromarray(photo(1)).save(turned, "PNG", exif=exif)
     table = [{"image": {"bytes": turned.getvalue()}, "mask": encoded(quarters(0, 1, 1, 255))}]
-    image, mask = (Cell(Path("train"), table, 0, column) for column in ("image", "mask"))
+    image, mask = (Cell(Path("train"), table, 0, column, Path()) for column in ("image", "mask"))
     assert is_turned(image)
     assert photo_size(image) == read_photo(image).shape[:2] == (16, 12)
     np.testing.assert_array_equal(read_mask(mask, AB), quarters(0, 1, 1, 255))
@@ -114,12 +114,27 @@ def test_cells_are_photos_and_masks() -> None:
 def test_a_damaged_cell_is_named_with_its_row() -> None:
     table = [{"image": {"bytes": b"x"}, "mask": encoded(quarters(0, 1, 1, 9))}, {"mask": encoded(photo(1), "JPEG")}]
     with pytest.raises(ImageError, match=r"^train: row 0, image: this is"):
-        read_photo(Cell(Path("train"), table, 0, "image"))
+        read_photo(Cell(Path("train"), table, 0, "image", Path()))
     with pytest.raises(DatasetError, match=r"^train: row 0, mask: the mask holds values that are no class: 9 \(48 pix"):
-        read_mask(Cell(Path("train"), table, 0, "mask"), AB)
+        read_mask(Cell(Path("train"), table, 0, "mask", Path()), AB)
     with pytest.raises(DatasetError, match=r"^train: row 1, mask: it is a JPEG") as caught:
-        Cell(Path("train"), table, 1, "mask").read()
+        Cell(Path("train"), table, 1, "mask", Path()).read()
     assert caught.value.code == "mask-lossy"
+
+
+def test_a_table_that_names_files_outside_of_the_data_set_is_refused(folder: Folder, tmp_path: Path) -> None:
+    Image.fromarray(quarters(0, 1, 1, 255)).save(tmp_path / "private.png")
+    own = folder.image("own.png", quarters(0, 1, 1, 255))
+    paths = [str(tmp_path / "private.png"), "../private.png", str(own)]
+    table = [{"image": {"bytes": None, "path": path}} for path in paths]
+    cells = [Cell(folder.root / "train", table, row, "image", folder.root) for row in range(3)]
+    for row, cell in enumerate(cells[:2]):
+        with pytest.raises(ImageError, match=rf"train: row {row}, image: it names .*private.png, outside of") as caught:
+            read_photo(cell)
+        with pytest.raises(DatasetError, match=rf"train: row {row}, image: it names .*private.png, outside of"):
+            cell.read()
+        assert caught.value.code == "dataset-outside"
+    assert read_photo(cells[2]).shape == (12, 16, 3)
 
 
 # -- with the package -------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from PIL import Image
 from terrazzo.cli import evaluate as evaluate_command
 from terrazzo.cli.main import main
 from terrazzo.data import open_dataset
-from terrazzo.errors import ConfigError
+from terrazzo.errors import ConfigError, ImageError
 from terrazzo.evaluation.evaluator import evaluate, measure
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import PROTOCOLS, WHOLE, Protocol
@@ -95,6 +95,15 @@ def test_masks_are_compared_at_the_labels_size_whatever_the_network_saw(data: Pa
     assert report.confusion.sum() == 600 + 384
     assert engine.seen == [(1, 3, 32, 32)] * (2 * 3 + 3 * 2 + 2 * 2)  # of 48 x 64, 64 x 48 and 48 x 48
     assert report.metrics.mIoU > 90
+
+
+def test_whatever_an_engine_raises_is_told(data: Path) -> None:
+    def engine(_: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Reshape")
+
+    with pytest.raises(ImageError, match=r"RuntimeError: \[ONNXRuntimeError\] .* Reshape") as caught:
+        evaluate(Predictor(engine, UNIT, LABELS, "odd"), data)
+    assert caught.value.code == "image-failed"
 
 
 def test_an_unknown_protocol_is_told_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from terrazzo.cli.main import main
 from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
+from terrazzo.inference.predict import make_predictor
 from terrazzo.training.distributed import joined_ranks
 
 ABSENT = ["cuda", "cuda:1", "0", "1", "mps", "xpu", "meta", "tpu", "", "cuda:", "cpu:x", "💥", "\x1b[2J"]
@@ -75,4 +77,18 @@ def test_commands(command: list[str], device: str, tmp_path: Path, capsys: pytes
     with pytest.raises(SystemExit) as ended:
         main([part.format(photo=photo) for part in command] + ["--device", device, "--output", str(tmp_path / "out")])
     assert ended.value.code == 2
-    assert f"error[engine-device]: {''}" in (said := capsys.readouterr().err) and repr(device) in said
+    first, fix = capsys.readouterr().err.splitlines()
+    assert first.startswith("error[engine-device]: ") and repr(device) in first and fix.startswith("  fix: ")
+
+
+@pytest.mark.parametrize("change", [{"device": "cuda"}, {"device": "mps"}, {"compiled": True}], ids=str)
+@pytest.mark.parametrize("file", ["m.onnx", "m.xml", "m.pt2"])
+def test_exported_files_refuse_what_they_would_leave_aside(file: str, change: dict[str, Any]) -> None:
+    """Before the file is looked for, so that nothing is computed elsewhere than was asked for."""
+    for package in ("onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    if (file, *change) == ("m.onnx", "device"):
+        pytest.skip("ONNX Runtime may have GPUs, so that the file is opened first")
+    with pytest.raises(ConfigError) as caught:
+        make_predictor(file, **change)
+    assert caught.value.code == "engine-device"

@@ -27,7 +27,7 @@ from terrazzo.atomic import PARTIAL_PREFIX, clear_stale, replacing
 from terrazzo.cli.main import main
 from terrazzo.data import Dataset
 from terrazzo.engines.memory import is_out_of_memory
-from terrazzo.errors import CheckpointError, ConfigError, ImageError, OutputError, TrainingError
+from terrazzo.errors import CheckpointError, ConfigError, ImageError, MissingExtraError, OutputError, TrainingError
 from terrazzo.inference.predict_folder import predict_folder
 from terrazzo.inference.predictor import Failure, Predictor
 from terrazzo.inference.protocols import find_protocol
@@ -401,6 +401,27 @@ def test_whatever_goes_wrong_with_a_photo_takes_no_other_along(predictor: Predic
     assert [w.path.name for w in summary.written] == ["1.jpg", "2.jpg"]
     assert "set/1b.png: ValueError: something odd" in summary.failures[0].error.message
     assert summary.failures[0].error.code == "image-failed"
+
+
+def test_a_photo_in_memory_fails_as_one_of_a_folder_does(predictor: Predictor) -> None:
+    wide = np.full((4, 1200, 3), 20, np.uint8)
+    wide[:, 700:] = 220
+    with pytest.warns(TerrazzoWarning, match=r"the image: there is not enough memory .* windows of 512 x 512"):
+        result = terrazzo.predict(wide, replace(predictor, engine=Fragile(MemoryError(), widest=600)))
+    np.testing.assert_array_equal(result.mask[0], np.arange(1200) >= 700)
+    odd = replace(predictor, engine=Fragile(RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Reshape"), widest=0))
+    with pytest.raises(ImageError, match=r"the image: RuntimeError: .* Reshape") as caught:
+        terrazzo.predict(wide, odd)
+    assert caught.value.code == "image-failed"
+    with pytest.raises(ImageError, match="not enough memory"):
+        terrazzo.predict(wide, replace(predictor, engine=Fragile(MemoryError(), widest=0)))
+
+
+def test_a_missing_package_is_named_with_the_photo() -> None:
+    """Its error takes other arguments than the rest."""
+    failure = Failure.of(Path("set/1.jpg"), MissingExtraError("torch", "train"))
+    assert failure.error.message == "set/1.jpg: torch is not installed" and "pip install torch" in failure.error.fix
+    assert isinstance(failure.error, MissingExtraError)
 
 
 def test_a_place_that_cannot_be_written_fails_alone(

@@ -137,6 +137,30 @@ def test_what_no_map_depends_on_is_not_trained_and_all_else_is(family: str) -> N
         assert (parameter.grad is None) == (name in frozen), name
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"num_labels": 10**9},
+        {"to_dict": "x", "__class__": "x", "forward": 1},
+        {"attribute_map": {"kernel": "_attn_implementation_internal"}, "kernel": "somebody/code"},
+        {"experts_implementation": "somebody/code", "use_kernels": True, "per_layer_config": {"0": {}}},
+    ],
+)
+def test_what_a_configuration_does_not_declare_is_left_out(more: dict[str, Any]) -> None:
+    plain = create_backbone(TINY_BACKBONES["dinov2"], several=True)
+    encoder = create_backbone({**TINY_BACKBONES["dinov2"], **more}, several=True)
+    assert encoder.configuration() == plain.configuration()
+
+
+@pytest.mark.parametrize(
+    ("family", "values"), [("resnet", {"depths": [10**6, 1]}), ("dinov2", {"num_hidden_layers": 10**9})]
+)
+def test_too_many_layers_are_refused_before_one_is_built(family: str, values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="layers are more than 1,000") as caught:
+        create_backbone({**TINY_BACKBONES[family], **values}, several=True)
+    assert caught.value.code == "encoder-config"
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_configuration_builds_the_network_again(family: str) -> None:

@@ -131,8 +131,9 @@ def test_what_goes_wrong_in_a_process_comes_back(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="no engine 'tensorflow'") as caught:
             process.ask("start", model="x", engine="tensorflow", threads=1, device=None, size=(8, 8), batch_size=1)
         assert caught.value.code == "engine-name" and caught.value.fix
-        with pytest.raises(RuntimeError, match="AttributeError"):
+        with pytest.raises(ConfigError, match="engine failed: AttributeError") as caught:
             process.ask("call")  # nothing was started
+        assert caught.value.code == "benchmark-failed"
         assert process.ask("memory") > 1e6
 
 
@@ -149,7 +150,9 @@ def test_an_engine_that_cannot_run_leaves_the_others(monkeypatch: pytest.MonkeyP
     works = {"torch"}
 
     class Refusing:
-        """Stands for a process whose engine is not installed."""
+        """Stands for a process whose engine is not installed, or is not for such a file."""
+
+        code: str | None = None
 
         def __init__(self, name: str, *_: object) -> None:
             self.name = name
@@ -164,7 +167,8 @@ def test_an_engine_that_cannot_run_leaves_the_others(monkeypatch: pytest.MonkeyP
             if request == "facts":
                 return {"architecture": "segformer_b0", "classes": 3, "operations": None, "gemm_peak": 1e9}
             if request == "start" and self.name not in works:
-                raise ConfigError(f"{self.name} cannot", fix="install it")
+                code = self.code if self.name == "torch" else None
+                raise ConfigError(f"{self.name} cannot", fix="install it", code=code)
             return {"start": None, "call": (0.5, 0.25), "memory": 1000}[request]
 
     monkeypatch.setattr(benchmark_module, "EngineProcess", Refusing)
@@ -177,5 +181,8 @@ def test_an_engine_that_cannot_run_leaves_the_others(monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigError, match="openvino cannot"):
         benchmark(engines=["torch", "openvino"])
     works.clear()
-    with pytest.raises(ConfigError, match="openvino cannot"):
+    with pytest.raises(ConfigError, match="torch cannot"):
+        benchmark()
+    Refusing.code = "engine-file"
+    with pytest.raises(ConfigError, match="onnxruntime cannot"):
         benchmark()

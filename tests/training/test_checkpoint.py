@@ -8,6 +8,7 @@ import pickle
 import random
 import signal
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ class Bomb:
         return (exec, ("raise SystemExit('the code in the pickle ran')",))
 
 
-@pytest.mark.parametrize("damage", ["cut short", "empty", "text", "flipped", "wiped", "pickle bomb", "archived bomb"])
+@pytest.mark.parametrize(
+    "damage", ["cut short", "empty", "text", "flipped", "wiped", "pickle bomb", "archived bomb", "zip bomb"]
+)
 def test_a_damaged_newest_checkpoint_is_passed_over_and_said(tmp_path: Path, damage: str) -> None:
     save_checkpoint(tmp_path, state(1))
     save_checkpoint(tmp_path, state(2))
@@ -53,6 +56,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said(tmp_path: Path, dam
     whole = newest.read_bytes()
     middle = len(whole) // 2
     torch.save(Bomb(), tmp_path / "bomb.pt")
+    with zipfile.ZipFile(tmp_path / "newest.pt") as stored, zipfile.ZipFile(tmp_path / "zip.pt", "w") as packed:
+        for entry in stored.namelist():
+            packed.writestr(entry, stored.read(entry), zipfile.ZIP_DEFLATED)
     newest.write_bytes(
         {
             "cut short": whole[:-200],
@@ -62,6 +68,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_said(tmp_path: Path, dam
             "wiped": whole[:10] + bytes(200) + whole[210:],
             "pickle bomb": pickle.dumps(Bomb()),
             "archived bomb": (tmp_path / "bomb.pt").read_bytes(),
+            "zip bomb": (tmp_path / "zip.pt").read_bytes(),
         }[damage]
     )
     loaded, warnings = load_checkpoint(tmp_path)

@@ -27,7 +27,7 @@ from terrazzo.evaluation.confusion import ConfusionMatrix
 from terrazzo.evaluation.report import Report
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.predict import make_predictor
-from terrazzo.inference.predictor import Predictor
+from terrazzo.inference.predictor import Failure, Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol
 from terrazzo.labels.matching import ends, match_classes, reordered, side_by_side
 from terrazzo.labels.spec import LabelSpec
@@ -259,7 +259,7 @@ def _predicted(predictor: Predictor, batches: Iterable[list[Pair]]) -> Iterator[
             masks = predictor.masks([image for image, _ in pairs])
         except Exception as error:
             if not is_out_of_memory(error):
-                raise
+                raise Failure.of(None, error).error from error
             height, width = pairs[0][0].shape[:2]
             raise ConfigError(  # in windows it could be done, but that is another protocol, with other figures
                 f"there is not enough memory to show {len(pairs)} photo{'s' * (len(pairs) > 1)} of {width} x {height} "

@@ -21,10 +21,21 @@ from terrazzo.errors import ImageError
 from terrazzo.imaging.decoders import TiffReader
 from terrazzo.text import list_names
 
-__all__ = ["ADVICE", "RGB", "Bands", "bands_of", "check_chosen", "read_bands", "refuse_unclear"]
+__all__ = [
+    "ADVICE",
+    "RGB",
+    "WHITE_IS_ZERO",
+    "Bands",
+    "bands_of",
+    "check_chosen",
+    "read_bands",
+    "refuse_unclear",
+    "unread_packing",
+]
 
 COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # photometric interpretation -> samples of a colour
-GREYS, RGB = (0, 1), 2
+WHITE_IS_ZERO, RGB = 0, 2
+GREYS = (WHITE_IS_ZERO, 1)
 LOSSLESS = {1: "raw", 5: "LZW", 8: "deflate", 32946: "deflate", 32773: "PackBits", 34925: "LZMA", 50000: "Zstandard"}
 KINDS = {(8, 1): "u1", (16, 1): "u2", (16, 2): "i2", (32, 1): "u4", (32, 2): "i4", (32, 3): "f4"}
 GDAL_ITEM = re.compile(r'<Item name="(DESCRIPTION|COLORINTERP)" sample="(\d+)"[^>]*>([^<]*)<')
@@ -79,6 +90,17 @@ def refuse_unclear(bands: Bands) -> None:
         more = bands.count - bands.colors
         what = "what the last one is" if more == 1 else f"what the last {more} are"
         raise ImageError(f"it has {bands}, and does not say {what}", fix=ADVICE, code="image-bands")
+
+
+def unread_packing(image: TiffImageFile) -> ImageError:
+    """Return the error for kinds of numbers that are not read."""
+    bits, kind = (image.tag_v2.get(tag, (1,)) for tag in (258, 339))
+    named = {1: "whole", 2: "signed", 3: "floating-point"}.get(kind[0], "other")
+    return ImageError(
+        f"{named} numbers of {bits[0]} bits (photometric {image.tag_v2.get(262)}) are not read here",
+        fix="save it with 8, 16 or 32 bits: gdal_translate -ot Float32 -co COMPRESS=DEFLATE",
+        code="image-format",
+    )
 
 
 def read_bands(image: TiffImageFile, chosen: tuple[int, ...], most_values: int) -> NDArray[Any]:

@@ -27,7 +27,7 @@ from functools import cache
 from itertools import pairwise
 from typing import IO, Any
 
-from PIL import JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin, _imaging, _webp
+from PIL import ImagePalette, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin, _imaging, _webp
 
 from terrazzo.errors import ImageError
 
@@ -265,6 +265,9 @@ class TiffReader(TiffImagePlugin.TiffImageFile):
             if getattr(self, "_size", (0, 0)) == (0, 0):
                 raise
             self._mode, self.tile, self.unknown = "F", [], str(error) or "unknown compression"
+        colors = self.tag_v2.get(320, ())
+        if self.mode in ("P", "PA") and max(colors, default=0) < 256:  # some writers fill 8 of each colour's 16 bits
+            self.palette = ImagePalette.raw("RGB;L", bytes(colors))
 
     def load(self) -> Any:
         if not self.tile:

@@ -74,6 +74,8 @@ def opened_image(source: Encoded | Image.Image) -> Iterator[Image.Image]:
             reader = _reader(head)
             # Silencing touches all threads, so not for the two formats that are read by the thousand and hardly warn.
             with nullcontext() if reader in (JpegReader, PngReader) else _without_warnings(), reader(file) as image:
+                if isinstance(image, TiffImageFile):
+                    _refuse_raw(image, head)
                 yield image
     except ImageError as error:
         raise ImageError(f"{name}: {error.message}", fix=error.fix, code=error.code) from error
@@ -160,6 +162,18 @@ def _reader(head: bytes) -> type[ImageFile.ImageFile]:
         fix=fix,
         code="image-format",
     )
+
+
+def _refuse_raw(image: TiffImageFile, head: bytes) -> None:
+    """Cameras' raw files are TIFFs whose first picture is a small preview, or the sensor's mosaic."""
+    tags = image.tag_v2
+    is_preview = tags.get(254, 0) & 1 and 330 in tags
+    if head[8:10] == b"CR" or 50706 in tags or tags.get(262) in (32803, 34892) or is_preview:
+        raise ImageError(
+            "this is a camera's raw file (such as DNG, NEF, CR2 or ARW), whose pixels are not developed",
+            fix="develop it to TIFF, PNG or JPEG first",
+            code="image-format",
+        )
 
 
 OTHER_FORMATS = {

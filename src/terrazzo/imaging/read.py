@@ -8,7 +8,7 @@ What a file holds is told by its first bytes, never by its name. The rules for w
   scaled by its declared maximum). With `value_range`, that range becomes 0 to 255 instead. 32-bit and floating-point
   images are refused without it.
 - A TIFF with bands whose meaning nobody declared needs `bands`. Only a band that is declared to be transparency is it.
-- CMYK is converted by the plain formula, without colour profiles.
+- CMYK is converted by the plain formula. Colour profiles and gamma are not applied; those far from sRGB are told.
 - A file of several frames or pages needs `frame`. Reduced copies and masks inside a TIFF are not pages, nor are the
   extra pictures that phones append to a JPEG.
 
@@ -32,9 +32,19 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from terrazzo.errors import ImageError
-from terrazzo.imaging.bands import ADVICE, RGB, bands_of, check_chosen, read_bands, refuse_unclear
+from terrazzo.imaging.bands import (
+    RGB,
+    WHITE_IS_ZERO,
+    bands_of,
+    check_chosen,
+    read_bands,
+    refuse_unclear,
+    unread_packing,
+)
+from terrazzo.imaging.colors import remark_on_colors
 from terrazzo.imaging.header import Encoded, check_size, choose_frame, opened_image, orientation, raw_mode
 from terrazzo.imaging.inputs import PlainSource, plain_source
+from terrazzo.imaging.transparency import composed
 from terrazzo.imaging.values import remark_on_range, scaled, shape_advice
 from terrazzo.notes import note
 from terrazzo.text import shown_path
@@ -83,7 +93,6 @@ OPAQUE_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 MOST_VALUES_PER_PIXEL = 4  # of the cap, in all bands together
-CLOUDY, OVERCAST = 0.1, 0.5  # shares of half transparent pixels: may be, and is, something else than transparency
 
 
 @dataclass(frozen=True)
@@ -174,6 +183,8 @@ def read_with_remarks(
         ):  # an open one stands where its owner left it
             choose_frame(image, options.frame)
             check_size(image, options.max_pixels)
+        if options.bands is None:
+            remark_on_colors(image, remarks)
         if (values := _values_of_tiff(image, options, remarks)) is not None:
             rgb_HW3 = _from_values(values, options, background, remarks)
         else:
@@ -258,7 +269,7 @@ def _values_of_tiff(image: Image.Image, options: ReadOptions, remarks: list[str]
         if not unknown and not is_deep:
             return None
         if bands.count not in (1, 3):
-            raise SyntaxError(unknown)
+            raise unread_packing(image)
         chosen = (1, 2, 3)[: bands.count]
         if bands.count == 3 and image.tag_v2.get(262) != RGB:
             remarks.append("its three bands have no declared colours, and were read as red, green and blue")
@@ -267,7 +278,7 @@ def _values_of_tiff(image: Image.Image, options: ReadOptions, remarks: list[str]
         except ImageError as error:
             if error.code != "image-bands":
                 raise
-            raise SyntaxError(unknown) from error
+            raise unread_packing(image) from error
     elif not unknown and bands.count == bands.colors in (1, 3) and image.tag_v2.get(258, (1,))[0] <= 8:
         return None  # as an RGB image of any packing
     return read_bands(image, chosen, MOST_VALUES_PER_PIXEL * options.max_pixels)
@@ -286,12 +297,15 @@ def _to_rgb(
     image: Image.Image, packing: str, background: tuple[int, int, int], options: ReadOptions, remarks: list[str]
 ) -> NDArray[np.uint8]:
     turn, mode, format_ = TURNS.get(orientation(image)), image.mode, image.format
+    white_is_zero = isinstance(image, TiffImageFile) and image.tag_v2.get(262) == WHITE_IS_ZERO
     hidden = image.info.get("transparency")
     if turn is not None:
         image = image.transpose(turn)
     is_16_bit = mode.startswith("I;16") or (mode == "I" and format_ in ("PNG", "PPM"))
     if is_16_bit or mode in ("I", "F"):
         values_HW = np.asarray(image).astype(np.uint16, copy=False) if is_16_bit else np.asarray(image)
+        if is_16_bit and white_is_zero and options.value_range is None:
+            values_HW = ~values_HW
         rgb_HW3 = _from_values(values_HW[..., None], options, background, remarks)
         if is_16_bit and isinstance(hidden, int):
             rgb_HW3[values_HW == hidden] = background
@@ -310,7 +324,7 @@ def _to_rgb(
     if options.bands is not None:
         return _chosen(image, options.bands)
     if mode in ALPHA_MODES or hidden is not None:
-        rgb_HW3 = _array(_composed(image, background, remarks))
+        rgb_HW3 = _array(composed(image, background, remarks))
     else:
         rgb_HW3 = _array(image if mode == "RGB" else image.convert("RGB"))
     if ";16" in packing:
@@ -347,29 +361,6 @@ def _array(image: Image.Image) -> NDArray[np.uint8]:
     return rgb_HW3
 
 
-def _composed(image: Image.Image, background: tuple[int, int, int], remarks: list[str]) -> Image.Image:
-    rgba = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
-    alpha = rgba.getchannel("A")
-    if alpha.getextrema() == (255, 255):
-        return rgba.convert("RGB")
-    counts = alpha.histogram()
-    share = 1 - (counts[0] + counts[255]) / sum(counts)
-    if share >= OVERCAST and image.format == "TIFF":
-        raise ImageError(
-            f"{share:.0%} of its pixels are half transparent: its last band is not transparency, whatever it says",
-            fix=ADVICE,
-            code="image-bands",
-        )
-    if share >= CLOUDY:
-        remarks.append(
-            f"{share:.0%} of its pixels are half transparent and were put on white; if the last band is something "
-            "else, such as near-infrared, choose the others: --bands 1,2,3 (bands=(1, 2, 3) in Python)"
-        )
-    canvas = Image.new("RGBA", rgba.size, (*background, 255))
-    canvas.alpha_composite(rgba)
-    return canvas.convert("RGB")
-
-
 def _from_array(array: NDArray[Any], options: ReadOptions, background: tuple[int, int, int]) -> NDArray[np.uint8]:
     channels = array.shape[2] if array.ndim == 3 else 1
     if options.bands is not None and array.ndim in (2, 3):
@@ -395,7 +386,7 @@ def _from_array(array: NDArray[Any], options: ReadOptions, background: tuple[int
     if is_deep:
         return scaled(array, options.value_range, background)
     if channels == 4:
-        return _array(_composed(Image.fromarray(np.ascontiguousarray(array)), background, []))
+        return _array(composed(Image.fromarray(np.ascontiguousarray(array)), background, []))
     if channels == 3:
         return array
     return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)

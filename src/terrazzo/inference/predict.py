@@ -33,6 +33,7 @@ from terrazzo.imaging.read import MAX_PIXELS, ImageSource, ReadOptions, find_ima
 from terrazzo.inference.predictor import Failure, Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol
 from terrazzo.inference.result import Segmentation
+from terrazzo.notes import note
 from terrazzo.ownership import leave_out_results
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.exported import ExportedDescription
@@ -97,7 +98,9 @@ def make_predictor(
     name = str(model) if isinstance(model, (str, Path)) else model.name
     wrap = partial(_predictor, name=name, protocol=protocol, streams=options.streams)
     if isinstance(model, (str, Path)) and is_exported(model):
-        opened = _open_file(Path(model), engine_for_file(Path(model), chosen), options, device, trust)
+        runs = engine_for_file(Path(model), chosen)
+        _refuse_contradictions(runs, device, compiled, is_exported=True)
+        opened = _open_file(Path(model), runs, options, device, trust)
         return wrap(opened, opened.description)
 
     unasked = chosen == "auto" and isinstance(model, (str, Path)) and not compiled and _on_cpu(device)
@@ -142,11 +145,19 @@ def _on_cpu(device: str | None) -> bool:
     return device == "cpu" or (device is None and not gpu_at_hand())
 
 
-def _refuse_contradictions(engine: EngineName, device: str | None, compiled: bool) -> None:
+def _refuse_contradictions(
+    engine: EngineName, device: str | None, compiled: bool, *, is_exported: bool = False
+) -> None:
     if compiled and engine not in ("auto", "torch"):
         raise ConfigError(
             f"torch.compile is for PyTorch, and {engine} compiles by itself",
             fix="leave --compile out, or use --engine torch",
+            code="engine-device",
+        )
+    if compiled and is_exported:
+        raise ConfigError(
+            "torch.compile is for networks with their weights, and not for exported files",
+            fix="leave --compile out, or give the model that it was exported from",
             code="engine-device",
         )
     if engine == "openvino" and device not in (None, "cpu"):
@@ -294,4 +305,9 @@ def _each(sources: list[Any]) -> Iterator[Any]:
 
 def _segmented(source: Any, predictor: Predictor, reading: ReadOptions, probabilities: bool) -> Segmentation:
     path = Path(os.fsdecode(source)) if isinstance(source, (str, os.PathLike)) else None
-    return predictor.segment([reading.read(source)], [path], probabilities=probabilities)[0]
+    result, said = predictor.segment_alone(reading.read(source), path, probabilities=probabilities)
+    if said:
+        note(said)
+    if isinstance(result, Failure):
+        raise result.error
+    return result

@@ -46,16 +46,16 @@ STRIDE = 3 / 4  # of a window
 class Failure:
     """A photo that could not be done, in the place of its result."""
 
-    path: Path
+    path: Path | None
     error: TerrazzoError
 
     @classmethod
-    def of(cls, path: Path, error: Exception) -> Failure:
+    def of(cls, path: Path | None, error: Exception) -> Failure:
         """Name the photo in whatever went wrong, and let go of the arrays that a traceback holds."""
-        where = shown_path(path)
+        where = _name(path)
         if isinstance(error, TerrazzoError):
-            message = error.message if where in error.message else f"{where}: {error.message}"
-            return cls(path, type(error)(message, fix=error.fix, code=error.code))
+            is_named = path is None or where in error.message
+            return cls(path, error.saying(error.message if is_named else f"{where}: {error.message}"))
         if is_out_of_memory(error):
             fix = "make it smaller, give a smaller --batch-size, or use a machine with more memory"
             return cls(path, ImageError(f"{where}: there is not enough memory for it", fix=fix, code="image-memory"))
@@ -163,7 +163,7 @@ class Predictor:
                     return [(result, "") for result in results]
                 except Exception:  # which of them it was shows one by one
                     pass
-            return [self._segment_alone(path, image, probabilities) for path, image in batch]
+            return [self.segment_alone(image, path, probabilities=probabilities) for path, image in batch]
 
         with threads_of(min(self.streams, DECODING_THREADS)) as pool:
             images = _ahead(pool, read, paths, 2 * batch_size * self.streams)
@@ -173,7 +173,9 @@ class Predictor:
                         note(said)
                     yield result
 
-    def _segment_alone(self, path: Path, image: Photo, probabilities: bool) -> tuple[Segmentation | Failure, str]:
+    def segment_alone(
+        self, image: Photo, path: Path | None, *, probabilities: bool = False
+    ) -> tuple[Segmentation | Failure, str]:
         """Segment a photo as the protocol says, or in windows where it is too large; return what is to be said."""
         try:
             return self.segment([image], [path], probabilities=probabilities)[0], ""
@@ -190,7 +192,7 @@ class Predictor:
                 failure = Failure.of(path, error)
                 continue
             return result, (
-                f"{shown_path(path)}: there is not enough memory to show it to the network by the protocol "
+                f"{_name(path)}: there is not enough memory to show it to the network by the protocol "
                 f"{self.protocol.name}; it was segmented in windows of {window} x {window} that overlap by a quarter, "
                 "which can change its mask"
             )
@@ -267,6 +269,10 @@ class Predictor:
                 fix="export the model with its logits as output",
                 code="export-mask",
             )
+
+
+def _name(path: Path | None) -> str:
+    return "the image" if path is None else shown_path(path)
 
 
 def _nearest(mask_hw: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

@@ -87,14 +87,18 @@ def benchmark(
         steps.done()
         running: list[_Running] = []
         problems: list[Problem] = []
+        errors: list[TerrazzoError] = []
         for engine in wanted:
             try:
                 options = {**work, "engine": engine, "device": device if engine == "torch" else None}
                 running.append(_started(options, folder, stack, steps))
             except TerrazzoError as error:
-                if engines != "all" or (engine == wanted[-1] and not running):
+                if engines != "all":
                     raise
                 problems.append(Problem(engine, error.message, error.fix))
+                errors.append(error)
+        if not running:  # that an engine is not for such a file says less than why the right one fails
+            raise next((error for error in errors if error.code != "engine-file"), errors[0])
         speeds = _measured(running, folder, size, rounds, steps)
         of_photos = _photos_measured(running, folder, paths, steps) if paths else [None] * len(running)
     return SpeedReport(

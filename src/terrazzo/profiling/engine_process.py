@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from terrazzo import errors
 from terrazzo.errors import ConfigError, TerrazzoError
+from terrazzo.text import printable
 
 __all__ = ["EngineProcess"]
 
@@ -68,7 +69,8 @@ class EngineProcess:
         """Return the answer to a request of `worker.Worker`.
 
         Raises:
-            TerrazzoError: what the worker raised; or the process ended, or had no memory (code "benchmark-memory").
+            TerrazzoError: what the worker raised; or the process ended or had no memory (code "benchmark-memory"),
+                or failed in some other way ("benchmark-failed").
         """
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
@@ -84,7 +86,11 @@ class EngineProcess:
             kind, message, fix, code = answer["error"]
             raise _rebuilt(kind, message, fix, code)
         if "fault" in answer:
-            raise RuntimeError(f"{self.name} failed:\n{answer['fault']}")
+            raise ConfigError(
+                f"{self.name} failed: {printable(answer['fault'])}",
+                fix="try another --engine or --size; if it fails there too, report it with this line",
+                code="benchmark-failed",
+            )
         ending = "had too little memory" if "memory" in answer else f"ended with status {self.process.wait()}"
         raise ConfigError(
             f"{self.name}: its process {ending}{self._last_words()}",

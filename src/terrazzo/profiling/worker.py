@@ -1,7 +1,8 @@
 """A process that runs one engine and times it, so that its memory and start-up are its own.
 
 Started by `engine_process` as ``python -m terrazzo.profiling.worker``. Requests come as lines of JSON on stdin,
-[name, arguments]; answers go as lines of JSON to stdout, {"ok": ...} or {"error": ...}.
+[name, arguments]; answers go as lines of JSON to stdout, {"ok": ...}, {"error": ...},
+{"memory": true} or {"fault": ...}.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import json
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.errors import TerrazzoError
 
 if TYPE_CHECKING:
@@ -133,10 +134,10 @@ def _answer(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str
         return {"ok": function(**arguments)}
     except TerrazzoError as error:
         return {"error": [type(error).__name__, error.message, error.fix, error.code]}
-    except MemoryError:
-        return {"memory": True}
-    except Exception:
-        return {"fault": traceback.format_exc()}
+    except Exception as error:
+        if is_out_of_memory(error):
+            return {"memory": True}
+        return {"fault": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
 
 
 def _timed(function: Callable[[], object]) -> tuple[float, float]:

@@ -74,6 +74,11 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], list[str]]:
 def _read(path: Path) -> dict[str, Any]:
     with open_regular(path) as file:
         with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or (
+                sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size
+            ):
+                raise zipfile.BadZipFile("it is compressed, which torch.save never does")
             if part := archive.testzip():  # torch.load does not compare the checksums that torch.save writes
                 raise zipfile.BadZipFile(f"the checksum of {part} is wrong")
         file.seek(0)

@@ -26,6 +26,7 @@ from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import shown_path
 from terrazzo.weights.files import CONFIG_FILE, WEIGHTS_FILE, TrainedModel
+from terrazzo.weights.foreign_files import nothing_in
 from terrazzo.weights.metadata import (
     labels_from_names,
     paper_preprocess,
@@ -110,11 +111,7 @@ def read_weights(folder: Path) -> TensorFile:
                     code="checkpoint-checksum",
                 )
             return file
-    raise CheckpointError(
-        f"{folder} holds no weights: there is none of {', '.join(WEIGHTS_FILES)}",
-        fix="copy the whole folder again",
-        code="checkpoint-missing",
-    )
+    raise nothing_in(folder, f"{folder} holds no weights: there is none of {', '.join(WEIGHTS_FILES)}")
 
 
 def read_companions(folder: Path, config: Mapping[str, Any], architecture: str, num_classes: int) -> Companions:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from terrazzo.errors import CheckpointError
+from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.hub import download
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import Segmenter, list_models
@@ -21,6 +21,7 @@ from terrazzo.text import nearest, show, shown_path
 from terrazzo.weights.adapters import ADAPTER_CONFIG, MERGE_THERE, is_adapter, merge_adapter, read_adapter
 from terrazzo.weights.catalog import bundled_folder, bundled_names, known_licence, published
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
+from terrazzo.weights.foreign_files import nothing_in
 from terrazzo.weights.huggingface import WEIGHTS_FILES, is_hub_id, read_companions, read_weights
 from terrazzo.weights.metadata import labels_from_meta, names_are_guessed, paper_preprocess, read_json
 from terrazzo.weights.model_card import base_model_in_model_card, licence_in_model_card
@@ -166,6 +167,10 @@ def _checksum(model: str | Path) -> str | None:
 
 
 def _open(model: str | Path) -> TrainedModel | Foreign:
+    if not isinstance(model, (str, os.PathLike)):
+        raise ConfigError(
+            f"the model is {show(model)}, not a name or a path", fix="give its name or its path", code="model-type"
+        )
     name, path = str(model), Path(model)
     if folder := bundled_folder(name):
         return load_folder(folder, name)
@@ -227,11 +232,7 @@ def _open_folder(folder: Path, name: str) -> TrainedModel | Foreign:
             f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} model.pth",
             code="checkpoint-sharded",
         )
-    raise CheckpointError(
-        f"{folder} holds no model: there is neither config.json nor model/config.json",
-        fix="give a folder written by `terrazzo train`, or the checkpoint file itself",
-        code="checkpoint-missing",
-    )
+    raise nothing_in(folder, f"{folder} holds no model: there is neither config.json nor model/config.json")
 
 
 def _open_file(path: Path, name: str, part: str = "") -> TrainedModel | Foreign:

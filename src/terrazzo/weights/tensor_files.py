@@ -24,6 +24,7 @@ from terrazzo.errors import CheckpointError
 from terrazzo.notes import note
 from terrazzo.regular_files import open_regular
 from terrazzo.text import list_names, printable
+from terrazzo.weights.foreign_files import refuse_foreign_file
 from terrazzo.weights.metadata import read_json
 from terrazzo.weights.pickled_values import plain
 from terrazzo.weights.torch_files import StoredTensor, damaged, open_torch_file
@@ -83,6 +84,7 @@ def read_tensor_file(path: Path, part: str = "") -> TensorFile:
     # First of all, for the length of its header may look like the beginning of anything.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return _read_safetensors(path, part)
+    refuse_foreign_file(path)
     for pattern, what, fix in LOOKALIKES:
         if re.match(pattern, head, re.DOTALL):
             raise CheckpointError(f"{path} is {what}, not a checkpoint", fix=fix, code="checkpoint-not-weights")
@@ -178,6 +180,12 @@ def _read_torch(path: Path, size: int, part: str) -> TensorFile:
 
 def _check_plain(key: str, stored: StoredTensor, path: Path) -> None:
     """Refuse tensors whose numbers are not all there: sparse, without storage, or one number repeated."""
+    if stored.why_not.startswith("of a type"):
+        raise CheckpointError(
+            f"{path} holds {printable(key[:200])} in numbers {stored.why_not}",
+            fix="save its tensors in float32: tensor.float()",
+            code="checkpoint-not-dense",
+        )
     if stored.storage is None:
         raise CheckpointError(
             f"{path} does not hold all numbers of {printable(key[:200])} ({stored.shape}, {stored.why_not})",

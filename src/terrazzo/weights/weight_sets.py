@@ -74,6 +74,9 @@ class WeightSet:
         return self.layout is None, self.layout is not None and self.layout.encoder_only, role, usual
 
 
+MOST_LOOKED_AT = 20  # of a list's items, and of a mapping's, for a message
+
+
 def find_sets(content: object, path: Path) -> list[WeightSet]:
     """Find every set of weights in a pickle's content.
 
@@ -91,10 +94,19 @@ def find_sets(content: object, path: Path) -> list[WeightSet]:
         )
     if not sets:
         what = f", but an object of {printable(content.path)[:200]}" if isinstance(content, Placeholder) else ""
+        if _in_lists(content):
+            what = " with names: they stand in a list, as an average's or an optimiser's do"
         raise CheckpointError(
             f"{path} holds no tensors{what}", fix="give a file of a model's weights", code="checkpoint-empty"
         )
     return sets
+
+
+def _in_lists(value: object, depth: int = 0) -> bool:
+    if as_tensor(value) is not None:
+        return depth > 0
+    inner = value if isinstance(value, (list, tuple)) else [*(as_mapping(value) or {}).values()]
+    return depth < DEEPEST and any(_in_lists(item, depth + 1) for item in inner[:MOST_LOOKED_AT])
 
 
 def _walk(value: object, path: tuple[str, ...], meta: tuple[Any, ...], objects: list[str]) -> Iterator[list[WeightSet]]:

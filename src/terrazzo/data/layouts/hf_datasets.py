@@ -18,7 +18,7 @@ from terrazzo.data.dataset import Sample
 from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_split
 from terrazzo.data.masks import StoredMask, read_stored_mask
 from terrazzo.data.problems import Problem
-from terrazzo.errors import DatasetError, MissingExtraError
+from terrazzo.errors import DatasetError, ImageError, MissingExtraError
 from terrazzo.text import printable, shown_path
 
 __all__ = ["NAME", "SHAPE", "Cell", "find"]
@@ -52,6 +52,7 @@ class Cell:
     table: Any
     row: int
     column: str
+    root: Path
 
     @property
     def name(self) -> str:
@@ -66,13 +67,20 @@ class Cell:
         content = self.table[self.row][self.column] or {}
         if content.get("bytes") is not None:
             return bytes(content["bytes"])
-        return Path(content.get("path") or "")
+        path = Path(content.get("path") or "")
+        if not path.resolve().is_relative_to(self.root.resolve()):  # somebody else's table may name any file
+            raise ImageError(
+                f"it names {shown_path(path)}, outside of the data set",
+                fix="save it anew with save_to_disk, which puts photos and masks into the table",
+                code="dataset-outside",
+            )
+        return path
 
     def read(self) -> StoredMask:
         """Decode it as a mask."""
         try:
             return read_stored_mask(self.encoded())
-        except DatasetError as error:
+        except (DatasetError, ImageError) as error:
             message = error.message.removeprefix("the image: ")
             raise DatasetError(
                 f"{shown_path(self.file)}: {self.part}{message}", fix=error.fix, code=error.code
@@ -115,7 +123,9 @@ def _pairs(root: Path, tables: dict[str, Path], splits: tuple[str, ...], columns
     folder = tables[split]
     table = _table(folder, columns)
     image, mask = columns
-    samples = [Sample(Cell(folder, table, row, image), Cell(folder, table, row, mask)) for row in range(len(table))]
+    samples = [
+        Sample(Cell(folder, table, row, image, root), Cell(folder, table, row, mask, root)) for row in range(len(table))
+    ]
     message, fix = "this split holds no rows", "save it anew"
     return samples, [] if samples else [Problem("error", "dataset-empty", folder, message, fix)]
 

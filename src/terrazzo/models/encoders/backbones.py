@@ -32,6 +32,7 @@ Not here: ViT and DeiT, which have no AutoBackbone. SETR's own encoder takes the
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,6 +60,7 @@ NOT_THE_NETWORK = {
     *("attn_implementation", "_attn_implementation", "auto_map", "quantization_config"),
 }
 """What a configuration says beside the layers: a classifier's names, which maps, whose code is to run."""
+MOST_LAYERS = 1000  # published networks have up to 48; each that is built costs time and memory
 
 
 class Backbone(nn.Module):
@@ -196,7 +198,7 @@ def create_backbone(
     # Inference mode would leave its mark on the parameters, and the pass over a small image looks at gradients.
     with torch.inference_mode(False), torch.enable_grad():
         try:
-            config = CONFIG_MAPPING[kind].from_dict({k: v for k, v in values.items() if k not in NOT_THE_NETWORK})
+            config = CONFIG_MAPPING[kind].from_dict(_of_the_layers(values, CONFIG_MAPPING[kind]))
             config.out_features = _stages(config, several)
             if hasattr(config, "reshape_hidden_states"):
                 config.reshape_hidden_states = True
@@ -297,17 +299,26 @@ def _locate(encoder: str | Mapping[str, Any]) -> tuple[Mapping[str, Any], Path |
     if isinstance(encoder, Mapping):
         return encoder, None, "the encoder"
     folder = weights_folder(encoder)
-    values = _read_json(_path(encoder) if folder is None else folder / "config.json")
-    return values, folder, encoder.removeprefix(PREFIX)
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
+    path = _path(encoder) if folder is None else folder / "config.json"
     values = read_json(path, code="encoder-config")
     if not isinstance(values, dict):
         raise ConfigError(
             f"{path} holds no configuration", fix="give a config.json of transformers", code="encoder-config"
         )
-    return values
+    return values, folder, encoder.removeprefix(PREFIX)
+
+
+def _of_the_layers(values: Mapping[str, Any], config_class: Any) -> dict[str, Any]:
+    """Return the values that a family's configuration declares.
+
+    transformers sets all others as attributes, over its own methods too. ValueError: more layers than any network has.
+    """
+    known = {*inspect.signature(config_class.__init__).parameters, *config_class.attribute_map} - NOT_THE_NETWORK
+    depths, layers = values.get("depths"), values.get("num_hidden_layers")
+    counts = [n for n in (*(depths if isinstance(depths, list) else []), layers) if isinstance(n, (int, float))]
+    if sum(counts) > MOST_LAYERS:
+        raise ValueError(f"{sum(counts):,} layers are more than {MOST_LAYERS:,}")
+    return {key: value for key, value in values.items() if key in known}
 
 
 def _stages(config: Any, several: bool) -> list[str]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from terrazzo.resizing import Interpolation, resize_image
+from terrazzo.imaging.resize import Interpolation, resize_image
 
 PILLOWS: dict[Interpolation, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -74,8 +74,8 @@ def test_parts_of_an_image_that_may_not_be_written(interpolation: Interpolation)
 def test_strips_of_any_height_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     image = noise(101, 203)
     whole = resize_image(image, (37, 71), "bicubic", antialias=True)
-    monkeypatch.setattr("terrazzo.resizing.STRIP", 203 * 7)
-    monkeypatch.setattr("terrazzo.resizing.PRODUCT", 1)
+    monkeypatch.setattr("terrazzo.imaging.resize.STRIP", 203 * 7)
+    monkeypatch.setattr("terrazzo.imaging.resize.PRODUCT", 1)
     assert np.array_equal(resize_image(image, (37, 71), "bicubic", antialias=True), whole)
 
 

@@ -186,9 +186,7 @@ class StripDecoder:
         finest, *coarser = features_HWC
         # Each coarser level at the full width but its own height, one row of W x C numbers after the other.
         levels = [self._widened(x, weight, W) for x, weight in zip(coarser, self.weights_CiC[1:], strict=True)]
-        levels[-1] += self.bias.repeat(
-            W
-        )  # the smallest; weights of resizing sum to 1, so it stays what it is
+        levels[-1] += self.bias.repeat(W)  # the smallest; weights of resizing sum to 1, so it stays what it is
         to_rows = [interpolation_matrix(len(level), H, level) for level in levels]
         step = min(max(STRIP_ELEMENTS // (W * C), 1), H)
         strip_PC = self.bias.new_empty(step * W, C)

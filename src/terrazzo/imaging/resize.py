@@ -4,8 +4,8 @@ Networks are sensitive to it. A plain bilinear filter looks at four pixels howev
 texture turns into noise (aliasing); an antialiased filter is as wide as the pixels that it replaces. mmsegmentation
 trains with OpenCV's plain one, transformers with Pillow's antialiased ones.
 
-Pillow's filters are computed here as products of small matrices, in half of Pillow's time and to the same pixels: the
-same weights in whole multiples of 2^-22, and the same two passes, each rounded to 8 bits. In float64 these sums are
+Pillow's filters are computed here as products of small matrices, in half to two thirds of its time, with its pixels:
+the same weights in whole multiples of 2^-22, and the same two passes, each rounded to 8 bits. In float64 these sums are
 exact, so ties are broken as Pillow breaks them; in float32 one pixel in a thousand would be another.
 """
 

@@ -186,14 +186,16 @@ class StripDecoder:
         finest, *coarser = features_HWC
         # Each coarser level at the full width but its own height, one row of W x C numbers after the other.
         levels = [self._widened(x, weight, W) for x, weight in zip(coarser, self.weights_CiC[1:], strict=True)]
+        levels[-1] += self.bias.repeat(W)  # the smallest; weights of resizing sum to 1, so it stays what it is
         to_rows = [interpolation_matrix(len(level), H, level) for level in levels]
-        step = max(STRIP_ELEMENTS // (W * C), 1)
+        step = min(max(STRIP_ELEMENTS // (W * C), 1), H)
+        strip_PC = self.bias.new_empty(step * W, C)
         for top in range(0, H, step):
             rows = slice(top, min(top + step, H))
-            sum_PC = self.bias.repeat((rows.stop - top) * W, 1)
-            for level, matrix in zip(levels, to_rows, strict=True):
+            sum_PC = strip_PC[: (rows.stop - top) * W]
+            for index, (level, matrix) in enumerate(zip(levels, to_rows, strict=True)):
                 band = _source_rows(rows, H, len(level))
-                sum_PC.view(-1, W * C).addmm_(matrix[rows, band], level[band])
+                sum_PC.view(-1, W * C).addmm_(matrix[rows, band], level[band], beta=min(index, 1))
             sum_PC.addmm_(finest[rows].reshape(-1, finest.shape[-1]), self.weights_CiC[0]).relu_()
             torch.addmm(self.classifier_bias, sum_PC, self.classifier_CK, out=logits_HWK[rows].view(-1, K))
 

@@ -6,12 +6,15 @@ import ctypes
 import re
 import sys
 
-__all__ = ["is_out_of_memory", "keep_freed_memory"]
+__all__ = ["is_out_of_memory", "keep_freed_memory", "return_freed_memory"]
 
-# Only numpy and Python raise MemoryError. PyTorch, OpenCV, ONNX Runtime and OpenVINO raise errors of their own with:
+# Only numpy and Python raise MemoryError. PyTorch, OpenCV, ONNX Runtime and OpenVINO raise errors of their own, as does
+# whatever loads a library ("failed to map segment") or starts a thread, whose stack needs memory.
 OUT_OF_MEMORY = re.compile(
-    r"out of memory|(can't|cannot|can not|unable to|failed to|could not) allocate|bad.?alloc|insufficient memory|"
-    r"not enough memory|ALLOC_FAILED|could not create a (primitive|memory)",
+    r"out of memory|(can't|cannot|can not|unable to|failed to|could not) alloc|bad.?alloc|insufficient memory|"
+    r"not enough memory|ALLOC_FAILED|could not create a (primitive|memory)|"
+    r"failed to map segment|cannot (apply additional memory protection|create shared object descriptor)|"
+    r"can't start new thread|Resource temporarily unavailable",
     re.IGNORECASE,
 )
 
@@ -30,6 +33,16 @@ def keep_freed_memory() -> None:
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Give freed blocks back to the system, which may need them elsewhere: for threads, libraries and other allocators.
+
+    It does nothing on systems without glibc.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

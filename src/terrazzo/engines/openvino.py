@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from terrazzo.engines.cache import cached, keep
 from terrazzo.engines.engine import EngineOptions, Side, at_least, refuse_other_ports, refuse_size
+from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.onnx_file import damaged, describe_onnx
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError, OutputError
 from terrazzo.regular_files import open_regular
@@ -109,6 +110,12 @@ class OpenVINOEngine:
             compiled = self._compiled_for(images_B3HW.shape)
         return compiled.run(self._ov.Tensor(np.ascontiguousarray(images_B3HW), shared_memory=True))
 
+    def release_memory(self) -> None:
+        """Let go of the compiled networks with their feature maps; the next run compiles again."""
+        with self._lock:
+            self._any_size = None
+            self._latest.clear()
+
     def _compiled_for(self, shape: tuple[int, ...]) -> _Compiled:
         if self._network.input(0).partial_shape.is_dynamic:
             first, again = not self._latest, shape in self._latest
@@ -168,6 +175,8 @@ class OpenVINOEngine:
                 network.reshape(list(shape))
             compiled = self._core.compile_model(network, "CPU", self._properties)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise damaged(self.path, _reason(error)) from error
         self._sizes_compiled += shape is not None
         if self._key is not None and self._sizes_compiled <= KEPT_SIZES:

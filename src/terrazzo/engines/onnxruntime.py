@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.engines.engine import EngineOptions, at_least, refuse_other_ports, refuse_size
-from terrazzo.engines.onnx_file import damaged, describe_onnx
+from terrazzo.engines.onnx_file import describe_onnx, unopened
 from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.text import show
 
@@ -80,7 +80,7 @@ class OnnxRuntimeEngine:
             image, result = session.get_inputs()[0], session.get_outputs()[0]
             names, shape = (image.name, result.name), image.shape
         except Exception as error:  # onnxruntime has a dozen classes and no common one, and names may be no text
-            raise damaged(self.path, _first_line(error)) from error
+            raise unopened(self.path, error, _first_line(error)) from error
         self._session: Any | None = session
         refuse_other_ports(names, self.description.output, len(shape), self.path)
         self.sides = at_least(

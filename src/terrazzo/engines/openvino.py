@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from terrazzo.engines.cache import cached, keep
 from terrazzo.engines.engine import EngineOptions, Side, at_least, refuse_other_ports, refuse_size
 from terrazzo.engines.memory import is_out_of_memory
-from terrazzo.engines.onnx_file import damaged, describe_onnx
+from terrazzo.engines.onnx_file import damaged, describe_onnx, unopened
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError, OutputError
 from terrazzo.regular_files import open_regular
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
@@ -146,7 +146,7 @@ class OpenVINOEngine:
         try:
             return core.read_model(str(self.path))
         except RuntimeError as error:
-            raise damaged(self.path, _reason(error)) from error
+            raise unopened(self.path, error, _reason(error)) from error
 
     def _files(self) -> list[Path]:
         return [self.path, self.path.with_suffix(".bin")] if self.path.suffix == ".xml" else [self.path]
@@ -163,7 +163,12 @@ class OpenVINOEngine:
             return None
         try:
             return _Compiled(self._core.import_model(BytesIO(blob.read_bytes()), "CPU", self._properties))
-        except (RuntimeError, OSError):  # compiled by a build of OpenVINO that calls itself the same
+        except (
+            RuntimeError,
+            OSError,
+            ValueError,
+            MemoryError,
+        ):  # compiled by another build of the same name; no memory
             return None
 
     def _compile(self, shape: tuple[int, ...] | None) -> _Compiled:
@@ -180,7 +185,7 @@ class OpenVINOEngine:
             raise damaged(self.path, _reason(error)) from error
         self._sizes_compiled += shape is not None
         if self._key is not None and self._sizes_compiled <= KEPT_SIZES:
-            with suppress(OutputError, RuntimeError):  # nowhere to keep it: the next start compiles again
+            with suppress(OutputError, RuntimeError, MemoryError):  # no room for it: the next start compiles again
                 keep(_for_shape(self._key, shape), ".blob", compiled.export_model().getvalue())
         return _Compiled(compiled)
 

@@ -163,12 +163,7 @@ class OpenVINOEngine:
             return None
         try:
             return _Compiled(self._core.import_model(BytesIO(blob.read_bytes()), "CPU", self._properties))
-        except (
-            RuntimeError,
-            OSError,
-            ValueError,
-            MemoryError,
-        ):  # compiled by another build of the same name; no memory
+        except (RuntimeError, OSError, ValueError, MemoryError):  # another build of the same name, or no memory
             return None
 
     def _compile(self, shape: tuple[int, ...] | None) -> _Compiled:

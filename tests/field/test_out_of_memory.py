@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,13 @@ import terrazzo
 from terrazzo.cli.main import main
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.onnx_file import unopened
-from terrazzo.images import ReadOptions
+from terrazzo.errors import ImageError
+from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference import predictor as predictor_module
 from terrazzo.inference.predict_folder import predict_folder
 from terrazzo.inference.predictor import Predictor, threads_of
 from terrazzo.inference.result import Segmentation
-from terrazzo.labels import LabelSpec
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import save_folder
@@ -158,6 +160,15 @@ def test_writing_that_runs_out_of_memory_is_tried_again(
     assert len(failed) == 3 and _all_right()
 
 
+def test_a_photo_in_python_is_done_in_windows_too_and_an_array_refused_with_the_way_out(photos: Path) -> None:
+    with pytest.warns(TerrazzoWarning, match="windows of"):
+        mask = terrazzo.predict("set/2.png", _predictor(_PerRun(Keeping(most=4 * 1190)))).mask
+    np.testing.assert_array_equal(mask[0], np.arange(1200) >= 600)
+    with pytest.raises(ImageError, match="not enough memory for an image of 1200 x 4") as caught:
+        terrazzo.predict(np.zeros((4, 1200, 3), np.uint8), _predictor(Keeping(most=9)))
+    assert caught.value.code == "image-memory"
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -171,6 +182,20 @@ def test_other_words_for_too_little_memory_are_known(message: str) -> None:
     assert is_out_of_memory(RuntimeError(message))
     assert unopened(Path("m.onnx"), RuntimeError(message), message).code == "engine-memory"
     assert unopened(Path("m.onnx"), RuntimeError("ends early"), "ends early").code == "export-damaged"
+
+
+def test_an_empty_result_of_openvino_is_too_little_memory() -> None:
+    pytest.importorskip("openvino")
+    from terrazzo.engines.openvino import _Compiled
+
+    class Request:
+        def infer(self, images: Any) -> None: ...
+
+        def get_output_tensor(self, number: int) -> Any:
+            return SimpleNamespace(data=np.empty((0, 11, 0, 0), np.float32))
+
+    with pytest.raises(MemoryError):
+        _Compiled(SimpleNamespace(create_infer_request=Request)).run(None)
 
 
 def test_threads_are_there_before_the_memory_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

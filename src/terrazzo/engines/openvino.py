@@ -199,6 +199,8 @@ class _Compiled:
             request = self._compiled.create_infer_request()
         request.infer([images])
         out: NDArray[Any] = request.get_output_tensor(0).data.copy()  # the next run writes there
+        if out.size == 0:  # seen when memory ran out: a shape with zeros, and no exception
+            raise MemoryError("OpenVINO gave an empty result")
         self._idle.append(request)
         return out
 

@@ -25,9 +25,10 @@ from terrazzo.engines.auto import (
 )
 from terrazzo.engines.conversion_cache import FallingBack, convert_once, is_quickly_converted, kept_conversion
 from terrazzo.engines.engine import Engine, EngineName, EngineOptions, FileEngine, Precision
+from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.onnx_file import describe_onnx
-from terrazzo.errors import ConfigError, MissingExtraError, TerrazzoError
+from terrazzo.errors import ConfigError, ImageError, MissingExtraError, TerrazzoError
 from terrazzo.imaging.inputs import are_several
 from terrazzo.imaging.read import MAX_PIXELS, ImageSource, ReadOptions, find_images
 from terrazzo.inference.predictor import Failure, Predictor
@@ -278,12 +279,7 @@ def predict(
         found = _each(sources) if several else iter(sources)
         results = [_segmented(source, predictor, reading, probabilities) for source in found]
         return results if several else results[0]
-    results = []
-    for result in predictor.segment_files(paths, probabilities=probabilities, reading=reading):
-        if isinstance(result, Failure):
-            raise result.error
-        results.append(result)
-    return results
+    return list(_results(predictor.segment_files(paths, probabilities=probabilities, reading=reading)))
 
 
 def _each(sources: list[Any]) -> Iterator[Any]:
@@ -293,5 +289,25 @@ def _each(sources: list[Any]) -> Iterator[Any]:
 
 
 def _segmented(source: Any, predictor: Predictor, reading: ReadOptions, probabilities: bool) -> Segmentation:
-    path = Path(os.fsdecode(source)) if isinstance(source, (str, os.PathLike)) else None
-    return predictor.segment([reading.read(source)], [path], probabilities=probabilities)[0]
+    if isinstance(source, (str, os.PathLike)):
+        paths = [Path(os.fsdecode(source))]
+        return next(_results(predictor.segment_files(paths, probabilities=probabilities, reading=reading)))
+    image = reading.read(source)
+    try:
+        return predictor.segment([image], [None], probabilities=probabilities)[0]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        height, width = image.shape[:2]
+        raise ImageError(
+            f"there is not enough memory for an image of {width} x {height}",
+            fix='make it smaller, or use protocol="slide", which shows it to the network in windows',
+            code="image-memory",
+        ) from error
+
+
+def _results(outcomes: Iterable[Segmentation | Failure]) -> Iterator[Segmentation]:
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            raise outcome.error
+        yield outcome

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from terrazzo import __version__
 from terrazzo.cli.say import say
 from terrazzo.cli.stopping import stopped_cleanly
+from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.errors import TerrazzoError
 from terrazzo.notes import notes_printed
 from terrazzo.text import nearest
@@ -83,6 +84,10 @@ def main(arguments: list[str] | None = None) -> None:
         # Whoever read our output has left; point stdout elsewhere so that Python's last flush does not fail too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        _fail("memory", "there is not enough memory", "use smaller photos or a machine with more memory")
 
 
 def verb_app(verb: str) -> App:

@@ -13,7 +13,7 @@ from terrazzo.cli.provenance import tell_origin
 from terrazzo.cli.reading import read_options
 from terrazzo.cli.say import say
 from terrazzo.engines.engine import Precision
-from terrazzo.engines.memory import keep_freed_memory
+from terrazzo.engines.memory import keep_freed_memory, share_freed_memory
 from terrazzo.errors import ConfigError
 from terrazzo.inference.predict_folder import Written, predict_folder
 from terrazzo.inference.predictor import Failure, Predictor
@@ -101,6 +101,7 @@ def predict(
     """
     chosen = _photos(photos or [], example, model)
     keep_freed_memory()
+    share_freed_memory()
     with progress_bar("predict") as bar:
 
         def started(predictor: Predictor) -> None:

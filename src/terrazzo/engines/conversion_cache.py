@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from terrazzo.config import MOST_JSON_BYTES, parse_json
 from terrazzo.engines.cache import cached, keep
-from terrazzo.engines.engine import Engine
+from terrazzo.engines.engine import Engine, release_memory
 from terrazzo.errors import ConfigError, OutputError
 from terrazzo.regular_files import open_regular, read_regular
 from terrazzo.weights.catalog import bundled_folder
@@ -146,3 +146,7 @@ class FallingBack:
         with self._making:
             self._plain = self._plain or self.make_plain()
         return self._plain(images_B3HW)
+
+    def release_memory(self) -> None:
+        """Let go of what the conversion's engine keeps."""
+        release_memory(self.converted)

@@ -30,6 +30,7 @@ __all__ = [
     "available_cores",
     "refuse_other_ports",
     "refuse_size",
+    "release_memory",
 ]
 
 EngineName = Literal["auto", "torch", "openvino", "onnxruntime"]
@@ -43,7 +44,11 @@ TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
 class Engine(Protocol):
-    """Runs a network."""
+    """Runs a network.
+
+    One that keeps memory for its next run has a method ``release_memory()`` too, which lets go of it. It is called when
+    a computation ran out of memory, while nothing runs.
+    """
 
     def __call__(self, images_B3HW: NDArray[np.float32], /) -> NDArray[Any]:
         """Return (B, K, h, w) float32 logits of normalised images, at any memory order.
@@ -58,6 +63,13 @@ class FileEngine(Engine, Protocol):
 
     description: ExportedDescription
     """What the file says about itself."""
+
+
+def release_memory(engine: Engine) -> None:
+    """Let an engine give back what it keeps for its next run, if it keeps anything."""
+    release = getattr(engine, "release_memory", None)
+    if release is not None:
+        release()
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,11 @@ class GPUNetwork:
                 return self._exact(images_B3HW)
             return logits
 
+    def forget_sizes(self) -> None:
+        """Let go of the captured passes, each of which holds memory."""
+        with self._one_at_a_time:
+            self._captured.clear()
+
     @property
     def is_exact(self) -> bool:
         """Whether passes give float32's logits, as they do until enough of them have been compared."""

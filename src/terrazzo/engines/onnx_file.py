@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeAlias
 
-from terrazzo.errors import CheckpointError
+from terrazzo.engines.memory import is_out_of_memory
+from terrazzo.errors import CheckpointError, ConfigError, TerrazzoError
 from terrazzo.regular_files import open_regular
 from terrazzo.text import show
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
@@ -76,6 +77,15 @@ def damaged(path: Path, problem: str) -> CheckpointError:
     """Return the error for an exported file that cannot be used."""
     return CheckpointError(
         f"{path} is damaged: {problem}", fix="copy it again, or export the model again", code="export-damaged"
+    )
+
+
+def unopened(path: Path, error: Exception, problem: str) -> TerrazzoError:
+    """Return the error for an exported file that a runtime could not open: for want of memory, or it is damaged."""
+    if not is_out_of_memory(error):
+        return damaged(path, problem)
+    return ConfigError(
+        f"there is not enough memory to open {path}", fix="use a machine with more memory", code="engine-memory"
     )
 
 

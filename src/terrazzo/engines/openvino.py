@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from terrazzo.engines.cache import cached, keep
 from terrazzo.engines.engine import EngineOptions, Side, at_least, refuse_other_ports, refuse_size
-from terrazzo.engines.onnx_file import damaged, describe_onnx
+from terrazzo.engines.memory import is_out_of_memory
+from terrazzo.engines.onnx_file import damaged, describe_onnx, unopened
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError, OutputError
 from terrazzo.regular_files import open_regular
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
@@ -109,6 +110,12 @@ class OpenVINOEngine:
             compiled = self._compiled_for(images_B3HW.shape)
         return compiled.run(self._ov.Tensor(np.ascontiguousarray(images_B3HW), shared_memory=True))
 
+    def release_memory(self) -> None:
+        """Let go of the compiled networks with their feature maps; the next run compiles again."""
+        with self._lock:
+            self._any_size = None
+            self._latest.clear()
+
     def _compiled_for(self, shape: tuple[int, ...]) -> _Compiled:
         if self._network.input(0).partial_shape.is_dynamic:
             first, again = not self._latest, shape in self._latest
@@ -139,7 +146,7 @@ class OpenVINOEngine:
         try:
             return core.read_model(str(self.path))
         except RuntimeError as error:
-            raise damaged(self.path, _reason(error)) from error
+            raise unopened(self.path, error, _reason(error)) from error
 
     def _files(self) -> list[Path]:
         return [self.path, self.path.with_suffix(".bin")] if self.path.suffix == ".xml" else [self.path]
@@ -156,7 +163,7 @@ class OpenVINOEngine:
             return None
         try:
             return _Compiled(self._core.import_model(BytesIO(blob.read_bytes()), "CPU", self._properties))
-        except (RuntimeError, OSError):  # compiled by a build of OpenVINO that calls itself the same
+        except (RuntimeError, OSError, ValueError, MemoryError):  # another build of the same name, or no memory
             return None
 
     def _compile(self, shape: tuple[int, ...] | None) -> _Compiled:
@@ -168,10 +175,12 @@ class OpenVINOEngine:
                 network.reshape(list(shape))
             compiled = self._core.compile_model(network, "CPU", self._properties)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise damaged(self.path, _reason(error)) from error
         self._sizes_compiled += shape is not None
         if self._key is not None and self._sizes_compiled <= KEPT_SIZES:
-            with suppress(OutputError, RuntimeError):  # nowhere to keep it: the next start compiles again
+            with suppress(OutputError, RuntimeError, MemoryError):  # no room for it: the next start compiles again
                 keep(_for_shape(self._key, shape), ".blob", compiled.export_model().getvalue())
         return _Compiled(compiled)
 
@@ -190,6 +199,8 @@ class _Compiled:
             request = self._compiled.create_infer_request()
         request.infer([images])
         out: NDArray[Any] = request.get_output_tensor(0).data.copy()  # the next run writes there
+        if out.size == 0:  # seen when memory ran out: a shape with zeros, and no exception
+            raise MemoryError("OpenVINO gave an empty result")
         self._idle.append(request)
         return out
 

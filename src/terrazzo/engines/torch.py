@@ -81,6 +81,13 @@ class TorchEngine:
             logits: NDArray[np.float32] = self.forward(images).float().cpu().numpy()
         return logits
 
+    def release_memory(self) -> None:
+        """Let go of what is kept on a GPU for sizes that come again."""
+        if isinstance(self.forward, GPUNetwork):
+            self.forward.forget_sizes()
+        if self.device.type in ACCELERATORS:
+            getattr(torch, self.device.type).empty_cache()
+
     def _as_it_is(self, images_B3HW: Tensor) -> Tensor:
         """Run the network where its owner has it by now, and in the precision that it has by now."""
         logits: Tensor = self.network(images_B3HW.to(next(self.network.parameters())))

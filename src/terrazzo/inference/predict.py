@@ -289,12 +289,7 @@ def predict(
         found = _each(sources) if several else iter(sources)
         results = [_segmented(source, predictor, reading, probabilities) for source in found]
         return results if several else results[0]
-    results = []
-    for result in predictor.segment_files(paths, probabilities=probabilities, reading=reading):
-        if isinstance(result, Failure):
-            raise result.error
-        results.append(result)
-    return results
+    return list(_results(predictor.segment_files(paths, probabilities=probabilities, reading=reading)))
 
 
 def _each(sources: list[Any]) -> Iterator[Any]:
@@ -304,10 +299,17 @@ def _each(sources: list[Any]) -> Iterator[Any]:
 
 
 def _segmented(source: Any, predictor: Predictor, reading: ReadOptions, probabilities: bool) -> Segmentation:
-    path = Path(os.fsdecode(source)) if isinstance(source, (str, os.PathLike)) else None
-    result, said = predictor.segment_alone(reading.read(source), path, probabilities=probabilities)
+    if isinstance(source, (str, os.PathLike)):
+        paths = [Path(os.fsdecode(source))]
+        return next(_results(predictor.segment_files(paths, probabilities=probabilities, reading=reading)))
+    outcome, said = predictor.segment_alone(reading.read(source), probabilities=probabilities)
     if said:
         note(said)
-    if isinstance(result, Failure):
-        raise result.error
-    return result
+    return next(_results([outcome]))
+
+
+def _results(outcomes: Iterable[Segmentation | Failure]) -> Iterator[Segmentation]:
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            raise outcome.error
+        yield outcome

@@ -152,7 +152,7 @@ def predict_folder(
         paths, batch_size=batch_size, probabilities="probabilities" in kinds, reading=reading
     )
     summary = Summary([], [], skipped)
-    for number, outcome in enumerate(_saved(results, places, paths, overwrite), 1):
+    for number, outcome in enumerate(_saved(results, places, paths, overwrite, predictor), 1):
         if isinstance(outcome, Failure):
             summary.failures.append(outcome)
         else:
@@ -204,15 +204,24 @@ def _saved(
     places: Sequence[dict[str, Path]],
     paths: Sequence[Path],
     overwrite: bool,
+    predictor: Predictor,
 ) -> Iterator[Written | Failure]:
     """Write each result in a thread, a few at a time: the others would wait for the disk in memory."""
 
-    def write(path: Path, result: Segmentation, place: dict[str, Path]) -> Written | Failure:
+    def attempt(path: Path, result: Segmentation, place: dict[str, Path]) -> Written | Failure:
         try:
             result.write(place, overwrite=overwrite)
             return Written(path, place, result.areas())
         except Exception as error:
             return Failure.of(path, error)
+
+    def write(path: Path, result: Segmentation, place: dict[str, Path]) -> Written | Failure:
+        with predictor.turns.together():
+            outcome = attempt(path, result, place)
+        if isinstance(outcome, Failure) and outcome.for_memory:
+            with predictor.alone():
+                outcome = attempt(path, result, place)
+        return outcome
 
     waiting: list[Failure | Future[Written | Failure]] = []
 

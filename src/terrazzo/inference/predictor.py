@@ -10,20 +10,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from threading import Barrier
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.engines.engine import Engine
-from terrazzo.engines.memory import is_out_of_memory
+from terrazzo.engines.engine import Engine, release_memory
+from terrazzo.engines.memory import is_out_of_memory, return_freed_memory
 from terrazzo.errors import CheckpointError, ConfigError, ImageError, TerrazzoError
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.protocols import WHOLE, Protocol
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.tiling import Scores, decide, decide_together, slide, slide_in_bands, whole
+from terrazzo.inference.turns import Turns
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
@@ -48,6 +51,11 @@ class Failure:
 
     path: Path | None
     error: TerrazzoError
+
+    @property
+    def for_memory(self) -> bool:
+        """Whether there was not enough memory, and it may go well when nothing else is being done."""
+        return self.error.code == "image-memory"
 
     @classmethod
     def of(cls, path: Path | None, error: Exception) -> Failure:
@@ -90,6 +98,7 @@ class Predictor:
     output: Output = "logits"
     streams: int = 1
     record: Mapping[str, Any] = field(default_factory=dict)
+    turns: Turns = field(default_factory=Turns, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.protocol.single_view or self.protocol.window is not None:
@@ -127,8 +136,9 @@ class Predictor:
     ) -> Iterator[Segmentation | Failure]:
         """Segment photo files in order, decoding the next ones while the network works.
 
-        Each photo fails by itself: a batch that fails is tried one by one, and a photo that is too large for the
-        memory is tried again in windows, with a note that says so.
+        Each photo fails by itself: a batch that fails is tried one by one. A photo for which there is not enough memory
+        is tried again while nothing else is being done, and if it is still too large then in windows, with a note that
+        says so.
 
         Args:
             paths: the photos.
@@ -146,24 +156,28 @@ class Predictor:
             self._require_logits("probabilities")
 
         options = reading or ReadOptions()
+        import cv2  # noqa: F401  which every photo needs: with the memory full of feature maps it could not be loaded
 
         def read(path: Path) -> Photo | Failure:
             try:
-                return options.read(path)
+                with self.turns.together():
+                    return options.read(path)
             except Exception as error:
                 return Failure.of(path, error)
 
-        def finish(batch: list[tuple[Path, Photo]] | Failure) -> Sequence[tuple[Segmentation | Failure, str]]:
+        def finish(batch: list[tuple[Path, Photo]] | Failure) -> list[tuple[Segmentation | Failure, str]]:
+            done: list[tuple[Segmentation | Failure, str]] = []
             if isinstance(batch, Failure):
-                return [(batch, "")]
-            if len(batch) > 1:
-                batch_paths, images = zip(*batch, strict=True)
-                try:
-                    results = self.segment(images, batch_paths, probabilities=probabilities)
-                    return [(result, "") for result in results]
-                except Exception:  # which of them it was shows one by one
-                    pass
-            return [self.segment_alone(image, path, probabilities=probabilities) for path, image in batch]
+                path = batch.path
+                if path is None or not batch.for_memory:
+                    return [(batch, "")]
+                return [self._again(path, partial(options.read, path), probabilities)]
+            for outcome, (path, image) in zip(self._attempt(batch, probabilities), batch, strict=True):
+                if isinstance(outcome, Failure) and outcome.for_memory:
+                    done.append(self._again(path, partial(_itself, image), probabilities))
+                else:
+                    done.append((outcome, ""))
+            return done
 
         with threads_of(min(self.streams, DECODING_THREADS)) as pool:
             images = _ahead(pool, read, paths, 2 * batch_size * self.streams)
@@ -173,29 +187,66 @@ class Predictor:
                         note(said)
                     yield result
 
-    def segment_alone(
-        self, image: Photo, path: Path | None, *, probabilities: bool = False
-    ) -> tuple[Segmentation | Failure, str]:
-        """Segment a photo as the protocol says, or in windows where it is too large; return what is to be said."""
+    def segment_alone(self, image: Photo, *, probabilities: bool = False) -> tuple[Segmentation | Failure, str]:
+        """Segment a photo that is no file, in windows where it is too large; return what is to be said about it too."""
+        (outcome,) = self._attempt([(None, image)], probabilities)
+        if isinstance(outcome, Failure) and outcome.for_memory:
+            return self._again(None, lambda: image, probabilities)
+        return outcome, ""
+
+    def _attempt(
+        self, batch: Sequence[tuple[Path | None, Photo]], probabilities: bool
+    ) -> Sequence[Segmentation | Failure]:
+        paths, images = zip(*batch, strict=True)
         try:
-            return self.segment([image], [path], probabilities=probabilities)[0], ""
+            with self.turns.together():
+                return self.segment(images, paths, probabilities=probabilities)
         except Exception as error:
-            failure = Failure.of(path, error)
-        # Only here is the memory free that the traceback held.
-        side = self.protocol.window or max(self.preprocess.target_size(*image.shape[:2]))
-        windows = WINDOWS if failure.error.code == "image-memory" and self.output == "logits" else ()
-        for window in (window for window in windows if window < side):
-            protocol = replace(self.protocol, window=window, stride=int(window * STRIDE))
+            if len(batch) == 1:
+                return [Failure.of(paths[0], error)]
+        return [outcome for photo in batch for outcome in self._attempt([photo], probabilities)]  # which of them it was
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Do what failed for want of memory while no photo is read, computed or saved, and the engine keeps nothing."""
+        with self.turns.alone():
+            release_memory(self.engine)
+            return_freed_memory()
+            yield
+
+    def _again(
+        self, path: Path | None, read: Callable[[], Photo], probabilities: bool
+    ) -> tuple[Segmentation | Failure, str]:
+        """Segment a photo by itself: as the protocol says, then in windows; return what is to be said about it too.
+
+        Args:
+            path: the photo's, if it is a file.
+            read: gives the photo, which may be in memory already.
+            probabilities: keep them.
+        """
+        image: Photo | None = None
+        with self.alone():
             try:
-                (result,) = replace(self, protocol=protocol).segment([image], [path], probabilities=probabilities)
+                image = read()
+                return self.segment([image], [path], probabilities=probabilities)[0], ""
             except Exception as error:
                 failure = Failure.of(path, error)
-                continue
-            return result, (
-                f"{_name(path)}: there is not enough memory to show it to the network by the protocol "
-                f"{self.protocol.name}; it was segmented in windows of {window} x {window} that overlap by a quarter, "
-                "which can change its mask"
-            )
+            if image is None or self.output != "logits":
+                return failure, ""
+            side = self.protocol.window or max(self.preprocess.target_size(*image.shape[:2]))
+            for window in (window for window in WINDOWS if window < side and failure.for_memory):
+                release_memory(self.engine)
+                protocol = replace(self.protocol, window=window, stride=int(window * STRIDE))
+                try:
+                    (result,) = replace(self, protocol=protocol).segment([image], [path], probabilities=probabilities)
+                except Exception as error:
+                    failure = Failure.of(path, error)
+                    continue
+                return result, (
+                    f"{_name(path)}: there is not enough memory to show it to the network by the protocol "
+                    f"{self.protocol.name}; it was segmented in windows of {window} x {window} that overlap by a "
+                    "quarter, which can change its mask"
+                )
         return failure, ""
 
     def side_by_side(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -271,6 +322,10 @@ class Predictor:
             )
 
 
+def _itself(image: Photo) -> Photo:
+    return image
+
+
 def _name(path: Path | None) -> str:
     return "the image" if path is None else shown_path(path)
 
@@ -302,11 +357,19 @@ def _batches(photos: Iterable[tuple[Path, Photo | Failure]], size: int) -> Itera
 
 @contextmanager
 def threads_of(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool that, when the block is left early, finishes only what it has begun."""
+    """A pool whose threads have started, and which finishes only what it has begun when the block is left early.
+
+    Later there might not be the memory to start a thread.
+    """
     pool = ThreadPoolExecutor(count)
+    started = Barrier(count + 1)
     try:
+        for _ in range(count):
+            pool.submit(started.wait)
+        started.wait()
         yield pool
     finally:
+        started.abort()  # for threads that wait for one that could not start
         pool.shutdown(cancel_futures=True)
 
 

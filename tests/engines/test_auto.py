@@ -274,6 +274,7 @@ def test_evaluating_gives_the_same_report(folder: Path, exported: Path, tmp_path
         Image.fromarray(rng.integers(0, 3, (40, 52), dtype=np.uint8)).save(
             tmp_path / "data" / "val" / "masks" / f"{number}.png"
         )
+    (tmp_path / "data" / "labels.yaml").write_text("names: [sky, road, tree]\n")
     by_torch = terrazzo.evaluate(folder, tmp_path / "data", engine="torch")
     by_file = terrazzo.evaluate(make_predictor(exported, threads=2, workload=MANY), tmp_path / "data")
     assert np.abs(by_torch.confusion - by_file.confusion).sum() <= 6

@@ -47,7 +47,7 @@ def test_bars_have_the_digits_of_the_table(drawn: list[str]) -> None:
         labels=labels, confusion=confusion, boundary=None, model="m", dataset="d", split="val", images=1,
         protocol="whole", protocol_hash="x", seconds=1.0,
     )  # fmt: skip
-    figures.per_class_png(report)
+    report.per_class_png()
     assert "81.05" in report.table() and "81.05" in drawn and "81.0" not in drawn
 
 

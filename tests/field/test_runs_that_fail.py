@@ -152,7 +152,7 @@ def test_a_step_that_runs_out_of_memory_is_as_if_it_had_not_begun(
     unbroken = tiny_trainer(data, tmp_path / "unbroken", epochs=2)
     unbroken.run()
     trainer = tiny_trainer(data, tmp_path / "run", epochs=2)
-    loss, calls = trainer._loss, []
+    loss, calls = trainer.loss, []
 
     def out_of_memory(*arguments: Any) -> Any:
         calls.append(1)
@@ -160,7 +160,7 @@ def test_a_step_that_runs_out_of_memory_is_as_if_it_had_not_begun(
             raise MemoryError
         return loss(*arguments)
 
-    monkeypatch.setattr(trainer, "_loss", out_of_memory)
+    monkeypatch.setattr(trainer, "loss", out_of_memory)
     with pytest.raises(TrainingError, match="ran out of memory in step 2"):
         trainer.run()
     again = tiny_trainer(data, tmp_path / "run", epochs=2)

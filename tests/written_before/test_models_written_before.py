@@ -85,6 +85,10 @@ def test_what_the_document_says_is_kept(name: str, place: Path) -> None:
         ("labels", model.labels.to_dict()), ("preprocess", model.preprocess.to_dict()), ("record", model.record)
     ):  # fmt: skip
         assert {key: found[key] for key in document[part]} == document[part]
+    # What a document leaves out has the value that was meant then.
+    assert model.preprocess.antialias == (name in ("huggingface", "setr_naive", "setr_pup", "setr_pup_dinov2"))
+    rounding = "down" if name in ("huggingface", "setr_naive", "setr_pup_dinov2") else "nearest"
+    assert model.preprocess.rounding == rounding
     assert model.record["licence"] == "CC0-1.0" and model.record["val_mIoU"] == 61.25
     assert model.labels.names[0] == "Sky" and model.labels.ignore_index == 255
 

@@ -162,7 +162,7 @@ MUTATIONS = (
         ("protocols::test_the_network_sees_the_sizes_of_the_papers_code",)),
     # -- exact upsampling and argmax -----------------------------------------------------------------------------------
     Mutation("argmax: ties go to the higher class", "boundary_cells", "cells.lead_TC.take(part, axis=1)) > 0",
-        "cells.lead_TC.take(part, axis=1)) >= 0", ("argmax::test_ties_within_a_cell_go_to_the_lowest_class",)),
+        "cells.lead_TC.take(part, axis=1)) >= 0", ("argmax::test_half_way_between_two_winners_the_lower_class_wins",)),
     Mutation("argmax: corners that disagree are not seen", "argmax", "for taps in taps_TG[1:]:",
         "for taps in taps_TG[2:]:", ("argmax::test_mask_is_the_argmax_of_fully_upsampled_logits",)),
     Mutation("argmax: a third winner is forgotten", "boundary_cells", "crowded_C = cells.third_C | (", "crowded_C = (",

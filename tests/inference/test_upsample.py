@@ -144,6 +144,19 @@ def test_mask_of_smooth_regions_at_usual_sizes(order, sizes):
     assert len(np.unique(mask)) > 5
 
 
+@pytest.mark.parametrize("num_classes", [2, 60])
+@pytest.mark.parametrize("lower", ["left", "right"])
+def test_half_way_between_two_winners_the_lower_class_wins(num_classes: int, lower: str) -> None:
+    """Two pixels made three: the middle one is their mean, in which the two classes are equal."""
+    logits = np.zeros((num_classes, 1, 2), np.float32)
+    logits[0, 0, 0] = logits[1, 0, 1] = 8
+    if lower == "right":
+        logits = logits[:, :, ::-1].copy()
+    expected = [0, 0, 1] if lower == "left" else [1, 0, 0]
+    for order in (logits, np.ascontiguousarray(logits.transpose(1, 2, 0)).transpose(2, 0, 1)):
+        assert upsample_argmax(order, [(1, 3)]).tolist() == [expected]
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     order=st.sampled_from([planes, classes_last]),

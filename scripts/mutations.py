@@ -166,7 +166,7 @@ MUTATIONS = (
     Mutation("argmax: corners that disagree are not seen", "argmax", "for taps in taps_TG[1:]:",
         "for taps in taps_TG[2:]:", ("argmax::test_mask_is_the_argmax_of_fully_upsampled_logits",)),
     Mutation("argmax: a third winner is forgotten", "boundary_cells", "crowded_C = cells.third_C | (", "crowded_C = (",
-        ("argmax::test_mask_is_the_argmax_of_fully_upsampled_logits",)),
+        ("argmax::test_three_and_four_classes_that_meet_in_a_cell",)),
     Mutation("argmax: rivals of the two winners are forgotten", "boundary_cells",
         "crowded_C = cells.third_C | (strongest_N.take(cells.corner_TC) >= cells.bound_TC).any(axis=0)",
         "crowded_C = cells.third_C", ("argmax::test_mask_is_the_argmax_of_fully_upsampled_logits",)),

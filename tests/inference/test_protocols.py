@@ -67,6 +67,52 @@ VIEWS: list[tuple[str, Size, list[Size]]] = [
     ("multi-scale", (50, 30), [(25, 15), (37, 22), (50, 30), (62, 37), (75, 45), (87, 52)]),
 ]
 
+SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+SEVEN = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+FIVE = (0.75, 0.875, 1.0, 1.125, 1.25)
+PLAIN = {
+    "short_side": None, "long_side": None, "multiple_of": 1, "ratios": (1.0,), "at_least": 1, "flip": False,
+    "window": None, "stride": None,
+}  # fmt: skip
+# Every setting, from the released configurations of both papers; what is not said is as in PLAIN. A hash alone tells
+# that a number has changed, and not which number the paper has.
+SETTINGS: dict[str, dict[str, object]] = {
+    # Ours.
+    "whole": {},
+    "slide": {"window": 1024, "stride": 768},
+    "multi-scale": {"ratios": SIX, "flip": True},
+    # SegFormer, ADE20K: the box (2048, 512), (2048, 640) for B5; then each side up to a multiple of 32.
+    "segformer-ade20k": {"short_side": 512, "long_side": 2048, "multiple_of": 32},
+    "segformer-ade20k-ms": {"short_side": 512, "long_side": 2048, "multiple_of": 32, "ratios": FIVE, "flip": True},
+    "segformer-ade20k-640": {"short_side": 640, "long_side": 2048, "multiple_of": 32},
+    "segformer-ade20k-640-ms": {"short_side": 640, "long_side": 2048, "multiple_of": 32, "ratios": FIVE, "flip": True},
+    # SegFormer, Cityscapes: windows of 1024 at a stride of 768; and B0 on smaller photos.
+    "segformer-cityscapes": {"short_side": 1024, "long_side": 2048, "window": 1024, "stride": 768},
+    "segformer-cityscapes-ms": {
+        "short_side": 1024, "long_side": 2048, "window": 1024, "stride": 768, "ratios": SEVEN, "flip": True,
+    },
+    "segformer-cityscapes-512": {"short_side": 512, "long_side": 1024},
+    "segformer-cityscapes-640": {"short_side": 640, "long_side": 1280},
+    "segformer-cityscapes-768": {"short_side": 768, "long_side": 1536, "window": 768, "stride": 768},
+    # SegFormer, COCO-Stuff: the paper says as ADE20K.
+    "segformer-coco-stuff": {"short_side": 512, "long_side": 2048, "multiple_of": 32},
+    # SETR: the boxes (2049, 1025), (2048, 512) and (520, 520), windows of the training crop at two thirds of it; at
+    # several scales no photo is smaller than a window, and none has a limit to its long side.
+    "setr-cityscapes": {"short_side": 1025, "long_side": 2049, "window": 768, "stride": 512},
+    "setr-cityscapes-ms": {
+        "short_side": 1025, "window": 768, "stride": 512, "ratios": SIX, "at_least": 768, "flip": True,
+    },
+    "setr-ade20k": {"short_side": 512, "long_side": 2048, "window": 512, "stride": 341},
+    "setr-ade20k-ms": {"short_side": 512, "window": 512, "stride": 341, "ratios": SIX, "at_least": 512, "flip": True},
+    "setr-ade20k-ms3": {
+        "short_side": 512, "window": 512, "stride": 341, "ratios": (0.5, 0.75, 1.0), "at_least": 512, "flip": True,
+    },
+    "setr-pascal-context": {"short_side": 520, "window": 480, "stride": 320, "at_least": 480},
+    "setr-pascal-context-ms": {
+        "short_side": 520, "window": 480, "stride": 320, "ratios": SIX, "at_least": 480, "flip": True,
+    },
+}  # fmt: skip
+
 # Changing one of these makes other people's numbers incomparable: give changed settings a new name.
 DIGESTS = {
     "whole": "75a523d6b645",
@@ -156,6 +202,12 @@ def test_mirrored_views_hold_the_mirrored_pixels() -> None:
         assert mirrored
         np.testing.assert_array_equal(turned, plain[:, :, ::-1])
         torch.from_numpy(turned)  # refuses negative strides
+
+
+def test_every_setting_is_the_papers() -> None:
+    assert list(SETTINGS) == list(PROTOCOLS)
+    for name, settings in SETTINGS.items():
+        assert vars(PROTOCOLS[name]) == {"name": name, **PLAIN, **settings}, name
 
 
 def test_the_protocols_are_frozen() -> None:

@@ -144,6 +144,31 @@ def test_mask_of_smooth_regions_at_usual_sizes(order, sizes):
     assert len(np.unique(mask)) > 5
 
 
+@pytest.mark.parametrize("num_classes", [4, 60])
+@pytest.mark.parametrize("winners", [[0, 1, 2, 0], [0, 1, 2, 3], [2, 2, 0, 1], [3, 0, 0, 2]])
+def test_three_and_four_classes_that_meet_in_a_cell(num_classes: int, winners: list[int]) -> None:
+    """Each wins its corner by far, and no other class comes near: nobody but the corners' winners is a candidate."""
+    logits = np.zeros((num_classes, 2, 2), np.float32)
+    logits.reshape(num_classes, 4)[winners, range(4)] = [8, 7, 6, 5]
+    expected = full_upsampling(logits, [(9, 11)]).argmax(axis=0)
+    assert set(np.unique(expected)) == set(winners)
+    for order in (logits, np.ascontiguousarray(logits.transpose(1, 2, 0)).transpose(2, 0, 1)):
+        np.testing.assert_array_equal(upsample_argmax(order, [(9, 11)]), expected)
+
+
+@pytest.mark.parametrize("num_classes", [2, 60])
+@pytest.mark.parametrize("lower", ["left", "right"])
+def test_half_way_between_two_winners_the_lower_class_wins(num_classes: int, lower: str) -> None:
+    """Two pixels made three: the middle one is their mean, in which the two classes are equal."""
+    logits = np.zeros((num_classes, 1, 2), np.float32)
+    logits[0, 0, 0] = logits[1, 0, 1] = 8
+    if lower == "right":
+        logits = logits[:, :, ::-1].copy()
+    expected = [0, 0, 1] if lower == "left" else [1, 0, 0]
+    for order in (logits, np.ascontiguousarray(logits.transpose(1, 2, 0)).transpose(2, 0, 1)):
+        assert upsample_argmax(order, [(1, 3)]).tolist() == [expected]
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     order=st.sampled_from([planes, classes_last]),

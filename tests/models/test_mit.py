@@ -211,6 +211,23 @@ def test_mix_ffn_written_out() -> None:
     torch.testing.assert_close(ffn(x_BHWC), F.linear(gelu, ffn.fc2.weight, ffn.fc2.bias), rtol=1e-12, atol=1e-12)
 
 
+def test_a_block_is_two_branches_each_with_a_norm_of_its_own() -> None:
+    torch.manual_seed(0)
+    block = Block(8, num_heads=2, sr_ratio=2, mlp_ratio=4, drop_path=0.0).double()
+    for norm in (block.norm1, block.norm2):
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias)
+    x_BHWC = torch.randn(2, 4, 6, 8, dtype=torch.float64)
+
+    def normed(y_BHWC: Tensor, norm: nn.LayerNorm) -> Tensor:
+        deviation = (y_BHWC.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
+        return (y_BHWC - y_BHWC.mean(-1, keepdim=True)) / deviation * norm.weight + norm.bias
+
+    attended = x_BHWC + block.attn(normed(x_BHWC, block.norm1))
+    expected = attended + block.ffn(normed(attended, block.norm2))
+    torch.testing.assert_close(block(x_BHWC), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_zero_padding_tells_position() -> None:
     """In a constant image, only the padding can make two places differ; there is no positional encoding."""
     with torch.no_grad():

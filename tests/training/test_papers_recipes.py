@@ -22,7 +22,7 @@ from tiny_runs import ALONE
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import MODELS, Segmenter, create_model
 from terrazzo.preprocess import Preprocess
-from terrazzo.training.data import labelled_pixels, open_splits
+from terrazzo.training.data import augmentation, labelled_pixels, open_splits
 from terrazzo.training.optim import create_optimizer, learning_rate_factor, set_learning_rate
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.trainer import Trainer
@@ -109,6 +109,9 @@ def test_values_are_the_papers(model: str, run: str) -> None:
     side, box, batch, steps, protocol, preprocess = expected
     assert [flat[key] for key in ("crop", "resize", "batch_size", "steps")] == [[side, side], [*box], batch, steps]
     assert (recipe.run.protocol, recipe.data.preprocess) == (protocol, preprocess)
+    # ImageNet's colours on the scale 0-255; plain bilinear resizing, whose sides are rounded to the nearest pixel.
+    assert (preprocess.mean, preprocess.std) == ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    assert (preprocess.interpolation, preprocess.antialias, preprocess.rounding) == ("bilinear", False, "nearest")
     assert recipe.data.labels == run.removesuffix("_40k").removesuffix("_80k")
     for values in (BOTH, SEGFORMER if family(model) == "segformer" else SETR):
         assert {key: flat[key] for key in values} == values
@@ -121,6 +124,21 @@ def test_values_are_the_papers(model: str, run: str) -> None:
         assert recipe.model.weights == next(file for size, file in ENCODERS.items() if model.endswith(size))
     else:
         assert recipe.model.weights == model.replace("segformer", "mit") + ".pth"
+
+
+@pytest.mark.parametrize(("model", "run"), RUNS, ids=NAMES)
+def test_the_steps_of_augmentation_are_the_papers(model: str, run: str) -> None:
+    """Resize, crop, flip, photometric distortion, in this order and with these numbers; nothing of ours."""
+    side, (long_side, short_side), *_ = B5_ADE20K if (model, run) == ("segformer_b5", "ade20k") else DATA[
+        family(model), run
+    ]  # fmt: skip
+    found = [(type(step).__name__, vars(step)) for step in augmentation(read(f"{model}_{run}"), 255).steps]
+    assert found == [
+        ("RandomResize", {"long_side": long_side, "short_side": short_side, "ratio_range": (0.5, 2.0)}),
+        ("RandomCrop", {"size": (side, side), "cat_max_ratio": 0.75, "ignore_index": 255, "retries": 10}),
+        ("RandomFlip", {"probability": 0.5}),
+        ("PhotometricDistortion", {"brightness": 32, "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": 18}),
+    ]
 
 
 @pytest.mark.parametrize(("model", "run"), RUNS, ids=NAMES)

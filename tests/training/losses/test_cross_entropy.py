@@ -100,6 +100,19 @@ def test_a_right_and_sure_prediction_costs_nothing_and_a_wrong_one_its_margin() 
     assert upsampled_cross_entropy(logits, torch.ones(1, 4, 4, dtype=torch.long), IGNORE).item() == 100
 
 
+def test_ignored_pixels_have_no_share_in_the_weighted_mean() -> None:
+    """Not even where the ignored label is one of the classes' numbers."""
+    torch.manual_seed(0)
+    logits, labels = torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 8, 8))
+    weights = torch.tensor([5.0, 1.0, 2.0])
+    for ignored in (0, IGNORE):
+        labels[:, :4] = ignored
+        torch.testing.assert_close(
+            upsampled_cross_entropy(logits, labels, ignored, weights),
+            plain_loss(logits, labels, ignored, weights, "valid"),
+        )
+
+
 def test_the_two_normalisations_differ_by_the_labelled_share() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 8, 8))

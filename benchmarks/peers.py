@@ -79,11 +79,11 @@ def build_peer(name: str, ours: Segmenter, num_classes: int) -> nn.Module:
     """
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-    variant = MODELS[name]
+    spec = MODELS[name]
     config = SegformerConfig(
-        hidden_sizes=list(variant.embed_dims),
-        depths=list(variant.depths),
-        decoder_hidden_size=variant.decoder_dim,
+        hidden_sizes=list(spec.encoder.fields["embed_dims"]),
+        depths=list(spec.encoder.fields["depths"]),
+        decoder_hidden_size=spec.decoder.fields["embed_dim"],
         num_labels=num_classes,
     )
     theirs: nn.Module = SegformerForSemanticSegmentation(config).eval()

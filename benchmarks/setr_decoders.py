@@ -15,7 +15,6 @@ import argparse
 import multiprocessing
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -25,8 +24,8 @@ from torch import Tensor, nn
 
 from measure import alternate, header, publish, table
 from terrazzo.engines.memory import keep_freed_memory
-from terrazzo.models.setr import VARIANTS, ViTSize
-from terrazzo.models.setr import build as build_setr
+from terrazzo.models import create_model
+from terrazzo.models.setr import VARIANTS, setr_spec
 from terrazzo.training.losses.cross_entropy import upsampled_cross_entropy
 from training_step import resident_mb
 
@@ -53,9 +52,9 @@ def build(decoder: str, size: int, classes: int, train: bool) -> tuple[Callable[
     # The transformer is not run, and four blocks are built faster than twelve; the decoder and its heads are the same.
     published = VARIANTS[f"setr_{decoder}_base"]
     layers = (1, 2, 3, 4)
-    heads = tuple(layers[published.layers.index(layer)] for layer in published.auxiliary)
-    short = replace(published, size=ViTSize(768, 4, 12), layers=layers, auxiliary=heads)
-    segmenter = build_setr(short, classes).train(train)
+    heads = tuple(layers[head.fields["level"]] for head in published.auxiliary)
+    short = setr_spec("short", {"embed_dim": 768, "depth": 4, "num_heads": 12}, decoder, layers, heads)
+    segmenter = create_model(short, classes).train(train)
     for module in segmenter.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)

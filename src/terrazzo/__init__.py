@@ -32,13 +32,14 @@ if TYPE_CHECKING:
     from terrazzo.interpret.attention import attention_maps
     from terrazzo.interpret.receptive_field import receptive_fields
     from terrazzo.labels.spec import LabelSpec
-    from terrazzo.models import create_model, list_models
+    from terrazzo.models import list_models
     from terrazzo.notes import TerrazzoWarning
     from terrazzo.preprocess import Preprocess
     from terrazzo.profiling.benchmark import benchmark
     from terrazzo.training.recipe import Recipe
     from terrazzo.training.train import Run, train
     from terrazzo.weights.convert import convert
+    from terrazzo.weights.create import create_model
     from terrazzo.weights.files import TrainedModel
     from terrazzo.weights.load import load
 
@@ -94,7 +95,7 @@ _HOMES = {
     "benchmark": "terrazzo.profiling.benchmark",
     "check_dataset": "terrazzo.data.check",
     "convert": "terrazzo.weights.convert",
-    "create_model": "terrazzo.models",
+    "create_model": "terrazzo.weights.create",
     "evaluate": "terrazzo.evaluation.evaluator",
     "export": "terrazzo.exports.export",
     "list_models": "terrazzo.models",

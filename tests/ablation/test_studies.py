@@ -46,7 +46,7 @@ def test_keys_mean_one_network_in_all_studies() -> None:
 
 def test_without_changes_it_is_the_papers() -> None:
     torch.manual_seed(0)
-    ours = changed_segformer(7, (64, 64))
+    ours = create_model(changed_segformer(), 7, image_size=(64, 64))
     torch.manual_seed(0)
     papers = create_model("segformer_b0", 7, drop_path_rate=0.0)
     assert ours.state_dict().keys() == papers.state_dict().keys()
@@ -56,10 +56,13 @@ def test_without_changes_it_is_the_papers() -> None:
 @pytest.mark.parametrize("width", [64, 256, 768])
 def test_parameters_of_a_decoder_of_width_c(width: int) -> None:
     """PAPERS: sum over stages of C_i C + C, 4 C^2 for the fusion, 2 C for the norm, C K + K for the classifier."""
-    dims, K = VARIANTS["segformer_b0"].embed_dims, 11
+    dims, K = VARIANTS["segformer_b0"].encoder.fields["embed_dims"], 11
     by_hand = sum(dim * width + width for dim in dims) + 4 * width**2 + 2 * width + width * K + K
     with torch.device("meta"):
-        assert count_parameters(changed_segformer(K, (64, 64), decoder_dim=width).decoder) == by_hand
+        assert (
+            count_parameters(create_model(changed_segformer(decoder_dim=width), K, image_size=(64, 64)).decoder)
+            == by_hand
+        )
 
 
 def test_a_changed_network_does_not_go_by_a_models_name() -> None:

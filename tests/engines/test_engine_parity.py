@@ -32,7 +32,7 @@ K = LABELS.num_classes
 
 
 def mit() -> MixTransformer:
-    return MixTransformer((8, 16, 24, 32), (1, 1, 1, 1), (1, 2, 3, 4), (8, 4, 2, 1), 2, (7, 3, 3, 3), (4, 2, 2, 2), 0.0)
+    return MixTransformer((8, 16, 24, 32), (1, 1, 1, 1), (1, 2, 3, 4), mlp_ratios=(2, 2, 2, 2), drop_path_rate=0.0)
 
 
 def vit(*layers: int) -> VisionTransformer:
@@ -40,10 +40,10 @@ def vit(*layers: int) -> VisionTransformer:
 
 
 NETWORKS: dict[str, Callable[[], Segmenter]] = {
-    "segformer": lambda: Segmenter(mit(), AllMLPDecoder((8, 16, 24, 32), 16, K)),
-    "setr_naive": lambda: Segmenter(vit(2), NaiveDecoder(16, K, embed_dim=8)),
-    "setr_pup": lambda: Segmenter(vit(2), PUPDecoder(16, K, embed_dim=8)),
-    "setr_mla": lambda: Segmenter(vit(1, 2), MLADecoder((16, 16), K, embed_dim=8, stream_dim=4)),
+    "segformer": lambda: Segmenter(mit(), AllMLPDecoder((8, 16, 24, 32), (4, 8, 16, 32), K, embed_dim=16)),
+    "setr_naive": lambda: Segmenter(vit(2), NaiveDecoder((16,), (16,), K, embed_dim=8)),
+    "setr_pup": lambda: Segmenter(vit(2), PUPDecoder((16,), (16,), K, embed_dim=8)),
+    "setr_mla": lambda: Segmenter(vit(1, 2), MLADecoder((16, 16), (16, 16), K, embed_dim=8, stream_dim=4)),
 }
 
 

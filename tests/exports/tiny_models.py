@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import segformer, setr
+from terrazzo.models import create_model, segformer, setr
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel
@@ -37,9 +37,10 @@ def tiny_model(architecture: str) -> TrainedModel:
 
 def _network(architecture: str) -> Segmenter:
     if architecture in segformer.VARIANTS:
-        variant = replace(
-            segformer.VARIANTS[architecture], embed_dims=(16, 32, 40, 64), depths=(1, 1, 2, 1), decoder_dim=24
-        )
-        return segformer.build(variant, 11)
-    whose = replace(setr.VARIANTS[architecture], size=setr.ViTSize(24, 4, 3), layers=(1, 2, 3, 4), auxiliary=(2,))
-    return setr.build(whose, 11, image_size=(96, 64))
+        size = {"embed_dims": (16, 32, 40, 64), "depths": (1, 1, 2, 1)}
+        mmseg = architecture.endswith("_mmseg")
+        return create_model(segformer.segformer_spec(architecture, size, 24, mmseg), 11)
+    plain: Any = setr.VARIANTS[architecture].decoder.name.removeprefix("setr_")
+    size = {"embed_dim": 24, "depth": 4, "num_heads": 3}
+    spec = setr.setr_spec(architecture, size, plain, (1, 2, 3, 4), (2,), architecture.endswith("_mmseg"))
+    return create_model(spec, 11, image_size=(96, 64))

@@ -26,7 +26,7 @@ from terrazzo.cli.main import main
 from terrazzo.errors import CheckpointError
 from terrazzo.models import create_model
 from terrazzo.models import segformer as segformer_models
-from terrazzo.models.setr import VARIANTS, ViTSize
+from terrazzo.models.setr import VARIANTS
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.weights.files import TrainedModel
 from terrazzo.weights.load import load, load_starting_weights
@@ -37,18 +37,20 @@ from terrazzo.weights.set_aside import without_training
 NVLABS, MMSEG, HF4, HF5 = segformer.NVLABS, segformer.MMSEG, segformer.HF4, segformer.HF5
 
 
-NANO = segformer_models.SegFormerVariant((8, 16, 40, 64), (1, 1, 1, 1), 32)
+NANO = {"embed_dims": (8, 16, 40, 64), "depths": (1, 1, 1, 1)}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_networks() -> Iterator[None]:
     """Networks of two kinds that are quick to write and to read."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(segformer_models.VARIANTS, "segformer_nano", NANO)
-        patch.setitem(segformer_models.VARIANTS, "segformer_nano_mmseg", dataclasses.replace(NANO, mmseg=True))
-        size = ViTSize(48, 12, 3)
-        for name in ("naive", "pup"):
-            patch.setitem(VARIANTS, f"setr_{name}_nano", dataclasses.replace(VARIANTS[f"setr_{name}_tiny"], size=size))
+        for name, mmseg in (("segformer_nano", False), ("segformer_nano_mmseg", True)):
+            spec = segformer_models.segformer_spec(name, NANO, 32, mmseg)
+            patch.setitem(segformer_models.VARIANTS, name, spec)
+        for decoder in ("naive", "pup"):
+            narrow = VARIANTS[f"setr_{decoder}_tiny"].with_encoder(embed_dim=48, num_heads=3)
+            name = f"setr_{decoder}_nano"
+            patch.setitem(VARIANTS, name, dataclasses.replace(narrow, name=name))
         yield
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 import terrazzo
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import MODELS, create_model, segformer
-from terrazzo.models.segformer import SegFormerVariant
+from terrazzo.models.segformer import segformer_spec
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.augment.resize import RandomResize
 from terrazzo.training.recipe import Recipe, automatic_recipe
@@ -29,7 +29,8 @@ def narrow() -> Iterator[None]:
         patch.setattr("terrazzo.training.train.write_artifacts", lambda *_: None)  # pictures take seconds
         for table in (segformer.VARIANTS, MODELS):
             if "segformer_narrow" not in table:
-                patch.setitem(table, "segformer_narrow", SegFormerVariant((8, 16, 20, 32), (1, 1, 1, 1), 16))
+                size = {"embed_dims": (8, 16, 20, 32), "depths": (1, 1, 1, 1)}
+                patch.setitem(table, "segformer_narrow", segformer_spec("segformer_narrow", size, 16))
         yield
 
 

@@ -19,7 +19,7 @@ from terrazzo.cli.provenance import tell_origin
 from terrazzo.errors import TrainingError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import MODELS, create_model, segformer
-from terrazzo.models.segformer import SegFormerVariant
+from terrazzo.models.segformer import segformer_spec
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.trainer import Trainer
 from terrazzo.weights.catalog import NVIDIA, known_licence
@@ -35,7 +35,7 @@ NON_COMMERCIAL = "NVIDIA Source Code License: non-commercial use only"
 @pytest.fixture(scope="module", autouse=True)
 def narrow_b0() -> Iterator[None]:
     """Put a narrow network in the place of SegFormer-B0."""
-    narrow = SegFormerVariant((8, 16, 20, 32), (1, 1, 1, 1), 16)
+    narrow = segformer_spec("segformer_small", {"embed_dims": (8, 16, 20, 32), "depths": (1, 1, 1, 1)}, 16)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("terrazzo.training.train.write_artifacts", lambda *_: None)  # pictures take seconds
         for table in (segformer.VARIANTS, MODELS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -26,14 +25,14 @@ from terrazzo.weights.recognize import meta_network, recognize, shapes_of
 from terrazzo.weights.remap.segformer import HF4, HF4_MIT, HF5, HF5_MIT, MMSEG_MIT, SMP
 from terrazzo.weights.remap.vit import TIMM
 
-NANO = segformer_models.SegFormerVariant((8, 16, 40, 64), (1, 1, 1, 1), 32)
+NANO = {"embed_dims": (8, 16, 40, 64), "depths": (1, 1, 1, 1)}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_networks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(segformer_models.VARIANTS, "segformer_nano", NANO)
-        patch.setitem(segformer_models.VARIANTS, "segformer_nano_mmseg", dataclasses.replace(NANO, mmseg=True))
+        for name, mmseg in (("segformer_nano", False), ("segformer_nano_mmseg", True)):
+            patch.setitem(segformer_models.VARIANTS, name, segformer_models.segformer_spec(name, NANO, 32, mmseg))
         yield
 
 
@@ -62,7 +61,7 @@ class SMPDecoder(nn.Module):
 @pytest.fixture(scope="module")
 def smp_state(small_networks: None) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    decoder = SMPDecoder(NANO.embed_dims, NANO.decoder_dim, 5)
+    decoder = SMPDecoder(NANO["embed_dims"], 32, 5)
     for value in decoder.state_dict().values():
         if value.is_floating_point():
             value.uniform_(0.5, 1.0)
@@ -71,7 +70,7 @@ def smp_state(small_networks: None) -> dict[str, Tensor]:
 
 
 def smp_logits(state: dict[str, Tensor], maps: list[Tensor]) -> Tensor:
-    decoder = SMPDecoder(NANO.embed_dims, NANO.decoder_dim, 5).eval()
+    decoder = SMPDecoder(NANO["embed_dims"], 32, 5).eval()
     decoder.load_state_dict({key: value for key, value in state.items() if not key.startswith("encoder.")})
     return decoder(maps)
 

@@ -22,14 +22,14 @@ LABELS = LabelSpec.from_names(["background", "leaf", "stem"])
 def tiny_segformer(depths: tuple[int, int, int, int] = (1, 2, 1, 1)) -> TrainedModel:
     torch.manual_seed(0)
     dims = (8, 16, 24, 32)
-    encoder = MixTransformer(dims, depths, (1, 2, 3, 4), (8, 4, 2, 1), 2, (7, 3, 3, 3), (4, 2, 2, 2), 0.0)
-    return trained(Segmenter(encoder, AllMLPDecoder(dims, 8, 3)))
+    encoder = MixTransformer(dims, depths, (1, 2, 3, 4), (8, 4, 2, 1), (2,) * 4, (7, 3, 3, 3), (4, 2, 2, 2), 0.0)
+    return trained(Segmenter(encoder, AllMLPDecoder(dims, encoder.strides, 3, embed_dim=8)))
 
 
 def tiny_setr(class_token: bool) -> TrainedModel:
     torch.manual_seed(0)
     encoder = VisionTransformer(16, 3, 2, 2, 8, (32, 32), (1, 3), class_token, 0.0)
-    return trained(Segmenter(encoder, NaiveDecoder(16, 3, embed_dim=8)))
+    return trained(Segmenter(encoder, NaiveDecoder(encoder.channels, encoder.strides, 3, embed_dim=8)))
 
 
 def trained(network: Segmenter) -> TrainedModel:

@@ -16,13 +16,14 @@ from torch import Tensor
 from terrazzo.models.decoders.all_mlp import AllMLPDecoder
 
 B0_CHANNELS = (32, 64, 160, 256)
+STRIDES = (4, 8, 16, 32)
 PYRAMID_64x64 = [(16, 16), (8, 8), (4, 4), (2, 2)]
 PYRAMID_97x130 = [(25, 33), (13, 17), (7, 9), (4, 5)]
 
 
 def random_decoder(channels: Sequence[int], embed_dim: int, num_classes: int) -> AllMLPDecoder:
     """A float64 decoder in which no norm, bias or running statistic is trivial."""
-    decoder = AllMLPDecoder(channels, embed_dim, num_classes, dropout=0.0).double()
+    decoder = AllMLPDecoder(channels, STRIDES[: len(channels)], num_classes, embed_dim=embed_dim, dropout=0.0).double()
     with torch.no_grad():
         decoder.norm.weight.uniform_(0.5, 1.5)
         decoder.norm.bias.normal_()
@@ -82,7 +83,7 @@ def test_equals_the_paper_s_decoder_at_any_size(
 
 
 def test_concatenates_coarsest_first() -> None:
-    decoder = AllMLPDecoder((3, 5), 4, 2)
+    decoder = AllMLPDecoder((3, 5), STRIDES[:2], 2, embed_dim=4)
     weights, bias = decoder.composed()
     coarse, fine = decoder.fuse.weight[:, :4], decoder.fuse.weight[:, 4:]
     torch.testing.assert_close(weights[0], fine @ decoder.projections[0].weight)
@@ -93,13 +94,13 @@ def test_concatenates_coarsest_first() -> None:
 def test_does_not_write_into_the_features() -> None:
     features = [x.float() for x in random_features(2, (3, 5), [(4, 4), (2, 2)])]
     before = [x.clone() for x in features]
-    AllMLPDecoder((3, 5), 4, 2)(features)
+    AllMLPDecoder((3, 5), STRIDES[:2], 2, embed_dim=4)(features)
     assert all(torch.equal(x, x_) for x, x_ in zip(features, before, strict=True))
 
 
 def test_dropout_drops_whole_channels_in_training_only() -> None:
     torch.manual_seed(0)
-    decoder = AllMLPDecoder((4,), 1000, 2, dropout=0.1)
+    decoder = AllMLPDecoder((4,), STRIDES[:1], 2, embed_dim=1000, dropout=0.1)
     features = [torch.randn(2, 4, 3, 3)]
     seen: list[Tensor] = []
     decoder.dropout.register_forward_hook(lambda *args: seen.append(args[2]))
@@ -124,14 +125,14 @@ def decoder_input(decoder: AllMLPDecoder, x_BCHW: Tensor) -> Tensor:
 
 
 def test_batch_norm_settings() -> None:
-    norm = AllMLPDecoder(B0_CHANNELS, 256, 2).norm
+    norm = AllMLPDecoder(B0_CHANNELS, STRIDES, 2).norm
     assert (norm.eps, norm.momentum, norm.affine, norm.track_running_stats) == (1e-5, 0.1, True, True)
 
 
 def test_initial_weights() -> None:
     """Projections and classifier as PyTorch makes linear layers, fusion by Kaiming with fan out."""
     torch.manual_seed(0)
-    decoder = AllMLPDecoder((64, 128, 320, 512), 768, 150)
+    decoder = AllMLPDecoder((64, 128, 320, 512), STRIDES, 150, embed_dim=768)
     for linear in (*decoder.projections, decoder.classifier):
         bound = 1 / math.sqrt(linear.in_features)
         for values in (linear.weight, linear.bias):

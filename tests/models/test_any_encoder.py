@@ -27,6 +27,7 @@ PAIRS = {
     ("all_mlp", "convnext"): (4, 1),
     ("all_mlp", "resnet"): (4, 1),
     ("all_mlp", "dinov3_vit"): (16, 1),
+    ("conv_mlp", "swin"): (4, 1),
     ("setr_naive", "dinov2"): (14, 1),
     ("setr_naive", "pvt_v2"): (32, 1),
     ("setr_pup", "dinov2"): (14, 8),

@@ -6,9 +6,7 @@ import copy
 import json
 import math
 import sys
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError
-from terrazzo.models.encoders.backbones import Backbone, create_backbone
+from terrazzo.errors import ConfigError, MissingExtraError
+from terrazzo.models.encoders.backbone import Backbone, create_backbone, dilate_last_stages
+from terrazzo.models.maps import Maps
 from tiny_backbones import PLAIN, PYRAMIDS, TINY_BACKBONES
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[backbones]'")
@@ -41,10 +40,10 @@ SIZES = [(97, 130), (29, 31), (1, 1)]
 
 
 @cache
-def tiny(family: str, several: bool = True) -> Backbone:
+def tiny(family: str, maps: Maps = "levels") -> Backbone:
     """Return a backbone in evaluation mode, its norms and scales random; others use it too."""
     torch.manual_seed(0)
-    encoder = create_backbone(TINY_BACKBONES[family], several=several).eval()
+    encoder = create_backbone(TINY_BACKBONES[family], maps=maps).eval()
     for parameter in encoder.parameters():
         nn.init.normal_(parameter, 0.1, 0.3)
     return encoder
@@ -67,17 +66,17 @@ def reference(family: str, encoder: Backbone) -> nn.Module:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_channels_and_strides(family: str) -> None:
     channels, strides, stages = MAPS[family]
-    encoder, last = tiny(family), tiny(family, several=False)
+    encoder, last = tiny(family), tiny(family, maps="last")
     assert (encoder.channels, encoder.strides) == (channels, strides)
     assert encoder.backbone.config.out_features == list(stages)
     assert (last.channels, last.strides) == (channels[-1:], strides[-1:])
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("several", [True, False], ids=["several", "last"])
+@pytest.mark.parametrize("maps", ["levels", "last"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_any_size(family: str, several: bool) -> None:
-    encoder = tiny(family, several)
+def test_any_size(family: str, maps: Maps) -> None:
+    encoder = tiny(family, maps)
     for height, width in SIZES:
         maps = encoder(noise(height, width))
         for x_BChw, channels, stride in zip(maps, encoder.channels, encoder.strides, strict=True):
@@ -167,7 +166,7 @@ def test_a_configuration_builds_the_network_again(family: str) -> None:
     encoder, image = tiny(family), noise(40, 52)
     text = json.dumps(encoder.configuration())
     assert "label" not in text
-    again = create_backbone(json.loads(text), several=True)
+    again = create_backbone(json.loads(text), maps="levels")
     again.load_state_dict(encoder.state_dict())
     for ours, theirs in zip(again.eval()(image), encoder(image), strict=True):
         assert torch.equal(ours, theirs)
@@ -192,22 +191,22 @@ def test_building_takes_no_random_numbers_from_the_weights() -> None:
     config = transformers.ResNetConfig(**TINY_BACKBONES["resnet"], out_features=["stage4"])
     state = transformers.AutoBackbone.from_config(config).state_dict()
     torch.manual_seed(0)
-    encoder = create_backbone(TINY_BACKBONES["resnet"], several=False)
+    encoder = create_backbone(TINY_BACKBONES["resnet"], maps="last")
     assert encoder.training and encoder.backbone.training
     for key, value in encoder.backbone.state_dict().items():
         assert torch.equal(value, state[key]), key
 
 
 def test_stochastic_depth_is_set_where_there_is_some() -> None:
-    swin = create_backbone(TINY_BACKBONES["swin"], several=True, drop_path_rate=0.25)
+    swin = create_backbone(TINY_BACKBONES["swin"], maps="levels", drop_path_rate=0.25)
     assert swin.configuration()["drop_path_rate"] == 0.25
-    resnet = create_backbone(TINY_BACKBONES["resnet"], several=True, drop_path_rate=0.25)
+    resnet = create_backbone(TINY_BACKBONES["resnet"], maps="levels", drop_path_rate=0.25)
     assert "drop_path_rate" not in resnet.configuration()
 
 
 def test_inference_mode_leaves_the_parameters_trainable() -> None:
     with torch.inference_mode():
-        encoder = create_backbone(TINY_BACKBONES["pvt_v2"], several=False)
+        encoder = create_backbone(TINY_BACKBONES["pvt_v2"], maps="last")
     assert not any(parameter.is_inference() for parameter in encoder.parameters())
     assert all(parameter.requires_grad for parameter in encoder.parameters())
 
@@ -225,7 +224,7 @@ KIN: dict[str, dict[str, Any]] = {
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KIN)
 def test_kin_of_the_families(kind: str) -> None:
-    encoder = create_backbone({"model_type": kind, **KIN[kind]}, several=True).eval()
+    encoder = create_backbone({"model_type": kind, **KIN[kind]}, maps="levels").eval()
     assert encoder.strides in [(4, 8, 16, 32), (14,) * 4, (16,) * 4]
     for height, width in SIZES:
         for x_BChw, channels, stride in zip(
@@ -247,8 +246,11 @@ RESNETS = {
 @pytest.mark.parametrize("kind", RESNETS)
 def test_dilation_computes_the_same_network_at_more_places(kind: str) -> None:
     values = {**TINY_BACKBONES["resnet"], **RESNETS[kind]}
-    plain = create_backbone(values, several=True).eval()
-    dilated = create_backbone(values, several=True, dilated=True).eval()
+    plain = create_backbone(values, maps="levels").eval()
+    undilated = create_backbone(values, maps="levels").backbone
+    dilate_last_stages(undilated)
+    with torch.enable_grad():
+        dilated = Backbone(undilated).eval()
     for name, value in plain.state_dict().items():
         if value.is_floating_point():
             nn.init.uniform_(value, 0.2, 0.5) if "normalization" in name else nn.init.normal_(value, 0.0, 0.3)
@@ -262,7 +264,7 @@ def test_dilation_computes_the_same_network_at_more_places(kind: str) -> None:
 
 @torch.no_grad()
 def test_a_dilated_network_takes_any_size() -> None:
-    encoder = create_backbone(TINY_BACKBONES["resnet"], several=False, dilated=True).eval()
+    encoder = create_backbone(TINY_BACKBONES["resnet"], maps="dilated").eval()
     assert (encoder.channels, encoder.strides) == ((20,), (8,))
     for height, width in SIZES:
         (x_BChw,) = encoder(noise(height, width))
@@ -272,145 +274,11 @@ def test_a_dilated_network_takes_any_size() -> None:
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "resnet"])
 def test_other_families_have_nothing_to_dilate(family: str) -> None:
     with pytest.raises(ConfigError, match=family) as error:
-        create_backbone(TINY_BACKBONES[family], several=False, dilated=True)
+        create_backbone(TINY_BACKBONES[family], maps="dilated")
     assert error.value.code == "encoder-dilation"
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
-
-CLASSIFIERS = {
-    "pvt_v2": "PvtV2ForImageClassification",
-    "swin": "SwinForImageClassification",
-    "resnet": "ResNetForImageClassification",
-    "convnext": "ConvNextForImageClassification",
-    "dinov2": "Dinov2Model",
-    "dinov3_vit": "DINOv3ViTModel",
-}
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Any]]:
-    """A folder as it is published: a classifier, or a model without head, in half precision."""
-    folder = tmp_path_factory.mktemp(request.param)
-    torch.manual_seed(1)
-    config = transformers.CONFIG_MAPPING[request.param].from_dict(TINY_BACKBONES[request.param])
-    model = getattr(transformers, CLASSIFIERS[request.param])(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0.1, 0.3)
-    model.half().save_pretrained(folder)
-    yield folder, model
-
-
-def test_the_weights_of_a_folder(published: tuple[Path, Any], capfd: pytest.CaptureFixture[str]) -> None:
-    folder, model = published
-    encoder = create_backbone(f"hf:{folder}", several=True)
-    theirs = {key.removeprefix(f"{model.base_model_prefix}."): value for key, value in model.state_dict().items()}
-    for key, value in encoder.backbone.state_dict().items():
-        key = key.removeprefix(f"{model.base_model_prefix}.")
-        if key.startswith("hidden_states_norms"):
-            assert (value == (1.0 if key.endswith("weight") else 0.0)).all()
-        else:
-            assert torch.equal(value, theirs[key].to(value.dtype)), key
-        assert not value.is_floating_point() or value.dtype == torch.float32
-    assert str(folder) not in json.dumps(encoder.configuration())
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_config_file_gives_random_weights(published: tuple[Path, Any]) -> None:
-    folder, _ = published
-    torch.manual_seed(0)
-    first = create_backbone(f"hf:{folder / 'config.json'}", several=True)
-    torch.manual_seed(0)
-    again = create_backbone(json.loads((folder / "config.json").read_text()), several=True)
-    trained = create_backbone(f"hf:{folder}", several=True)
-    assert all(torch.equal(value, again.state_dict()[key]) for key, value in first.state_dict().items())
-    assert any(not torch.equal(value, trained.state_dict()[key]) for key, value in first.state_dict().items())
-
-
-def save_tiny(folder: Path) -> Path:
-    transformers.ResNetModel(transformers.ResNetConfig(**TINY_BACKBONES["resnet"])).save_pretrained(folder)
-    return folder
-
-
-def test_a_folder_without_weights(tmp_path: Path) -> None:
-    save_tiny(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=str(tmp_path)) as error:
-        create_backbone(f"hf:{tmp_path}", several=True)
-    assert f"hf:{tmp_path / 'config.json'}" in error.value.fix
-
-
-def test_damaged_weights(tmp_path: Path) -> None:
-    path = save_tiny(tmp_path) / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=str(tmp_path)) as error:
-        create_backbone(f"hf:{tmp_path}", several=True)
-    assert error.value.code == "encoder-weights"
-
-
-def test_missing_and_misshapen_tensors(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    path = save_tiny(tmp_path) / "model.safetensors"
-    whole = load_file(path)
-    name = next(key for key in whole if key.endswith("embedder.embedder.convolution.weight"))
-    save_file({key: value for key, value in whole.items() if key != name}, path, {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"lack 1 .*embedder\.embedder\.convolution\.weight") as error:
-        create_backbone(f"hf:{tmp_path}", several=True)
-    assert error.value.code == "encoder-weights"
-    save_file({**whole, name: whole[name][:2].contiguous()}, path, {"format": "pt"})
-    with pytest.raises(CheckpointError, match=str(tmp_path)) as error:
-        create_backbone(f"hf:{tmp_path}", several=True)
-    assert error.value.code == "encoder-weights"
-
-
-def test_a_name_of_the_hub_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    def unreachable(name: str, **_: object) -> str:
-        raise huggingface_hub.errors.LocalEntryNotFoundError(f"cannot find {name}")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(CheckpointError, match="someone/resnet") as error:
-        create_backbone("hf:someone/resnet", several=True)
-    assert error.value.code == "hub-offline"
-    assert str(tmp_path) in error.value.message
-
-
-def test_a_name_of_the_hub_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    asked = []
-
-    def cached(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((name, revision))
-        return str(save_tiny(tmp_path))
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
-    encoder = create_backbone("hf:someone/resnet@v2", several=True)
-    assert asked == [("someone/resnet", "v2")]
-    assert encoder.strides == (4, 8, 16, 32)
-
-
 # -- what is refused --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["resnet50", "timm:resnet50", "hf:", ""])
-def test_an_encoder_must_be_of_a_known_kind(name: str) -> None:
-    with pytest.raises(ConfigError, match="unknown encoder") as error:
-        create_backbone(name, several=True)
-    assert "hf:" in error.value.fix
-
-
-@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])
-def test_a_config_file_that_is_none(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "config.json"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=r"config\.json") as error:
-        create_backbone(f"hf:{path}", several=True)
-    assert error.value.code == "encoder-config"
 
 
 @pytest.mark.parametrize(
@@ -425,9 +293,9 @@ def test_a_config_file_that_is_none(tmp_path: Path, text: str) -> None:
 )
 def test_models_without_a_backbone(values: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named) as error:
-        create_backbone(values, several=True)
+        create_backbone(values, maps="levels")
     assert error.value.code == "encoder-backbone"
-    assert ("setr_pup_base" in error.value.fix) == (named == "vit")
+    assert ("vit_base" in error.value.fix) == (named == "vit")
 
 
 @pytest.mark.parametrize(
@@ -435,12 +303,12 @@ def test_models_without_a_backbone(values: dict[str, Any], named: str) -> None:
 )
 def test_configurations_that_cannot_be_built(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="resnet"):
-        create_backbone({**TINY_BACKBONES["resnet"], **change}, several=True)
+        create_backbone({**TINY_BACKBONES["resnet"], **change}, maps="levels")
 
 
 def test_a_configuration_names_no_code_to_run() -> None:
     code = {"attn_implementation": "someone/kernels", "_attn_implementation": "x", "auto_map": {"AutoBackbone": "x.X"}}
-    encoder = create_backbone({**TINY_BACKBONES["dinov2"], **code, "quantization_config": {}}, several=False)
+    encoder = create_backbone({**TINY_BACKBONES["dinov2"], **code, "quantization_config": {}}, maps="last")
     assert encoder.backbone.config._attn_implementation == "sdpa"
     assert not code.keys() & encoder.configuration().keys()
 
@@ -448,18 +316,18 @@ def test_a_configuration_names_no_code_to_run() -> None:
 def test_a_backbone_for_one_image_size() -> None:
     values = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "image_size": [64, 64]}
     with pytest.raises(ConfigError, match="hiera") as error:
-        create_backbone({"model_type": "hiera", **values}, several=True)
+        create_backbone({"model_type": "hiera", **values}, maps="levels")
     assert error.value.code == "encoder-backbone" and "any size" in error.value.fix
 
 
-def test_a_backbone_for_other_images() -> None:
-    with pytest.raises(ConfigError, match="resnet") as error:
-        create_backbone({**TINY_BACKBONES["resnet"], "num_channels": 4}, several=True)
-    assert error.value.code == "encoder-backbone"
+def test_a_backbone_for_images_of_other_bands() -> None:
+    encoder = create_backbone(TINY_BACKBONES["resnet"], in_channels=4)
+    assert tuple(encoder(torch.zeros(1, 4, 33, 32))[0].shape) == (1, 8, 9, 8)
+    assert encoder.configuration()["num_channels"] == 4
 
 
 def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtraError, match="transformers") as error:
-        create_backbone("hf:facebook/dinov2-base", several=True)
+        create_backbone(TINY_BACKBONES["dinov2"])
     assert ".[backbones]" in error.value.fix

@@ -64,7 +64,7 @@ def literal_segformer(name: str, num_classes: int) -> Segmenter:
     """The network of the paper: our encoder under the decoder as it is written there."""
     encoder = meta_model(name).encoder
     with torch.device("meta"):
-        decoder = LiteralAllMLPDecoder(encoder.channels, VARIANTS[name].decoder_dim, num_classes)
+        decoder = LiteralAllMLPDecoder(encoder.channels, VARIANTS[name].decoder.fields["embed_dim"], num_classes)
     return Segmenter(encoder, decoder).eval()
 
 
@@ -93,15 +93,16 @@ def test_costs_of_the_paper(name: str, num_classes: int, height: int, width: int
 @pytest.mark.parametrize("name", ["segformer_b0", "segformer_b2"])
 def test_composing_the_decoder_removes_the_fusion_at_full_resolution(name: str) -> None:
     """What is saved: 4C channels into C at every pixel of H/4 x W/4. What is added: the products of the weights."""
-    C = VARIANTS[name].decoder_dim
+    C = VARIANTS[name].decoder.fields["embed_dim"]
     saved = literal_cost(name, 150, 512, 512).macs - composed_cost(name).macs
     assert saved == pytest.approx((4 * C * C * 128 * 128 - weight_products(name)) / 1e9, rel=1e-3)
 
 
 def weight_products(name: str) -> int:
     """The decoder's F_i L_i, once per forward whatever the image, and the same with the biases."""
-    variant = VARIANTS[name]
-    return variant.decoder_dim**2 * sum(channels + 1 for channels in variant.embed_dims)
+    spec = VARIANTS[name]
+    width: int = spec.decoder.fields["embed_dim"]
+    return width**2 * sum(channels + 1 for channels in spec.encoder.fields["embed_dims"])
 
 
 def test_b2_falls_from_117_to_40_gflop() -> None:

@@ -37,10 +37,10 @@ def test_parameter_counts(name: str) -> None:
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_decoder_count_follows_the_closed_form(name: str) -> None:
-    variant, K = segformer.VARIANTS[name], 7
-    C = variant.decoder_dim
-    projections = sum(channels * C + C for channels in variant.embed_dims)
-    decoder = AllMLPDecoder(variant.embed_dims, C, K)
+    spec, K = segformer.VARIANTS[name], 7
+    C, dims = spec.decoder.fields["embed_dim"], spec.encoder.fields["embed_dims"]
+    projections = sum(channels * C + C for channels in dims)
+    decoder = AllMLPDecoder(dims, (4, 8, 16, 32), K, embed_dim=C)
     assert count(decoder) == projections + 4 * C * C + 2 * C + C * K + K
 
 

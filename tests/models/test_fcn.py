@@ -22,7 +22,7 @@ def literal_fcn(decoder: FCNDecoder, x_BChw: Tensor) -> Tensor:
 @torch.no_grad()
 def test_equals_its_steps_on_the_last_map() -> None:
     torch.manual_seed(0)
-    decoder = FCNDecoder(12, 8, 5).eval()
+    decoder = FCNDecoder((12,), (32,), 5, embed_dim=8).eval()
     for conv in decoder.convs:
         nn.init.uniform_(conv.norm.running_mean, -0.5, 0.5)
         nn.init.uniform_(conv.norm.running_var, 0.5, 2.0)
@@ -34,7 +34,7 @@ def test_equals_its_steps_on_the_last_map() -> None:
 
 
 def test_number_of_parameters() -> None:
-    decoder = FCNDecoder(2048, 512, 19)
+    decoder = FCNDecoder((2048,), (8,), 19)
     expected = 9 * 2048 * 512 + 9 * 512 * 512 + 4 * 512 + 512 * 19 + 19
     assert sum(parameter.numel() for parameter in decoder.parameters()) == expected
     assert decoder.num_classes == 19
@@ -42,7 +42,7 @@ def test_number_of_parameters() -> None:
 
 def test_everything_learns_and_dropout_acts_in_training_only() -> None:
     torch.manual_seed(0)
-    decoder = FCNDecoder(6, 16, 3, dropout=0.5)
+    decoder = FCNDecoder((6,), (32,), 3, embed_dim=16, dropout=0.5)
     maps = [torch.randn(2, 6, 4, 4)]
     decoder(maps).square().mean().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in decoder.parameters())

@@ -22,7 +22,7 @@ from terrazzo.models.encoders.mit import (
 )
 from terrazzo.models.segformer import VARIANTS
 
-PAPER = [name for name, variant in VARIANTS.items() if not variant.mmseg]
+PAPER = [name for name, spec in VARIANTS.items() if spec.decoder.name == "all_mlp"]
 
 SIZES = [(97, 130), (29, 31), (28, 28), (1, 1), (1, 500), (500, 1), (64, 64)]
 

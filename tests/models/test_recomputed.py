@@ -8,21 +8,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from terrazzo.models import segformer, setr
+from terrazzo.models import create_model, segformer, setr
 from terrazzo.models.encoders import mit, vit
 from terrazzo.models.layers import recomputed
-from terrazzo.models.segformer import SegFormerVariant
 from terrazzo.models.segmenter import Segmenter
-from terrazzo.models.setr import SETRVariant, ViTSize
 
 
 def networks() -> dict[str, Segmenter]:
     """Narrow ones, with drop path."""
     torch.manual_seed(0)
-    tiny = SETRVariant(ViTSize(16, 4, 2), "naive", (1, 2, 3, 4), (1, 2, 3), "official")
+    tiny = setr.setr_spec("tiny", {"embed_dim": 16, "depth": 4, "num_heads": 2}, "naive", (1, 2, 3, 4), (1, 2, 3))
+    narrow = segformer.segformer_spec("narrow", {"embed_dims": (8, 16, 20, 32), "depths": (2, 1, 1, 1)}, 16)
     return {
-        "segformer": segformer.build(SegFormerVariant((8, 16, 20, 32), (2, 1, 1, 1), 16), 3, drop_path_rate=0.5),
-        "setr": setr.build(tiny, 3, drop_path_rate=0.5, image_size=(32, 48)),
+        "segformer": create_model(narrow, 3, drop_path_rate=0.5),
+        "setr": create_model(tiny, 3, drop_path_rate=0.5, image_size=(32, 48)),
     }
 
 

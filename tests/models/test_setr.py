@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from terrazzo.models.decoders.mla import MLADecoder
 from terrazzo.models.decoders.naive import NaiveDecoder
 from terrazzo.models.decoders.pup import PUPDecoder
 from terrazzo.models.encoders.vit import VisionTransformer
-from terrazzo.models.setr import VARIANTS, SETRVariant, ViTSize, build
+from terrazzo.models.setr import VARIANTS, setr_spec
 
 # name: (main path, with auxiliary heads), K = 19, position embeddings for 768 x 768
 PARAMETERS = {
@@ -77,8 +76,9 @@ def small_setr(decoder: str, code: str, num_classes: int = 3) -> Segmenter:
     published = VARIANTS[f"setr_{decoder}_large" + ("_mmseg" if code == "mmseg" else "")]
     layers = (1, 2, 3, 4)
     auxiliary = layers[: len(published.auxiliary)]
-    variant = replace(published, size=ViTSize(16, 4, 2), layers=layers, auxiliary=auxiliary)
-    model = build(variant, num_classes, image_size=(48, 64)).double()
+    size = {"embed_dim": 16, "depth": 4, "num_heads": 2}
+    spec = setr_spec("setr_nano", size, decoder, layers, auxiliary, code == "mmseg")  # type: ignore[arg-type]
+    model = create_model(spec, num_classes, image_size=(48, 64)).double()
     for module in model.modules():
         if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -204,9 +204,9 @@ def test_any_size_is_segmented(decoder: str, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     encoder = VisionTransformer(8, 2, 2, 4, 16, (64, 64), (1, 2), decoder != "mla", 0.0)
     heads = {
-        "naive": NaiveDecoder(8, 3, embed_dim=6),
-        "pup": PUPDecoder(8, 3, embed_dim=6),
-        "mla": MLADecoder((8, 8), 3, embed_dim=6, stream_dim=4),
+        "naive": NaiveDecoder((8, 8), (16, 16), 3, embed_dim=6),
+        "pup": PUPDecoder((8, 8), (16, 16), 3, embed_dim=6),
+        "mla": MLADecoder((8, 8), (16, 16), 3, embed_dim=6, stream_dim=4),
     }
     model = Segmenter(encoder, heads[decoder]).eval()
     logits = model(torch.randn(1, 3, *size))
@@ -217,7 +217,8 @@ def test_any_size_is_segmented(decoder: str, size: tuple[int, int]) -> None:
 
 def test_layers_of_the_published_variants() -> None:
     def layers(name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return VARIANTS[name].layers, VARIANTS[name].auxiliary
+        layers = VARIANTS[name].encoder.fields["layers"]
+        return layers, tuple(layers[head.fields["level"]] for head in VARIANTS[name].auxiliary)
 
     assert layers("setr_naive_large") == ((10, 15, 20, 24), (10, 15, 20))
     assert layers("setr_pup_large") == ((10, 15, 20, 24), (10, 15, 20, 24))
@@ -225,9 +226,9 @@ def test_layers_of_the_published_variants() -> None:
     assert layers("setr_naive_deit_base") == ((3, 6, 9, 12), (3, 6, 9))
     assert layers("setr_pup_deit_base") == ((5, 8, 10, 12), (5, 8, 10, 12))
     assert layers("setr_mla_base") == ((3, 6, 9, 12), (3, 6, 9, 12))
-    for variant in VARIANTS.values():
-        assert isinstance(variant, SETRVariant)
-        assert variant.layers[-1] == variant.size.depth and set(variant.auxiliary) <= set(variant.layers)
+    for name, spec in VARIANTS.items():
+        assert spec.name == name
+        assert spec.encoder.fields["layers"][-1] == spec.encoder.fields["depth"]
 
 
 def test_auxiliary_heads_read_their_layers() -> None:

@@ -23,16 +23,16 @@ from terrazzo.weights.remap.segformer import HF5
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[dev]'")
 
-B0_TO_B5 = [name for name in VARIANTS if name.startswith("segformer_b") and not VARIANTS[name].mmseg]
+B0_TO_B5 = [name for name in VARIANTS if name.startswith("segformer_b") and VARIANTS[name].decoder.name == "all_mlp"]
 PROCESSOR = {"do_resize": True, "size": {"height": 512, "width": 512}, "resample": 2, "do_reduce_labels": True}
 
 
 def config_of(name: str) -> transformers.SegformerConfig:
-    variant = VARIANTS[name]
+    spec = VARIANTS[name]
     return transformers.SegformerConfig(
-        depths=list(variant.depths),
-        hidden_sizes=list(variant.embed_dims),
-        decoder_hidden_size=variant.decoder_dim,
+        depths=list(spec.encoder.fields["depths"]),
+        hidden_sizes=list(spec.encoder.fields["embed_dims"]),
+        decoder_hidden_size=spec.decoder.fields["embed_dim"],
         id2label={k: f"thing {k}" for k in range(7)},
         label2id={f"thing {k}": k for k in range(7)},
     )

@@ -20,11 +20,11 @@ NUM_CLASSES = 19
 def pair(name: str) -> tuple[Segmenter, nn.Module]:
     """Return our model and transformers' with the same random weights, norms, biases and statistics included."""
     torch.manual_seed(0)
-    variant = VARIANTS[name]
+    spec = VARIANTS[name]
     config = transformers.SegformerConfig(
-        depths=list(variant.depths),
-        hidden_sizes=list(variant.embed_dims),
-        decoder_hidden_size=variant.decoder_dim,
+        depths=list(spec.encoder.fields["depths"]),
+        hidden_sizes=list(spec.encoder.fields["embed_dims"]),
+        decoder_hidden_size=spec.decoder.fields["embed_dim"],
         num_labels=NUM_CLASSES,
         # Softmax written out, so that the attention is held against another formulation.
         attn_implementation="eager",

@@ -12,7 +12,6 @@ from tiny_runs import make_data
 
 import terrazzo
 from terrazzo.errors import CheckpointError, ConfigError
-from terrazzo.models.encoders.backbones import create_backbone
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.train import train
 from tiny_backbones import TINY_BACKBONES
@@ -65,7 +64,7 @@ def test_training_begins_with_the_encoders_weights_and_moves_them(data: Path, tm
     encoder = f"hf:{published(tmp_path / 'published', 'resnet')}"
     changes = {**TWO_STEPS, "ema_decay": None, "warmup_steps": 0}
     train(data, tmp_path / "run", "fcn", encoder=encoder, overrides=changes, workers=0, device="cpu")
-    before = create_backbone(encoder, several=False).state_dict()
+    before = terrazzo.create_model("fcn", 3, encoder=encoder).encoder.state_dict()
     after = terrazzo.load(tmp_path / "run").network.encoder.state_dict()
     name = "backbone.embedder.embedder.convolution.weight"
     moved = (after[name] - before[name]).abs().max()

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from terrazzo.models import MODELS, segformer, setr
-from terrazzo.models.segformer import SegFormerVariant
-from terrazzo.models.setr import SETRVariant, ViTSize
+from terrazzo.models.segformer import segformer_spec
+from terrazzo.models.setr import setr_spec
 from terrazzo.training.data import labelled_pixels, open_splits
 from terrazzo.training.distributed import Ranks
 from terrazzo.training.recipe import Recipe, automatic_recipe
@@ -26,11 +26,13 @@ from terrazzo.weights.load import StartingWeights
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
-TINY_SEGFORMER = {"segformer_tiny": SegFormerVariant((8, 16, 20, 32), (1, 1, 1, 1), 16)}
+NANO = {"embed_dim": 16, "depth": 4, "num_heads": 2}
+TINY_MIT = {"embed_dims": (8, 16, 20, 32), "depths": (1, 1, 1, 1)}
+TINY_SEGFORMER = {"segformer_tiny": segformer_spec("segformer_tiny", TINY_MIT, 16)}
 TINY_SETR = {
-    "setr_naive_nano": SETRVariant(ViTSize(16, 4, 2), "naive", (1, 2, 3, 4), (1, 2, 3), "official"),
-    "setr_pup_nano": SETRVariant(ViTSize(16, 4, 2), "pup", (1, 2, 3, 4), (1, 2, 3, 4), "official"),
-    "setr_mla_nano": SETRVariant(ViTSize(16, 4, 2), "mla", (1, 2, 3, 4), (1, 2, 3, 4), "official"),
+    "setr_naive_nano": setr_spec("setr_naive_nano", NANO, "naive", (1, 2, 3, 4), (1, 2, 3)),
+    "setr_pup_nano": setr_spec("setr_pup_nano", NANO, "pup", (1, 2, 3, 4), (1, 2, 3, 4)),
+    "setr_mla_nano": setr_spec("setr_mla_nano", NANO, "mla", (1, 2, 3, 4), (1, 2, 3, 4)),
 }
 
 

@@ -38,8 +38,19 @@ def tiny_model(architecture: str, family: str) -> TrainedModel:
 
 
 def rewrite(folder: Path, **change: Any) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    """Change the encoder's configuration, or remove it."""
+    document = json.loads((folder / "config.json").read_text())
+    encoder = document["model"]["encoder"]
+    encoder["config"] = {**encoder["config"], **change} if change else None
+    (folder / "config.json").write_text(json.dumps(document))
+
+
+def write_format_1(folder: Path, **change: Any) -> None:
+    """Write the configuration again, as it was before there was a spec."""
+    document = json.loads((folder / "config.json").read_text())
+    model = document.pop("model")
+    document |= {"format_version": 1, "encoder": model["encoder"]["config"], **change}
+    (folder / "config.json").write_text(json.dumps(document))
 
 
 @pytest.mark.parametrize(("architecture", "family"), PAIRS, ids=" on ".join)
@@ -52,7 +63,10 @@ def test_round_trip(architecture: str, family: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         assert torch.equal(loaded.network(images), model.network(images))
     assert not loaded.network.training and not any(parameter.is_meta for parameter in loaded.network.parameters())
-    assert json.loads((tmp_path / "saved" / "config.json").read_text())["encoder"]["model_type"] == family
+    assert (
+        json.loads((tmp_path / "saved" / "config.json").read_text())["model"]["encoder"]["config"]["model_type"]
+        == family
+    )
     save_folder(tmp_path / "again", loaded)
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "saved" / name).read_bytes()
@@ -67,8 +81,7 @@ def test_nothing_random_is_drawn_to_load(tmp_path: Path) -> None:
 
 def test_another_encoder_than_the_weights(tmp_path: Path) -> None:
     save_folder(tmp_path, tiny_model("fcn", "resnet"))
-    encoder = json.loads((tmp_path / "config.json").read_text())["encoder"]
-    rewrite(tmp_path, encoder={**encoder, "hidden_sizes": [8, 12, 16, 24], "transformers_version": "5.0.1"})
+    rewrite(tmp_path, hidden_sizes=[8, 12, 16, 24], transformers_version="5.0.1")
     with pytest.raises(CheckpointError, match=r"transformers 5\.0\.1") as error:
         load_folder(tmp_path)
     assert error.value.code == "checkpoint-keys"
@@ -76,25 +89,44 @@ def test_another_encoder_than_the_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoder", "code"),
+    ("change", "code"),
     [
         ({"model_type": "bert"}, "encoder-backbone"),
-        ({"model_type": "resnet", "depths": "deep"}, "encoder-config"),
-        (None, "checkpoint"),
-        ("hf:microsoft/resnet-50", "checkpoint"),
+        ({"depths": "deep"}, "encoder-config"),
+        ({}, "spec-value"),
     ],
     ids=str,
 )
-def test_an_encoder_that_cannot_be_built(encoder: object, code: str, tmp_path: Path) -> None:
+def test_an_encoder_that_cannot_be_built(change: dict[str, Any], code: str, tmp_path: Path) -> None:
     save_folder(tmp_path, tiny_model("fcn", "resnet"))
-    rewrite(tmp_path, encoder=encoder)
+    rewrite(tmp_path, **change)
     with pytest.raises(CheckpointError, match=r"config\.json") as error:
         load_folder(tmp_path)
     assert error.value.code == code
 
 
-def test_a_whole_model_has_no_use_for_an_encoder(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("architecture", "family"), PAIRS, ids=" on ".join)
+def test_format_1_is_read(architecture: str, family: str, tmp_path: Path) -> None:
+    model = tiny_model(architecture, family)
+    save_folder(tmp_path, model)
+    write_format_1(tmp_path)
+    loaded = load_folder(tmp_path)
+    assert loaded.architecture == architecture and loaded.spec.to_dict() == model.spec.to_dict()
+    images = torch.randn(1, 3, 45, 61)
+    with torch.inference_mode():
+        assert torch.equal(loaded.network(images), model.network(images))
+
+
+@pytest.mark.parametrize("encoder", [None, "hf:microsoft/resnet-50"], ids=str)
+def test_format_1_without_the_encoder(encoder: object, tmp_path: Path) -> None:
     save_folder(tmp_path, tiny_model("fcn", "resnet"))
-    rewrite(tmp_path, architecture="segformer_b0")
+    write_format_1(tmp_path, encoder=encoder)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_folder(tmp_path)
+
+
+def test_a_whole_model_of_format_1_has_no_use_for_an_encoder(tmp_path: Path) -> None:
+    save_folder(tmp_path, tiny_model("fcn", "resnet"))
+    write_format_1(tmp_path, architecture="segformer_b0")
     with pytest.raises(CheckpointError, match="of its own"):
         load_folder(tmp_path)

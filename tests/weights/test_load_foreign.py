@@ -296,10 +296,20 @@ def test_row_43_a_size_that_nobody_published_is_described(tmp_path: Path) -> Non
     assert caught.value.code == "checkpoint-variant"
 
 
-def test_row_43_a_configuration_that_computes_otherwise_is_refused(tmp_path: Path) -> None:
-    for key, value in (("num_attention_heads", [1, 1, 1, 1]), ("hidden_act", "relu")):
-        with pytest.raises(CheckpointError, match=f"asks for {key}"):
-            load(huggingface_folder(tmp_path / key, **{key: value}))
+def test_row_43_a_configuration_that_computes_otherwise_is_followed(tmp_path: Path) -> None:
+    """tests/parity/test_transformers_configurations.py compares what is computed."""
+    for key, value, field, ours in (
+        ("num_attention_heads", [1, 1, 1, 1], "num_heads", (1, 1, 1, 1)),
+        ("hidden_act", "relu", "activation", "relu"),
+    ):
+        spec = load(huggingface_folder(tmp_path / key, **{key: value})).spec
+        assert spec.encoder.fields[field] == ours and spec.name == "segformer"
+
+
+def test_row_43_a_configuration_that_nothing_computes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="asks for the hidden_act 'xielu'") as caught:
+        load(huggingface_folder(tmp_path, hidden_act="xielu"))
+    assert caught.value.code == "checkpoint-variant"
 
 
 # -- encoders to start from -------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,9 +14,9 @@ from torch import Tensor
 from foreign_files import key_list, save_checkpoint, state_in
 from terrazzo.errors import CheckpointError
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import Segmenter, create_model
+from terrazzo.models import Segmenter, create_model, model_spec
 from terrazzo.models import setr as setr_models
-from terrazzo.models.encoders.vit import resize_positions
+from terrazzo.models.encoders.vit import SIZES, resize_positions
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel, load_folder, save_folder
@@ -37,9 +36,10 @@ def small_mmseg_variants(monkeypatch: pytest.MonkeyPatch) -> None:
     for decoder in ("naive", "pup", "mla"):
         tiny = setr_models.VARIANTS[f"setr_{decoder}_tiny"]
         large = setr_models.VARIANTS[f"setr_{decoder}_large_mmseg"]
-        auxiliary = tiny.auxiliary[: len(large.auxiliary)]
-        variant = dataclasses.replace(tiny, code="mmseg", auxiliary=auxiliary)
-        monkeypatch.setitem(setr_models.VARIANTS, f"setr_{decoder}_tiny_mmseg", variant)
+        layers = tiny.encoder.fields["layers"]
+        name = f"setr_{decoder}_tiny_mmseg"
+        spec = setr_models.setr_spec(name, SIZES["vit_tiny"], decoder, layers, layers[: len(large.auxiliary)], True)  # type: ignore[arg-type]
+        monkeypatch.setitem(setr_models.VARIANTS, name, spec)
 
 
 def random_setr(name: str, image_size: tuple[int, int] = SMALL_IMAGE) -> Segmenter:
@@ -150,7 +150,9 @@ def test_row_43_segformer_in_the_place_of_setr_is_named(tmp_path: Path) -> None:
     model = random_setr("setr_naive_tiny")
     save_folder(tmp_path / "x", TrainedModel("setr_naive_tiny", model, labels, Preprocess()))
     config = json.loads((tmp_path / "x" / "config.json").read_text())
-    (tmp_path / "x" / "config.json").write_text(json.dumps({**config, "architecture": "segformer_b0"}))
+    (tmp_path / "x" / "config.json").write_text(
+        json.dumps({**config, "model": model_spec("segformer_b0", 5).to_dict()})
+    )
     with pytest.raises(CheckpointError, match=r"is a setr_naive_tiny, and config\.json says segformer_b0"):
         load(tmp_path / "x")
 

@@ -38,7 +38,7 @@ from terrazzo.training.run_folder import (
     refuse_or_resume,
     write_recipe,
 )
-from terrazzo.training.trainer import Trainer, seed_everything
+from terrazzo.training.trainer import Trainer
 from terrazzo.weights.files import WEIGHTS_FILE
 from terrazzo.weights.tensor_files import read_tensor_file
 
@@ -80,8 +80,7 @@ class Setting:
             write_atomic(self._encoder_file(variant), (json.dumps(variant.encoder, indent=2) + "\n").encode())
 
     def network(self, variant: Variant) -> Segmenter:
-        """Return a variant's network with random weights, always the same ones."""
-        seed_everything(self.recipe.run.seed)
+        """Return a variant's network with random weights."""
         return build(variant, self.train.labels.num_classes, self.recipe.crop)
 
     @property
@@ -122,10 +121,9 @@ def train_variant(setting: Setting, variant: Variant) -> dict[str, Any]:
         refuse_or_resume(folder, has_checkpoint(folder / CHECKPOINT_FOLDER))
         clear_leftovers(folder)
         setting.write_encoder(variant)
-        network = setting.network(variant) if variant.changes else None
         trainer = Trainer(
             recipe, setting.train, setting.val, labelled_pixels(setting.train), folder, Ranks(0, 1, setting.device),
-            setting.workers, network=network,
+            setting.workers, spec=variant.spec,
         )  # fmt: skip
         if has_checkpoint(folder / CHECKPOINT_FOLDER):
             trainer.resume()

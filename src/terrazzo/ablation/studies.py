@@ -8,14 +8,11 @@ arguments of the encoder's and the decoder's classes (models/encoders/mit.py, mo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from terrazzo.errors import ConfigError
-from terrazzo.models import Segmenter, create_model
-from terrazzo.models.decoders.all_mlp import AllMLPDecoder
-from terrazzo.models.encoders.mit import MixTransformer
-from terrazzo.models.segformer import VARIANTS
+from terrazzo.models import MODELS, ModelSpec, Segmenter, create_model
 from terrazzo.text import nearest
 
 __all__ = ["STUDIES", "Study", "Variant", "build", "changed_segformer", "find_study"]
@@ -46,6 +43,11 @@ class Variant:
         """What recipes and model folders call it; no model is called so where something is changed."""
         return f"{self.model} ({self.title})" if self.changes else self.model
 
+    @property
+    def spec(self) -> ModelSpec | None:
+        """What it is, where something is changed; None where its model and its encoder say it."""
+        return replace(changed_segformer(**self.changes), name=self.name) if self.changes else None
+
 
 @dataclass(frozen=True)
 class Study:
@@ -65,8 +67,6 @@ class Study:
 
 
 def changed_segformer(
-    num_classes: int,
-    crop: tuple[int, int],
     *,
     patch_sizes: Sequence[int] = (7, 3, 3, 3),
     patch_strides: Sequence[int] = (4, 2, 2, 2),
@@ -75,12 +75,10 @@ def changed_segformer(
     positions: bool = False,
     stages: Sequence[int] = (1, 2, 3, 4),
     decoder_dim: int | None = None,
-) -> Segmenter:
-    """Return a SegFormer-B0 with random weights, the paper's but for what is given.
+) -> ModelSpec:
+    """Return the spec of a SegFormer-B0, the paper's but for what is given.
 
     Args:
-        num_classes: K.
-        crop: (height, width) that learned positions are made for.
         patch_sizes: kernel of each patch embedding; one that equals its stride makes plain patches.
         patch_strides: stride of each patch embedding.
         sr_ratios: reduction ratio R of each stage.
@@ -89,21 +87,18 @@ def changed_segformer(
         stages: the stages fed to the decoder; those beyond the last of them are left out.
         decoder_dim: decoder width C.
     """
-    variant = VARIANTS[BASE]
-    encoder = MixTransformer(
-        embed_dims=variant.embed_dims,
-        depths=variant.depths,
-        num_heads=(1, 2, 5, 8),
+    spec = MODELS[BASE].with_encoder(
         sr_ratios=sr_ratios,
-        mlp_ratio=4,
         patch_sizes=patch_sizes,
         patch_strides=patch_strides,
         drop_path_rate=0.0,
         ffn_convolution=ffn_convolution,
-        position_size=crop if positions else None,
+        positions=positions,
         emitted=stages,
     )
-    return Segmenter(encoder, AllMLPDecoder(encoder.channels, decoder_dim or variant.decoder_dim, num_classes))
+    if decoder_dim is not None:
+        spec = spec.with_decoder(embed_dim=decoder_dim)
+    return spec
 
 
 def build(variant: Variant, num_classes: int, crop: tuple[int, int]) -> Segmenter:
@@ -112,9 +107,7 @@ def build(variant: Variant, num_classes: int, crop: tuple[int, int]) -> Segmente
     Raises:
         MissingExtraError: it needs transformers, which is not installed.
     """
-    if variant.changes:
-        return changed_segformer(num_classes, crop, **variant.changes)
-    return create_model(variant.model, num_classes, 0.0, crop, variant.encoder)
+    return create_model(variant.spec or variant.model, num_classes, 0.0, crop, variant.encoder)
 
 
 def find_study(name: str) -> Study:

@@ -75,7 +75,7 @@ def convert_once(model: Model, trained: TrainedModel) -> Path:
 
 def is_quickly_converted(trained: TrainedModel) -> bool:
     """Whether converting takes a fraction of a second: an encoder of transformers is traced, which takes minutes."""
-    from terrazzo.models.encoders.backbones import Backbone
+    from terrazzo.models.encoders.backbone import Backbone
 
     return not isinstance(trained.network.encoder, Backbone)
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrazzo.models.decoders.all_mlp import AllMLPDecoder
-from terrazzo.models.encoders.mit import Block, MixTransformer, SequenceReduction, Stage
+from terrazzo.models.encoders.mit import Block, MixTransformer, SequenceReduction, Stage, is_standard
 from terrazzo.models.layers import interpolation_matrix
 from terrazzo.models.segmenter import Segmenter
 
@@ -39,7 +39,7 @@ def can_fuse(network: Segmenter) -> bool:
     parameter = next(network.parameters())
     return (
         isinstance(network.encoder, MixTransformer)
-        and network.encoder.is_papers
+        and is_standard(network.encoder)
         and isinstance(network.decoder, AllMLPDecoder)
         and parameter.device.type == "cpu"
         and parameter.dtype == torch.float32

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from terrazzo.atomic import replacing
 from terrazzo.errors import ConfigError, MissingExtraError
-from terrazzo.models.encoders.mit import MixTransformer, SequenceReduction
+from terrazzo.models.encoders.mit import MixTransformer, SequenceReduction, is_standard
 from terrazzo.models.encoders.vit import VisionTransformer
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription, Output, Precision
@@ -130,7 +130,7 @@ def onnx_model(network: Segmenter, description: ExportedDescription) -> ModelPro
         raise MissingExtraError(error.name or "onnx", "export") from error
     network.eval()
     encoder = network.encoder
-    written = encoder.is_papers if isinstance(encoder, MixTransformer) else isinstance(encoder, VisionTransformer)
+    written = is_standard(encoder) if isinstance(encoder, MixTransformer) else isinstance(encoder, VisionTransformer)
     if written and type(network.decoder) in DECODER_GRAPHS:
         with torch.no_grad():
             model = _written(network, description)

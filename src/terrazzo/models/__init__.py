@@ -4,17 +4,38 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from terrazzo.errors import ConfigError
-from terrazzo.models import any_encoder, segformer, setr
-from terrazzo.models.any_encoder import DECODERS
+from terrazzo.models import segformer, setr
+from terrazzo.models.build import build
+from terrazzo.models.decoders import DECODERS
+from terrazzo.models.encoders import SIZES
 from terrazzo.models.segmenter import Segmenter
+from terrazzo.models.spec import ModelSpec, Part
 from terrazzo.text import nearest
 
-__all__ = ["DECODERS", "MODELS", "Segmenter", "create_model", "list_models", "refuse_unknown_model"]
+__all__ = [
+    "DECODERS",
+    "MODELS",
+    "ON",
+    "ModelSpec",
+    "Part",
+    "Segmenter",
+    "build",
+    "create_model",
+    "list_models",
+    "model_spec",
+    "refuse_unknown_encoder",
+    "refuse_unknown_model",
+]
 
-MODELS: ChainMap[str, Any] = ChainMap(setr.VARIANTS, segformer.VARIANTS)  # which lists the last one's names first
+MODELS: ChainMap[str, ModelSpec] = ChainMap(setr.VARIANTS, segformer.VARIANTS)  # lists the last one's names first
+"""The papers' variants and those of others' code, by name."""
+
+ON = "+"
+"""Stands between an encoder and a decoder: ``mit_b0+upernet``."""
 
 
 def list_models() -> list[str]:
@@ -23,41 +44,74 @@ def list_models() -> list[str]:
 
 
 def create_model(
-    name: str,
+    name: str | ModelSpec,
     num_classes: int,
     drop_path_rate: float | None = None,
     image_size: tuple[int, int] | None = None,
     encoder: str | Mapping[str, Any] | None = None,
+    in_channels: int | None = None,
 ) -> Segmenter:
-    """Build a model with random weights, but for those of an encoder that is named.
+    """Build a model with random weights.
 
-    Args:
-        name: a model name such as ``segformer_b0`` or ``setr_pup_base``, or with `encoder` one of `DECODERS`.
-        num_classes: K, at least 2 (background counts as a class).
-        drop_path_rate: stochastic depth of the last encoder block, used in training only; by default the paper's,
-            0.1 for SegFormer and 0 for SETR, or what `encoder` is configured with.
-        image_size: (H, W) that a SETR's position embeddings are made for, by default 768 x 768. They are resized for
-            images of other sizes, so this is best the training crop. Every size is alike to other models.
-        encoder: a backbone of Hugging Face transformers. ``hf:NAME`` is a model of its hub, or the folder of one, with
-            its weights; ``hf:FILE`` is a ``config.json``, and a mapping what such a file holds, for random weights.
+    Args: as `model_spec` takes them.
 
     Raises:
-        ConfigError: the name is unknown, K is below 2, or the encoder cannot be used.
-        CheckpointError: the encoder's weights cannot be had.
-        MissingExtraError: an encoder is named and transformers is not installed.
+        ConfigError: as `model_spec`; or the parts do not fit each other.
+        MissingExtraError: the encoder is one of transformers, which is not installed.
     """
-    refuse_unknown_model(name, encoder is not None)
-    if num_classes < 2:
-        raise ConfigError(
-            f"{name} cannot be built for {num_classes} class(es)",
-            fix="count the background as a class of its own: one kind of object makes two classes",
-            code="model-classes",
-        )
-    if encoder is not None:
-        return any_encoder.build(name, num_classes, encoder, drop_path_rate)
-    if name in setr.VARIANTS:
-        return setr.build(setr.VARIANTS[name], num_classes, drop_path_rate or 0.0, image_size or (768, 768))
-    return segformer.build(segformer.VARIANTS[name], num_classes, 0.1 if drop_path_rate is None else drop_path_rate)
+    return build(model_spec(name, num_classes, drop_path_rate, image_size, encoder, in_channels))
+
+
+def model_spec(
+    name: str | ModelSpec,
+    num_classes: int,
+    drop_path_rate: float | None = None,
+    image_size: tuple[int, int] | None = None,
+    encoder: str | Mapping[str, Any] | None = None,
+    in_channels: int | None = None,
+) -> ModelSpec:
+    """Return the spec of a model.
+
+    Args:
+        name: a model's name such as ``segformer_b0`` or ``setr_pup_base``; an encoder and a decoder such as
+            ``mit_b0+upernet``; with `encoder` a decoder; or a spec.
+        num_classes: K, at least 2 (background counts as a class).
+        drop_path_rate: stochastic depth of the last encoder block, used in training only; by default that of the
+            encoder's paper, 0.1 for MiT and 0 for ViT, or what `encoder` is configured with.
+        image_size: (H, W) that learned position embeddings are made for, by default 768 x 768. They are resized for
+            images of other sizes, so this is best the training crop. Encoders without them do not need it.
+        encoder: the name of an encoder such as ``mit_b0``, or the configuration of a backbone of transformers.
+        in_channels: bands of the images; by default as the spec or the configuration of the backbone says, else 3.
+
+    Raises:
+        ConfigError: the name is unknown, K is below 2, or a value is out of bounds.
+    """
+    if isinstance(name, ModelSpec):
+        spec = name
+    else:
+        refuse_unknown_model(name, encoder is not None)
+        spec = MODELS[name] if name in MODELS else _of_parts(name, encoder)
+    spec = replace(
+        spec,
+        num_classes=num_classes,
+        in_channels=spec.in_channels if in_channels is None else in_channels,
+        image_size=image_size or spec.image_size,
+    )
+    if drop_path_rate is not None and "drop_path_rate" in spec.encoder.fields:
+        spec = replace(spec, encoder=Part(spec.encoder.name, {**spec.encoder.fields, "drop_path_rate": drop_path_rate}))
+    return spec
+
+
+def _of_parts(name: str, encoder: str | Mapping[str, Any] | None) -> ModelSpec:
+    first, _, decoder = name.rpartition(ON)
+    named = first or encoder
+    if isinstance(named, str):
+        refuse_unknown_encoder(named)
+        row, fields = SIZES[named]
+        return ModelSpec(Part(row, fields), Part(decoder), name=f"{named}{ON}{decoder}")
+    assert named is not None
+    bands = named.get("num_channels", 3)
+    return ModelSpec(Part("backbone", {"config": named}), Part(decoder), in_channels=bands, name=decoder)
 
 
 def refuse_unknown_model(name: str, has_encoder: bool) -> None:
@@ -70,23 +124,42 @@ def refuse_unknown_model(name: str, has_encoder: bool) -> None:
     Raises:
         ConfigError: there is no such model, or it lacks an encoder, or has one already.
     """
-    if name not in MODELS and name not in DECODERS:
-        near = nearest(name, [*MODELS, *DECODERS])
+    encoder, plus, decoder = name.rpartition(ON)
+    if name not in MODELS and decoder not in DECODERS:
+        near = nearest(name, [*MODELS, *DECODERS]) or (nearest(decoder, DECODERS) if plus else None)
         hint = f"did you mean {near}? " if near else ""
         raise ConfigError(
             f"unknown model {name!r}",
             fix=f"{hint}choose one of {', '.join(MODELS)}; or, with an encoder, of {', '.join(DECODERS)}",
             code="model-name",
         )
+    if encoder:
+        refuse_unknown_encoder(encoder)
     if name in DECODERS and not has_encoder:
         raise ConfigError(
             f"{name} is a decoder, and no encoder is named",
-            fix="name one, such as --encoder hf:microsoft/resnet-50",
+            fix=f"name one, such as {next(iter(SIZES))}{ON}{name}, or --encoder hf:microsoft/resnet-50",
             code="model-encoder",
         )
-    if name in MODELS and has_encoder:
+    if (name in MODELS or encoder) and has_encoder:
         raise ConfigError(
             f"{name} has an encoder of its own",
             fix=f"leave the encoder out, or choose one of {', '.join(DECODERS)}",
             code="model-encoder",
+        )
+
+
+def refuse_unknown_encoder(name: str) -> None:
+    """Check the name of an encoder of ours.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if name not in SIZES:
+        near = nearest(name, SIZES)
+        raise ConfigError(
+            f"unknown encoder {name!r}",
+            fix=f"{f'did you mean {near}? ' if near else ''}choose one of {', '.join(SIZES)}; or write hf: and then a "
+            "model of the Hugging Face hub, a folder with one, or a config.json: hf:facebook/dinov2-base",
+            code="encoder-name",
         )

@@ -13,68 +13,43 @@ files' docstrings.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from typing import Any
 
-from terrazzo.models.decoders.all_mlp import AllMLPDecoder
-from terrazzo.models.decoders.conv_mlp import ConvMLPDecoder
-from terrazzo.models.encoders.mit import MixTransformer
-from terrazzo.models.segmenter import Segmenter
+from terrazzo.models.encoders.mit import SIZES
+from terrazzo.models.spec import ModelSpec, Part
 
-__all__ = ["VARIANTS", "SegFormerVariant", "build"]
+__all__ = ["VARIANTS", "segformer_spec"]
 
-
-@dataclass(frozen=True)
-class SegFormerVariant:
-    """The numbers that differ between B0 and B5 (appendix, table 6), and whose network it is.
-
-    Attributes:
-        embed_dims: channels of each stage.
-        depths: blocks of each stage.
-        decoder_dim: decoder width C.
-        mmseg: mmsegmentation's network, whose decoder is not the paper's and whose LayerNorm eps is 1e-6 throughout.
-    """
-
-    embed_dims: tuple[int, int, int, int]
-    depths: tuple[int, int, int, int]
-    decoder_dim: int
-    mmseg: bool = False
+DECODER_WIDTHS = {"b0": 256, "b1": 256, "b2": 768, "b3": 768, "b4": 768, "b5": 768}
 
 
-VARIANTS = {
-    "segformer_b0": SegFormerVariant((32, 64, 160, 256), (2, 2, 2, 2), 256),
-    "segformer_b1": SegFormerVariant((64, 128, 320, 512), (2, 2, 2, 2), 256),
-    "segformer_b2": SegFormerVariant((64, 128, 320, 512), (3, 4, 6, 3), 768),
-    "segformer_b3": SegFormerVariant((64, 128, 320, 512), (3, 4, 18, 3), 768),
-    "segformer_b4": SegFormerVariant((64, 128, 320, 512), (3, 8, 27, 3), 768),
-    "segformer_b5": SegFormerVariant((64, 128, 320, 512), (3, 6, 40, 3), 768),
-}
-NARROW = {
-    f"{name}_256": replace(variant, decoder_dim=256) for name, variant in VARIANTS.items() if variant.decoder_dim != 256
-}
-"""The larger sizes with the smaller ones' decoder, which segmentation_models.pytorch builds by default."""
-
-VARIANTS |= {f"{name}_mmseg": replace(variant, decoder_dim=256, mmseg=True) for name, variant in VARIANTS.items()}
-VARIANTS |= NARROW
-
-
-def build(variant: SegFormerVariant, num_classes: int, drop_path_rate: float = 0.1) -> Segmenter:
-    """Return a randomly initialised SegFormer.
+def segformer_spec(name: str, size: Mapping[str, Any], width: int, mmseg: bool = False) -> ModelSpec:
+    """Return the spec of a SegFormer.
 
     Args:
-        variant: a row of `VARIANTS`.
-        num_classes: K, at least 2.
-        drop_path_rate: drop path of the last encoder block.
+        name: what it is called.
+        size: the encoder's numbers, such as a value of `mit.SIZES`.
+        width: of the decoder.
+        mmseg: mmsegmentation's network, whose decoder is not the paper's and whose LayerNorm eps is 1e-6 throughout.
     """
-    encoder = MixTransformer(
-        embed_dims=variant.embed_dims,
-        depths=variant.depths,
-        num_heads=(1, 2, 5, 8),
-        sr_ratios=(8, 4, 2, 1),
-        mlp_ratio=4,
-        patch_sizes=(7, 3, 3, 3),
-        patch_strides=(4, 2, 2, 2),
-        drop_path_rate=drop_path_rate,
-        reduction_eps=1e-6 if variant.mmseg else 1e-5,
+    if mmseg:
+        return ModelSpec(
+            Part("mit", {**size, "reduction_eps": 1e-6}), Part("conv_mlp", {"embed_dim": width}), name=name
+        )
+    return ModelSpec(Part("mit", size), Part("all_mlp", {"embed_dim": width}), name=name)
+
+
+VARIANTS: dict[str, ModelSpec] = {
+    str(spec.name): spec
+    for spec in (
+        *(segformer_spec(f"segformer_{b}", SIZES[f"mit_{b}"], width) for b, width in DECODER_WIDTHS.items()),
+        *(segformer_spec(f"segformer_{b}_mmseg", SIZES[f"mit_{b}"], 256, mmseg=True) for b in DECODER_WIDTHS),
+        # The larger sizes with the smaller ones' decoder, which segmentation_models.pytorch builds by default.
+        *(
+            segformer_spec(f"segformer_{b}_256", SIZES[f"mit_{b}"], 256)
+            for b, width in DECODER_WIDTHS.items()
+            if width != 256
+        ),
     )
-    decoder = ConvMLPDecoder if variant.mmseg else AllMLPDecoder
-    return Segmenter(encoder, decoder(encoder.channels, variant.decoder_dim, num_classes))
+}

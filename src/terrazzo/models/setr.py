@@ -32,120 +32,83 @@ data and small machines; the decoders keep the paper's widths.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from torch import nn
+from terrazzo.models.encoders.vit import SIZES
+from terrazzo.models.spec import ModelSpec, Part
 
-from terrazzo.models.decoders.mla import MLAAuxiliaryHead, MLADecoder
-from terrazzo.models.decoders.naive import NaiveDecoder
-from terrazzo.models.decoders.pup import PUPDecoder
-from terrazzo.models.encoders.vit import VisionTransformer
-from terrazzo.models.segmenter import Segmenter
+__all__ = ["VARIANTS", "setr_spec"]
 
-__all__ = ["VARIANTS", "SETRVariant", "ViTSize", "build"]
+Decoder = Literal["naive", "pup", "mla"]
 
 
-@dataclass(frozen=True)
-class ViTSize:
-    """A plain transformer of patch size 16 and MLP ratio 4."""
+def setr_spec(
+    name: str,
+    size: Mapping[str, Any],
+    decoder: Decoder,
+    layers: tuple[int, ...],
+    auxiliary: tuple[int, ...],
+    mmseg: bool = False,
+) -> ModelSpec:
+    """Return the spec of a SETR.
 
-    embed_dim: int
-    depth: int
-    num_heads: int
-
-
-T_LARGE = ViTSize(1024, 24, 16)
-T_BASE = ViTSize(768, 12, 12)
-DEIT_SMALL = ViTSize(384, 12, 6)
-DEIT_TINY = ViTSize(192, 12, 3)
-
-
-@dataclass(frozen=True)
-class SETRVariant:
-    """A transformer and what is made of it.
-
-    Attributes:
-        size: the encoder's numbers.
+    Args:
+        name: what it is called.
+        size: the encoder's numbers, such as a value of `vit.SIZES`.
         decoder: which of the three.
         layers: the blocks after which the encoder emits a map. MLA reads all of them, the others the last.
         auxiliary: the layers with an auxiliary head.
-        code: whose implementation of the decoder and its heads.
+        mmseg: mmsegmentation's implementation of the decoder and its heads, not the official one.
     """
-
-    size: ViTSize
-    decoder: Literal["naive", "pup", "mla"]
-    layers: tuple[int, ...]
-    auxiliary: tuple[int, ...]
-    code: Literal["official", "mmseg"]
+    encoder = Part("vit", {**size, "layers": layers, "class_token_in_blocks": decoder != "mla"})
+    levels = [layers.index(layer) for layer in auxiliary]
+    heads = [_auxiliary(decoder, level, mmseg) for level in levels]
+    return ModelSpec(encoder, Part(f"setr_{decoder}", _decoder(decoder, mmseg)), auxiliary=tuple(heads), name=name)
 
 
-VARIANTS = {
-    "setr_naive_large": SETRVariant(T_LARGE, "naive", (10, 15, 20, 24), (10, 15, 20), "official"),
-    "setr_naive_base": SETRVariant(T_BASE, "naive", (3, 6, 9, 12), (3, 6, 9), "official"),
-    "setr_naive_deit_base": SETRVariant(T_BASE, "naive", (3, 6, 9, 12), (3, 6, 9), "official"),
-    "setr_naive_small": SETRVariant(DEIT_SMALL, "naive", (3, 6, 9, 12), (3, 6, 9), "official"),
-    "setr_naive_tiny": SETRVariant(DEIT_TINY, "naive", (3, 6, 9, 12), (3, 6, 9), "official"),
-    "setr_pup_large": SETRVariant(T_LARGE, "pup", (10, 15, 20, 24), (10, 15, 20, 24), "official"),
-    "setr_pup_base": SETRVariant(T_BASE, "pup", (5, 8, 10, 12), (5, 8, 10, 12), "official"),
-    "setr_pup_deit_base": SETRVariant(T_BASE, "pup", (5, 8, 10, 12), (5, 8, 10, 12), "official"),
-    "setr_pup_small": SETRVariant(DEIT_SMALL, "pup", (5, 8, 10, 12), (5, 8, 10, 12), "official"),
-    "setr_pup_tiny": SETRVariant(DEIT_TINY, "pup", (5, 8, 10, 12), (5, 8, 10, 12), "official"),
-    "setr_mla_large": SETRVariant(T_LARGE, "mla", (6, 12, 18, 24), (6, 12, 18, 24), "official"),
-    "setr_mla_base": SETRVariant(T_BASE, "mla", (3, 6, 9, 12), (3, 6, 9, 12), "official"),
-    "setr_mla_deit_base": SETRVariant(T_BASE, "mla", (3, 6, 9, 12), (3, 6, 9, 12), "official"),
-    "setr_mla_small": SETRVariant(DEIT_SMALL, "mla", (3, 6, 9, 12), (3, 6, 9, 12), "official"),
-    "setr_mla_tiny": SETRVariant(DEIT_TINY, "mla", (3, 6, 9, 12), (3, 6, 9, 12), "official"),
-    "setr_naive_large_mmseg": SETRVariant(T_LARGE, "naive", (10, 15, 20, 24), (10, 15, 20), "mmseg"),
-    "setr_pup_large_mmseg": SETRVariant(T_LARGE, "pup", (10, 15, 20, 24), (10, 15, 20), "mmseg"),
-    "setr_mla_large_mmseg": SETRVariant(T_LARGE, "mla", (6, 12, 18, 24), (6, 12, 18, 24), "mmseg"),
+def _decoder(decoder: Decoder, mmseg: bool) -> dict[str, object]:
+    if decoder == "naive":
+        return {"resize": 4 if mmseg else 1}
+    if decoder == "pup":
+        return {}
+    return {"kernel_size": 1 if mmseg else 3, "align_corners": not mmseg}
+
+
+def _auxiliary(decoder: Decoder, level: int, mmseg: bool) -> Part:
+    if decoder == "mla":
+        return Part("setr_mla", {"level": level, "bias": mmseg})
+    if mmseg:
+        kernel_size = 1 if decoder == "naive" else 3
+        return Part("setr_pup", {"level": level, "factors": (1, 4), "kernel_size": kernel_size})
+    if decoder == "naive":
+        return Part("setr_naive", {"level": level})
+    return Part("setr_pup", {"level": level, "factors": (1,), "resize": 4})
+
+
+NAIVE, PUP = (3, 6, 9, 12), (5, 8, 10, 12)
+LARGE, LARGE_MLA = (10, 15, 20, 24), (6, 12, 18, 24)
+
+VARIANTS: dict[str, ModelSpec] = {
+    str(spec.name): spec
+    for spec in (
+        setr_spec("setr_naive_large", SIZES["vit_large"], "naive", LARGE, LARGE[:3]),
+        *(
+            setr_spec(f"setr_naive_{name}", SIZES[f"vit_{size}"], "naive", NAIVE, NAIVE[:3])
+            for name, size in (("base", "base"), ("deit_base", "base"), ("small", "small"), ("tiny", "tiny"))
+        ),
+        setr_spec("setr_pup_large", SIZES["vit_large"], "pup", LARGE, LARGE),
+        *(
+            setr_spec(f"setr_pup_{name}", SIZES[f"vit_{size}"], "pup", PUP, PUP)
+            for name, size in (("base", "base"), ("deit_base", "base"), ("small", "small"), ("tiny", "tiny"))
+        ),
+        setr_spec("setr_mla_large", SIZES["vit_large"], "mla", LARGE_MLA, LARGE_MLA),
+        *(
+            setr_spec(f"setr_mla_{name}", SIZES[f"vit_{size}"], "mla", NAIVE, NAIVE)
+            for name, size in (("base", "base"), ("deit_base", "base"), ("small", "small"), ("tiny", "tiny"))
+        ),
+        setr_spec("setr_naive_large_mmseg", SIZES["vit_large"], "naive", LARGE, LARGE[:3], mmseg=True),
+        setr_spec("setr_pup_large_mmseg", SIZES["vit_large"], "pup", LARGE, LARGE[:3], mmseg=True),
+        setr_spec("setr_mla_large_mmseg", SIZES["vit_large"], "mla", LARGE_MLA, LARGE_MLA, mmseg=True),
+    )
 }
-
-
-def build(
-    variant: SETRVariant, num_classes: int, drop_path_rate: float = 0.0, image_size: tuple[int, int] = (768, 768)
-) -> Segmenter:
-    """Return a randomly initialised SETR.
-
-    Args:
-        variant: a row of `VARIANTS`.
-        num_classes: K, at least 2.
-        drop_path_rate: drop path of the last encoder block; 0 in the paper's code.
-        image_size: (H, W) that the position embeddings are made for. The papers' crops are 768, 512 and 480 a side.
-    """
-    encoder = VisionTransformer(
-        embed_dim=variant.size.embed_dim,
-        depth=variant.size.depth,
-        num_heads=variant.size.num_heads,
-        mlp_ratio=4,
-        patch_size=16,
-        image_size=image_size,
-        layers=variant.layers,
-        class_token_in_blocks=variant.decoder != "mla",
-        drop_path_rate=drop_path_rate,
-    )
-    return Segmenter(encoder, _decoder(variant, num_classes), _auxiliary(variant, num_classes))
-
-
-def _decoder(variant: SETRVariant, num_classes: int) -> nn.Module:
-    dim, official = variant.size.embed_dim, variant.code == "official"
-    if variant.decoder == "naive":
-        return NaiveDecoder(dim, num_classes, resize=1 if official else 4)
-    if variant.decoder == "pup":
-        return PUPDecoder(dim, num_classes)
-    return MLADecoder(
-        [dim] * len(variant.layers), num_classes, kernel_size=3 if official else 1, align_corners=official
-    )
-
-
-def _auxiliary(variant: SETRVariant, num_classes: int) -> list[nn.Module]:
-    dim, official = variant.size.embed_dim, variant.code == "official"
-    levels = [variant.layers.index(layer) for layer in variant.auxiliary]
-    if variant.decoder == "mla":
-        return [MLAAuxiliaryHead(256, num_classes, level, bias=not official) for level in levels]
-    if not official:
-        kernel_size = 1 if variant.decoder == "naive" else 3
-        return [PUPDecoder(dim, num_classes, level, factors=(1, 4), kernel_size=kernel_size) for level in levels]
-    if variant.decoder == "naive":
-        return [NaiveDecoder(dim, num_classes, level) for level in levels]
-    return [PUPDecoder(dim, num_classes, level, factors=(1,), resize=4) for level in levels]

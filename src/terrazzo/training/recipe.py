@@ -15,7 +15,6 @@ from typing import Any
 from terrazzo.config import read_yaml_mapping, refuse_unknown_keys
 from terrazzo.errors import ConfigError
 from terrazzo.models import refuse_unknown_model
-from terrazzo.models.encoders.backbones import weights_folder
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import show
 from terrazzo.training.augment import AUGMENTATIONS, Step
@@ -29,6 +28,7 @@ from terrazzo.training.losses import LOSSES, Loss
 from terrazzo.training.losses.cross_entropy import CrossEntropy
 from terrazzo.training.overrides import TABLES, full_paths, with_values
 from terrazzo.training.sections import SECTIONS, DataSection, ModelSection, OptimizerSection, RunSection
+from terrazzo.weights.backbones import weights_folder
 from terrazzo.weights.processor import normalisation, read_processor
 
 __all__ = ["Recipe", "automatic_recipe"]

@@ -14,10 +14,10 @@ from terrazzo.data import Dataset
 from terrazzo.data.readings import read_by
 from terrazzo.errors import CheckpointError
 from terrazzo.labels.matching import match_classes, only_numbered, side_by_side
-from terrazzo.models.encoders.backbones import weights_folder
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.recipe import Recipe
+from terrazzo.weights.backbones import weights_folder
 from terrazzo.weights.catalog import known_licence
 from terrazzo.weights.load import StartingWeights, load_starting_weights
 from terrazzo.weights.model_card import licence_in_model_card
@@ -109,8 +109,13 @@ def start_from(
     elif matching is not None and matching.table is not None:
         theirs = _in_order(theirs, matching.table)
     network.load_state_dict({**mine, **theirs})
-    notes = () if matching is None or matching.note is None else (matching.note,)
-    return Start(not encoder_only and not differs, notes)
+    notes = [] if matching is None or matching.note is None else [matching.note]
+    if (before := initial.in_channels) != network.in_channels:
+        notes.append(
+            f"the weights are for images of {before} band(s): their first convolution was fitted to "
+            f"{network.in_channels}, a band more starting from the mean of its filters"
+        )
+    return Start(not encoder_only and not differs, tuple(notes))
 
 
 def _in_order(tensors: Mapping[str, Tensor], table: tuple[int, ...]) -> dict[str, Tensor]:

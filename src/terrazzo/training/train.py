@@ -14,7 +14,6 @@ from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.errors import ConfigError
 from terrazzo.evaluation.report import Report
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models.encoders.backbones import brings_weights
 from terrazzo.text import printable
 from terrazzo.training.artifacts import write_artifacts
 from terrazzo.training.checkpoint import has_checkpoint
@@ -36,6 +35,7 @@ from terrazzo.training.run_folder import (
 )
 from terrazzo.training.start import preprocess_changes, refuse_two_readings, starting_weights
 from terrazzo.training.trainer import Trainer
+from terrazzo.weights.backbones import brings_weights, split_name
 from terrazzo.weights.load import StartingWeights
 
 __all__ = ["Run", "train"]
@@ -161,6 +161,9 @@ def _recipe(
     """Return the recipe, and where it was made from the photos what it starts from."""
     initial = None
     if recipe is None:
+        if model is not None:
+            encoder, model = split_name(model, changes.get("model.encoder"))
+            changes = changes if encoder is None else {**changes, "model.encoder": encoder}
         default = DEFAULT_DECODER if changes.get("model.encoder") else DEFAULT_ARCHITECTURE
         chosen, initial = _recipe_for(data, model or default, changes)
     else:

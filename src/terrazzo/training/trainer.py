@@ -24,9 +24,7 @@ from terrazzo.evaluation.confusion import ConfusionMatrix, Metrics
 from terrazzo.evaluation.evaluator import score
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import find_protocol
-from terrazzo.models import create_model
-from terrazzo.models.encoders.backbones import brings_weights
-from terrazzo.models.segmenter import Segmenter
+from terrazzo.models import ModelSpec, Segmenter
 from terrazzo.training.augment import Augmentation
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
 from terrazzo.training.data import refuse_other_labels
@@ -41,6 +39,8 @@ from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER
 from terrazzo.training.start import Start, encoder_origin, start_from
 from terrazzo.training.steps import compiled, multiplies_bf16, told_of_divergence, told_of_failures, undone_on_failure
 from terrazzo.training.stopping import StopSignals
+from terrazzo.weights.backbones import brings_weights
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, save_folder
 from terrazzo.weights.load import StartingWeights
 
@@ -66,7 +66,7 @@ class Trainer:
         workers: loader processes.
         initial: weights to start from.
         reset_head: start with a random classifier where theirs is for other classes.
-        network: what to train, where it is none of the models that `create_model` knows.
+        spec: what to train, where the recipe's model has no name; its number of classes is the data set's.
 
     Raises:
         CheckpointError: `initial` is another architecture's, or for other classes.
@@ -84,7 +84,7 @@ class Trainer:
         workers: int,
         initial: StartingWeights | None = None,
         reset_head: bool = False,
-        network: Segmenter | None = None,
+        spec: ModelSpec | None = None,
     ) -> None:
         self.recipe, self.val, self.output, self.ranks = recipe, val, output, ranks
         self.labels = train.labels
@@ -97,8 +97,12 @@ class Trainer:
         self.total_steps = recipe.run.steps if recipe.run.steps is not None else (recipe.run.epochs or 0) * per_epoch
         self.epochs = -(-self.total_steps // per_epoch)
         seed_everything(recipe.run.seed + ranks.rank)
-        self.model = network or create_model(
-            recipe.model.name, self.labels.num_classes, recipe.model.drop_path, recipe.crop, recipe.model.encoder
+        self.model = create_model(
+            spec or recipe.model.name,
+            self.labels.num_classes,
+            recipe.model.drop_path,
+            recipe.crop,
+            None if spec else recipe.model.encoder,
         )
         if not recipe.model.auxiliary_weight:
             self.model.drop_auxiliary()
@@ -118,7 +122,7 @@ class Trainer:
             self.wrapped = compiled(self.wrapped, ranks.device)
         self.average: WeightAverage | None = None
         if recipe.run.ema_decay is not None:
-            self.average = WeightAverage(without_auxiliary(self.model), recipe.run.ema_decay)
+            self.average = WeightAverage(self.model.without_auxiliary(), recipe.run.ema_decay)
         self.optimizer = create_optimizer(self.model, recipe.optimizer)
         precision = recipe.run.precision
         self.bf16 = precision == "bf16" or (precision == "auto" and multiplies_bf16(ranks.device))
@@ -248,7 +252,7 @@ class Trainer:
         """Return the network that is validated and kept: the weight average, if there is one; no auxiliary heads."""
         network = self.model if self.average is None else self.average.module
         assert isinstance(network, Segmenter)
-        return without_auxiliary(network)
+        return network.without_auxiliary()
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """Yield the rest of an epoch; after resuming in the middle, with the generators where they were.
@@ -427,11 +431,6 @@ class Trainer:
 
 
 # -- what a run begins with -------------------------------------------------------------------------------------------
-
-
-def without_auxiliary(network: Segmenter) -> Segmenter:
-    """Return the same encoder and decoder, and so the same weights, without the heads that only training needs."""
-    return Segmenter(network.encoder, network.decoder) if len(network.auxiliary) else network
 
 
 def seed_everything(seed: int) -> None:

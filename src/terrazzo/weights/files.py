@@ -15,17 +15,15 @@ from safetensors.torch import save as serialize_safetensors
 from terrazzo.atomic import replacing_folder, write_atomic
 from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import Segmenter
-from terrazzo.models.encoders.backbones import Backbone
+from terrazzo.models import ModelSpec, Segmenter
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import printable
+from terrazzo.weights.format1 import spec_in_format1
 from terrazzo.weights.metadata import read_json
 from terrazzo.weights.recognize import (
     architecture_of,
     empty_network,
-    grid_in_ours,
     load_network,
-    meta_network,
     refuse_differences,
     refuse_not_finite,
     shapes_of,
@@ -34,7 +32,8 @@ from terrazzo.weights.tensor_files import read_tensor_file
 
 __all__ = ["CONFIG_FILE", "FORMAT_VERSION", "WEIGHTS_FILE", "TrainedModel", "load_folder", "save_folder"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READ_VERSIONS = (1, 2)
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
@@ -44,7 +43,7 @@ class TrainedModel:
     """A network with everything needed to use it.
 
     Attributes:
-        architecture: the name that `create_model` built it by, such as ``segformer_b0``.
+        architecture: its name for people, such as ``segformer_b0``; `spec` says what it is.
         network: the model, in evaluation mode.
         labels: its classes.
         preprocess: how a photo becomes its input.
@@ -58,6 +57,22 @@ class TrainedModel:
     preprocess: Preprocess
     record: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the network is.
+
+        Raises:
+            ConfigError: it was put together by hand.
+        """
+        if self.network.spec is None:
+            raise ConfigError(
+                f"the network of {printable(self.name) or self.architecture} was put together by hand, and nothing "
+                "says how to build it again",
+                fix="describe it by a ModelSpec and build it with terrazzo.create_model",
+                code="model-spec",
+            )
+        return self.network.spec
 
     def __repr__(self) -> str:
         # The network's own has a line for every layer; `print(model.network)` shows it.
@@ -79,18 +94,19 @@ def save_folder(
         keep_others: leave other files in it, such as an export that somebody has put there.
 
     Raises:
+        ConfigError: the network was put together by hand, so that it could not be loaded again.
         OutputError: the place cannot be written.
     """
+    spec = model.spec
     state = {
         key: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype).contiguous()
         for key, value in model.network.state_dict().items()
     }
     weights = serialize_safetensors(state, metadata={"format": "pt"})
-    encoder = model.network.encoder
     config = {
         "format_version": FORMAT_VERSION,
         "architecture": model.architecture,
-        **({"encoder": encoder.configuration()} if isinstance(encoder, Backbone) else {}),
+        "model": spec.to_dict(),
         "labels": model.labels.to_dict(),
         "preprocess": model.preprocess.to_dict(),
         "sha256": hashlib.sha256(weights).hexdigest(),
@@ -122,24 +138,31 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
     except ConfigError as error:
         where = str(folder / CONFIG_FILE)
         raise CheckpointError(f"{where}: {error.message}", fix=error.fix, code="checkpoint-preprocess") from error
-    encoder, described = config.get("encoder"), f"a {architecture}"
-    if encoder is None:
-        network = meta_network(architecture, labels.num_classes, grid_in_ours(file.tensors))
-    else:
+    try:
+        if config["format_version"] == 1:
+            spec = spec_in_format1(config, labels.num_classes, file.tensors)
+        else:
+            spec = ModelSpec.from_dict(config["model"])
+        network = empty_network(spec)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} cannot be built: {error.message}", fix=error.fix, code=error.code
+        ) from error
+    if spec.num_classes != labels.num_classes:
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} names {labels.num_classes} classes, "
+            f"and its network tells {spec.num_classes} apart",
+            fix="copy the whole folder again from its origin",
+            code="checkpoint-labels",
+        )
+    described = f"a {spec.title}"
+    if encoder := spec.encoder.fields.get("config"):
         described += f" whose encoder was written by transformers {encoder.get('transformers_version')}"
-        try:
-            network = empty_network(architecture, labels.num_classes, encoder)
-        except ConfigError as error:
-            raise CheckpointError(
-                f"{folder / CONFIG_FILE} cannot be built: {error.message}", fix=error.fix, code=error.code
-            ) from error
-    if not any(key.startswith("auxiliary.") for key in file.tensors):
-        network.drop_auxiliary()
     expected = shapes_of(network.state_dict())
     if shapes_of(file.tensors) != expected:
-        if (really := architecture_of(file.tensors)) not in (None, architecture):
+        if (really := architecture_of(file.tensors)) not in (None, spec.title):
             raise CheckpointError(
-                f"{where} is a {really}, and {CONFIG_FILE} says {architecture}",
+                f"{where} is a {really}, and {CONFIG_FILE} says {spec.title}",
                 fix="copy the whole folder again from its origin",
                 code="checkpoint-architecture",
             )
@@ -157,16 +180,17 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
 
 def _read_config(path: Path) -> dict[str, Any]:
     config = read_json(path)
+    version = config.get("format_version")
     needed = {"format_version", "architecture", "labels", "preprocess", "sha256", "record"}
+    needed |= {"model"} if version == FORMAT_VERSION else set()
     kinds = {"architecture": str, "labels": dict, "preprocess": dict, "record": dict}
-    fits = not needed - config.keys() and all(isinstance(config[key], kind) for key, kind in kinds.items())
-    if not fits or not isinstance(config.get("encoder", {}), dict):
+    if needed - config.keys() or not all(isinstance(config[key], kind) for key, kind in kinds.items()):
         raise CheckpointError(
             f"{path} is not the configuration of a Terrazzo model", fix="give a folder written by terrazzo"
         )
-    if config["format_version"] != FORMAT_VERSION:
+    if version not in READ_VERSIONS:
         raise CheckpointError(
-            f"{path} has format version {config['format_version']}, and this program reads {FORMAT_VERSION}",
+            f"{path} has format version {version}, and this program reads {' and '.join(map(str, READ_VERSIONS))}",
             fix="update terrazzo",
             code="checkpoint-version",
         )

@@ -19,19 +19,20 @@ from safetensors.torch import save as serialize_safetensors
 from torch import Tensor
 
 from terrazzo.atomic import replacing_folder, write_atomic
-from terrazzo.errors import CheckpointError, ConfigError, TerrazzoError
+from terrazzo.errors import CheckpointError, TerrazzoError
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import segformer
 from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import shown_path
 from terrazzo.weights.files import CONFIG_FILE, WEIGHTS_FILE, TrainedModel
 from terrazzo.weights.foreign_files import nothing_in
 from terrazzo.weights.metadata import (
+    ONE_LABEL,
     labels_from_names,
     paper_preprocess,
     reduces_labels,
     stored_values,
+    with_background,
 )
 from terrazzo.weights.model_card import CARD_FILE, model_card
 from terrazzo.weights.processor import (
@@ -42,7 +43,9 @@ from terrazzo.weights.processor import (
     processor_from_preprocess,
     read_processor,
 )
+from terrazzo.weights.recognize import Recognized
 from terrazzo.weights.remap.segformer import HF4
+from terrazzo.weights.segformer_config import config_from_spec
 from terrazzo.weights.tensor_files import TensorFile, read_tensor_file, read_tensor_shards
 
 __all__ = [
@@ -59,19 +62,6 @@ OURS = "terrazzo"
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 KEPT = "huggingface"
 """Where the record keeps what only transformers has a use for."""
-
-ARCHITECTURE = {
-    "num_channels": 3,
-    "num_encoder_blocks": 4,
-    "sr_ratios": [8, 4, 2, 1],
-    "patch_sizes": [7, 3, 3, 3],
-    "strides": [4, 2, 2, 2],
-    "num_attention_heads": [1, 2, 5, 8],
-    "mlp_ratios": [4, 4, 4, 4],
-    "hidden_act": "gelu",
-    "reshape_last_stage": True,
-}
-"""What all six variants share, as SegformerConfig spells it; these are its defaults too."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +104,7 @@ def read_weights(folder: Path) -> TensorFile:
     raise nothing_in(folder, f"{folder} holds no weights: there is none of {', '.join(WEIGHTS_FILES)}")
 
 
-def read_companions(folder: Path, config: Mapping[str, Any], architecture: str, num_classes: int) -> Companions:
+def read_companions(folder: Path, config: Mapping[str, Any], found: Recognized) -> Companions:
     """Read the labels and the preprocessing of a SegFormer folder.
 
     Without a processor the preprocessing is the paper's for these classes: that is what the released weights were
@@ -123,25 +113,17 @@ def read_companions(folder: Path, config: Mapping[str, Any], architecture: str, 
     Args:
         folder: the folder.
         config: its ``config.json``.
-        architecture: such as ``segformer_b0``.
-        num_classes: K of its network.
+        found: its tensors.
 
     Raises:
-        CheckpointError: they do not fit the network, or ask for one that is computed otherwise.
+        CheckpointError: they do not fit the network.
     """
-    where = str(folder / CONFIG_FILE)
-    for key, value in ARCHITECTURE.items():
-        if config.get(key, value) not in (value, tuple(value) if isinstance(value, list) else value):
-            raise CheckpointError(
-                f"{where} asks for {key} {str(config[key])[:80]}, and SegFormer has {value}",
-                fix="use weights of a published size: see `terrazzo models`",
-                code="checkpoint-variant",
-            )
+    where, num_classes = str(folder / CONFIG_FILE), found.spec.num_classes
     processor = read_processor(folder)
     kept = {key: value for key, value in config.items() if key != OURS}
     record: dict[str, Any] = {KEPT: {"config": kept, "preprocessor": processor}}
-    labels = _read_labels(config, processor, num_classes, where)
-    preprocess = paper_preprocess(architecture, labels)
+    labels = _read_labels(config, processor, num_classes, where, found.one_label)
+    preprocess = paper_preprocess(found.spec, labels)
     if processor is not None:
         preprocess = preprocess_from_processor(processor, str(folder / PROCESSOR_FILE))
         for said in left_aside(processor):
@@ -164,7 +146,11 @@ def read_companions(folder: Path, config: Mapping[str, Any], architecture: str, 
 
 
 def _read_labels(
-    config: Mapping[str, Any], processor: Mapping[str, Any] | None, num_classes: int, where: str
+    config: Mapping[str, Any],
+    processor: Mapping[str, Any] | None,
+    num_classes: int,
+    where: str,
+    one_label: bool,
 ) -> LabelSpec:
     """Return the classes and what masks store, as transformers' two files say it.
 
@@ -175,7 +161,10 @@ def _read_labels(
     ignore = config.get("semantic_loss_ignore_index", 255)
     stored = stored_values(num_classes, where, reduced=reduced, ignore=ignore)
     says_stored = reduced or ignore != 255  # false is what processors say that nobody has asked
-    return labels_from_names(config.get("id2label"), num_classes, where, stored=stored, says_stored=says_stored)
+    names = config.get("id2label")
+    if one_label and (names is None or (isinstance(names, Mapping) and len(names) == 1)):
+        names = with_background(names)
+    return labels_from_names(names, num_classes, where, stored=stored, says_stored=says_stored)
 
 
 def _spelled(names: object) -> tuple[object, ...]:
@@ -194,21 +183,19 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
         ConfigError: the model is no SegFormer as transformers knows it.
         OutputError: the place cannot be written.
     """
-    variant = segformer.VARIANTS.get(model.architecture)
-    if variant is None or variant.mmseg:
-        raise ConfigError(
-            f"transformers has no {model.architecture}",
-            fix="only segformer_b0 to segformer_b5 can be written for it; use --to terrazzo",
-            code="convert-architecture",
-        )
+    network = config_from_spec(model.spec)
     state = HF4.to_theirs({key: value.detach().cpu() for key, value in model.network.state_dict().items()})
     record = dict(model.record)
     kept = record.pop(KEPT, None) or {}
-    names = model.labels.names
+    names = list(model.labels.names)
     own = dict(kept.get("config") or {})
     processor = kept.get("preprocessor")
-    before = _labels_before(own, processor, len(names))
-    if before is None or before.names != names:
+    one_label = record.get(ONE_LABEL) is True and len(names) == 2
+    before = _labels_before(own, processor, len(names), one_label)
+    if one_label:
+        names = names[1:]
+        _take_background(state)
+    if before is None or before.names != model.labels.names:
         own["id2label"] = {str(k): name for k, name in enumerate(names)}
         own["label2id"] = {name: k for k, name in enumerate(names)}
     if before is not None and before.id_map != model.labels.id_map:
@@ -220,10 +207,7 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
     config = {
         "architectures": ["SegformerForSemanticSegmentation"],
         "model_type": "segformer",
-        "depths": list(variant.depths),
-        "hidden_sizes": list(variant.embed_dims),
-        "decoder_hidden_size": variant.decoder_dim,
-        **ARCHITECTURE,
+        **network,
         "semantic_loss_ignore_index": model.labels.ignore_index,
         **own,
         OURS: {"labels": model.labels.to_dict(), "preprocess": model.preprocess.to_dict(), "record": record},
@@ -243,15 +227,21 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
 
 
 def _labels_before(
-    config: Mapping[str, Any], processor: Mapping[str, Any] | None, num_classes: int
+    config: Mapping[str, Any], processor: Mapping[str, Any] | None, num_classes: int, one_label: bool
 ) -> LabelSpec | None:
     """Return the labels that a kept configuration was read as; None where it names no classes that fit."""
     if "id2label" not in config:
         return None
     try:
-        return _read_labels(config, processor, num_classes, CONFIG_FILE)
+        return _read_labels(config, processor, num_classes, CONFIG_FILE, one_label)
     except CheckpointError:
         return None
+
+
+def _take_background(state: dict[str, Tensor]) -> None:
+    """Make one row of a classifier's two: a softmax of (a, b) is the sigmoid of b - a."""
+    for key in ("decode_head.classifier.weight", "decode_head.classifier.bias"):
+        state[key] = state[key][1:] - state[key][:1]
 
 
 def _as_stored(state: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Tensor]:

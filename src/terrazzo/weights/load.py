@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor
 
 from terrazzo.errors import CheckpointError, ConfigError
-from terrazzo.hub import download
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import Segmenter, list_models
 from terrazzo.models.encoders.vit import resize_positions
@@ -19,11 +18,13 @@ from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import nearest, show, shown_path
 from terrazzo.weights.adapters import ADAPTER_CONFIG, MERGE_THERE, is_adapter, merge_adapter, read_adapter
+from terrazzo.weights.bands import fitted_bands
 from terrazzo.weights.catalog import bundled_folder, bundled_names, known_licence, published
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
 from terrazzo.weights.foreign_files import nothing_in
+from terrazzo.weights.hub import download
 from terrazzo.weights.huggingface import WEIGHTS_FILES, is_hub_id, read_companions, read_weights
-from terrazzo.weights.metadata import labels_from_meta, names_are_guessed, paper_preprocess, read_json
+from terrazzo.weights.metadata import ONE_LABEL, labels_from_meta, names_are_guessed, paper_preprocess, read_json
 from terrazzo.weights.model_card import base_model_in_model_card, licence_in_model_card
 from terrazzo.weights.origin import STARTS, licence_of, origin_of_run
 from terrazzo.weights.processor import normalisation, read_processor
@@ -48,6 +49,7 @@ class StartingWeights:
         guessed: the classes' names were guessed from their number.
         preprocess: how photos became its input; of an encoder alone, their normalisation; None where it is not known.
         origin: what the record of a run says that starts from it.
+        in_channels: bands of the images that they are for.
     """
 
     what: str
@@ -58,14 +60,15 @@ class StartingWeights:
     guessed: bool = False
     preprocess: Preprocess | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
+    in_channels: int = 3
 
     def fitted_to(self, network: Segmenter) -> dict[str, Tensor]:
-        """Return the tensors, position embeddings resized to the grid of a model to be trained.
+        """Return the tensors, fitted to the grid of position embeddings and to the bands of a model to be trained.
 
         Auxiliary heads that either of the two does not have are left out.
         """
-        tensors = dict(self.tensors)
         mine = network.state_dict()
+        tensors = fitted_bands(self.tensors, mine, self.in_channels, network.in_channels)
         positions = "encoder.pos_embed"
         if positions in tensors and positions in mine and tensors[positions].shape[-1] == mine[positions].shape[-1]:
             tensors[positions] = resize_positions(tensors[positions], *mine[positions].shape[1:3])
@@ -138,6 +141,7 @@ def load_starting_weights(model: str | Path) -> StartingWeights:
         names_are_guessed(trained.record),
         trained.preprocess,
         origin_of_run(str(model), trained.record, sha256 or _checksum(model)),
+        trained.network.in_channels,
     )
 
 
@@ -153,6 +157,7 @@ def _encoder(foreign: Foreign) -> StartingWeights:
         record["licence"],
         preprocess=normalised,
         origin=origin_of_run(foreign.name, record, foreign.sha256),
+        in_channels=found.spec.in_channels,
     )
 
 
@@ -255,7 +260,7 @@ def _open_huggingface(folder: Path, name: str) -> Foreign:
         return _open_adapter(folder, name)
     config = read_json(folder / CONFIG_FILE)
     file = read_weights(folder)
-    found = recognize(file.tensors, str(folder))
+    found = recognize(file.tensors, str(folder), config)
     if "model_type" not in config:  # segmentation_models.pytorch, which says nothing of classes and photos
         return Foreign(str(folder), name, found, {}, sha256=file.sha256)
     return Foreign(str(folder), name, found, {}, folder, config, sha256=file.sha256)
@@ -280,9 +285,9 @@ def _open_adapter(folder: Path, name: str) -> Foreign:
                 fix=f"put that model's folder there, or name it in {ADAPTER_CONFIG}; or {MERGE_THERE}",
                 code="checkpoint-adapter",
             ) from error
-    base = recognize(read_weights(base_folder).tensors, str(base_folder))
-    found = recognize(merge_adapter(read_adapter(folder), config, base, str(folder)), str(folder))
     base_config = read_json(base_folder / CONFIG_FILE)
+    base = recognize(read_weights(base_folder).tensors, str(base_folder), base_config)
+    found = recognize(merge_adapter(read_adapter(folder), config, base, str(folder)), str(folder), base_config)
     names = base_config.get("id2label")
     if isinstance(names, dict) and len(names) != found.num_classes:
         note(f"{folder} tells {found.num_classes} classes apart and names none: they are numbered")
@@ -305,12 +310,14 @@ def _assemble(foreign: Foreign) -> TrainedModel:
     if foreign.base:
         record["adapter of"] = foreign.base
     if foreign.folder is not None:
-        beside = read_companions(foreign.folder, foreign.config, found.architecture, found.num_classes)
+        beside = read_companions(foreign.folder, foreign.config, found)
         labels, preprocess = beside.labels, beside.preprocess
         record = {**beside.record, **({} if "origin" in beside.record else record)}
     else:
-        labels, record["labels from"] = labels_from_meta(foreign.meta, found.num_classes, where)
-        preprocess = paper_preprocess(found.architecture, labels)
+        labels, record["labels from"] = labels_from_meta(foreign.meta, found.num_classes, where, found.one_label)
+        preprocess = paper_preprocess(found.spec, labels)
+    if found.one_label:
+        record[ONE_LABEL] = True
     record.setdefault("licence", _licence(foreign))
     if base := _base_model(foreign):
         record.setdefault(STARTS, [base])

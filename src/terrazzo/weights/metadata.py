@@ -12,10 +12,12 @@ from terrazzo import config
 from terrazzo.errors import CheckpointError, LabelError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.labels.validation import MAX_STORED, Target
+from terrazzo.models import ModelSpec
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import shown_path
 
 __all__ = [
+    "ONE_LABEL",
     "labels_from_meta",
     "labels_from_names",
     "names_are_guessed",
@@ -23,10 +25,13 @@ __all__ = [
     "read_json",
     "reduces_labels",
     "stored_values",
+    "with_background",
 ]
 
 LISTS = ("ade20k", "cityscapes", "coco_stuff", "pascal_context", "pascal_context_59", "voc", "camvid")
 GUESSED = "taken to be"
+ONE_LABEL = "one label"
+"""Where the record says that the classifier had one row, so that it can be written so again."""
 PAPERS_DATA = {150: "ade20k", 19: "cityscapes", 171: "coco_stuff", 60: "pascal_context", 59: "pascal_context_59"}
 """The two papers' data sets by their number of classes, for checkpoints of the papers' code that name no classes."""
 
@@ -92,8 +97,23 @@ def labels_from_names(
         raise CheckpointError(f"{where}: {error.message}", fix=error.fix, code="checkpoint-labels") from error
 
 
-def labels_from_meta(meta: Mapping[str, Any], num_classes: int, where: str) -> tuple[LabelSpec, str]:
+def with_background(names: object) -> list[str]:
+    """Return the names of two classes for a classifier of one label: the rest, and that label."""
+    named = list(names.values()) if isinstance(names, Mapping) else names
+    label = str(named[0]).strip() if isinstance(named, (list, tuple)) and named else ""
+    return ["background", label if label and label.casefold() != "background" else "object"]
+
+
+def labels_from_meta(
+    meta: Mapping[str, Any], num_classes: int, where: str, one_label: bool = False
+) -> tuple[LabelSpec, str]:
     """Return the labels that mmsegmentation and its descendants note in a checkpoint, and where they come from.
+
+    Args:
+        meta: what is noted.
+        num_classes: K of the network.
+        where: the file, for messages.
+        one_label: the classifier tells one label from the rest.
 
     Raises:
         CheckpointError: as `labels_from_names`.
@@ -107,6 +127,8 @@ def labels_from_meta(meta: Mapping[str, Any], num_classes: int, where: str) -> t
         reduced = True
     says_stored = isinstance(reduced, bool) or isinstance(label_map, Mapping)
     stored = stored_values(num_classes, where, reduced=bool(reduced), label_map=label_map)
+    if one_label and (names is None or len(names) == 1):
+        names = with_background(names)
     if names is not None:
         spec = labels_from_names(names, num_classes, where, palette, stored=stored, says_stored=says_stored)
         return spec, "the file's own"
@@ -200,15 +222,15 @@ def _told_apart(names: Sequence[object]) -> list[object]:
 # -- preprocessing ----------------------------------------------------------------------------------------------------
 
 
-def paper_preprocess(architecture: str, labels: LabelSpec) -> Preprocess:
+def paper_preprocess(spec: ModelSpec, labels: LabelSpec) -> Preprocess:
     """Return how the papers' code prepares a photo of a data set for one of their networks.
 
     SegFormer: ADE20K is brought to a short side of 512 (B5: 640) and both sides rounded up to multiples of 32, all
     else keeps its size. SETR: every data set has a box of its own.
     """
     known = next((name for name in LISTS if LabelSpec.bundled(name).names == labels.names), None)
-    if architecture.startswith("segformer"):
-        short_side = 640 if architecture == "segformer_b5" else 512
+    if spec.encoder.name == "mit":
+        short_side = 640 if spec.name == "segformer_b5" else 512
         return Preprocess(short_side, 2048, 32) if known == "ade20k" else Preprocess()
     boxes = {
         "ade20k": (512, 2048),

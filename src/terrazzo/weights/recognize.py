@@ -6,6 +6,7 @@ Nothing is loaded by halves: a tensor that is missing, left over or of another s
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from terrazzo.errors import CheckpointError
-from terrazzo.models import Segmenter, create_model
+from terrazzo.errors import CheckpointError, ConfigError
+from terrazzo.models import ModelSpec, Segmenter, build, model_spec
 from terrazzo.notes import note
 from terrazzo.text import printable
 from terrazzo.weights.foreign_networks import OTHER_NETWORK, refuse_foreign
 from terrazzo.weights.remap import segformer, setr, vit
 from terrazzo.weights.remap.layout import Layout, Shapes
+from terrazzo.weights.segformer_config import spec_from_config
 from terrazzo.weights.set_aside import without_training
 
 __all__ = [
@@ -45,6 +47,7 @@ FAMILIES: dict[Layout, Callable[[Layout, Shapes], tuple[str | None, str]]] = {
 }
 LAYOUTS = sorted(FAMILIES, key=lambda layout: layout.encoder_only)
 AUXILIARY = ("auxiliary_head.", "auxiliary.")
+CLASSIFIER = re.compile(r"(decoder|auxiliary\.\d+)\.classifier\.")
 WRAPPING = frozenset(
     ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_fpw_module", "_forward_module")
 )
@@ -56,26 +59,43 @@ class Recognized:
 
     Attributes:
         layout: whose names they bear.
-        architecture: which of our models they are; for an encoder alone, one that has it.
-        num_classes: K; None for an encoder alone.
+        spec: what network they are of; for an encoder alone, one that has it.
         tensors: under the layout's own names, without what nobody uses.
-        grid: rows and columns of its position embeddings; None for what has none.
+        one_label: the classifier had one row, a sigmoid, and has been given a second.
         where: the file, for messages.
     """
 
     layout: Layout
-    architecture: str
-    num_classes: int | None
+    spec: ModelSpec
     tensors: dict[str, Tensor]
-    grid: tuple[int, int] | None
+    one_label: bool = False
     where: str = ""
+
+    @property
+    def architecture(self) -> str:
+        """The network's name."""
+        return self.spec.title
+
+    @property
+    def num_classes(self) -> int | None:
+        """K; None for an encoder alone."""
+        return None if self.layout.encoder_only else self.spec.num_classes
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the position embeddings; None for what has none."""
+        size = self.spec.image_size
+        return None if size is None else (size[0] // vit.PATCH, size[1] // vit.PATCH)
 
     def empty_network(self) -> Segmenter:
         """Return the model that these tensors are for, without memory.
 
         It has auxiliary heads if the tensors have those of this model; others are taken out of the tensors.
         """
-        network = meta_network(self.architecture, self.num_classes or 2, self.grid)
+        try:
+            network = empty_network(self.spec)
+        except ConfigError as error:
+            raise CheckpointError(f"{self.where}: {error.message}", fix=error.fix, code="checkpoint-variant") from error
         given = {key: tuple(value.shape) for key, value in self.tensors.items() if key.startswith(AUXILIARY)}
         expected = self.layout.their_shapes(shapes_of(network.state_dict()))
         if given != {key: shape for key, shape in expected.items() if key.startswith(AUXILIARY)}:
@@ -90,12 +110,13 @@ class Recognized:
         return network
 
 
-def recognize(tensors: dict[str, Tensor], where: str) -> Recognized:
+def recognize(tensors: dict[str, Tensor], where: str, config: Mapping[str, Any] | None = None) -> Recognized:
     """Find out what a file's tensors are.
 
     Args:
         tensors: as the file names them. They are taken out of this dictionary.
         where: the file, for messages.
+        config: what a ``config.json`` of transformers beside it says of the network.
 
     Raises:
         CheckpointError: they are no model that is known here.
@@ -124,6 +145,17 @@ def recognize(tensors: dict[str, Tensor], where: str) -> Recognized:
     if layout.prepare is not None:
         layout.prepare(named)
     shapes = shapes_of(named)
+    rows = 2 if layout.encoder_only else _classifier_rows(shapes, layout, where)
+    spec = _spec(layout, shapes, max(rows, 2), where, config)
+    if rows == 1:
+        _give_background(named, layout, spec)
+    return Recognized(layout, spec, named, rows == 1, where)
+
+
+def _spec(layout: Layout, shapes: Shapes, num_classes: int, where: str, config: Mapping[str, Any] | None) -> ModelSpec:
+    """Return what network a file's tensors are of: from its configuration where it has one, or by their shapes."""
+    if config is not None and config.get("model_type") == "segformer" and layout in segformer.OF_TRANSFORMERS:
+        return spec_from_config(config, segformer.measured(layout, shapes), num_classes, f"{where}/config.json")
     architecture, described = FAMILIES[layout](layout, shapes)
     if architecture is None:
         raise CheckpointError(
@@ -131,9 +163,29 @@ def recognize(tensors: dict[str, Tensor], where: str) -> Recognized:
             fix="use weights of a size that `terrazzo models` lists",
             code="checkpoint-variant",
         )
-    return Recognized(
-        layout, architecture, _num_classes(named, layout, where), named, _grid(layout, shapes, where), where
-    )
+    grid = _grid(layout, shapes, where)
+    size = None if grid is None else (vit.PATCH * grid[0], vit.PATCH * grid[1])
+    return model_spec(architecture, num_classes, image_size=size, in_channels=_bands(layout, shapes))
+
+
+def _bands(layout: Layout, shapes: Shapes) -> int:
+    for key in ("encoder.stages.0.patch_embed.proj.weight", "encoder.patch_embed.proj.weight"):
+        if layout.knows(key) and len(shape := shapes.get(layout.theirs(key)[0], ())) == 4:
+            return max(shape[1], 1)
+    return 3
+
+
+def _give_background(tensors: dict[str, Tensor], layout: Layout, spec: ModelSpec) -> None:
+    """Put a row of zeros before the one row of every classifier.
+
+    A softmax of (0, x) is the sigmoid of x, and the larger of the two is the second exactly where x is above zero.
+    """
+    shapes = shapes_of(empty_network(spec).state_dict())
+    for piece in layout.pieces(shapes):
+        if CLASSIFIER.match(piece.ours[0]):
+            for key in piece.theirs:
+                if key in tensors and tensors[key].ndim and len(tensors[key]) == 1:
+                    tensors[key] = torch.cat([torch.zeros_like(tensors[key]), tensors[key]])
 
 
 def unwrapped(key: str) -> str:
@@ -251,17 +303,20 @@ def meta_network(architecture: str, num_classes: int, grid: tuple[int, int] | No
         grid: rows and columns of its position embeddings.
     """
     image_size = None if grid is None else (vit.PATCH * grid[0], vit.PATCH * grid[1])
-    with torch.device("meta"), NothingToInitialize():
-        return create_model(architecture, num_classes, image_size=image_size)
+    return empty_network(model_spec(architecture, num_classes, image_size=image_size))
 
 
-def empty_network(architecture: str, num_classes: int, encoder: Mapping[str, Any]) -> Segmenter:
-    """Return a model on a backbone of transformers, to be loaded.
+def empty_network(spec: ModelSpec) -> Segmenter:
+    """Return a model to be loaded, without memory.
 
-    It has memory, because no file holds all of its buffers; but nothing is written into its parameters.
+    One on a backbone of transformers has memory, because no file holds all of its buffers; but nothing is written into
+    its parameters.
     """
-    with NothingToInitialize(), torch.random.fork_rng(devices=[]):
-        return create_model(architecture, num_classes, encoder=encoder)
+    if spec.encoder.name == "backbone":
+        with NothingToInitialize(), torch.random.fork_rng(devices=[]):
+            return build(spec)
+    with torch.device("meta"), NothingToInitialize():
+        return build(spec)
 
 
 class NothingToInitialize(TorchFunctionMode):
@@ -319,18 +374,15 @@ def _grid(layout: Layout, shapes: Shapes, where: str) -> tuple[int, int] | None:
     return side, side
 
 
-def _num_classes(tensors: Mapping[str, Tensor], layout: Layout, where: str) -> int | None:
-    if layout.encoder_only:
-        return None
-    weight = tensors.get(layout.theirs("decoder.classifier.weight")[0])
-    num_classes = 0 if weight is None or not weight.ndim else weight.shape[0]
-    if num_classes < 2:
+def _classifier_rows(shapes: Shapes, layout: Layout, where: str) -> int:
+    shape = shapes.get(layout.theirs("decoder.classifier.weight")[0])
+    if not shape or shape[0] < 1:
         raise CheckpointError(
-            f"{where} is {layout.name} whose classifier tells {num_classes} class(es) apart",
-            fix="train it with the background as a class of its own: one kind of object makes two classes",
+            f"{where} is {layout.name} whose classifier has no rows",
+            fix="give a file of a whole model",
             code="checkpoint-labels",
         )
-    return num_classes
+    return shape[0]
 
 
 def _first(items: list[str]) -> str:

@@ -25,19 +25,28 @@ class ConvMLPDecoder(nn.Module):
     """Projects, normalises, fuses and classifies the levels of a pyramid.
 
     Args:
-        in_channels: channels C_i of each level, finest first.
-        embed_dim: decoder width C.
+        channels: C_i of each level, finest first.
+        strides: of each level; any will do.
         num_classes: K.
+        embed_dim: decoder width C.
         dropout: channel dropout before the classifier.
     """
 
-    def __init__(self, in_channels: Sequence[int], embed_dim: int, num_classes: int, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        *,
+        embed_dim: int = 256,
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.projections = nn.ModuleList(nn.Linear(channels, embed_dim, bias=False) for channels in in_channels)
-        self.projection_norms = nn.ModuleList(nn.BatchNorm2d(embed_dim) for _ in in_channels)
+        self.projections = nn.ModuleList(nn.Linear(width, embed_dim, bias=False) for width in channels)
+        self.projection_norms = nn.ModuleList(nn.BatchNorm2d(embed_dim) for _ in channels)
         # The fusion's input is the concatenation finest level first.
-        self.fuse = nn.Linear(embed_dim * len(in_channels), embed_dim, bias=False)
+        self.fuse = nn.Linear(embed_dim * len(channels), embed_dim, bias=False)
         self.norm = nn.BatchNorm2d(embed_dim)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Linear(embed_dim, num_classes)

@@ -26,16 +26,26 @@ class FCNDecoder(nn.Module):
     """Convolves and classifies the last map.
 
     Args:
-        in_channels: channels of the last map.
-        embed_dim: decoder width C.
+        channels: of each map; the last one is read.
+        strides: of each map; any will do.
         num_classes: K.
+        embed_dim: decoder width C; by default a quarter of the map's channels, which is 512 on a ResNet-50.
         dropout: channel dropout before the classifier.
     """
 
-    def __init__(self, in_channels: int, embed_dim: int, num_classes: int, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        *,
+        embed_dim: int | None = None,
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.convs = nn.Sequential(ConvNormReLU(in_channels, embed_dim, 3), ConvNormReLU(embed_dim, embed_dim, 3))
+        embed_dim = max(channels[-1] // 4, 1) if embed_dim is None else embed_dim
+        self.convs = nn.Sequential(ConvNormReLU(channels[-1], embed_dim, 3), ConvNormReLU(embed_dim, embed_dim, 3))
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Linear(embed_dim, num_classes)
 

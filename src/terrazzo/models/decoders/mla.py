@@ -62,7 +62,8 @@ class MLADecoder(nn.Module):
     """Main decoder of SETR-MLA.
 
     Args:
-        in_channels: channels C_i of each level, shallowest first; all levels have one size.
+        channels: C_i of each level, shallowest first.
+        strides: of each level, all of them the same.
         num_classes: K.
         kernel_size: side of the classifier: 3 in the official code, 1 in mmsegmentation's.
         align_corners: of the fourfold enlargement: true in the official code, false in mmsegmentation's.
@@ -72,8 +73,10 @@ class MLADecoder(nn.Module):
 
     def __init__(
         self,
-        in_channels: Sequence[int],
+        channels: Sequence[int],
+        strides: Sequence[int],
         num_classes: int,
+        *,
         kernel_size: int = 3,
         align_corners: bool = True,
         embed_dim: int = 256,
@@ -82,12 +85,13 @@ class MLADecoder(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.align_corners = align_corners
-        self.aggregation = MultiLevelAggregation(in_channels, embed_dim)
+        self.aggregation = MultiLevelAggregation(channels, embed_dim)
+        self.aggregated_channels = (embed_dim,) * len(channels)
         self.streams = nn.ModuleList(
             nn.Sequential(ConvNormReLU(embed_dim, stream_dim, 3), ConvNormReLU(stream_dim, stream_dim, 3))
-            for _ in in_channels
+            for _ in channels
         )
-        self.classifier = nn.Conv2d(stream_dim * len(in_channels), num_classes, kernel_size, padding=kernel_size // 2)
+        self.classifier = nn.Conv2d(stream_dim * len(channels), num_classes, kernel_size, padding=kernel_size // 2)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return (B, K, 4 h, 4 w) logits."""
@@ -112,16 +116,25 @@ class MLAAuxiliaryHead(nn.Module):
     """A classifier on one of the aggregated maps.
 
     Args:
-        in_channels: channels of the map.
+        channels: of each of the aggregated maps.
+        strides: of each of them; any will do.
         num_classes: K.
         level: which of the aggregated maps is read.
         bias: the official code's has none, mmsegmentation's has.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, level: int, bias: bool = False) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        *,
+        level: int,
+        bias: bool = False,
+    ) -> None:
         super().__init__()
         self.level = level
-        self.classifier = nn.Linear(in_channels, num_classes, bias=bias)
+        self.classifier = nn.Linear(channels[level], num_classes, bias=bias)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return (B, K, h, w) logits."""

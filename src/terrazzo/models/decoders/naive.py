@@ -26,7 +26,8 @@ class NaiveDecoder(nn.Module):
     """Main decoder and, on earlier layers, auxiliary head of SETR-Naive.
 
     Args:
-        in_channels: channels of the map that is read.
+        channels: of each of the encoder's maps.
+        strides: of each map; any will do.
         num_classes: K.
         level: which of the encoder's maps is read.
         resize: factor by which the logits leave the decoder enlarged: 1 in the official code, 4 in mmsegmentation's.
@@ -34,14 +35,21 @@ class NaiveDecoder(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, num_classes: int, level: int = -1, resize: int = 1, embed_dim: int = 256
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        num_classes: int,
+        *,
+        level: int = -1,
+        resize: int = 1,
+        embed_dim: int = 256,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.level = level
         self.resize = resize
-        self.norm = nn.LayerNorm(in_channels, eps=1e-6)
-        self.proj = nn.Linear(in_channels, embed_dim)
+        self.norm = nn.LayerNorm(channels[level], eps=1e-6)
+        self.proj = nn.Linear(channels[level], embed_dim)
         self.proj_norm = nn.BatchNorm2d(embed_dim)
         self.classifier = nn.Linear(embed_dim, num_classes)
 

@@ -77,7 +77,8 @@ class PUPDecoder(nn.Module):
     """Main decoder of SETR-PUP, and with fewer stages an auxiliary head.
 
     Args:
-        in_channels: channels of the map that is read.
+        channels: of each of the encoder's maps.
+        strides: of each map; any will do.
         num_classes: K.
         level: which of the encoder's maps is read.
         factors: by how much each stage enlarges what it gets.
@@ -88,8 +89,10 @@ class PUPDecoder(nn.Module):
 
     def __init__(
         self,
-        in_channels: int,
+        channels: Sequence[int],
+        strides: Sequence[int],
         num_classes: int,
+        *,
         level: int = -1,
         factors: Sequence[int] = (1, 2, 2, 2),
         resize: int = 1,
@@ -100,9 +103,9 @@ class PUPDecoder(nn.Module):
         self.num_classes = num_classes
         self.level = level
         self.resize = resize
-        self.norm = nn.LayerNorm(in_channels, eps=1e-6)
+        self.norm = nn.LayerNorm(channels[level], eps=1e-6)
         self.stages = nn.ModuleList(
-            UpsamplingStage(in_channels if i == 0 else embed_dim, embed_dim, kernel_size, factor)
+            UpsamplingStage(channels[level] if i == 0 else embed_dim, embed_dim, kernel_size, factor)
             for i, factor in enumerate(factors)
         )
         self.classifier = nn.Linear(embed_dim, num_classes)

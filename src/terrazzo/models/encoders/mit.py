@@ -26,10 +26,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.models.activations import ACTIVATIONS
 from terrazzo.models.encoders.vit import resize_positions
 from terrazzo.models.layers import DropPath, init_conv_fan_out, init_transformer_linear, linear_ramp, recomputed
 
-__all__ = ["EfficientSelfAttention", "MixFFN", "MixTransformer", "OverlapPatchEmbed", "SequenceReduction"]
+__all__ = [
+    "SIZES",
+    "EfficientSelfAttention",
+    "MixFFN",
+    "MixTransformer",
+    "OverlapPatchEmbed",
+    "SequenceReduction",
+    "is_standard",
+]
+
+SIZES = {
+    "mit_b0": {"embed_dims": (32, 64, 160, 256), "depths": (2, 2, 2, 2)},
+    "mit_b1": {"embed_dims": (64, 128, 320, 512), "depths": (2, 2, 2, 2)},
+    "mit_b2": {"embed_dims": (64, 128, 320, 512), "depths": (3, 4, 6, 3)},
+    "mit_b3": {"embed_dims": (64, 128, 320, 512), "depths": (3, 4, 18, 3)},
+    "mit_b4": {"embed_dims": (64, 128, 320, 512), "depths": (3, 8, 27, 3)},
+    "mit_b5": {"embed_dims": (64, 128, 320, 512), "depths": (3, 6, 40, 3)},
+}
+"""The numbers that differ between B0 and B5 (appendix, table 6)."""
 
 
 class OverlapPatchEmbed(nn.Module):
@@ -38,22 +57,33 @@ class OverlapPatchEmbed(nn.Module):
     Args:
         in_channels: channels of the incoming map.
         embed_dim: channels of the tokens.
-        patch_size: kernel size, odd and larger than the stride, padding being half of it; or the stride itself, for
-            plain patches that do not overlap, of which the last ones are filled up with zeros.
+        patch_size: kernel size; the paper's are odd and larger than the stride.
         stride: downsampling factor.
         eps: of the LayerNorm.
+        centred: pad by half the kernel on every side, as the paper does. Without it a kernel that equals the stride
+            cuts plain patches that do not overlap, of which the last ones are filled up with zeros.
     """
 
-    def __init__(self, in_channels: int, embed_dim: int, patch_size: int, stride: int, eps: float = 1e-5) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        embed_dim: int,
+        patch_size: int,
+        stride: int,
+        eps: float = 1e-5,
+        centred: bool = True,
+    ) -> None:
         super().__init__()
-        self.stride, self.overlaps = stride, patch_size > stride
-        padding = patch_size // 2 if self.overlaps else 0
+        if not centred and patch_size != stride:
+            raise ValueError(f"patches that are not centred have the size of their stride, {stride}, not {patch_size}")
+        self.stride, self.centred = stride, centred
+        padding = patch_size // 2 if centred else 0
         self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, stride, padding)
         self.norm = nn.LayerNorm(embed_dim, eps=eps)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        """Return (B, ceil(H / stride), ceil(W / stride), embed_dim)."""
-        if not self.overlaps:
+        """Return (B, ceil(H / stride), ceil(W / stride), embed_dim); one more each way for an even, centred kernel."""
+        if not self.centred:
             _, H, W, _ = x_BHWC.shape
             x_BHWC = F.pad(x_BHWC, (0, 0, 0, -W % self.stride, 0, -H % self.stride))
         x_BHWC = self.proj(x_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -142,13 +172,15 @@ class MixFFN(nn.Module):
         dim: channels C.
         hidden_dim: channels between the two linear layers.
         convolution: without it this is a plain transformer's feed-forward layer, which mixes no positions.
+        activation: a name of `ACTIVATIONS`.
     """
 
-    def __init__(self, dim: int, hidden_dim: int, convolution: bool = True) -> None:
+    def __init__(self, dim: int, hidden_dim: int, convolution: bool = True, activation: str = "gelu") -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.dwconv = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1, groups=hidden_dim) if convolution else None
         self.fc2 = nn.Linear(hidden_dim, dim)
+        self.activation = ACTIVATIONS[activation]
         self.recompute = True
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
@@ -160,7 +192,7 @@ class MixFFN(nn.Module):
     def _mix(self, hidden_BHWC: Tensor) -> Tensor:
         if self.dwconv is not None:
             hidden_BHWC = self.dwconv(hidden_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        out_BHWC: Tensor = self.fc2(F.gelu(hidden_BHWC))
+        out_BHWC: Tensor = self.fc2(self.activation(hidden_BHWC))
         return out_BHWC
 
 
@@ -176,12 +208,14 @@ class Block(nn.Module):
         drop_path: float,
         sr_eps: float = 1e-5,
         ffn_convolution: bool = True,
+        norm_eps: float = 1e-6,
+        activation: str = "gelu",
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = EfficientSelfAttention(dim, num_heads, sr_ratio, sr_eps)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.ffn = MixFFN(dim, dim * mlp_ratio, ffn_convolution)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.ffn = MixFFN(dim, dim * mlp_ratio, ffn_convolution, activation)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
@@ -203,12 +237,13 @@ class Stage(nn.Module):
         blocks: Sequence[Block],
         dim: int,
         position_grid: tuple[int, int] | None = None,
+        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
         self.patch_embed = patch_embed
         self.pos_embed = None if position_grid is None else nn.Parameter(torch.empty(1, *position_grid, dim))
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.norm = nn.LayerNorm(dim, eps=norm_eps)
         self.recompute_blocks = False
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
@@ -224,64 +259,92 @@ class Stage(nn.Module):
 
 
 class MixTransformer(nn.Module):
-    """Hierarchical encoder of four stages (section 3.1).
+    """Hierarchical encoder, of four stages in the paper (section 3.1).
 
     Args:
-        embed_dims: channels of each stage.
+        embed_dims: channels of each stage; there are as many stages as there are numbers.
         depths: blocks in each stage.
         num_heads: attention heads of each stage.
         sr_ratios: reduction ratio R of each stage.
-        mlp_ratio: expansion of Mix-FFN.
+        mlp_ratios: expansion of Mix-FFN in each stage.
         patch_sizes: kernel of each patch embedding.
         patch_strides: stride of each patch embedding.
+        centred_patches: see `OverlapPatchEmbed`; by default where the kernel is not the stride.
         drop_path_rate: drop path of the last block; the rates rise linearly from 0 over all blocks.
+        norm_eps: of the LayerNorms in blocks and after stages.
         reduction_eps: of the LayerNorms after patch embedding and sequence reduction.
+        activation: of Mix-FFN, a name of `ACTIVATIONS`.
         ffn_convolution: the depthwise convolution of Mix-FFN.
-        position_size: (H, W) of the images whose positions get learned embeddings in every stage, as in PVT (arXiv
-            2102.12122); None for none, as in the paper.
+        positions: whether every stage learns an embedding of each position, as in PVT (arXiv 2102.12122).
+        image_size: (H, W) of the images whose positions those are.
         emitted: the numbers of the stages whose maps are emitted, rising from 1; by default all. Those beyond the last
             one are not built.
-
-    Attributes:
-        is_papers: whether nothing of the paper's is taken away or added, whatever the sizes.
+        in_channels: bands of the images.
     """
 
     def __init__(
         self,
         embed_dims: Sequence[int],
         depths: Sequence[int],
-        num_heads: Sequence[int],
-        sr_ratios: Sequence[int],
-        mlp_ratio: int,
-        patch_sizes: Sequence[int],
-        patch_strides: Sequence[int],
-        drop_path_rate: float,
+        num_heads: Sequence[int] = (1, 2, 5, 8),
+        sr_ratios: Sequence[int] = (8, 4, 2, 1),
+        mlp_ratios: Sequence[int] = (4, 4, 4, 4),
+        patch_sizes: Sequence[int] = (7, 3, 3, 3),
+        patch_strides: Sequence[int] = (4, 2, 2, 2),
+        centred_patches: bool | None = None,
+        drop_path_rate: float = 0.1,
+        norm_eps: float = 1e-6,
         reduction_eps: float = 1e-5,
+        activation: str = "gelu",
         ffn_convolution: bool = True,
-        position_size: tuple[int, int] | None = None,
+        positions: bool = False,
+        image_size: tuple[int, int] = (512, 512),
         emitted: Sequence[int] | None = None,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
-        self.emitted = tuple(emitted or range(1, len(embed_dims) + 1))
+        per_stage = (depths, num_heads, sr_ratios, mlp_ratios, patch_sizes, patch_strides)
+        if any(len(values) != len(embed_dims) for values in per_stage):
+            raise ValueError(f"{len(embed_dims)} stages need as many depths, heads, ratios, patch sizes and strides")
+        if unfit := [dim for dim, heads in zip(embed_dims, num_heads, strict=True) if dim % heads]:
+            raise ValueError(f"{unfit[0]} channels cannot be shared by the heads of their stage")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"there is no activation {activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+        self.in_channels = in_channels
+        self.emitted = tuple(range(1, len(embed_dims) + 1) if emitted is None else emitted)
+        if not self.emitted or list(self.emitted) != sorted(set(self.emitted)):
+            raise ValueError(f"emitted stages must rise, not be {self.emitted}")
+        if self.emitted[0] < 1 or self.emitted[-1] > len(embed_dims):
+            raise ValueError(f"emitted stages must lie between 1 and {len(embed_dims)}, not be {self.emitted}")
         strides, stride = [], 1
         rates = iter(linear_ramp(drop_path_rate, sum(depths)))
         stages = []
         for i, dim in enumerate(embed_dims[: self.emitted[-1]]):
             stride *= patch_strides[i]
             strides.append(stride)
-            grid = None if position_size is None else (-(-position_size[0] // stride), -(-position_size[1] // stride))
-            in_channels = 3 if i == 0 else embed_dims[i - 1]
-            patch_embed = OverlapPatchEmbed(in_channels, dim, patch_sizes[i], patch_strides[i], reduction_eps)
+            grid = (-(-image_size[0] // stride), -(-image_size[1] // stride)) if positions else None
+            size, step = patch_sizes[i], patch_strides[i]
+            centred = size != step if centred_patches is None else centred_patches
+            patch_embed = OverlapPatchEmbed(
+                embed_dims[i - 1] if i else in_channels, dim, size, step, reduction_eps, centred
+            )
             blocks = [
-                Block(dim, num_heads[i], sr_ratios[i], mlp_ratio, next(rates), reduction_eps, ffn_convolution)
+                Block(
+                    dim,
+                    num_heads[i],
+                    sr_ratios[i],
+                    mlp_ratios[i],
+                    next(rates),
+                    reduction_eps,
+                    ffn_convolution,
+                    norm_eps,
+                    activation,
+                )
                 for _ in range(depths[i])
             ]
-            stages.append(Stage(patch_embed, blocks, dim, grid))
+            stages.append(Stage(patch_embed, blocks, dim, grid, norm_eps))
         self.channels = tuple(embed_dims[number - 1] for number in self.emitted)
         self.strides = tuple(strides[number - 1] for number in self.emitted)
-        overlap = all(stage.patch_embed.overlaps for stage in stages)
-        all_emitted = len(self.emitted) == len(embed_dims)
-        self.is_papers = overlap and ffn_convolution and position_size is None and all_emitted
         self.stages = nn.ModuleList(stages)
         self.apply(self._init_weights)
 
@@ -303,7 +366,7 @@ class MixTransformer(nn.Module):
                 module.recompute = False  # once is enough
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
-        """Return the four maps, the first (B, embed_dims[0], ceil(H / 4), ceil(W / 4)), each half the one before."""
+        """Return the maps: of the paper's, the first is (B, C, ceil(H / 4), ceil(W / 4)), each half the one before."""
         x_BHWC = images_B3HW.permute(0, 2, 3, 1)
         features = []
         for number, stage in enumerate(self.stages, start=1):
@@ -311,3 +374,22 @@ class MixTransformer(nn.Module):
             if number in self.emitted:
                 features.append(x_BHWC.permute(0, 3, 1, 2))
         return features
+
+
+def is_standard(encoder: MixTransformer) -> bool:
+    """Whether an encoder has the layers of the paper, whatever their sizes: those that are written out a second time.
+
+    graphs/ and engines/fused_segformer.py have patches centred on their places, Mix-FFN with its convolution and exact
+    GELU, no learned positions, and emit every stage.
+    """
+    return len(encoder.emitted) == len(encoder.stages) and all(
+        stage.patch_embed.centred
+        and stage.pos_embed is None
+        and all(block.ffn.dwconv is not None and block.ffn.activation is F.gelu for block in _blocks(stage))
+        for stage in encoder.stages
+        if isinstance(stage, Stage)
+    )
+
+
+def _blocks(stage: Stage) -> list[Block]:
+    return [block for block in stage.blocks if isinstance(block, Block)]

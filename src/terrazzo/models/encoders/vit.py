@@ -19,6 +19,7 @@ the blocks see it, C channels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,7 +28,15 @@ from torch import Tensor, nn
 
 from terrazzo.models.layers import DropPath, init_transformer_linear, linear_ramp, recomputed
 
-__all__ = ["PatchEmbed", "SelfAttention", "VisionTransformer", "resize_positions"]
+__all__ = ["SIZES", "PatchEmbed", "SelfAttention", "VisionTransformer", "resize_positions"]
+
+SIZES = {
+    "vit_tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
+    "vit_small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
+    "vit_base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
+    "vit_large": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
+}
+"""DeiT-Tiny and DeiT-Small (arXiv 2012.12877, table 1), ViT-Base and ViT-Large (arXiv 2010.11929, table 1)."""
 
 CACHED_SIZES = 8
 """Grids whose resized position embeddings are kept: the six scales of the papers' multi-scale test, and two more."""
@@ -39,12 +48,13 @@ class PatchEmbed(nn.Module):
     Args:
         embed_dim: channels C of a token.
         patch_size: P.
+        in_channels: bands of the images.
     """
 
-    def __init__(self, embed_dim: int, patch_size: int) -> None:
+    def __init__(self, embed_dim: int, patch_size: int, in_channels: int = 3) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(3, embed_dim, patch_size, patch_size)
+        self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         """Return (B, ceil(H / P), ceil(W / P), C)."""
@@ -121,11 +131,13 @@ class VisionTransformer(nn.Module):
         mlp_ratio: expansion of the MLP.
         patch_size: P.
         image_size: (H, W) whose grid of tokens the position embeddings are made for.
-        layers: the numbers of blocks after which a map is emitted, rising, the last one `depth`.
+        layers: the numbers of blocks after which a map is emitted, rising, the last one `depth`; by default those after
+            which a quarter, a half, three quarters and all of the blocks are done.
         class_token_in_blocks: whether the class token goes through the blocks with the patches (SETR-Naive and
             SETR-PUP), or is left out before them (SETR-MLA), which changes what the patches see. Left out, it stays
             among the weights, so that checkpoints fit, and is not trained.
         drop_path_rate: drop path of the last block; the rates rise linearly from 0.
+        in_channels: bands of the images.
     """
 
     def __init__(
@@ -133,22 +145,27 @@ class VisionTransformer(nn.Module):
         embed_dim: int,
         depth: int,
         num_heads: int,
-        mlp_ratio: int,
-        patch_size: int,
-        image_size: tuple[int, int],
-        layers: Sequence[int],
-        class_token_in_blocks: bool,
-        drop_path_rate: float,
+        mlp_ratio: int = 4,
+        patch_size: int = 16,
+        image_size: tuple[int, int] = (768, 768),
+        layers: Sequence[int] | None = None,
+        class_token_in_blocks: bool = True,
+        drop_path_rate: float = 0.0,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
-        if list(layers) != sorted(set(layers)) or layers[0] < 1 or layers[-1] != depth:
+        if embed_dim % num_heads:
+            raise ValueError(f"{embed_dim} channels cannot be shared by {num_heads} heads")
+        layers = sorted({math.ceil(depth * part / 4) for part in range(1, 5)}) if layers is None else layers
+        if not layers or list(layers) != sorted(set(layers)) or layers[0] < 1 or layers[-1] != depth:
             raise ValueError(f"layers must rise from at least 1 to {depth}, not {tuple(layers)}")
         self.layers = tuple(layers)
+        self.in_channels = in_channels
         self.channels = (embed_dim,) * len(layers)
         self.strides = (patch_size,) * len(layers)
         self.class_token_in_blocks = class_token_in_blocks
         grid = -(-image_size[0] // patch_size), -(-image_size[1] // patch_size)
-        self.patch_embed = PatchEmbed(embed_dim, patch_size)
+        self.patch_embed = PatchEmbed(embed_dim, patch_size, in_channels)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim), requires_grad=class_token_in_blocks)
         self.cls_pos_embed = nn.Parameter(torch.empty(1, 1, embed_dim), requires_grad=class_token_in_blocks)
         self.pos_embed = nn.Parameter(torch.empty(1, *grid, embed_dim))

@@ -94,6 +94,11 @@ class Layout:
     def is_dropped(self, key: str) -> bool:
         return any(fnmatchcase(key, pattern) for pattern in self.dropped)
 
+    def knows(self, key: str) -> bool:
+        """Whether one of our tensors has a place here."""
+        template = _template(key)[0]
+        return template in self.places or template.rpartition(".")[0] in self.places
+
     def theirs(self, key: str) -> tuple[str, ...]:
         """Return the key or keys that hold one of our tensors."""
         return self._place(key)[1]

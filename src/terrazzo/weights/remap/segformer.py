@@ -9,11 +9,12 @@ models of their own (``segformer_b0_mmseg``).
 from __future__ import annotations
 
 from itertools import count
+from typing import Any
 
 from terrazzo.models.segformer import VARIANTS
 from terrazzo.weights.remap.layout import Layout, Place, Shapes
 
-__all__ = ["HF4", "HF4_MIT", "HF5", "HF5_MIT", "LAYOUTS", "variant_in"]
+__all__ = ["HF4", "HF4_MIT", "HF5", "HF5_MIT", "LAYOUTS", "OF_TRANSFORMERS", "measured", "variant_in"]
 
 
 def _nvlabs_encoder(prefix: str) -> dict[str, Place]:
@@ -200,8 +201,31 @@ OURS_MMSEG = Layout(
 LAYOUTS = (NVLABS, HF4, HF5, MMSEG, SMP, OURS, OURS_MMSEG, MIT, HF4_MIT, HF5_MIT, MMSEG_MIT)
 
 
+OF_TRANSFORMERS = (HF4, HF5, HF4_MIT, HF5_MIT)
+
+
 def variant_in(layout: Layout, shapes: Shapes) -> tuple[str | None, str]:
     """Return which of our models a file of one of these layouts holds, and a description for when it is none of them.
+
+    Args:
+        layout: one of `LAYOUTS`.
+        shapes: of the file's tensors, under the layout's own names.
+    """
+    found = measured(layout, shapes)
+    dims, depths, width = (found.get(key) for key in ("hidden_sizes", "depths", "decoder_hidden_size"))
+    described = f"stages of {dims} channels and {depths} blocks" if dims else "an encoder that is not MiT"
+    if not layout.encoder_only:
+        described += f" under a decoder of width {width}"
+    decoder = "conv_mlp" if layout in (MMSEG, OURS_MMSEG) else "all_mlp"
+    for name, spec in VARIANTS.items():
+        fits = width in (None, spec.decoder.fields["embed_dim"]) and spec.decoder.name == decoder
+        if fits and (spec.encoder.fields["embed_dims"], spec.encoder.fields["depths"]) == (dims, depths):
+            return name, described
+    return None, described
+
+
+def measured(layout: Layout, shapes: Shapes) -> dict[str, Any]:
+    """Return what the shapes of a file's tensors tell, under transformers' names for it.
 
     Args:
         layout: one of `LAYOUTS`.
@@ -215,14 +239,14 @@ def variant_in(layout: Layout, shapes: Shapes) -> tuple[str | None, str]:
     def depth(stage: int) -> int:
         return next(j for j in count() if not width(f"encoder.stages.{stage}.blocks.{j}.norm1.weight", 0))
 
-    dims = tuple(width(f"encoder.stages.{i}.patch_embed.proj.weight", 0) for i in range(4))
-    depths = tuple(depth(i) for i in range(4))
-    decoder_dim = None if layout.encoder_only else width("decoder.classifier.weight", 1)
-    described = f"stages of {dims} channels and {depths} blocks" if any(dims) else "an encoder that is not MiT"
-    if decoder_dim is not None:
-        described += f" under a decoder of width {decoder_dim}"
-    for name, variant in VARIANTS.items():
-        fits = decoder_dim in (None, variant.decoder_dim) and variant.mmseg == (layout in (MMSEG, OURS_MMSEG))
-        if fits and (variant.embed_dims, variant.depths) == (dims, depths):
-            return name, described
-    return None, described
+    embed = "encoder.stages.{}.patch_embed.proj.weight"
+    stages = next(i for i in count() if not width(embed.format(i), 0))
+    if not stages:
+        return {}
+    return {
+        "num_encoder_blocks": stages,
+        "hidden_sizes": tuple(width(embed.format(i), 0) for i in range(stages)),
+        "depths": tuple(depth(i) for i in range(stages)),
+        "num_channels": width(embed.format(0), 1),
+        **({} if layout.encoder_only else {"decoder_hidden_size": width("decoder.classifier.weight", 1)}),
+    }

@@ -163,12 +163,13 @@ def variant_in(layout: Layout, shapes: Shapes) -> tuple[str | None, str]:
     The paper's Base and DeiT-Base are one network, and so have one name here: that of Base.
     """
     channels, depth = size_in(layout, shapes)
-    code = "mmseg" if layout in (MMSEG_MLA, MMSEG_PUP, MMSEG_NAIVE) or _is_mmseg(layout, shapes) else "official"
-    wanted = DECODERS[layout], code, channels, depth
+    is_mmseg = layout in (MMSEG_MLA, MMSEG_PUP, MMSEG_NAIVE) or _is_mmseg(layout, shapes)
+    wanted = f"setr_{DECODERS[layout]}", is_mmseg, channels, depth
     fitting = (
         name
-        for name, variant in VARIANTS.items()
-        if (variant.decoder, variant.code, variant.size.embed_dim, variant.size.depth) == wanted
+        for name, spec in VARIANTS.items()
+        if (spec.decoder.name, name.endswith("_mmseg"), spec.encoder.fields["embed_dim"], spec.encoder.fields["depth"])
+        == wanted
     )
     return next(fitting, None), f"{depth} blocks of {channels} channels"
 

@@ -221,7 +221,8 @@ def variant_in(layout: Layout, shapes: Shapes) -> tuple[str | None, str]:
     described = f"{depth} blocks of {channels} channels"
     fitting = (
         name
-        for name, variant in VARIANTS.items()
-        if (variant.size.embed_dim, variant.size.depth) == (channels, depth) and variant.decoder == "pup"
+        for name, spec in VARIANTS.items()
+        if spec.decoder.name == "setr_pup"
+        and (spec.encoder.fields["embed_dim"], spec.encoder.fields["depth"]) == (channels, depth)
     )
     return next(fitting, None), described

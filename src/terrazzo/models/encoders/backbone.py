@@ -34,24 +34,22 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terrazzo.config import read_json
-from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError
-from terrazzo.hub import download
+from terrazzo.errors import ConfigError, MissingExtraError
+from terrazzo.models.maps import Maps
+from terrazzo.text import printable
 
-__all__ = ["Backbone", "brings_weights", "create_backbone", "dilate_last_stages", "weights_folder"]
+__all__ = ["NEW_NORMS", "Backbone", "backbone_config", "create_backbone", "dilate_last_stages"]
 
-PREFIX = "hf:"
 STEM = "stem"
+OURS = ("vit", "deit")
+"""Families without a backbone of transformers, whose weights our own encoder takes."""
 NEW_NORMS = "hidden_states_norms."
 """What Swin's and ConvNeXt's backbones have and a classifier's weights have not."""
 
@@ -101,6 +99,7 @@ class Backbone(nn.Module):
             )
         for parameter in _unused(backbone, maps):
             parameter.requires_grad = False
+        self.in_channels = self._in_channels()
         self.multiple = 1 if self._rounds_up(side + 1) else max(self.strides)
         backbone.train()
 
@@ -145,9 +144,13 @@ class Backbone(nn.Module):
 
     def _maps_of_nothing(self, height: int, width: int) -> Sequence[Tensor]:
         weight = next(self.backbone.parameters())
-        image = torch.zeros(1, 3, height, width, dtype=weight.dtype, device=weight.device)
+        image = torch.zeros(1, self._in_channels(), height, width, dtype=weight.dtype, device=weight.device)
         maps: Sequence[Tensor] = self.backbone(image).feature_maps
         return maps
+
+    def _in_channels(self) -> int:
+        config: Any = self.backbone.config
+        return int(getattr(config, "num_channels", 3))
 
     @torch.no_grad()
     def _rounds_up(self, side: int) -> bool:
@@ -159,24 +162,49 @@ class Backbone(nn.Module):
 
 
 def create_backbone(
-    encoder: str | Mapping[str, Any],
+    config: Mapping[str, Any],
     *,
-    several: bool,
-    dilated: bool = False,
     drop_path_rate: float | None = None,
+    maps: Maps = "levels",
+    in_channels: int = 3,
 ) -> Backbone:
-    """Build a backbone, with the weights of a file or random ones.
+    """Build a backbone with random weights.
 
     Args:
-        encoder: ``hf:`` and then a model of the Hugging Face hub, or a folder with one, for its weights; ``hf:`` and
-            the path of a ``config.json``, or what such a file holds, for random weights.
-        several: emit several maps, or the last alone.
-        dilated: see `dilate_last_stages`.
+        config: what a ``config.json`` of transformers holds.
         drop_path_rate: stochastic depth, where the family has it; by default as configured.
+        maps: "last" emits the last map alone, "dilated" too (see `dilate_last_stages`); the others emit several.
+        in_channels: bands of the images.
 
     Raises:
-        ConfigError: the encoder cannot be found or used.
-        CheckpointError: its weights cannot be had, or do not fit its configuration.
+        ConfigError: the configuration cannot be used.
+        MissingExtraError: transformers is not installed.
+    """
+    # Inference mode would leave its mark on the parameters, and the pass over a small image looks at gradients.
+    with torch.inference_mode(False), torch.enable_grad():
+        model_class, made = backbone_config(config, maps, drop_path_rate, in_channels)
+        try:
+            backbone: Any = model_class(made)
+        except Exception as error:  # whatever a configuration's own checks raise
+            raise _unusable(made.model_type, error) from error
+        if maps == "dilated":
+            dilate_last_stages(backbone)
+        return Backbone(backbone)
+
+
+def backbone_config(
+    config: Mapping[str, Any], maps: Maps, drop_path_rate: float | None = None, in_channels: int | None = None
+) -> tuple[Any, Any]:
+    """Return transformers' class of a backbone, and its configuration.
+
+    Args:
+        config: as `create_backbone` takes it.
+        maps: as `create_backbone` takes it.
+        drop_path_rate: as `create_backbone` takes it.
+        in_channels: bands of the images; by default as configured.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
         MissingExtraError: transformers is not installed.
     """
     try:
@@ -184,39 +212,36 @@ def create_backbone(
         from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING, MODEL_FOR_BACKBONE_MAPPING_NAMES
     except ImportError as error:
         raise MissingExtraError("transformers", "backbones") from error
-    values, folder, where = _locate(encoder)
-    kind = str(values.get("model_type"))
+    kind = str(config.get("model_type"))
     if kind not in MODEL_FOR_BACKBONE_MAPPING_NAMES or kind == "timm_backbone":
-        own = "start a SETR such as setr_pup_base from its weights (--weights); or " if kind in ("vit", "deit") else ""
+        own = "choose one of our own, such as vit_base, and its weights (--weights); or " if kind in OURS else ""
         raise ConfigError(
-            f"{where} is a {kind}, which transformers has no backbone for",
+            f"the encoder is a {printable(kind)[:100]}, which transformers has no backbone for",
             fix=f"{own}choose a pvt_v2, swin, resnet, convnext, dinov2 or dinov3_vit",
             code="encoder-backbone",
         )
-    if dilated:
+    if maps == "dilated":
         _refuse_dilation(kind)
-    # Inference mode would leave its mark on the parameters, and the pass over a small image looks at gradients.
-    with torch.inference_mode(False), torch.enable_grad():
-        try:
-            config = CONFIG_MAPPING[kind].from_dict(_of_the_layers(values, CONFIG_MAPPING[kind]))
-            config.out_features = _stages(config, several)
-            if hasattr(config, "reshape_hidden_states"):
-                config.reshape_hidden_states = True
-            if drop_path_rate is not None and hasattr(config, "drop_path_rate"):
-                config.drop_path_rate = drop_path_rate
-            model_class = MODEL_FOR_BACKBONE_MAPPING[type(config)]
-            backbone: Any = model_class(config) if folder is None else None
-        except Exception as error:  # whatever a configuration's own checks raise
-            raise ConfigError(
-                f"{where} is no usable {kind} configuration: {' '.join(str(error).split())[:200]}",
-                fix="start from the config.json of a published model",
-                code="encoder-config",
-            ) from error
-        if folder is not None:
-            backbone = _load(model_class, folder, config)
-        if dilated:
-            dilate_last_stages(backbone)
-        return Backbone(backbone)
+    try:
+        made = CONFIG_MAPPING[kind].from_dict(_of_the_layers(config, CONFIG_MAPPING[kind]))
+        made.out_features = _stages(made, maps not in ("last", "dilated"))
+        if hasattr(made, "reshape_hidden_states"):
+            made.reshape_hidden_states = True
+        if drop_path_rate is not None and hasattr(made, "drop_path_rate"):
+            made.drop_path_rate = drop_path_rate
+        if in_channels is not None:
+            made.num_channels = in_channels
+        return MODEL_FOR_BACKBONE_MAPPING[type(made)], made
+    except Exception as error:  # whatever a configuration's own checks raise
+        raise _unusable(kind, error) from error
+
+
+def _unusable(kind: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"the encoder has no usable {kind} configuration: {' '.join(str(error).split())[:200]}",
+        fix="start from the config.json of a published model",
+        code="encoder-config",
+    )
 
 
 def dilate_last_stages(backbone: Any, stages: int = 2) -> None:
@@ -259,55 +284,6 @@ def _cut(x_BChw: Tensor, height: int, width: int) -> Tensor:
     return x_BChw.index_select(2, rows).index_select(3, columns)
 
 
-# -- where a backbone comes from --------------------------------------------------------------------------------------
-
-
-def brings_weights(encoder: str) -> bool:
-    """Whether an encoder, named as `create_backbone` takes it, is one with weights and no ``config.json`` alone."""
-    return not os.path.isfile(_path(encoder))
-
-
-def weights_folder(encoder: str) -> Path | None:
-    """Return the folder with an encoder's weights, fetched from the hub where that is needed; None for random weights.
-
-    Raises:
-        ConfigError: the encoder is not named as `create_backbone` takes it.
-        CheckpointError: the hub does not give it.
-    """
-    if not brings_weights(encoder):
-        return None
-    path = _path(encoder)
-    if path.suffix == ".json":
-        raise ConfigError(f"there is no file {path}", fix="check the path of the config.json", code="encoder-config")
-    return path if os.path.isdir(path) else download(encoder.removeprefix(PREFIX))
-
-
-def _path(encoder: str) -> Path:
-    name = encoder.removeprefix(PREFIX)
-    if name == encoder or not name:
-        raise ConfigError(
-            f"unknown encoder {encoder!r}",
-            fix=f"write {PREFIX} and then a model of the Hugging Face hub, a folder with one, or a config.json: "
-            f"{PREFIX}facebook/dinov2-base",
-            code="encoder-name",
-        )
-    return Path(name)
-
-
-def _locate(encoder: str | Mapping[str, Any]) -> tuple[Mapping[str, Any], Path | None, str]:
-    """Return the configuration, the folder of its weights if there is one, and what to call it in messages."""
-    if isinstance(encoder, Mapping):
-        return encoder, None, "the encoder"
-    folder = weights_folder(encoder)
-    path = _path(encoder) if folder is None else folder / "config.json"
-    values = read_json(path, code="encoder-config")
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{path} holds no configuration", fix="give a config.json of transformers", code="encoder-config"
-        )
-    return values, folder, encoder.removeprefix(PREFIX)
-
-
 def _of_the_layers(values: Mapping[str, Any], config_class: Any) -> dict[str, Any]:
     """Return the values that a family's configuration declares.
 
@@ -328,45 +304,6 @@ def _stages(config: Any, several: bool) -> list[str]:
     if hasattr(config, "depths"):
         return names[-4:]
     return [names[number - 1] for number in sorted({math.ceil(len(names) * part / 4) for part in range(1, 5)})]
-
-
-def _load(model_class: Any, folder: Path, config: Any) -> nn.Module:
-    try:
-        with _quiet():
-            backbone, report = model_class.from_pretrained(
-                folder, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
-            )
-    except Exception as error:  # transformers raises whatever its readers do
-        raise CheckpointError(
-            f"the weights in {folder} cannot be loaded: {' '.join(str(error).split())[:300]}",
-            fix=f"copy the folder again; for random weights give {PREFIX}{folder / 'config.json'}",
-            code="encoder-weights",
-        ) from error
-    if missing := sorted(key for key in report["missing_keys"] if not key.startswith(NEW_NORMS)):
-        raise CheckpointError(
-            f"the weights in {folder} lack {len(missing)} of the {config.model_type}'s tensors: "
-            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}",
-            fix="give the folder of a whole model, with the config.json that belongs to it",
-            code="encoder-weights",
-        )
-    module: nn.Module = backbone
-    return module
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from drawing bars and tables; what matters in them is raised."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _refuse_dilation(kind: str) -> None:

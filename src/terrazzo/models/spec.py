@@ -1,0 +1,196 @@
+"""ModelSpec: what a network is, in plain values.
+
+An encoder, a decoder and heads for auxiliary losses are each the name of a row in a table and the arguments of its
+class (`encoders.ENCODERS`, `decoders.DECODERS`, `decoders.AUXILIARY_HEADS`). A spec is complete: arguments that are not
+given are filled in with the class's defaults, so that what is stored does not change when a default does.
+
+`build.py` makes the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from terrazzo.errors import ConfigError
+from terrazzo.models.decoders import AUXILIARY_HEADS, DECODERS
+from terrazzo.models.encoders import ENCODERS
+from terrazzo.models.fields import LARGEST, check_fields, fields_of
+from terrazzo.text import nearest, printable, show
+
+__all__ = ["ModelSpec", "Part"]
+
+MOST_CLASSES = 65_535  # a mask of 16 bits stores no more
+MOST_HEADS = 64
+FROM_SPEC = frozenset({"in_channels", "image_size", "maps", "channels", "strides", "num_classes"})
+"""Arguments of a class that are no fields of its part."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A row of a table and the arguments of its class.
+
+    Attributes:
+        name: of the row.
+        fields: arguments, in JSON's types; a list may be a tuple.
+    """
+
+    name: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return `name` and the fields beside it."""
+        return {"name": self.name, **{key: _plain(value) for key, value in self.fields.items()}}
+
+    @classmethod
+    def from_dict(cls, document: object, where: str) -> Part:
+        """Read `to_dict`'s form.
+
+        Raises:
+            ConfigError: it is not a mapping with a name. Fields are checked by the spec.
+        """
+        if not isinstance(document, Mapping) or not isinstance(document.get("name"), str):
+            raise _wrong(f"{where} must be a mapping with a name, not {show(document)}")
+        return cls(document["name"], {str(key): value for key, value in document.items() if key != "name"})
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a network is.
+
+    Attributes:
+        encoder: a row of `ENCODERS` and its fields.
+        decoder: a row of `DECODERS` and its fields.
+        num_classes: K, at least 2 (background counts as a class).
+        auxiliary: rows of `AUXILIARY_HEADS` and their fields.
+        in_channels: bands of the images.
+        image_size: (H, W) that learned position embeddings are made for; None where the encoder has none.
+        name: what people call it, such as ``segformer_b0``; None where nobody does.
+
+    Raises:
+        ConfigError: a row or a field is unknown, or a value is of the wrong type or out of bounds.
+    """
+
+    encoder: Part
+    decoder: Part
+    num_classes: int = 2
+    auxiliary: tuple[Part, ...] = ()
+    in_channels: int = 3
+    image_size: tuple[int, int] | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if type(self.num_classes) is not int or not 2 <= self.num_classes <= MOST_CLASSES:
+            raise ConfigError(
+                f"{self.title} cannot be built for {show(self.num_classes)} class(es)",
+                fix="count the background as a class of its own: one kind of object makes two classes",
+                code="model-classes",
+            )
+        if type(self.in_channels) is not int or not 1 <= self.in_channels <= LARGEST:
+            raise _wrong(f"in_channels must be a number of bands, at least 1, not {show(self.in_channels)}")
+        if len(self.auxiliary) > MOST_HEADS:
+            raise _wrong(f"there are {len(self.auxiliary)} auxiliary heads, and at most {MOST_HEADS} can be")
+        encoder = _complete(self.encoder, {name: row.module for name, row in ENCODERS.items()}, "encoder")
+        decoder = _complete(self.decoder, {name: row.module for name, row in DECODERS.items()}, "decoder")
+        heads = tuple(_complete(head, AUXILIARY_HEADS, "auxiliary head") for head in self.auxiliary)
+        size = self.image_size
+        if not _has_positions(encoder):
+            size = None
+        elif size is None:
+            size = fields_of(ENCODERS[encoder.name].module)["image_size"].default
+        elif len(size) != 2 or any(type(side) is not int or not 1 <= side <= LARGEST for side in size):
+            raise _wrong(f"image_size must be a height and a width, not {show(size)}")
+        for key, value in {"encoder": encoder, "decoder": decoder, "auxiliary": heads}.items():
+            object.__setattr__(self, key, value)
+        object.__setattr__(self, "image_size", None if size is None else tuple(size))
+
+    @property
+    def title(self) -> str:
+        """Its name, or those of its encoder and its decoder."""
+        return self.name or f"{self.encoder.name}+{self.decoder.name}"
+
+    def with_encoder(self, **changes: Any) -> ModelSpec:
+        """Return a spec of which some fields of the encoder differ; it has no name."""
+        return replace(self, encoder=Part(self.encoder.name, {**self.encoder.fields, **changes}), name=None)
+
+    def with_decoder(self, **changes: Any) -> ModelSpec:
+        """Return a spec of which some fields of the decoder differ; it has no name."""
+        return replace(self, decoder=Part(self.decoder.name, {**self.decoder.fields, **changes}), name=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in JSON's types, complete."""
+        return {
+            "name": self.name,
+            "encoder": self.encoder.to_dict(),
+            "decoder": self.decoder.to_dict(),
+            "auxiliary": [head.to_dict() for head in self.auxiliary],
+            "num_classes": self.num_classes,
+            "in_channels": self.in_channels,
+            "image_size": None if self.image_size is None else list(self.image_size),
+        }
+
+    @classmethod
+    def from_dict(cls, document: object) -> ModelSpec:
+        """Read `to_dict`'s form; fields that are left out have their defaults.
+
+        Raises:
+            ConfigError: as the class, and for keys that are unknown.
+        """
+        if not isinstance(document, Mapping) or not {"encoder", "decoder", "num_classes"} <= document.keys():
+            raise _wrong(f"a model needs an encoder, a decoder and num_classes; this is {show(document)}")
+        known = [one.name for one in fields(cls)]
+        for key in document:
+            if key not in known:
+                raise _unknown("a model has no", str(key), known)
+        heads = document.get("auxiliary", [])
+        if isinstance(heads, str) or not isinstance(heads, Sequence):
+            raise _wrong(f"auxiliary must be a list of heads, not {show(heads)}")
+        size, name = document.get("image_size"), document.get("name")
+        if size is not None and (isinstance(size, str) or not isinstance(size, Sequence)):
+            raise _wrong(f"image_size must be a height and a width, not {show(size)}")
+        if name is not None and not isinstance(name, str):
+            raise _wrong(f"the name of a model must be text, not {show(name)}")
+        return cls(
+            encoder=Part.from_dict(document["encoder"], "the encoder"),
+            decoder=Part.from_dict(document["decoder"], "the decoder"),
+            num_classes=document["num_classes"],
+            auxiliary=tuple(Part.from_dict(head, "an auxiliary head") for head in heads[: MOST_HEADS + 1]),
+            in_channels=document.get("in_channels", 3),
+            image_size=None if size is None else tuple(size),
+            name=name,
+        )
+
+
+def _complete(part: Part, table: Mapping[str, Callable[..., Any]], what: str) -> Part:
+    if part.name not in table:
+        raise _unknown(f"there is no {what}", part.name, table)
+    known = {key: value for key, value in fields_of(table[part.name]).items() if key not in FROM_SPEC}
+    for key in part.fields:
+        if key not in known:
+            raise _unknown(f"the {what} {part.name} has no field", key, known)
+    return Part(part.name, check_fields(part.fields, known, f"the {what} {part.name}"))
+
+
+def _has_positions(encoder: Part) -> bool:
+    """Whether an encoder learns embeddings of positions: one that can do without says so by a field."""
+    return "image_size" in fields_of(ENCODERS[encoder.name].module) and bool(encoder.fields.get("positions", True))
+
+
+def _unknown(sentence: str, name: str, known: Mapping[str, Any] | Sequence[str]) -> ConfigError:
+    near = nearest(name, known)
+    return ConfigError(
+        f"{sentence} {show(name)}",
+        fix=f"{f'did you mean {near}? ' if near else ''}choose one of {', '.join(known)}",
+        code="spec-name",
+    )
+
+
+def _wrong(message: str) -> ConfigError:
+    return ConfigError(printable(message), fix="correct the description of the model", code="spec-value")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value

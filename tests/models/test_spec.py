@@ -1,0 +1,177 @@
+"""ModelSpec: what it says in JSON and back, what it fills in, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from terrazzo.errors import ConfigError
+from terrazzo.models import MODELS, ModelSpec, Part, build, create_model, model_spec
+from terrazzo.models.encoders import SIZES
+
+TINY: dict[str, Any] = {
+    "encoder": {"name": "mit", "embed_dims": [8, 8, 10, 16], "depths": [1, 1, 1, 1]},
+    "decoder": {"name": "all_mlp", "embed_dim": 8},
+    "num_classes": 3,
+}
+
+
+def tiny(**changes: Any) -> dict[str, Any]:
+    return {**TINY, **changes}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_named_specs_to_json_and_back(name: str) -> None:
+    spec = model_spec(name, 19, image_size=(96, 64))
+    text = json.dumps(spec.to_dict())
+    again = ModelSpec.from_dict(json.loads(text))
+    assert again == spec and again.name == name and json.dumps(again.to_dict()) == text
+
+
+def test_a_spec_is_complete() -> None:
+    document = ModelSpec.from_dict(TINY).to_dict()
+    assert document == {
+        "name": None,
+        "encoder": {
+            "name": "mit",
+            "embed_dims": [8, 8, 10, 16],
+            "depths": [1, 1, 1, 1],
+            "num_heads": [1, 2, 5, 8],
+            "sr_ratios": [8, 4, 2, 1],
+            "mlp_ratios": [4, 4, 4, 4],
+            "patch_sizes": [7, 3, 3, 3],
+            "patch_strides": [4, 2, 2, 2],
+            "centred_patches": None,
+            "drop_path_rate": 0.1,
+            "norm_eps": 1e-06,
+            "reduction_eps": 1e-05,
+            "activation": "gelu",
+            "ffn_convolution": True,
+            "positions": False,
+            "emitted": None,
+        },
+        "decoder": {"name": "all_mlp", "embed_dim": 8, "dropout": 0.1},
+        "auxiliary": [],
+        "num_classes": 3,
+        "in_channels": 3,
+        "image_size": None,
+    }
+
+
+def test_the_size_of_images_is_kept_where_positions_are_learned() -> None:
+    assert model_spec("segformer_b0", 2, image_size=(32, 64)).image_size is None
+    assert model_spec("setr_pup_tiny", 2, image_size=(32, 64)).image_size == (32, 64)
+    assert model_spec("setr_pup_tiny", 2).image_size == (768, 768)
+    learned = model_spec("segformer_b0", 2).with_encoder(positions=True)
+    assert learned.image_size == (512, 512) and learned.name is None
+    network = create_model(learned, 2, image_size=(64, 96))
+    assert [tuple(stage.pos_embed.shape[1:3]) for stage in network.encoder.stages] == [
+        (16, 24), (8, 12), (4, 6), (2, 3),
+    ]  # fmt: skip
+
+
+def test_a_network_says_what_it_was_built_by() -> None:
+    spec = ModelSpec.from_dict(tiny(auxiliary=[{"name": "fcn", "embed_dim": 4}]))
+    network = build(spec)
+    assert network.spec == spec and len(network.auxiliary) == 1
+    assert len(network.eval()(torch.zeros(1, 3, 8, 8), auxiliary=True)) == 2
+    network.drop_auxiliary()
+    assert network.spec == replace(spec, auxiliary=())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_encoders_have_names(size: str) -> None:
+    spec = model_spec(f"{size}+fcn", 5)
+    row, fields = SIZES[size]
+    assert spec.name == f"{size}+fcn" and spec.encoder.name == row
+    assert all(spec.encoder.fields[key] == value for key, value in fields.items())
+    assert model_spec("fcn", 5, encoder=size).encoder == spec.encoder
+
+
+@pytest.mark.parametrize(
+    ("document", "message", "fix"),
+    [
+        ([], "needs an encoder, a decoder and num_classes", ""),
+        ({"encoder": {"name": "mit"}}, "needs an encoder, a decoder and num_classes", ""),
+        (tiny(encoders=[]), "no 'encoders'", "did you mean encoder?"),
+        (tiny(encoder="mit"), "must be a mapping with a name", ""),
+        (tiny(encoder={"name": "mitt"}), "no encoder 'mitt'", "did you mean mit?"),
+        (tiny(decoder={"name": "all_mpl"}), "no decoder 'all_mpl'", "did you mean all_mlp?"),
+        (tiny(auxiliary=[{"name": "fnc"}]), "no auxiliary head 'fnc'", "did you mean fcn?"),
+        (tiny(auxiliary={"name": "fcn"}), "must be a list of heads", ""),
+        (tiny(auxiliary=[{"name": "fcn"}] * 65), "65 auxiliary heads", ""),
+        (tiny(decoder={"name": "all_mlp", "embed_dims": 8}), "no field 'embed_dims'", "did you mean embed_dim?"),
+        (tiny(decoder={"name": "all_mlp", "num_classes": 8}), "no field 'num_classes'", ""),
+        (tiny(decoder={"name": "all_mlp", "embed_dim": "8"}), "must be a whole number, not '8'", ""),
+        (tiny(decoder={"name": "all_mlp", "embed_dim": True}), "must be a whole number", ""),
+        (tiny(decoder={"name": "all_mlp", "embed_dim": 10**9}), "cannot be larger than 65536", ""),
+        (tiny(decoder={"name": "all_mlp", "embed_dim": -1}), "cannot be built", ""),
+        (tiny(decoder={"name": "all_mlp", "dropout": float("inf")}), "cannot be larger", ""),
+        (tiny(decoder={"name": "all_mlp", "dropout": 10**400}), "cannot be larger", ""),
+        (tiny(encoder={"name": "mit", "embed_dims": [8]}), "needs 'depths'", ""),
+        (tiny(encoder={**TINY["encoder"], "depths": [10**9] * 4}), "cannot be larger than 65536", ""),
+        (tiny(encoder={**TINY["encoder"], "depths": [500] * 4}), "1 to 512 blocks", ""),
+        (tiny(encoder={**TINY["encoder"], "depths": [1] * 5}), "as many depths", ""),
+        (tiny(encoder={**TINY["encoder"], "depths": [1] * 65}), "a list of at most 64 values", ""),
+        (tiny(encoder={**TINY["encoder"], "num_heads": [3, 1, 1, 1]}), "cannot be shared by the heads", ""),
+        (tiny(encoder={**TINY["encoder"], "num_heads": [0, 1, 1, 1]}), "cannot be built", ""),
+        (tiny(encoder={**TINY["encoder"], "activation": "glue"}), "no activation 'glue'", ""),
+        (tiny(encoder={**TINY["encoder"], "emitted": [4, 1]}), "must rise", ""),
+        (tiny(encoder={**TINY["encoder"], "emitted": [5]}), "between 1 and 4", ""),
+        (tiny(encoder={**TINY["encoder"], "drop_path_rate": 2.0}), "drop_prob", ""),
+        (tiny(encoder={"name": "vit", "embed_dim": 8, "depth": 10**9, "num_heads": 1}), "larger than 65536", ""),
+        (tiny(encoder={"name": "vit", "embed_dim": 8, "depth": 4, "num_heads": 1, "layers": []}), "must rise", ""),
+        (tiny(num_classes=1), "1 class", ""),
+        (tiny(num_classes="3"), "'3' class", ""),
+        (tiny(num_classes=10**9), "1000000000 class", ""),
+        (tiny(in_channels=0), "in_channels", ""),
+        (tiny(in_channels=2.0), "in_channels", ""),
+        (tiny(name=3), "must be text", ""),
+        (tiny(image_size="8x8"), "a height and a width", ""),
+    ],
+)
+def test_what_is_refused(document: Any, message: str, fix: str) -> None:
+    with torch.device("meta"), pytest.raises(ConfigError) as caught:
+        build(ModelSpec.from_dict(document))
+    assert message in caught.value.message and fix in caught.value.fix
+    assert caught.value.code in ("spec-value", "spec-name", "spec-build", "model-classes")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "resnet", "depths": [10**10, 1, 1, 1]}, "'depths' in config"),
+        ({"model_type": "dinov2", "num_hidden_layers": 10**6}, "1,000,000 layers"),
+        ({"model_type": "resnet", "x": [0] * 20_000}, "more than 10000 values"),
+    ],
+    ids=["depths", "layers", "values"],
+)
+def test_configurations_that_would_fill_the_memory(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(ModelSpec(Part("backbone", {"config": values}), Part("fcn")))
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 10**12) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=5),
+    max_leaves=8,
+)
+
+
+@given(place=st.sampled_from(["encoder", "decoder"]), field=st.integers(0, 15), value=VALUES)
+def test_any_value_anywhere_is_taken_or_refused(place: str, field: int, value: Any) -> None:
+    document = ModelSpec.from_dict(TINY).to_dict()
+    part = document[place]
+    keys = list(part)
+    part[keys[field % len(keys)]] = value
+    try:
+        spec = ModelSpec.from_dict(document)
+    except ConfigError:
+        return
+    assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec

@@ -69,16 +69,12 @@ def export(
     """
     from terrazzo.cli.progress import progress_bar
     from terrazzo.cli.provenance import tell_origin
-    from terrazzo.evaluation.judge import miou_on
     from terrazzo.exports.export import export as write
     from terrazzo.weights.load import load
 
     trained = load(model)
     tell_origin(trained.name, trained.record)
     with progress_bar("evaluate") as progress:
-        judge = None
-        if data is not None:
-            judge = miou_on(data, split=split, labels=labels, mask_values=mask_values, progress=progress)
         written = write(
             trained,
             output,
@@ -86,16 +82,20 @@ def export(
             output_kind=output_kind,
             precision=precision,
             calibrate=calibrate or (),
-            judge=judge,
+            data=data,
+            split=split,
+            labels=labels,
+            mask_values=mask_values,
             max_loss=max_loss,
             overwrite=overwrite,
+            progress=progress,
         )
     if written.parity is not None:
         say(*written.parity.table().split("\n"))
     if written.agreement is not None:
         say(f"{written.agreement:.2%} of the mask keeps its class")
-    if written.judgement is not None:
-        say(*str(written.judgement).split("\n"))
+    if written.accuracy is not None:
+        say(*str(written.accuracy).split("\n"))
     if written.int8 is not None and written.int8.restored:
         say(f"in float32: {written.int8.restored} of {written.int8.layers} layers, for int8 would have lost too much")
     opset = "" if written.opset is None else f", opset {written.opset}"

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from terrazzo.cli.say import say
 from terrazzo.weights.catalog import DEFAULT_MODEL
+from terrazzo.weights.exported import Format
 
 __all__ = ["export"]
 
@@ -17,7 +18,7 @@ def export(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     model: Annotated[str, Parameter(name=["--model", "-m"])] = DEFAULT_MODEL,
-    format: Literal["onnx", "openvino", "torch"] | None = None,
+    format: Format | None = None,
     output_kind: Literal["logits", "mask"] = "logits",
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
     calibrate: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.engines.cache import cached, keep
-from terrazzo.engines.engine import EngineOptions, Side, at_least, refuse_other_ports, refuse_size
+from terrazzo.engines.engine import ENGINES, EngineOptions, Side, at_least, refuse_other_ports, refuse_size
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.onnx_file import damaged, describe_onnx, unopened
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError, OutputError
 from terrazzo.regular_files import open_regular
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
 
-__all__ = ["OpenVINOEngine"]
+__all__ = ["OpenVINOEngine", "open_file"]
 
 KEPT_SIZES = 4
 """How many sizes have a network of their own at once. Each holds a copy of the weights."""
@@ -203,6 +203,12 @@ class _Compiled:
             raise MemoryError("OpenVINO gave an empty result")
         self._idle.append(request)
         return out
+
+
+def open_file(path: Path, options: EngineOptions, device: str | None, trust: bool) -> OpenVINOEngine:
+    """Open an exported file."""
+    ENGINES["openvino"].require(options.precision, device)
+    return OpenVINOEngine(path, options)
 
 
 def _for_shape(key: dict[str, Any], shape: tuple[int, ...] | None) -> dict[str, Any]:

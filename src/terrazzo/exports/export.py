@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,12 +14,10 @@ from numpy.typing import NDArray
 
 from terrazzo.atomic import replacing_together
 from terrazzo.data.readings import MaskValues
-from terrazzo.engines.engine import Engine
+from terrazzo.engines.auto import engine_for_file
+from terrazzo.engines.engine import Engine, EngineOptions
 from terrazzo.engines.modes import keeps_mode
-from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
-from terrazzo.engines.openvino import OpenVINOEngine
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.engines.torch_export import TorchExportEngine
 from terrazzo.errors import ConfigError
 from terrazzo.exports.accuracy_gate import MAX_MIOU_LOSS, RECORD_KEY, Accuracy, LabelledData, refuse_miou_loss
 from terrazzo.exports.int8 import (
@@ -41,27 +38,16 @@ from terrazzo.exports.torch_export import write_torch
 from terrazzo.graphs.onnx import OPSET, describe, onnx_model, save_onnx
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.ownership import check_outputs, mark_files
-from terrazzo.weights.exported import ExportedDescription, Output, Precision
+from terrazzo.weights.exported import FORMATS, ExportedDescription, Format, Output, Precision
 from terrazzo.weights.files import TrainedModel
 from terrazzo.weights.load import load
 
-__all__ = ["FORMATS", "Export", "Format", "export"]
-
-Format = Literal["onnx", "openvino", "torch"]
-
-FORMATS: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
-"""Formats and the suffix that says so; `predict` goes by it."""
+__all__ = ["Export", "export"]
 
 PRECISIONS: dict[Format, tuple[Precision, ...]] = {
     "onnx": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "fp16", "int8"),
     "torch": ("fp32",),
-}
-
-RUNNERS: dict[Format, Callable[[Path], Any]] = {
-    "onnx": OnnxRuntimeEngine,
-    "openvino": OpenVINOEngine,
-    "torch": partial(TorchExportEngine, trust=True),  # what was just written here, and is remembered
 }
 
 
@@ -190,7 +176,7 @@ def export(
 
             def save_and_score(graph: Any) -> float:
                 graphs.save(graph, partial, description)
-                return score(RUNNERS[kind](partial))
+                return score(_opened(partial))
 
             if precision == "int8":
                 inputs = [read_input(photo, description) for photo in photos]
@@ -210,7 +196,7 @@ def export(
                 agreed = reached / 100
         mark_files(partials, "export")
         if precision != "int8":
-            parity = check_parity(trained.network, RUNNERS[kind](partial), description)
+            parity = check_parity(trained.network, _opened(partial), description)
     size = sum(p.stat().st_size for p in paths)
     return Export(path, kind, description, parity, agreed, accuracy, int8, size, OPSET if kind == "onnx" else None)
 
@@ -236,6 +222,11 @@ def _refuse_options(kind: Format, output_kind: str, precision: str, calibrated: 
             fix="leave --data out, or choose --precision fp16 or int8",
             code="export-data",
         )
+
+
+def _opened(path: Path) -> Engine:
+    """Open what was just written here, which is trusted therefore, on the engine that it is for."""
+    return engine_for_file(path, None).open_file(path, EngineOptions(), trust=True)
 
 
 def _miou(labelled: LabelledData, description: ExportedDescription) -> Callable[[Engine], float]:

@@ -27,7 +27,7 @@ from terrazzo.graphs.onnx import write_onnx
 from terrazzo.inference import predict
 from terrazzo.inference.predict import make_predictor
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
+from terrazzo.models import create_model, setr
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel, save_folder
 
@@ -191,6 +191,27 @@ def test_an_engine_that_is_asked_for_runs_a_kept_conversion(engine: str, folder:
     assert kept.stat().st_mtime_ns == modified
     convert_once(trained, trained)  # in memory it is another entry
     assert len(list(cache_folder().glob("*.onnx"))) == 2
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_a_conversion_of_earlier_graphs_is_not_used(
+    folder: Path, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = convert_once(folder, trained)
+    monkeypatch.setattr("terrazzo.engines.conversion_cache.GRAPHS_VERSION", 1000)
+    assert kept_conversion(folder) is None
+    assert convert_once(folder, trained) != old
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_networks_with_the_same_tensors_and_other_heads_are_told_apart() -> None:
+    paths = set()
+    for heads in (2, 4):
+        torch.manual_seed(0)
+        variant = replace(setr.VARIANTS["setr_naive_tiny"], size=setr.ViTSize(24, 2, heads), layers=(2,), auxiliary=())
+        network = setr.build(variant, 3, image_size=(32, 32)).eval()
+        paths.add(convert_once("x", TrainedModel("setr_naive_tiny", network, LABELS, Preprocess())))
+    assert len(paths) == 2
 
 
 @pytest.mark.usefixtures("empty_cache")

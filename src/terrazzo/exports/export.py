@@ -35,7 +35,8 @@ from terrazzo.exports.int8_openvino import OpenVINOQuantiser
 from terrazzo.exports.openvino import openvino_model, save_openvino
 from terrazzo.exports.parity import Parity, check_parity
 from terrazzo.exports.torch_export import write_torch
-from terrazzo.graphs.onnx import OPSET, describe, onnx_model, save_onnx
+from terrazzo.graphs import OPSET
+from terrazzo.graphs.onnx import describe, onnx_model, save_onnx
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.ownership import check_outputs, mark_files
 from terrazzo.weights.exported import FORMATS, ExportedDescription, Format, Output, Precision

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import ARCHITECTURES, tiny_model
 from torch import Tensor, nn
 
 from terrazzo.engines.fused_segformer import FusedSegFormer
@@ -19,7 +18,8 @@ from terrazzo.interpret.attention import attention_rows
 from terrazzo.models.encoders.mit import EfficientSelfAttention
 from terrazzo.models.normed_classifier import classify_normed
 from terrazzo.models.resized_conv import conv_of_resized
-from terrazzo.training.losses import upsampled_cross_entropy
+from terrazzo.training.losses.cross_entropy import upsampled_cross_entropy
+from tiny_models import ARCHITECTURES, tiny_model
 
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 SIZE = (72, 105)
@@ -85,7 +85,7 @@ FORMS: dict[str, Callable[[], Pair]] = {
     "inference/upsample/argmax.py": resized_argmax,
     "models/resized_conv.py": conv_of_enlarged,
     "models/normed_classifier.py": classifier_in_training,
-    "training/losses.py": loss_in_strips,
+    "training/losses/strips.py": loss_in_strips,
 }
 GRAPHS = ("graphs/encoders.py", "graphs/decoders.py")
 

@@ -15,12 +15,13 @@ def as_markdown() -> str:
 
 
 def _row(engine: EngineRecord) -> str:
-    files = " and ".join(f"`{FORMATS[name]}`" for name in engine.formats)
+    suffixes = " and ".join(f"`{FORMATS[name]}`" for name in engine.formats)
+    files = f"exported {suffixes} files; " if suffixes else ""
     weights = "by converting them" if engine.runs_conversions else "of any kind"
     extra = "nothing more" if engine.extra is None else f"the extra `{engine.extra}`"
     cells = [
         f"`{engine.name}`",
-        f"exported {files} files; weights {weights}",
+        f"{files}weights {weights}",
         ", ".join(engine.devices),
         ", ".join(engine.precisions),
         extra,

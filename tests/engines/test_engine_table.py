@@ -41,7 +41,8 @@ open_file = NumpyEngine
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=lambda engine: engine.name)
 def test_a_row_is_true(engine: EngineRecord) -> None:
     assert ENGINES[engine.name] is engine
-    assert callable(import_module(engine.file_module).open_file)
+    assert (engine.file_module is not None) == bool(engine.formats)
+    assert engine.file_module is None or callable(import_module(engine.file_module).open_file)
     assert engine.model_module is None or callable(import_module(engine.model_module).open_model)
     assert set(engine.formats) <= set(FORMATS)
     assert not engine.runs_conversions or "onnx" in engine.formats  # what models are converted to

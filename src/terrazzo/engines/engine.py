@@ -128,7 +128,7 @@ class EngineRecord:
     Attributes:
         name: as ``--engine`` takes it.
         package: that must be installed.
-        formats: of the exported files that it runs.
+        formats: of the exported files that it runs, if any.
         file_module: the module whose ``open_file(path, options, device, trust)`` opens such a file.
         model_module: the module whose ``open_model(model, options, device, compiled)`` opens a `TrainedModel`. None for
             engines that run a model's conversion, an ONNX file.
@@ -142,8 +142,8 @@ class EngineRecord:
 
     name: str
     package: str
-    formats: tuple[Format, ...]
-    file_module: str
+    formats: tuple[Format, ...] = ()
+    file_module: str | None = None
     model_module: str | None = None
     devices: tuple[str, ...] = ("cpu",)
     precisions: tuple[Precision, ...] = ("auto", "fp32")
@@ -188,6 +188,7 @@ class EngineRecord:
         self, path: Path, options: EngineOptions, device: str | None = None, trust: bool = False
     ) -> FileEngine:
         """Open an exported file of one of its formats."""
+        assert self.file_module is not None, f"{self.name} runs no files"
         opened: FileEngine = import_module(self.file_module).open_file(path, options, device, trust)
         return opened
 

@@ -151,8 +151,8 @@ def _refuse_contradictions(
             fix="leave --compile out, or give the model that it was exported from",
             code="engine-device",
         )
-    if engine is not None and engine.runs_conversions:  # before half a minute goes into a conversion
-        engine.require(precision, device)
+    if engine is not None and engine is not PYTORCH:  # which asks the machine itself
+        engine.require(precision, device)  # before half a minute goes into a conversion
 
 
 def _open_conversion(

@@ -1,4 +1,4 @@
-"""Settings of the manual: MyST pages, furo, the reference from docstrings, the table of errors from the source."""
+"""Settings of the manual: MyST pages, furo, the reference from docstrings, two tables made from the source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ author = "The Terrazzo authors"
 copyright = "the Terrazzo authors"
 release = version = terrazzo.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "error_table"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "engine_table", "error_table"]
 exclude_patterns = ["_build"]
 
 html_theme = "furo"

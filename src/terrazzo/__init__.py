@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from terrazzo.data.splits import SplitRule
     from terrazzo.errors import TerrazzoError
     from terrazzo.evaluation.evaluator import evaluate
-    from terrazzo.evaluation.judge import miou_on
     from terrazzo.evaluation.report import Report
     from terrazzo.exports.export import export
     from terrazzo.inference.predict import make_predictor, predict
@@ -67,7 +66,6 @@ __all__ = [
     "list_models",
     "load",
     "make_predictor",
-    "miou_on",
     "open_dataset",
     "predict",
     "predict_folder",
@@ -101,7 +99,6 @@ _HOMES = {
     "list_models": "terrazzo.models",
     "load": "terrazzo.weights.load",
     "make_predictor": "terrazzo.inference.predict",
-    "miou_on": "terrazzo.evaluation.judge",
     "open_dataset": "terrazzo.data",
     "predict": "terrazzo.inference.predict",
     "predict_folder": "terrazzo.inference.predict_folder",

@@ -15,10 +15,10 @@ from PIL import Image
 
 import terrazzo
 from terrazzo.cli.main import main
-from terrazzo.engines import auto
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.cache import cache_folder
 from terrazzo.engines.conversion_cache import FallingBack, convert_once, kept_conversion
+from terrazzo.engines.engine import ENGINES
 from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 from terrazzo.engines.openvino import OpenVINOEngine
 from terrazzo.engines.torch import TorchEngine
@@ -27,13 +27,15 @@ from terrazzo.graphs.onnx import write_onnx
 from terrazzo.inference import predict
 from terrazzo.inference.predict import make_predictor
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
+from terrazzo.models import create_model, setr
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel, save_folder
 
 LABELS = LabelSpec.from_names(["sky", "road", "tree"])
 MANY = Workload(500, (480, 640))
 MANY_OF_ONE_SIZE = replace(MANY, one_size=True)
+CONVERTING = [name for name in ENGINES if ENGINES[name].runs_conversions]
+FIND_SPEC = "terrazzo.engines.engine.find_spec"
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +118,7 @@ def test_many_photos_of_one_size_are_openvinos(
     assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is OpenVINOEngine
     assert engine_of(trained, workload=MANY_OF_ONE_SIZE) is TorchEngine
     assert engine_of(folder, workload=replace(MANY_OF_ONE_SIZE, size=(1024, 2048))) is TorchEngine
-    monkeypatch.setattr(auto, "find_spec", lambda name: None if name == "openvino" else True)
+    monkeypatch.setattr(FIND_SPEC, lambda name: None if name == "openvino" else True)
     assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is TorchEngine
     monkeypatch.undo()
     (tmp_path / "file").write_text("no folder")
@@ -146,11 +148,11 @@ def test_without_a_runtime_or_a_place_to_keep_it_auto_is_pytorch(
     assert engine_of(folder) is TorchEngine
     (tmp_path / "cache").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(auto, "find_spec", lambda name: None)
+        patch.setattr(FIND_SPEC, lambda name: None)
         patch.setattr(predict, "kept_conversion", lambda model: pytest.fail("hashes the weights for nothing"))
         assert engine_of(folder) is TorchEngine
     assert kept_conversion(folder) is None
-    monkeypatch.setattr(auto, "find_spec", lambda name: name == "openvino" or None)
+    monkeypatch.setattr(FIND_SPEC, lambda name: name == "openvino" or None)
     assert engine_of(folder) is TorchEngine
     assert engine_of(folder) is OpenVINOEngine
 
@@ -170,14 +172,14 @@ def test_a_loaded_model_and_a_gpu_are_pytorchs(
 def test_an_onnx_file_runs_on_what_is_installed(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine_of(exported) is OnnxRuntimeEngine
     assert engine_of(exported, engine="openvino") is OpenVINOEngine
-    monkeypatch.setattr(auto, "find_spec", lambda name: name == "openvino" or None)
+    monkeypatch.setattr(FIND_SPEC, lambda name: name == "openvino" or None)
     assert engine_of(exported) is OpenVINOEngine
 
 
 # -- conversions ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", CONVERTING)
 @pytest.mark.usefixtures("empty_cache")
 def test_an_engine_that_is_asked_for_runs_a_kept_conversion(engine: str, folder: Path, trained: TrainedModel) -> None:
     predictor = make_predictor(folder, engine=engine)
@@ -189,6 +191,27 @@ def test_an_engine_that_is_asked_for_runs_a_kept_conversion(engine: str, folder:
     assert kept.stat().st_mtime_ns == modified
     convert_once(trained, trained)  # in memory it is another entry
     assert len(list(cache_folder().glob("*.onnx"))) == 2
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_a_conversion_of_earlier_graphs_is_not_used(
+    folder: Path, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = convert_once(folder, trained)
+    monkeypatch.setattr("terrazzo.engines.conversion_cache.GRAPHS_VERSION", 1000)
+    assert kept_conversion(folder) is None
+    assert convert_once(folder, trained) != old
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_networks_with_the_same_tensors_and_other_heads_are_told_apart() -> None:
+    paths = set()
+    for heads in (2, 4):
+        torch.manual_seed(0)
+        variant = replace(setr.VARIANTS["setr_naive_tiny"], size=setr.ViTSize(24, 2, heads), layers=(2,), auxiliary=())
+        network = setr.build(variant, 3, image_size=(32, 32)).eval()
+        paths.add(convert_once("x", TrainedModel("setr_naive_tiny", network, LABELS, Preprocess())))
+    assert len(paths) == 2
 
 
 @pytest.mark.usefixtures("empty_cache")
@@ -336,7 +359,7 @@ assert not loaded, loaded
 """
 
 
-@pytest.mark.parametrize("engine", ["auto", "onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", ["auto", *(name for name in ENGINES if not ENGINES[name].imports_torch)])
 def test_predicting_with_an_exported_file_never_imports_torch(
     engine: str, exported: Path, photo: Path, tmp_path: Path
 ) -> None:
@@ -363,6 +386,8 @@ def test_mistakes_are_told(folder: Path, exported: Path, photo: Path, monkeypatc
         ({"engine": "tensorflow"}, "engine-name"),
         ({"engine": "openvino", "device": "cuda"}, "engine-device"),
         ({"engine": "onnxruntime", "compiled": True}, "engine-device"),
+        ({"engine": "onnxruntime", "device": "mps"}, "engine-device"),
+        ({"engine": "onnxruntime", "precision": "bf16"}, "engine-precision"),
         ({"threads": 0}, "engine-threads"),
         ({"precision": "fp8"}, "engine-precision"),
     ]:
@@ -372,7 +397,7 @@ def test_mistakes_are_told(folder: Path, exported: Path, photo: Path, monkeypatc
     with pytest.raises(ConfigError, match="use --engine onnxruntime") as caught:
         make_predictor(exported, engine="torch")
     assert caught.value.code == "engine-file"
-    monkeypatch.setattr(predict, "find_spec", lambda name: None)
+    monkeypatch.setattr(FIND_SPEC, lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install '\.\[export\]'"):
         make_predictor(folder, engine="openvino")
     assert not cache_folder().exists()

@@ -405,3 +405,9 @@ def test_threads_with_sizes_of_their_own_compile_each_once(tmp_path: Path) -> No
             done.result()
     assert len(engine.compiled) == len(set(engine.compiled))
     assert set(engine.compiled) >= set(shapes(40, 48))
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_suffix_in_capitals_is_the_same(kind: Kind, tmp_path: Path) -> None:
+    path, images = write_onnx_file(tmp_path).rename(tmp_path / "MODEL.ONNX"), noise(1, 24, 24)
+    np.testing.assert_allclose(kind(path)(images), logits_of(images), atol=1e-5)

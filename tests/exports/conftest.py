@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tiny_models import tiny_model
 
 from terrazzo.exports.export import Export, export
 from terrazzo.weights.files import TrainedModel
+from tiny_models import tiny_model
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tiny_models import ARCHITECTURES
 
 import terrazzo
 from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
@@ -23,9 +22,11 @@ from terrazzo.engines.torch_export import TorchExportEngine
 from terrazzo.errors import ConfigError
 from terrazzo.exports.export import Export
 from terrazzo.exports.parity import SIZES
-from terrazzo.graphs.onnx import OPSET, onnx_model, write_onnx
+from terrazzo.graphs import OPSET
+from terrazzo.graphs.onnx import onnx_model, write_onnx
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
 from terrazzo.weights.files import TrainedModel
+from tiny_models import ARCHITECTURES
 
 Models = Callable[[str], TrainedModel]
 SUFFIXES = {".onnx": OnnxRuntimeEngine, ".xml": OpenVINOEngine, ".pt2": TorchExportEngine}

@@ -11,7 +11,6 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from tiny_models import tiny_model
 from torch import nn
 
 import terrazzo
@@ -24,6 +23,7 @@ from terrazzo.exports.export import Export
 from terrazzo.exports.parity import check_parity
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.weights.files import TrainedModel
+from tiny_models import tiny_model
 
 Models = Callable[[str], TrainedModel]
 

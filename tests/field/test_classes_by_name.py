@@ -16,7 +16,7 @@ import terrazzo
 from terrazzo.cli.main import main
 from terrazzo.data import open_dataset
 from terrazzo.errors import CheckpointError, DatasetError, TrainingError
-from terrazzo.evaluation.judge import miou_on
+from terrazzo.exports.accuracy_gate import LabelledData
 from terrazzo.inference.predictor import Predictor
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import TerrazzoWarning
@@ -134,9 +134,10 @@ def test_the_gate_of_an_export_matches_by_name(tmp_path: Path) -> None:
     data = write_data(tmp_path / "turned", ["light", "dark", "grey"])
     description = ExportedDescription("segformer_b0", LABELS, UNIT)
     with pytest.warns(TerrazzoWarning, match="matched by name"):
-        assert miou_on(data)(Nearest(), description).mIoU == pytest.approx(sum(EXPECTED) / 3)
+        report = LabelledData(data, "val").measure(Nearest(), description)
+    assert report.metrics.mIoU == pytest.approx(sum(EXPECTED) / 3)
     with pytest.raises(DatasetError, match=r"'light' \| 'x'"):
-        miou_on(data)(Nearest(), replace(description, labels=LabelSpec.from_names(["x", "y", "z"])))
+        LabelledData(data, "val").measure(Nearest(), replace(description, labels=LabelSpec.from_names(["x", "y", "z"])))
 
 
 def test_a_class_list_given_beside_labels_yaml_is_matched_to_it(tmp_path: Path) -> None:

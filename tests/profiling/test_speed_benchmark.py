@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 
 from terrazzo.cli.main import main
+from terrazzo.engines.engine import ENGINES
 from terrazzo.errors import ConfigError, ImageError, TerrazzoError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.profiling import benchmark as benchmark_module
-from terrazzo.profiling.benchmark import MEASURED_ENGINES, benchmark
+from terrazzo.profiling.benchmark import benchmark
 from terrazzo.profiling.engine_process import EngineProcess
 from terrazzo.weights.files import TrainedModel, save_folder
 
@@ -67,7 +68,7 @@ def test_all_engines_agree(model: Path, photos: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     values = figures(model, photos, tmp_path, "--size", "64x96", "--batch-size", "2", "--threads", "1")
     assert values["problems"] == []
-    assert [row["engine"] for row in values["engines"]] == list(MEASURED_ENGINES)  # type: ignore[attr-defined]
+    assert [row["engine"] for row in values["engines"]] == list(ENGINES)  # type: ignore[attr-defined]
     for row in values["engines"]:  # type: ignore[attr-defined]
         assert row["pixels"] == 2 * 64 * 96
         assert row["difference"] < 1e-4 and row["differing"] <= 2 and row["photos"]["differing"] <= 2

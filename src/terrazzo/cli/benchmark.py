@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from terrazzo.cli.engine import engine_names
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.say import say
 from terrazzo.errors import ConfigError
@@ -16,13 +17,15 @@ from terrazzo.weights.catalog import DEFAULT_MODEL
 
 __all__ = ["benchmark"]
 
+ENGINES_HELP = f"{engine_names('and')}, with commas between; or all, for those that are installed."
+
 
 def benchmark(
     *,
     model: Annotated[str, Parameter(name=["--model", "-m"])] = DEFAULT_MODEL,
     size: str = "512x512",
     batch_size: int = 1,
-    engine: str = "all",
+    engine: Annotated[str, Parameter(help=ENGINES_HELP)] = "all",
     threads: int | None = None,
     device: str | None = None,
     photos: str | None = None,
@@ -50,8 +53,6 @@ def benchmark(
         Height and width of the network's input.
     batch_size
         Photos that go through the network together.
-    engine
-        torch, onnxruntime and openvino, with commas between; or all, for those that are installed.
     threads
         Computing threads of each engine; by default one for each core.
     device

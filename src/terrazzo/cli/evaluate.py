@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from terrazzo.cli.engine import EngineOption
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.provenance import tell_origin
 from terrazzo.cli.reading import read_options
@@ -31,7 +32,7 @@ def evaluate(
     only: str | None = None,
     crowds: Literal["ignore", "objects"] | None = None,
     protocol: str = WHOLE.name,
-    engine: str = "auto",
+    engine: EngineOption = "auto",
     device: str | None = None,
     threads: int | None = None,
     precision: Precision = "fp32",
@@ -70,8 +71,6 @@ def evaluate(
         What iscrowd: 1 means in COCO JSON: ignore, or objects; by default as in the model's training.
     protocol
         How photos are shown to the network: whole, slide, multi-scale, or a paper's, such as segformer-ade20k.
-    engine
-        What computes: torch, openvino or onnxruntime; auto takes a GPU where there is one, and else what is done first.
     device
         cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
     threads

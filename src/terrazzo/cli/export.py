@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from terrazzo.cli.say import say
 from terrazzo.weights.catalog import DEFAULT_MODEL
+from terrazzo.weights.exported import Format
 
 __all__ = ["export"]
 
@@ -17,7 +18,7 @@ def export(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     model: Annotated[str, Parameter(name=["--model", "-m"])] = DEFAULT_MODEL,
-    format: Literal["onnx", "openvino", "torch"] | None = None,
+    format: Format | None = None,
     output_kind: Literal["logits", "mask"] = "logits",
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
     calibrate: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
@@ -69,16 +70,12 @@ def export(
     """
     from terrazzo.cli.progress import progress_bar
     from terrazzo.cli.provenance import tell_origin
-    from terrazzo.evaluation.judge import miou_on
     from terrazzo.exports.export import export as write
     from terrazzo.weights.load import load
 
     trained = load(model)
     tell_origin(trained.name, trained.record)
     with progress_bar("evaluate") as progress:
-        judge = None
-        if data is not None:
-            judge = miou_on(data, split=split, labels=labels, mask_values=mask_values, progress=progress)
         written = write(
             trained,
             output,
@@ -86,16 +83,20 @@ def export(
             output_kind=output_kind,
             precision=precision,
             calibrate=calibrate or (),
-            judge=judge,
+            data=data,
+            split=split,
+            labels=labels,
+            mask_values=mask_values,
             max_loss=max_loss,
             overwrite=overwrite,
+            progress=progress,
         )
     if written.parity is not None:
         say(*written.parity.table().split("\n"))
     if written.agreement is not None:
         say(f"{written.agreement:.2%} of the mask keeps its class")
-    if written.judgement is not None:
-        say(*str(written.judgement).split("\n"))
+    if written.accuracy is not None:
+        say(*str(written.accuracy).split("\n"))
     if written.int8 is not None and written.int8.restored:
         say(f"in float32: {written.int8.restored} of {written.int8.layers} layers, for int8 would have lost too much")
     opset = "" if written.opset is None else f", opset {written.opset}"

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from terrazzo.cli.engine import EngineOption
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.provenance import tell_origin
 from terrazzo.cli.reading import read_options
@@ -33,7 +34,7 @@ def predict(
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("terrazzo-output"),
     save: str = "mask,color,overlay,json",
     protocol: str = WHOLE.name,
-    engine: str = "auto",
+    engine: EngineOption = "auto",
     device: str | None = None,
     threads: int | None = None,
     batch_size: int = 1,
@@ -71,8 +72,6 @@ def predict(
         What to write, with commas between: mask, color, overlay, probabilities, json.
     protocol
         How photos are shown to the network: whole, slide, multi-scale, or a paper's, such as segformer-ade20k.
-    engine
-        What computes: torch, openvino or onnxruntime; auto takes a GPU where there is one, and else what is done first.
     device
         cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
     threads

@@ -1,11 +1,14 @@
 """Which engine runs a model, where nobody has said so: `auto`.
 
+The rules, over the rows of `terrazzo.engines.engine.ENGINES` that are installed:
+
 1. Where CUDA finds a GPU: PyTorch on it, in float16 where that finds float32's classes (`engines/gpu.py`). (Written
    without one at hand; never run.)
-2. An exported file: ONNX Runtime for ``.onnx``, or OpenVINO where only that is installed; OpenVINO for ``.xml``.
-3. Few photos: ONNX Runtime or OpenVINO, which start without importing torch, if the model's conversion is kept from
-   before. If not, PyTorch, and the conversion is made and kept for the next time.
-4. Many photos of one size, up to 1.2 megapixels: OpenVINO, which compiles for it.
+2. An exported file: the first that runs its format (ONNX Runtime for ``.onnx``, else OpenVINO).
+3. Few photos: the first that is `best_for` few images (ONNX Runtime, else OpenVINO), which start without importing
+   torch, if the model's conversion is kept from before. If not, PyTorch, and the conversion is made and kept for the
+   next time.
+4. Many photos of one size, up to 1.2 megapixels: the first that is `best_for` one size (OpenVINO).
 5. PyTorch.
 
 Seconds of processor time for 200 photos of 360 x 480, shown to SegFormer-B0 as 480 x 640, from starting the program to
@@ -20,18 +23,18 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
-from terrazzo.engines.engine import ENGINES, EngineName, EngineOptions, available_cores
+from terrazzo.engines.engine import ENGINES, EngineOptions, EngineRecord, Load, available_cores
 from terrazzo.errors import ConfigError, ImageError
 from terrazzo.imaging.read import image_size
 from terrazzo.preprocess import Preprocess
+from terrazzo.text import shown_path
+from terrazzo.weights.exported import exported_format
 
 __all__ = [
     "Workload",
@@ -40,7 +43,6 @@ __all__ = [
     "find_engine",
     "gpu_at_hand",
     "has_runtime",
-    "is_exported",
 ]
 
 MOST_STREAMS = 4  # each holds a photo's feature maps
@@ -57,12 +59,8 @@ LARGE_MEGAPIXELS = 1.2
 
 SAMPLED = 10  # photos of a directory whose sizes are looked up
 
-EXPORTED: dict[str, tuple[EngineName, ...]] = {
-    ".onnx": ("onnxruntime", "openvino"),
-    ".xml": ("openvino",),
-    ".pt2": ("torch",),
-}
-"""Suffixes of exported files, and which engines run them, the first one unless another is asked for."""
+AUTO = "auto"
+PYTORCH = ENGINES["torch"]
 
 
 @dataclass(frozen=True)
@@ -107,16 +105,17 @@ class Workload:
         return EngineOptions(threads, streams)
 
 
-def find_engine(engine: str) -> EngineName:
-    """Return the engine of a name.
+def find_engine(name: str) -> EngineRecord | None:
+    """Return the engine of a name; None for ``auto``.
 
     Raises:
         ConfigError: no engine is called so (code "engine-name").
     """
-    for name in ENGINES:
-        if name == engine:
-            return name
-    raise ConfigError(f"there is no engine {engine!r}", fix=f"choose one of {', '.join(ENGINES)}", code="engine-name")
+    if name != AUTO and name not in ENGINES:
+        raise ConfigError(
+            f"there is no engine {name!r}", fix=f"choose one of {', '.join([AUTO, *ENGINES])}", code="engine-name"
+        )
+    return ENGINES.get(name)
 
 
 def gpu_at_hand() -> bool:
@@ -131,34 +130,35 @@ def gpu_at_hand() -> bool:
 
 def has_runtime() -> bool:
     """Whether an engine is installed that runs a conversion of a model without torch."""
-    return any(find_spec(name) is not None for name in EXPORTED[".onnx"])
+    return any(engine.best_for and engine.is_installed for engine in ENGINES.values())
 
 
-def auto_engine(workload: Workload, preprocess: Preprocess) -> EngineName:
-    """Return the engine for weights on a CPU. One that is not ``torch`` runs a conversion of them."""
-    openvinos = workload.one_size and workload.megapixels(preprocess) <= LARGE_MEGAPIXELS
-    candidates = EXPORTED[".onnx"] if workload.is_small(preprocess) else ("openvino",) if openvinos else ()
-    return next((name for name in candidates if find_spec(name) is not None), "torch")
+def auto_engine(workload: Workload, preprocess: Preprocess) -> EngineRecord:
+    """Return the engine for weights on a CPU. One that is not PyTorch runs a conversion of them."""
+    load: Load
+    if workload.is_small(preprocess):
+        load = "few images"
+    elif workload.one_size and workload.megapixels(preprocess) <= LARGE_MEGAPIXELS:
+        load = "one size"
+    else:
+        return PYTORCH
+    return next((engine for engine in ENGINES.values() if load in engine.best_for and engine.is_installed), PYTORCH)
 
 
-def is_exported(model: str | Path) -> bool:
-    """Whether this names an exported file, and not weights."""
-    return Path(model).suffix.lower() in EXPORTED and not os.path.isdir(model)
-
-
-def engine_for_file(path: Path, engine: EngineName) -> EngineName:
-    """Return the engine that runs an exported file.
+def engine_for_file(path: Path, chosen: EngineRecord | None) -> EngineRecord:
+    """Return the engine that runs an exported file: the one that was chosen, or the first that is installed.
 
     Raises:
-        ConfigError: it is not the one asked for (code "engine-file").
+        ConfigError: the chosen one does not run such files (code "engine-file").
     """
-    able = EXPORTED[path.suffix.lower()]
-    if engine == "auto":
-        return next((name for name in able if name == "torch" or find_spec(name) is not None), able[0])
-    if engine not in able:
+    able = [engine for engine in ENGINES.values() if exported_format(path) in engine.formats]
+    if chosen is None:
+        return next((engine for engine in able if engine.is_installed), able[0])
+    if chosen not in able:
         raise ConfigError(
-            f"{path} is a file for {' and '.join(able)}, and not for {engine}",
-            fix=f"use --engine {able[0]}, or give the model that it was exported from",
+            f"{shown_path(path)} is a file for {' and '.join(engine.name for engine in able)}, and not for "
+            f"{chosen.name}",
+            fix=f"use --engine {able[0].name}, or give the model that it was exported from",
             code="engine-file",
         )
-    return engine
+    return chosen

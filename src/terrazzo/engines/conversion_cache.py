@@ -21,10 +21,13 @@ from terrazzo.config import MOST_JSON_BYTES, parse_json
 from terrazzo.engines.cache import cached, keep
 from terrazzo.engines.engine import Engine, release_memory
 from terrazzo.errors import ConfigError, OutputError
+from terrazzo.graphs import GRAPHS_VERSION
 from terrazzo.regular_files import open_regular, read_regular
 from terrazzo.weights.catalog import bundled_folder
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from terrazzo.weights.files import TrainedModel
 
 Model: TypeAlias = "str | Path | TrainedModel"
@@ -32,7 +35,7 @@ Model: TypeAlias = "str | Path | TrainedModel"
 __all__ = ["FallingBack", "convert_once", "is_quickly_converted", "kept_conversion"]
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # as weights/files.py, which imports torch, has them
-WRITERS = ("torch", "onnx")
+WRITERS = ("torch", "onnx", "onnxscript", "transformers")  # the last two for traced networks
 
 
 def kept_conversion(model: str | Path) -> Path | None:
@@ -81,10 +84,7 @@ def is_quickly_converted(trained: TrainedModel) -> bool:
 
 
 def _key(identity: str) -> dict[str, Any]:
-    writer = hashlib.sha256()
-    for path in sorted((Path(__file__).parents[1] / "graphs").glob("*.py")):
-        writer.update(path.read_bytes())
-    return {"model": identity, "writer": writer.hexdigest(), **{name: _version(name) for name in WRITERS}}
+    return {"model": identity, "graphs": GRAPHS_VERSION, **{name: _version(name) for name in WRITERS}}
 
 
 def _version(package: str) -> str | None:
@@ -113,15 +113,28 @@ def _folder_identity(model: str | Path) -> str | None:
 
 
 def _state_identity(trained: TrainedModel) -> str:
-    """The hash of a model in memory: its tensors, and what will stand beside them in the file."""
+    """The hash of a model in memory: its layers, their tensors, and what will stand beside them in the file."""
     digest = hashlib.sha256()
     about = [trained.architecture, trained.labels.to_dict(), trained.preprocess.to_dict(), dict(trained.record)]
     digest.update(json.dumps(about, sort_keys=True).encode())
+    for name, module in trained.network.named_modules():
+        digest.update(f"{name} {type(module).__qualname__} {_settings(module)}".encode())
     for name, tensor in sorted(trained.network.state_dict().items()):
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
         digest.update(values.float().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _settings(module: nn.Module) -> str:
+    """What a layer was built with, as far as its tensors do not show it: heads, strides, a configuration."""
+    plain = {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, (bool, int, float, str, tuple)) and name != "training" and not name.startswith("_")
+    }
+    config: Any = getattr(module, "config", None)
+    return f"{sorted(plain.items())} {config.to_json_string() if hasattr(config, 'to_json_string') else ''}"
 
 
 class FallingBack:

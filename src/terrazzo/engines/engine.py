@@ -1,41 +1,49 @@
-"""The one protocol that every engine follows, and what can be chosen about how it works.
+"""The table of engines, the one protocol that all of them follow, and what can be chosen about how they work.
 
 An engine is a callable over numpy arrays and nothing more, so that a plain function is one too. Engines may be called
 from several threads at once.
+
+A new engine is one file with the functions that its `EngineRecord` needs, and one row of `ENGINES`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.errors import CheckpointError, ConfigError
-from terrazzo.weights.exported import ExportedDescription
+from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError
+from terrazzo.text import show
+from terrazzo.weights.exported import ExportedDescription, Format
+
+if TYPE_CHECKING:
+    from terrazzo.weights.files import TrainedModel
 
 __all__ = [
     "ENGINES",
     "Engine",
-    "EngineName",
     "EngineOptions",
+    "EngineRecord",
     "FileEngine",
     "Precision",
     "Side",
     "at_least",
     "available_cores",
+    "device_kind",
     "refuse_other_ports",
     "refuse_size",
     "release_memory",
 ]
 
-EngineName = Literal["auto", "torch", "openvino", "onnxruntime"]
 Precision = Literal["auto", "fp32", "bf16"]
-ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+Load = Literal["few images", "one size"]
 
 Side: TypeAlias = tuple[int, int | None]
 """The least and the most of one dimension; None where there is no most."""
@@ -111,6 +119,131 @@ class EngineOptions:
     def threads_per_stream(self) -> int:
         """Computing threads of one stream."""
         return self.all_threads // self.streams
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """What the program knows of an engine without importing it.
+
+    Attributes:
+        name: as ``--engine`` takes it.
+        package: that must be installed.
+        formats: of the exported files that it runs, if any.
+        file_module: the module whose ``open_file(path, options, device, trust)`` opens such a file.
+        model_module: the module whose ``open_model(model, options, device, compiled)`` opens a `TrainedModel`. None for
+            engines that run a model's conversion, an ONNX file.
+        devices: the kinds of devices that it can compute on.
+        precisions: what `EngineOptions.precision` may ask of it.
+        best_for: what ``auto`` takes it for, before PyTorch: ``few images``, for it starts fast; ``one size``, for it
+            compiles a network for a size.
+        extra: of this package, which installs what it needs.
+        imports_torch: whether opening anything with it imports torch.
+    """
+
+    name: str
+    package: str
+    formats: tuple[Format, ...] = ()
+    file_module: str | None = None
+    model_module: str | None = None
+    devices: tuple[str, ...] = ("cpu",)
+    precisions: tuple[Precision, ...] = ("auto", "fp32")
+    best_for: tuple[Load, ...] = ()
+    extra: str | None = None
+    imports_torch: bool = False
+
+    @property
+    def runs_conversions(self) -> bool:
+        """Whether it runs a model's conversion to ONNX, and not the model's own network."""
+        return self.model_module is None
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether its package is there; nothing is imported."""
+        return find_spec(self.package) is not None
+
+    def require(self, precision: Precision = "fp32", device: str | None = None) -> None:
+        """See that it is installed and can do what is asked, before anything is opened or converted.
+
+        Raises:
+            MissingExtraError: its package is not installed.
+            ConfigError: it does not have the precision (code "engine-precision") or the device ("engine-device").
+        """
+        if self.extra is not None and not self.is_installed:
+            raise MissingExtraError(self.package, self.extra)
+        if precision not in self.precisions:
+            raise ConfigError(
+                f"{self.name} does not compute in {precision} on request",
+                fix=f"use --engine {_others(lambda engine: precision in engine.precisions)}, or leave --precision out",
+                code="engine-precision",
+            )
+        if device is not None and (kind := device_kind(device)) not in self.devices:
+            others = _others(lambda engine: kind in engine.devices)
+            raise ConfigError(
+                f"{self.name} runs on {' and '.join(self.devices)} here, and not on {show(device)}",
+                fix=f"use --engine {others}, or leave --device out" if others else "leave --device out",
+                code="engine-device",
+            )
+
+    def open_file(
+        self, path: Path, options: EngineOptions, device: str | None = None, trust: bool = False
+    ) -> FileEngine:
+        """Open an exported file of one of its formats."""
+        assert self.file_module is not None, f"{self.name} runs no files"
+        opened: FileEngine = import_module(self.file_module).open_file(path, options, device, trust)
+        return opened
+
+    def open_model(
+        self, model: TrainedModel, options: EngineOptions, device: str | None = None, compiled: bool = False
+    ) -> Engine:
+        """Open a model's own network."""
+        assert self.model_module is not None, f"{self.name} runs conversions"
+        opened: Engine = import_module(self.model_module).open_model(model, options, device, compiled)
+        return opened
+
+
+ENGINES: dict[str, EngineRecord] = {
+    record.name: record
+    for record in (
+        EngineRecord(
+            name="torch",
+            package="torch",
+            formats=("torch",),
+            file_module="terrazzo.engines.torch_export",
+            model_module="terrazzo.engines.torch",
+            devices=("cpu", "cuda", "mps", "xpu"),
+            precisions=("auto", "fp32", "bf16"),
+            imports_torch=True,
+        ),
+        EngineRecord(
+            name="onnxruntime",
+            package="onnxruntime",
+            formats=("onnx",),
+            file_module="terrazzo.engines.onnxruntime",
+            devices=("cpu", "cuda"),
+            best_for=("few images",),
+            extra="export",
+        ),
+        EngineRecord(
+            name="openvino",
+            package="openvino",
+            formats=("openvino", "onnx"),
+            file_module="terrazzo.engines.openvino",
+            precisions=("auto", "fp32", "bf16"),
+            best_for=("few images", "one size"),
+            extra="export",
+        ),
+    )
+}
+"""Every engine. Where several would do, the first one is taken."""
+
+
+def device_kind(device: str) -> str:
+    """Return the kind of a device: ``cuda`` of ``cuda:1``, and of ``1``."""
+    return "cuda" if device.isdecimal() else device.partition(":")[0]
+
+
+def _others(can: Callable[[EngineRecord], bool]) -> str:
+    return " or ".join(engine.name for engine in ENGINES.values() if can(engine))
 
 
 def available_cores() -> int:

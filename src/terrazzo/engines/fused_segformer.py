@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from terrazzo.models.decoders.all_mlp import AllMLPDecoder
 from terrazzo.models.encoders.mit import Block, MixTransformer, SequenceReduction, Stage, is_standard
-from terrazzo.models.layers import interpolation_matrix
+from terrazzo.models.layers import fold_norm, interpolation_matrix
 from terrazzo.models.segmenter import Segmenter
 
 __all__ = ["FusedSegFormer", "can_fuse"]
@@ -163,12 +163,10 @@ class StripDecoder:
     """The all-MLP decoder, composed once, a few rows at a time."""
 
     def __init__(self, decoder: AllMLPDecoder) -> None:
-        norm = decoder.norm
-        assert norm.running_mean is not None and norm.running_var is not None
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        scale, shift = fold_norm(decoder.norm)
         weights, bias = decoder.composed()
         self.weights_CiC = [(scale[:, None] * weight).T.contiguous() for weight in weights]
-        self.bias = scale * (bias - norm.running_mean) + norm.bias
+        self.bias = scale * bias + shift
         self.classifier_CK = decoder.classifier.weight.T.contiguous()
         self.classifier_bias = decoder.classifier.bias.clone()
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.engines.engine import EngineOptions, at_least, refuse_other_ports, refuse_size
+from terrazzo.engines.engine import ENGINES, EngineOptions, at_least, refuse_other_ports, refuse_size
 from terrazzo.engines.onnx_file import describe_onnx, unopened
 from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.text import show
 
-__all__ = ["OnnxRuntimeEngine"]
+__all__ = ["OnnxRuntimeEngine", "open_file"]
 
 QUIET = 4  # ONNX Runtime's severity "fatal": what goes wrong comes back as an exception
 
@@ -50,12 +50,7 @@ class OnnxRuntimeEngine:
             import onnxruntime as ort
         except ImportError as error:
             raise MissingExtraError("onnxruntime", "export") from error
-        if options.precision == "bf16":
-            raise ConfigError(
-                f"onnxruntime computes a file in its own precision, and not in {options.precision} on request",
-                fix="use --engine openvino",
-                code="engine-precision",
-            )
+        ENGINES["onnxruntime"].require(options.precision, device)
         number = re.fullmatch(r"(?:cuda)?:?(\d*)", device)  # cuda, cuda:1 or 1
         provider = "CUDAExecutionProvider" if number else "CPUExecutionProvider"
         if (number is None and device != "cpu") or provider not in ort.get_available_providers():
@@ -103,6 +98,11 @@ class OnnxRuntimeEngine:
         if self._settings.enable_cpu_mem_arena:
             self._settings.enable_cpu_mem_arena = False
             self._session = None
+
+
+def open_file(path: Path, options: EngineOptions, device: str | None, trust: bool) -> OnnxRuntimeEngine:
+    """Open an exported file."""
+    return OnnxRuntimeEngine(path, options, device or "cpu")
 
 
 def _first_line(error: Exception) -> str:

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.engines.cache import cached, keep
-from terrazzo.engines.engine import EngineOptions, Side, at_least, refuse_other_ports, refuse_size
+from terrazzo.engines.engine import ENGINES, EngineOptions, Side, at_least, refuse_other_ports, refuse_size
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.onnx_file import damaged, describe_onnx, unopened
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError, OutputError
 from terrazzo.regular_files import open_regular
-from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
+from terrazzo.weights.exported import METADATA_KEY, ExportedDescription, exported_format
 
-__all__ = ["OpenVINOEngine"]
+__all__ = ["OpenVINOEngine", "open_file"]
 
 KEPT_SIZES = 4
 """How many sizes have a network of their own at once. Each holds a copy of the weights."""
@@ -64,7 +64,7 @@ class OpenVINOEngine:
     def __init__(self, path: str | Path, options: EngineOptions | None = None) -> None:
         options = options or EngineOptions()
         self.path = Path(path)
-        onnx = describe_onnx(self.path) if self.path.suffix == ".onnx" else None
+        onnx = describe_onnx(self.path) if exported_format(self.path) == "onnx" else None
         try:
             import openvino as ov
         except ImportError as error:
@@ -137,9 +137,10 @@ class OpenVINOEngine:
     def _read(self, core: Any) -> Any:
         if not os.path.isfile(self.path):
             raise CheckpointError(f"{self.path} is not there", fix="check the path", code="checkpoint-missing")
-        if self.path.suffix == ".xml" and not self.path.with_suffix(".bin").is_file():
+        is_xml = exported_format(self.path) == "openvino"
+        if is_xml and not self.path.with_suffix(".bin").is_file():
             raise damaged(self.path, f"its weights, {self.path.stem}.bin, are not beside it")
-        if self.path.suffix == ".xml":  # else OpenVINO would try its readers of six other formats
+        if is_xml:  # else OpenVINO would try its readers of six other formats
             with open_regular(self.path) as file:
                 if not file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"<?xml", b"<net")):
                     raise damaged(self.path, "it is not an OpenVINO model")
@@ -149,7 +150,7 @@ class OpenVINOEngine:
             raise unopened(self.path, error, _reason(error)) from error
 
     def _files(self) -> list[Path]:
-        return [self.path, self.path.with_suffix(".bin")] if self.path.suffix == ".xml" else [self.path]
+        return [self.path, self.path.with_suffix(".bin")] if exported_format(self.path) == "openvino" else [self.path]
 
     def _digest(self) -> str:
         content = hashlib.sha256()
@@ -203,6 +204,12 @@ class _Compiled:
             raise MemoryError("OpenVINO gave an empty result")
         self._idle.append(request)
         return out
+
+
+def open_file(path: Path, options: EngineOptions, device: str | None, trust: bool) -> OpenVINOEngine:
+    """Open an exported file."""
+    ENGINES["openvino"].require(options.precision, device)
+    return OpenVINOEngine(path, options)
 
 
 def _for_shape(key: dict[str, Any], shape: tuple[int, ...] | None) -> dict[str, Any]:

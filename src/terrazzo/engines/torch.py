@@ -16,8 +16,9 @@ from terrazzo.engines.gpu import GPUNetwork
 from terrazzo.errors import ConfigError
 from terrazzo.models import Segmenter
 from terrazzo.text import show
+from terrazzo.weights.files import TrainedModel
 
-__all__ = ["TorchEngine", "find_device"]
+__all__ = ["TorchEngine", "find_device", "open_model"]
 
 ACCELERATORS = ("cuda", "mps", "xpu")
 
@@ -92,6 +93,13 @@ class TorchEngine:
         """Run the network where its owner has it by now, and in the precision that it has by now."""
         logits: Tensor = self.network(images_B3HW.to(next(self.network.parameters())))
         return logits
+
+
+def open_model(model: TrainedModel, options: EngineOptions, device: str | None, compiled: bool) -> TorchEngine:
+    """Open a model; by default where its owner has moved it, else on a GPU where there is one."""
+    own = next(model.network.parameters()).device.type
+    place = find_device() if device is None and own == "cpu" else device
+    return TorchEngine(model.network, place, options, compiled=compiled)
 
 
 def find_device(device: str | torch.device | None = None) -> torch.device:

@@ -17,7 +17,7 @@ from terrazzo.engines.trust import read_trusted
 from terrazzo.errors import ConfigError
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
 
-__all__ = ["TorchExportEngine"]
+__all__ = ["TorchExportEngine", "open_file"]
 
 
 class TorchExportEngine:
@@ -77,3 +77,8 @@ class TorchExportEngine:
         with torch.inference_mode():
             out: NDArray[Any] = self.network(torch.from_numpy(images_B3HW)).numpy()
         return out
+
+
+def open_file(path: Path, options: EngineOptions, device: str | None, trust: bool) -> TorchExportEngine:
+    """Open an exported file."""
+    return TorchExportEngine(path, options, device, trust=trust)

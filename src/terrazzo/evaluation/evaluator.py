@@ -87,7 +87,7 @@ def evaluate(
         protocol: how photos are shown to the network, or the name of a protocol such as ``segformer-ade20k``; by
             default whole, at the size that the model's preprocessing gives them.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
-        engine: ``auto``, ``torch``, ``openvino`` or ``onnxruntime``.
+        engine: ``auto``, or the name of one, as `make_predictor` takes it.
         reading: how photos are read, where their files leave that open.
         trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
         progress: called with (photos done, photos in all).

@@ -5,22 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from terrazzo.atomic import replacing_together
-from terrazzo.engines.engine import Engine
+from terrazzo.data.readings import MaskValues
+from terrazzo.engines.auto import engine_for_file
+from terrazzo.engines.engine import Engine, EngineOptions
 from terrazzo.engines.modes import keeps_mode
-from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
-from terrazzo.engines.openvino import OpenVINOEngine
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.engines.torch_export import TorchExportEngine
 from terrazzo.errors import ConfigError
+from terrazzo.exports.accuracy_gate import MAX_MIOU_LOSS, RECORD_KEY, Accuracy, LabelledData, refuse_miou_loss
 from terrazzo.exports.int8 import (
     MAX_LOSS,
     Quantised,
@@ -33,34 +32,23 @@ from terrazzo.exports.int8 import (
 )
 from terrazzo.exports.int8_onnx import OnnxQuantiser
 from terrazzo.exports.int8_openvino import OpenVINOQuantiser
-from terrazzo.exports.judgement import MAX_MIOU_LOSS, RECORD_KEY, Judge, Judgement, refuse_judgement
 from terrazzo.exports.openvino import openvino_model, save_openvino
 from terrazzo.exports.parity import Parity, check_parity
 from terrazzo.exports.torch_export import write_torch
-from terrazzo.graphs.onnx import OPSET, describe, onnx_model, save_onnx
+from terrazzo.graphs import OPSET
+from terrazzo.graphs.onnx import describe, onnx_model, save_onnx
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.ownership import check_outputs, mark_files
-from terrazzo.weights.exported import ExportedDescription, Output, Precision
+from terrazzo.weights.exported import FORMATS, ExportedDescription, Format, Output, Precision
 from terrazzo.weights.files import TrainedModel
 from terrazzo.weights.load import load
 
-__all__ = ["FORMATS", "Export", "Format", "export"]
-
-Format = Literal["onnx", "openvino", "torch"]
-
-FORMATS: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
-"""Formats and the suffix that says so; `predict` goes by it."""
+__all__ = ["Export", "export"]
 
 PRECISIONS: dict[Format, tuple[Precision, ...]] = {
     "onnx": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "fp16", "int8"),
     "torch": ("fp32",),
-}
-
-RUNNERS: dict[Format, Callable[[Path], Any]] = {
-    "onnx": OnnxRuntimeEngine,
-    "openvino": OpenVINOEngine,
-    "torch": partial(TorchExportEngine, trust=True),  # what was just written here, and is remembered
 }
 
 
@@ -94,8 +82,8 @@ class Export:
         format: onnx, openvino or torch.
         description: what the file says about itself.
         parity: how it compares with the model; None for int8.
-        agreement: for int8 without a judge, the share of mask pixels on photos that keep their class.
-        judgement: mIoU before and after, where a judge was given.
+        agreement: for int8 without labelled data, the share of mask pixels on photos that keep their class.
+        accuracy: mIoU before and after, where there was labelled data.
         int8: the layers of an int8 file.
         size: bytes of all its files.
         opset: of an ONNX file.
@@ -106,7 +94,7 @@ class Export:
     description: ExportedDescription
     parity: Parity | None
     agreement: float | None
-    judgement: Judgement | None
+    accuracy: Accuracy | None
     int8: Quantised | None
     size: int
     opset: int | None
@@ -121,9 +109,13 @@ def export(
     output_kind: Output = "logits",
     precision: Precision = "fp32",
     calibrate: Sequence[str] = (),
-    judge: Judge | None = None,
+    data: str | Path | None = None,
+    split: str = "val",
+    labels: str | None = None,
+    mask_values: MaskValues | None = None,
     max_loss: float | None = None,
     overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Export:
     """Write a model as a file for ONNX Runtime, OpenVINO or torch.export, and see that it computes the same.
 
@@ -138,11 +130,15 @@ def export(
         precision: ``fp32``; ``fp16`` to store the weights in half the space; or ``int8`` (logits only), quantised with
             `calibrate`. torch has fp32 only.
         calibrate: for int8, photos like those the file will see: files, folders and patterns. A few dozen do.
-        judge: for fp16 and int8, what measures mIoU, as `terrazzo.miou_on` makes it. The model is measured in float32,
-            then the file; both figures go into the file's record.
-        max_loss: with a judge, points of mIoU that the file may lose, by default 1. Without one, for int8, percent of
-            the mask that may change class on a part of the calibration photos that is held back, by default 2.
+        data: for fp16 and int8, the folder of a labelled data set. mIoU of the model in float32 is measured on it, then
+            that of the file, as `terrazzo.evaluate` does; both figures go into the file's record.
+        split: which split of it; not the photos that the model was calibrated with.
+        labels: name of a bundled class list for a folder that does not say what its classes are.
+        mask_values: for such a folder, ``stored`` or ``indices``; see `terrazzo.evaluate`.
+        max_loss: with `data`, points of mIoU that the file may lose, by default 1. Without it, for int8, percent of the
+            mask that may change class on a part of the calibration photos that is held back, by default 2.
         overwrite: replace whatever is there, not only earlier exports.
+        progress: called with (photos done, photos in all) while mIoU is measured; it is measured at least twice.
 
     Raises:
         CheckpointError: the model cannot be read; or the file does not compute what the model does.
@@ -153,21 +149,24 @@ def export(
     """
     path = Path(output)
     kind = _format(path, format)
-    _refuse_options(kind, output_kind, precision, bool(calibrate), judge is not None)
-    photos, checked = split_photos(calibrate, hold_back=judge is None) if calibrate else ([], [])
+    _refuse_options(kind, output_kind, precision, bool(calibrate), data is not None)
+    labelled = None if data is None else LabelledData(data, split, labels, mask_values, progress)
+    photos, checked = split_photos(calibrate, hold_back=labelled is None) if calibrate else ([], [])
     paths = [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
     sources = [] if isinstance(model, TrainedModel) else [Path(model)]
     check_outputs(paths, "export", inputs=sources, overwrite=overwrite)
     trained = _on_cpu(model if isinstance(model, TrainedModel) else load(model))
     description = describe(trained, output_kind, precision)
     if max_loss is None:
-        max_loss = MAX_LOSS if judge is None else MAX_MIOU_LOSS
-    parity = agreed = judgement = int8 = None
+        max_loss = MAX_LOSS if labelled is None else MAX_MIOU_LOSS
+    parity = agreed = accuracy = int8 = None
     with replacing_together(paths) as partials:
         partial = partials[-1]
-        if judge is not None:  # first of all, for what is wrong with the photos shows here
-            exact = judge(TorchEngine(trained.network), replace(description, precision="fp32", output="logits"))
-            score, exact_score = _miou(judge, description), exact.mIoU
+        if labelled is not None:  # first of all, for what is wrong with the photos shows here
+            exact = labelled.measure(
+                TorchEngine(trained.network), replace(description, precision="fp32", output="logits")
+            )
+            score, exact_score = _miou(labelled, description), exact.metrics.mIoU
         elif precision == "int8":
             score, exact_score = agreement(TorchEngine(trained.network), checked, description), 100.0
         if kind == "torch":
@@ -178,32 +177,32 @@ def export(
 
             def save_and_score(graph: Any) -> float:
                 graphs.save(graph, partial, description)
-                return score(RUNNERS[kind](partial))
+                return score(_opened(partial))
 
             if precision == "int8":
                 inputs = [read_input(photo, description) for photo in photos]
                 int8 = quantise(graphs.quantiser(graph, inputs), save_and_score, exact_score, max_loss)
                 graph, reached = int8.network, int8.score
-            elif judge is not None:
+            elif labelled is not None:
                 reached = save_and_score(graph)
             else:
                 graphs.save(graph, partial, description)
-            if judge is not None:
-                judgement = Judgement(exact, replace(exact, mIoU=reached), precision)
-                refuse_judgement(judgement, max_loss)
-                description = replace(description, record={**trained.record, RECORD_KEY: judgement.to_dict()})
+            if labelled is not None:
+                accuracy = Accuracy(exact.metrics.mIoU, reached, precision, exact.dataset, exact.split, exact.images)
+                refuse_miou_loss(accuracy, max_loss)
+                description = replace(description, record={**trained.record, RECORD_KEY: accuracy.to_dict()})
                 graphs.save(graph, partial, description)
             elif precision == "int8":
                 refuse_loss(reached, max_loss)
                 agreed = reached / 100
         mark_files(partials, "export")
         if precision != "int8":
-            parity = check_parity(trained.network, RUNNERS[kind](partial), description)
+            parity = check_parity(trained.network, _opened(partial), description)
     size = sum(p.stat().st_size for p in paths)
-    return Export(path, kind, description, parity, agreed, judgement, int8, size, OPSET if kind == "onnx" else None)
+    return Export(path, kind, description, parity, agreed, accuracy, int8, size, OPSET if kind == "onnx" else None)
 
 
-def _refuse_options(kind: Format, output_kind: str, precision: str, calibrated: bool, judged: bool) -> None:
+def _refuse_options(kind: Format, output_kind: str, precision: str, calibrated: bool, labelled: bool) -> None:
     if output_kind not in get_args(Output):
         raise ConfigError(f"there is no output kind {output_kind!r}", fix="choose logits or mask", code="export-output")
     if precision not in PRECISIONS[kind] or (precision == "int8" and output_kind != "logits"):
@@ -218,7 +217,7 @@ def _refuse_options(kind: Format, output_kind: str, precision: str, calibrated: 
             fix="give --precision int8 and --calibrate PHOTOS together",
             code="export-calibrate",
         )
-    if judged and precision == "fp32":
+    if labelled and precision == "fp32":
         raise ConfigError(
             "an fp32 file computes what its model does, which is shown without labelled photos",
             fix="leave --data out, or choose --precision fp16 or int8",
@@ -226,8 +225,13 @@ def _refuse_options(kind: Format, output_kind: str, precision: str, calibrated: 
         )
 
 
-def _miou(judge: Judge, description: ExportedDescription) -> Callable[[Engine], float]:
-    return lambda engine: judge(engine, description).mIoU
+def _opened(path: Path) -> Engine:
+    """Open what was just written here, which is trusted therefore, on the engine that it is for."""
+    return engine_for_file(path, None).open_file(path, EngineOptions(), trust=True)
+
+
+def _miou(labelled: LabelledData, description: ExportedDescription) -> Callable[[Engine], float]:
+    return lambda engine: labelled.measure(engine, description).metrics.mIoU
 
 
 def _on_cpu(model: TrainedModel) -> TrainedModel:

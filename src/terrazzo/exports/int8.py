@@ -3,7 +3,7 @@
 Matrix products and dense convolutions get int8 weights and activations. Depthwise convolutions, norms and softmax stay
 in float32. Where that loses too much, more layers stay in float32, those first by which the error grows most.
 
-The gate where there are no labelled photos (`judgement` is the one where there are): the share of mask pixels, at the
+The gate where there are no labelled photos (where there are, it is `accuracy_gate`): the share of mask pixels, at the
 network's own stride, that keep the class they have in float32, on photos that were not used for calibration where there
 are enough of them.
 """

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from terrazzo.errors import ConfigError
-from terrazzo.graphs.onnx import MaskNetwork, describe
+from terrazzo.graphs.onnx import describe
+from terrazzo.graphs.traced import free_sizes, network_of, refuse_untraceable, untraceable
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription, Output
 from terrazzo.weights.files import TrainedModel
 
@@ -34,26 +34,22 @@ def write_torch(model: TrainedModel, path: Path, output: Output = "logits") -> E
     """
     description = describe(model, output, "fp32")
     network = model.network.eval()
-    free = torch.export.Dim.DYNAMIC
+    refuse_untraceable(network, ".pt2")
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about torch
         try:
             program = torch.export.export(
-                network if output == "logits" else MaskNetwork(network),
-                (torch.zeros(2, 3, 96, 160),),
-                dynamic_shapes=({0: free, 2: free, 3: free},),
+                network_of(network, output), (torch.zeros(2, 3, 96, 160),), dynamic_shapes=free_sizes()
             )
-        except (RuntimeError, ValueError, torch._dynamo.exc.Unsupported) as error:
-            raise ConfigError(
-                f"{model.architecture} cannot be written by torch.export: {' '.join(str(error).split())[:300]}",
-                fix="choose a SegFormer or SETR, or give the model itself to --engine torch",
-                code="export-operation",
-            ) from error
-        example = next(node for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0])
-        ranges = [program.range_constraints[side.node.expr] for side in example.meta["val"].shape[2:]]
-        description = replace(description, minimum_side=max(int(side.lower) for side in ranges))
-        # Through memory, for its own writer reports a full disk in ways of its own.
-        archive = io.BytesIO()
-        torch.export.save(program, archive, extra_files={METADATA_KEY: description.to_json()})
+            sides = next(node for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0])
+            ranges = [program.range_constraints[side.node.expr] for side in sides.meta["val"].shape[2:]]
+            description = replace(description, minimum_side=max(int(side.lower) for side in ranges))
+            # Through memory, for its own writer reports a full disk in ways of its own.
+            archive = io.BytesIO()
+            torch.export.save(program, archive, extra_files={METADATA_KEY: description.to_json()})
+        except MemoryError:
+            raise
+        except Exception as error:  # tracer and writer raise whatever an operation of transformers makes them
+            raise untraceable(description, ".pt2", error) from error
     path.write_bytes(archive.getvalue())
     return description

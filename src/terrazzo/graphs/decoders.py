@@ -17,14 +17,14 @@ from terrazzo.models.decoders.conv_mlp import ConvMLPDecoder
 from terrazzo.models.decoders.mla import MLADecoder
 from terrazzo.models.decoders.naive import NaiveDecoder
 from terrazzo.models.decoders.pup import PUPDecoder, UpsamplingStage
-from terrazzo.models.layers import ConvNormReLU
+from terrazzo.models.layers import ConvNormReLU, fold_norm
 
 __all__ = ["DECODER_GRAPHS", "all_mlp", "conv_mlp", "mla", "naive", "pup"]
 
 
 def all_mlp(graph: Graph, decoder: AllMLPDecoder, levels: Sequence[Level]) -> str:
     """Add SegFormer's decoder, composed once, and return its (B, K, h, w) logits."""
-    scale, shift = _folded(decoder.norm)
+    scale, shift = fold_norm(decoder.norm)
     weights, bias = decoder.composed()
     weights = [scale[:, None] * weight for weight in weights]
     *finer, coarsest = zip(levels[1:], weights[1:], strict=True)
@@ -37,12 +37,12 @@ def all_mlp(graph: Graph, decoder: AllMLPDecoder, levels: Sequence[Level]) -> st
 
 def conv_mlp(graph: Graph, decoder: ConvMLPDecoder, levels: Sequence[Level]) -> str:
     """Add the decoder of mmsegmentation's SegFormer and return its (B, K, h, w) logits."""
-    scale, shift = _folded(decoder.norm)
+    scale, shift = fold_norm(decoder.norm)
     blocks = [scale[:, None] * block for block in decoder.fuse.weight.chunk(len(levels), dim=1)]
     hidden = []
     for level, projection, norm in zip(levels, decoder.projections, decoder.projection_norms, strict=True):
         assert isinstance(projection, nn.Linear) and isinstance(norm, nn.BatchNorm2d)
-        level_scale, level_shift = _folded(norm)
+        level_scale, level_shift = fold_norm(norm)
         hidden.append(
             graph.node("Relu", graph.linear(level.x_TC, level_scale[:, None] * projection.weight, level_shift))
         )
@@ -55,7 +55,7 @@ def conv_mlp(graph: Graph, decoder: ConvMLPDecoder, levels: Sequence[Level]) -> 
 def naive(graph: Graph, decoder: NaiveDecoder, levels: Sequence[Level]) -> str:
     """Add SETR's Naive decoder and return its (B, K, h, w) logits."""
     level = levels[decoder.level]
-    scale, shift = _folded(decoder.proj_norm)
+    scale, shift = fold_norm(decoder.proj_norm)
     x_TC = graph.layer_norm(level.x_TC, decoder.norm)
     x_TC = graph.linear(x_TC, scale[:, None] * decoder.proj.weight, scale * decoder.proj.bias + shift)
     logits = _classified(graph, graph.node("Relu", x_TC), decoder.classifier, level)
@@ -139,7 +139,7 @@ def _classified(graph: Graph, hidden_TC: str, classifier: nn.Linear, level: Leve
 
 
 def _conv_norm_relu(graph: Graph, x_BChw: str, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> str:
-    scale, shift = _folded(norm)
+    scale, shift = fold_norm(norm)
     bias = shift if conv.bias is None else scale * conv.bias + shift
     return graph.node("Relu", graph.convolution(x_BChw, scale[:, None, None, None] * conv.weight, bias, conv))
 
@@ -151,10 +151,3 @@ def _enlarged(graph: Graph, x_BChw: str, factor: int, align_corners: bool = Fals
 
 def _each(graph: Graph, sizes_BHW: str) -> list[str]:
     return [graph.node("Slice", sizes_BHW, graph.integers(i), graph.integers(i + 1)) for i in range(3)]
-
-
-def _folded(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return what a BatchNorm multiplies with and what it then adds."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return scale, norm.bias - norm.running_mean * scale

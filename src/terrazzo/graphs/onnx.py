@@ -1,23 +1,20 @@
 """A model as an ONNX file.
 
-SegFormer and SETR are written by `encoder_graphs` and `decoder_graphs`. Models with an encoder of Hugging Face
-transformers are traced by `torch.onnx.export`, which takes from half a minute on, and works where each of the encoder's
-operations can be traced with free sizes.
+SegFormer and SETR are written node by node (`terrazzo.graphs.encoders`, `terrazzo.graphs.decoders`); other networks
+are traced (`terrazzo.graphs.traced`).
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from terrazzo.atomic import replacing
-from terrazzo.errors import ConfigError, MissingExtraError
+from terrazzo.errors import MissingExtraError
+from terrazzo.graphs import OPSET
+from terrazzo.graphs.traced import traced
 from terrazzo.models.encoders.mit import MixTransformer, SequenceReduction, is_standard
 from terrazzo.models.encoders.vit import VisionTransformer
 from terrazzo.models.segmenter import Segmenter
@@ -27,26 +24,10 @@ from terrazzo.weights.files import TrainedModel
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["OPSET", "MaskNetwork", "describe", "minimum_side", "onnx_model", "save_onnx", "write_onnx"]
-
-OPSET = 20
-"""The first with LayerNormalization (17) and Gelu (20), which is all that newer ones would add here."""
+__all__ = ["describe", "minimum_side", "onnx_model", "save_onnx", "write_onnx"]
 
 HALF_FROM = 16
 """Constants with fewer numbers are sizes and scales, not weights, and stay float32."""
-
-
-class MaskNetwork(nn.Module):
-    """A network whose output is the class of each pixel of its input, (B, H, W), uint8 where K <= 255 else uint16."""
-
-    def __init__(self, network: Segmenter) -> None:
-        super().__init__()
-        self.network = network
-        self.dtype = torch.uint8 if network.num_classes <= 255 else torch.uint16
-
-    def forward(self, images_B3HW: Tensor) -> Tensor:
-        logits = F.interpolate(self.network(images_B3HW), images_B3HW.shape[2:], mode="bilinear", align_corners=False)
-        return logits.argmax(1).to(self.dtype)
 
 
 def write_onnx(
@@ -135,7 +116,7 @@ def onnx_model(network: Segmenter, description: ExportedDescription) -> ModelPro
         with torch.no_grad():
             model = _written(network, description)
     else:
-        model = _traced(network, description)
+        model = traced(network, description)
     if description.precision == "fp16":
         _store_half(model)
     onnx.checker.check_model(model)
@@ -163,55 +144,6 @@ def _written(network: Segmenter, description: ExportedDescription) -> ModelProto
     kind = TensorProto.UINT8 if K <= 255 else TensorProto.UINT16
     mask = graph.node("Cast", graph.node("ArgMax", large, axis=1, keepdims=0), to=kind)
     return graph.model(mask, "mask", kind, ["batch", "height", "width"], OPSET)
-
-
-def _traced(network: Segmenter, description: ExportedDescription) -> ModelProto:
-    try:
-        import onnxscript  # noqa: F401  # what torch.onnx builds the model with
-    except ImportError as error:
-        raise MissingExtraError("onnxscript", "export") from error
-    free = torch.export.Dim.DYNAMIC
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    with torch.no_grad(), warnings.catch_warnings():
-        # torch's exporter uses names of torch that are on their way out, and traces what transformers warns about.
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.ERROR)
-        try:
-            program = torch.onnx.export(
-                network if description.output == "logits" else MaskNetwork(network),
-                (torch.zeros(2, 3, 97, 151),),  # no multiple of any stride: paddings and crops must be in the graph
-                dynamo=True,
-                dynamic_shapes=({0: free, 2: free, 3: free},),
-                opset_version=OPSET,
-                input_names=["images"],
-                output_names=[description.output],
-                verbose=False,
-            )
-        except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-            raise ConfigError(
-                f"{description.architecture} cannot be written as ONNX: {_reason(error)}",
-                fix="choose a SegFormer or SETR, or the engine torch",
-                code="export-operation",
-            ) from error
-        finally:
-            logger.setLevel(level)
-    assert program is not None
-    model = program.model_proto
-    for node in model.graph.node:
-        # Where in our source it came from: of no use to anybody, and several times the size of the graph.
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
-        del value.metadata_props[:]
-    return model
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause: torch's exporter wraps it in advice about reports to its authors."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
 
 
 def _store_half(model: ModelProto) -> None:

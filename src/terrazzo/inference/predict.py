@@ -10,24 +10,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from terrazzo.engines.auto import (
-    Workload,
-    auto_engine,
-    engine_for_file,
-    find_engine,
-    gpu_at_hand,
-    has_runtime,
-    is_exported,
-)
+from terrazzo.engines.auto import PYTORCH, Workload, auto_engine, engine_for_file, find_engine, gpu_at_hand, has_runtime
 from terrazzo.engines.conversion_cache import FallingBack, convert_once, is_quickly_converted, kept_conversion
-from terrazzo.engines.engine import Engine, EngineName, EngineOptions, FileEngine, Precision
+from terrazzo.engines.engine import Engine, EngineOptions, EngineRecord, Precision
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.onnx_file import describe_onnx
-from terrazzo.errors import ConfigError, MissingExtraError, TerrazzoError
+from terrazzo.errors import ConfigError, TerrazzoError
 from terrazzo.imaging.inputs import are_several
 from terrazzo.imaging.read import MAX_PIXELS, ImageSource, ReadOptions, find_images
 from terrazzo.inference.predictor import Failure, Predictor
@@ -36,7 +27,7 @@ from terrazzo.inference.result import Segmentation
 from terrazzo.notes import note
 from terrazzo.ownership import leave_out_results
 from terrazzo.weights.catalog import DEFAULT_MODEL
-from terrazzo.weights.exported import ExportedDescription
+from terrazzo.weights.exported import ExportedDescription, exported_format
 
 if TYPE_CHECKING:
     from terrazzo.weights.files import TrainedModel
@@ -44,9 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["make_predictor", "predict"]
 
 Model: TypeAlias = "str | Path | TrainedModel"
-
-CONVERTED = ("openvino", "onnxruntime")
-"""Engines that run a model's conversion."""
 
 
 def make_predictor(
@@ -68,10 +56,11 @@ def make_predictor(
         device: ``cpu``; ``cuda``, ``cuda:1`` or the number of a GPU; ``mps`` or ``xpu``. By default the GPU that a
             loaded model is on, else a CUDA GPU where there is one.
         protocol: how photos are shown to the network, or the name of a protocol.
-        engine: ``torch``, ``openvino`` or ``onnxruntime``; or ``auto``, whose rules `inference/choice.py` lists.
+        engine: the name of one, which `terrazzo.engines.engine.ENGINES` lists; or ``auto``, whose rules
+            `terrazzo.engines.auto` lists.
         threads: computing threads; by default as many as there are cores.
-        precision: ``fp32``; ``bf16`` for PyTorch or OpenVINO where the processor has it, and masks then differ a
-            little; or ``auto``: fp32 on a CPU, and on a GPU float16 where that finds the same classes.
+        precision: ``fp32``; ``bf16`` where engine and processor have it, and masks then differ a little; or ``auto``:
+            fp32 on a CPU, and on a GPU float16 where that finds the same classes.
         compiled: run PyTorch's network through torch.compile. For GPUs and photos of few sizes: the first photo of a
             size takes a minute.
         workload: what will be predicted, by default one photo after the other.
@@ -88,7 +77,7 @@ def make_predictor(
     protocol, chosen, workload = find_protocol(protocol), find_engine(engine), workload or Workload()
     options = replace(workload.options(threads), precision=precision)
     device = None if device is None else str(device).strip().lower()
-    _refuse_contradictions(chosen, device, compiled)
+    _refuse_contradictions(chosen, device, precision, compiled)
     if not isinstance(model, (str, Path)) and not hasattr(model, "preprocess"):
         raise ConfigError(
             f"the model is a {type(model).__name__}, which does not say its classes and preprocessing",
@@ -97,41 +86,38 @@ def make_predictor(
         )
     name = str(model) if isinstance(model, (str, Path)) else model.name
     wrap = partial(_predictor, name=name, protocol=protocol, streams=options.streams)
-    if isinstance(model, (str, Path)) and is_exported(model):
+    if isinstance(model, (str, Path)) and exported_format(model) is not None:
         runs = engine_for_file(Path(model), chosen)
-        _refuse_contradictions(runs, device, compiled, is_exported=True)
-        opened = _open_file(Path(model), runs, options, device, trust)
+        _refuse_contradictions(runs, device, precision, compiled, is_exported=True)
+        opened = runs.open_file(Path(model), options, device, trust)
         return wrap(opened, opened.description)
 
-    unasked = chosen == "auto" and isinstance(model, (str, Path)) and not compiled and _on_cpu(device)
+    unasked = chosen is None and isinstance(model, (str, Path)) and not compiled and _on_cpu(device)
     unasked = unasked and precision != "bf16" and has_runtime()  # else nothing is looked up or hashed for it
 
-    def best(about: TrainedModel | ExportedDescription) -> EngineName:
-        return auto_engine(workload, about.preprocess) if unasked else chosen
+    def best(about: TrainedModel | ExportedDescription) -> EngineRecord:
+        return auto_engine(workload, about.preprocess) if unasked else chosen or PYTORCH
 
     def run_converted(path: Path, about: ExportedDescription, source: Model) -> Predictor:
         return wrap(_open_conversion(path, about, best(about), options, device, source), about)
 
-    if isinstance(model, (str, Path)) and (unasked or chosen in CONVERTED):
+    if isinstance(model, (str, Path)) and (unasked or (chosen or PYTORCH).runs_conversions):
         kept = kept_conversion(model)
-        if kept is not None and best(about := describe_onnx(kept)) in CONVERTED:
+        if kept is not None and best(about := describe_onnx(kept)).runs_conversions:
             return run_converted(kept, about, model)
 
-    from terrazzo.engines.torch import TorchEngine, find_device
     from terrazzo.weights.load import load
 
     trained = load(model) if isinstance(model, (str, Path)) else model
-    if chosen in CONVERTED:
+    if chosen is not None and chosen.runs_conversions:
         converted = convert_once(model, trained)
         return run_converted(converted, describe_onnx(converted), trained)
-    if best(trained) in CONVERTED and is_quickly_converted(trained):
+    if best(trained).runs_conversions and is_quickly_converted(trained):
         with suppress(TerrazzoError):  # nothing is lost but speed
             converted = convert_once(model, trained)
             if not workload.is_small(trained.preprocess):  # else it is for the next start: torch is here already
                 return run_converted(converted, describe_onnx(converted), trained)
-    own = next(trained.network.parameters()).device.type  # its owner may have moved it
-    place = find_device() if device is None and own == "cpu" else device
-    return wrap(TorchEngine(trained.network, place, options, compiled=compiled), trained)
+    return wrap((chosen or PYTORCH).open_model(trained, options, device, compiled), trained)
 
 
 def _predictor(
@@ -146,11 +132,16 @@ def _on_cpu(device: str | None) -> bool:
 
 
 def _refuse_contradictions(
-    engine: EngineName, device: str | None, compiled: bool, *, is_exported: bool = False
+    engine: EngineRecord | None,
+    device: str | None,
+    precision: Precision,
+    compiled: bool,
+    *,
+    is_exported: bool = False,
 ) -> None:
-    if compiled and engine not in ("auto", "torch"):
+    if compiled and engine not in (None, PYTORCH):
         raise ConfigError(
-            f"torch.compile is for PyTorch, and {engine} compiles by itself",
+            f"torch.compile is for PyTorch, and {engine.name} does not use it",
             fix="leave --compile out, or use --engine torch",
             code="engine-device",
         )
@@ -160,46 +151,26 @@ def _refuse_contradictions(
             fix="leave --compile out, or give the model that it was exported from",
             code="engine-device",
         )
-    if engine == "openvino" and device not in (None, "cpu"):
-        raise ConfigError(
-            f"openvino runs on the CPU here, and not on {device!r}",
-            fix="use --engine torch, or leave --device out",
-            code="engine-device",
-        )
-    if engine in CONVERTED and find_spec(engine) is None:  # before half a minute goes into a conversion
-        raise MissingExtraError(engine, "export")
-
-
-def _open_file(
-    path: Path, engine: EngineName, options: EngineOptions, device: str | None, trust: bool = False
-) -> FileEngine:
-    """Open an exported file on the engine that runs it."""
-    if engine == "openvino":
-        from terrazzo.engines.openvino import OpenVINOEngine
-
-        return OpenVINOEngine(path, options)
-    if engine == "onnxruntime":
-        from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
-
-        return OnnxRuntimeEngine(path, options, device or "cpu")
-    from terrazzo.engines.torch_export import TorchExportEngine
-
-    return TorchExportEngine(path, options, device, trust=trust)
+    if engine is not None and engine is not PYTORCH:  # which asks the machine itself
+        engine.require(precision, device)  # before half a minute goes into a conversion
 
 
 def _open_conversion(
-    path: Path, about: ExportedDescription, engine: EngineName, options: EngineOptions, device: str | None, model: Model
+    path: Path,
+    about: ExportedDescription,
+    engine: EngineRecord,
+    options: EngineOptions,
+    device: str | None,
+    model: Model,
 ) -> Engine:
     """Open a conversion; inputs too small for it go through the model itself."""
 
     def plain() -> Engine:
-        from terrazzo.engines.torch import TorchEngine
         from terrazzo.weights.load import load
 
-        trained = load(model) if isinstance(model, (str, Path)) else model
-        return TorchEngine(trained.network, "cpu")
+        return PYTORCH.open_model(load(model) if isinstance(model, (str, Path)) else model, EngineOptions(), "cpu")
 
-    return FallingBack(_open_file(path, engine, options, device), about.minimum_side, plain)
+    return FallingBack(engine.open_file(path, options, device), about.minimum_side, plain)
 
 
 @overload
@@ -259,7 +230,7 @@ def predict(
         device: as `make_predictor` takes it; by default a GPU where there is one.
         protocol: how photos are shown to the network: by default whole; "slide" for windows, which large photos need
             less memory by; "multi-scale" for the mean of twelve views; or one of the papers'.
-        engine: ``auto``, ``torch``, ``openvino`` or ``onnxruntime``.
+        engine: ``auto``, or the name of one, as `make_predictor` takes it.
         bands: which bands of a TIFF are red, green and blue, or the one that is grey, counted from 1.
         frame: which frame or page to take of files that have several, from 0.
         value_range: the values that are black and white in photos of more than 8 bits.

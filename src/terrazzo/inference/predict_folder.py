@@ -107,7 +107,7 @@ def predict_folder(
         save: kinds of files, as `Segmentation.save` has them: a sequence, or their names with commas between.
         overwrite: replace whatever is there, but for photos.
         protocol: how photos are shown to the network, or the name of a protocol.
-        engine: ``auto``, ``torch``, ``openvino`` or ``onnxruntime``.
+        engine: ``auto``, or the name of one, as `make_predictor` takes it.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         threads: computing threads; by default as many as there are cores.
         precision: ``fp32``, ``bf16`` or ``auto``, as in `make_predictor`.

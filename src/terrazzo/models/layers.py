@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 __all__ = [
     "ConvNormReLU",
     "DropPath",
+    "fold_norm",
     "init_conv_fan_out",
     "init_transformer_linear",
     "interpolation_matrix",
@@ -55,6 +56,13 @@ class ConvNormReLU(nn.Module):
 
     def forward(self, x_BChw: Tensor) -> Tensor:
         return F.relu(self.norm(self.conv(x_BChw)), inplace=True)
+
+
+def fold_norm(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return what a BatchNorm in evaluation multiplies each channel by, and what it adds to it."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale_C = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return scale_C, norm.bias - norm.running_mean * scale_C
 
 
 def init_transformer_linear(linear: nn.Linear) -> None:

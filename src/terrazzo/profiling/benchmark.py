@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from terrazzo.engines.engine import available_cores
+from terrazzo.engines.engine import ENGINES, available_cores
 from terrazzo.engines.trust import trust_file
 from terrazzo.errors import ConfigError, TerrazzoError
 from terrazzo.imaging.read import find_images
@@ -24,10 +24,10 @@ from terrazzo.profiling.engine_process import EngineProcess
 from terrazzo.profiling.machine import Times, package_versions, processor_name
 from terrazzo.profiling.report import EngineSpeed, PhotoSpeed, Problem, SpeedReport
 from terrazzo.weights.catalog import DEFAULT_MODEL
+from terrazzo.weights.exported import exported_format
 
-__all__ = ["MEASURED_ENGINES", "MOST_PHOTOS", "benchmark"]
+__all__ = ["MOST_PHOTOS", "benchmark"]
 
-MEASURED_ENGINES = ("torch", "onnxruntime", "openvino")
 MOST_PHOTOS = 50
 REFERENCE = "reference.npy"
 
@@ -74,7 +74,7 @@ def benchmark(
     for what, number in (("size", min(size)), ("batch size", batch_size), ("threads", threads), ("rounds", rounds)):
         if number < 1:
             raise ConfigError(f"{what} is {number}", fix="give at least 1")
-    if trust and Path(model).suffix == ".pt2":
+    if trust and exported_format(model) == "torch":
         trust_file(Path(model))  # which the engine's process then opens
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     paths = leave_out_results(find_images([str(photos)]), [str(photos)])[0][:MOST_PHOTOS] if photos is not None else []
@@ -90,7 +90,7 @@ def benchmark(
         errors: list[TerrazzoError] = []
         for engine in wanted:
             try:
-                options = {**work, "engine": engine, "device": device if engine == "torch" else None}
+                options = {**work, "engine": engine, "device": None if ENGINES[engine].runs_conversions else device}
                 running.append(_started(options, folder, stack, steps))
             except TerrazzoError as error:
                 if engines != "all":
@@ -114,7 +114,7 @@ def benchmark(
         gemm_peak=facts["gemm_peak"],
         processor=processor_name(),
         load=load,
-        versions=package_versions("terrazzo", "torch", "onnxruntime", "openvino"),
+        versions=package_versions("terrazzo", *(engine.package for engine in ENGINES.values())),
         engines=tuple(
             EngineSpeed(
                 engine=each.engine,
@@ -155,11 +155,11 @@ class _Steps:
 
 def _engine_names(engines: str | Sequence[str]) -> tuple[str, ...]:
     if engines == "all":
-        return MEASURED_ENGINES
+        return tuple(ENGINES)
     names = tuple(dict.fromkeys([engines] if isinstance(engines, str) else engines))
-    if unknown := [name for name in names if name not in MEASURED_ENGINES]:
+    if unknown := [name for name in names if name not in ENGINES]:
         raise ConfigError(
-            f"there is no engine {unknown[0]!r} to measure", fix=f"choose all, or from {', '.join(MEASURED_ENGINES)}"
+            f"there is no engine {unknown[0]!r} to measure", fix=f"choose all, or from {', '.join(ENGINES)}"
         )
     return names
 

@@ -85,12 +85,12 @@ class Worker:
         """
         import torch
 
-        from terrazzo.engines.auto import is_exported
         from terrazzo.profiling.machine import gemm_peak
+        from terrazzo.weights.exported import exported_format
 
         torch.set_num_threads(threads)
         peak = gemm_peak()
-        if is_exported(model):
+        if exported_format(model) is not None:
             from terrazzo.inference.predict import make_predictor
 
             about = make_predictor(model, threads=threads).engine.description  # type: ignore[attr-defined]

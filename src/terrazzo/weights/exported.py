@@ -1,4 +1,4 @@
-"""What an exported file says about itself: enough to predict with it and with nothing else.
+"""Exported files: their formats, and what each says about itself, enough to predict with it and with nothing else.
 
 An ONNX file carries this in its metadata properties, an OpenVINO file in its ``rt_info``, a torch.export archive in an
 extra file. Nothing here imports torch, so a program that only runs exported files never loads it.
@@ -7,8 +7,10 @@ extra file. Nothing here imports torch, so a program that only runs exported fil
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from terrazzo.config import parse_json
@@ -16,7 +18,12 @@ from terrazzo.errors import CheckpointError, TerrazzoError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
 
-__all__ = ["METADATA_KEY", "ExportedDescription", "Output", "Precision"]
+__all__ = ["FORMATS", "METADATA_KEY", "ExportedDescription", "Format", "Output", "Precision", "exported_format"]
+
+Format = Literal["onnx", "openvino", "torch"]
+
+FORMATS: dict[Format, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+"""Formats of exported files, and the suffix by which each is known."""
 
 METADATA_KEY = "terrazzo"
 FORMAT_VERSION = 1
@@ -123,3 +130,10 @@ class ExportedDescription:
             fix="update terrazzo",
             code="checkpoint-version",
         )
+
+
+def exported_format(model: str | Path) -> Format | None:
+    """Return the format of an exported file, by its suffix; None where this names something else, such as weights."""
+    suffix = Path(model).suffix.lower()
+    named = next((name for name, ending in FORMATS.items() if ending == suffix), None)
+    return None if os.path.isdir(model) else named

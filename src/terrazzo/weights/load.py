@@ -20,6 +20,7 @@ from terrazzo.text import nearest, show, shown_path
 from terrazzo.weights.adapters import ADAPTER_CONFIG, MERGE_THERE, is_adapter, merge_adapter, read_adapter
 from terrazzo.weights.bands import fitted_bands
 from terrazzo.weights.catalog import bundled_folder, bundled_names, known_licence, published
+from terrazzo.weights.exported import exported_format
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
 from terrazzo.weights.foreign_files import nothing_in
 from terrazzo.weights.hub import download
@@ -32,8 +33,6 @@ from terrazzo.weights.recognize import Recognized, load_network, our_tensors, re
 from terrazzo.weights.tensor_files import read_tensor_file
 
 __all__ = ["StartingWeights", "load", "load_starting_weights"]
-
-EXPORTED = (".onnx", ".xml", ".pt2")
 
 
 @dataclass(frozen=True)
@@ -244,7 +243,7 @@ def _open_file(path: Path, name: str, part: str = "") -> TrainedModel | Foreign:
     """Open a file; `part` is the set of weights that is wanted of several."""
     if path.name in WEIGHTS_FILES and (path.parent / CONFIG_FILE).is_file() and not part:
         return _open_folder(path.parent, name)
-    if path.suffix in EXPORTED:
+    if exported_format(path) is not None:
         raise CheckpointError(
             f"{path} is an exported file: a network to run, whose weights are no longer apart from it",
             fix="predict or evaluate with it, or give the model that it was exported from",

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.models.layers import fold_norm
 from terrazzo.models.resized_conv import conv_of_resized
 
 __all__ = ["PUPDecoder", "UpsamplingStage"]
@@ -60,11 +61,9 @@ class UpsamplingStage(nn.Module):
 
     def _in_evaluation(self, x_BChw: Tensor, then: Callable[[Tensor], Tensor] | None) -> Tensor:
         """With BatchNorm folded into the convolution, everything up to `then` acts on each place alone."""
-        norm = self.norm
-        assert norm.running_mean is not None and norm.running_var is not None and self.conv.bias is not None
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        weight = self.conv.weight * scale[:, None, None, None]
-        bias = (self.conv.bias - norm.running_mean) * scale + norm.bias
+        assert self.conv.bias is not None
+        scale, shift = fold_norm(self.norm)
+        weight, bias = scale[:, None, None, None] * self.conv.weight, scale * self.conv.bias + shift
 
         def finish(piece_BHWC: Tensor) -> Tensor:
             piece_BHWC = F.relu(piece_BHWC, inplace=True)

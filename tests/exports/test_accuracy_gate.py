@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,14 +16,13 @@ from hypothesis import strategies as st
 
 import terrazzo
 from terrazzo.cli.main import main
-from terrazzo.engines.engine import Engine
 from terrazzo.errors import CheckpointError, ConfigError, DatasetError
-from terrazzo.exports.judgement import RECORD_KEY, Judgement, Score, refuse_judgement
+from terrazzo.exports.accuracy_gate import RECORD_KEY, Accuracy, refuse_miou_loss
 from terrazzo.inference.predict import make_predictor
-from terrazzo.weights.exported import ExportedDescription
 from terrazzo.weights.files import TrainedModel
 
 Models = Callable[[str], TrainedModel]
+Falling = Callable[..., dict[str, Any]]
 ENDINGS = {"onnx": ".onnx", "openvino": ".xml"}
 
 
@@ -41,65 +42,75 @@ def data(tmp_path: Path, models: Models) -> Path:
     return tmp_path / "data"
 
 
-def falling(*scores: float) -> Callable[[Engine, ExportedDescription], Score]:
-    """A judge that gives one score after the other, whatever it is shown."""
-    rest = list(scores)
-    return lambda engine, description: Score(rest.pop(0), "photos", "val", 3)
+@pytest.fixture
+def falling(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Let mIoU take one value after the other, whatever is measured, and return options of `export` that measure it."""
+
+    def set_scores(*scores: float) -> dict[str, Any]:
+        rest = list(scores)
+
+        def evaluate(*_args: Any, **_options: Any) -> SimpleNamespace:
+            metrics = SimpleNamespace(mIoU=rest.pop(0))
+            return SimpleNamespace(metrics=metrics, dataset="photos", split="val", images=3)
+
+        monkeypatch.setattr("terrazzo.exports.accuracy_gate.evaluate", evaluate)
+        return {"precision": "fp16", "data": "photos"}
+
+    return set_scores
 
 
 @pytest.mark.parametrize("kind", ENDINGS)
 def test_both_figures_are_measured_and_kept_in_the_file(kind: str, models: Models, data: Path, tmp_path: Path) -> None:
     model, path = models("segformer_b0"), tmp_path / f"a{ENDINGS[kind]}"
-    written = terrazzo.export(model, path, precision="fp16", judge=terrazzo.miou_on(data, labels="camvid"))
-    judgement = written.judgement
-    assert judgement is not None and written.parity is not None
-    assert judgement.exact == Score(terrazzo.evaluate(model, data, labels="camvid").metrics.mIoU, "data", "val", 3)
-    assert 50 < judgement.exact.mIoU < 100
+    written = terrazzo.export(model, path, precision="fp16", data=data, labels="camvid")
+    accuracy = written.accuracy
+    assert accuracy is not None and written.parity is not None
+    assert accuracy.exact == terrazzo.evaluate(model, data, labels="camvid").metrics.mIoU
+    assert 50 < accuracy.exact < 100
     from_file = make_predictor(path)
-    assert terrazzo.evaluate(from_file, data, labels="camvid").metrics.mIoU == pytest.approx(judgement.written.mIoU)
+    assert terrazzo.evaluate(from_file, data, labels="camvid").metrics.mIoU == pytest.approx(accuracy.written)
     kept = from_file.record[RECORD_KEY]
-    assert kept == judgement.to_dict() == written.description.record[RECORD_KEY]
-    assert kept["mIoU_fp32"] == round(judgement.exact.mIoU, 2) and kept["photos"] == 3
+    assert kept == accuracy.to_dict() == written.description.record[RECORD_KEY]
+    assert kept["mIoU_fp32"] == round(accuracy.exact, 2)
+    assert (kept["data"], kept["split"], kept["images"]) == ("data", "val", 3)
     assert from_file.record["val_mIoU"] == model.record["val_mIoU"]  # what it knew before is still there
 
 
 @pytest.mark.parametrize("kind", ENDINGS)
-def test_a_file_that_loses_too_much_never_reaches_its_place(kind: str, models: Models, tmp_path: Path) -> None:
+def test_a_file_that_loses_too_much_never_reaches_its_place(
+    kind: str, models: Models, falling: Falling, tmp_path: Path
+) -> None:
     path = tmp_path / f"a{ENDINGS[kind]}"
     model = models("setr_naive_tiny")
     with pytest.raises(CheckpointError, match=r"fp32 64\.00, fp16 62\.50, 1\.50 points lost, and 1 is") as caught:
-        terrazzo.export(model, path, precision="fp16", judge=falling(64.0, 62.5))
+        terrazzo.export(model, path, **falling(64.0, 62.5))
     assert caught.value.code == "export-loss"
     assert list(tmp_path.iterdir()) == []
-    terrazzo.export(model, path, precision="fp16", judge=falling(64.0, 62.5), max_loss=2)
+    terrazzo.export(model, path, **falling(64.0, 62.5), max_loss=2)
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
     assert path in before
     with pytest.raises(CheckpointError):
-        terrazzo.export(model, path, precision="fp16", judge=falling(64.0, 63.9), max_loss=0.05)
+        terrazzo.export(model, path, **falling(64.0, 63.9), max_loss=0.05)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_a_mask_file_is_judged_too(models: Models, data: Path, tmp_path: Path) -> None:
-    judge = terrazzo.miou_on(data, labels="camvid")
-    written = terrazzo.export(
-        models("segformer_b0"), tmp_path / "a.onnx", output_kind="mask", precision="fp16", judge=judge, max_loss=100
-    )
-    assert written.judgement is not None and written.judgement.written.mIoU > 50
+def test_a_mask_file_is_measured_too(models: Models, data: Path, tmp_path: Path) -> None:
+    options = {"precision": "fp16", "data": data, "labels": "camvid", "max_loss": 100}
+    written = terrazzo.export(models("segformer_b0"), tmp_path / "a.onnx", output_kind="mask", **options)
+    assert written.accuracy is not None and written.accuracy.written > 50
 
 
 @pytest.mark.slow
-def test_an_int8_file_is_judged_by_labelled_photos(models: Models, data: Path, tmp_path: Path) -> None:
+def test_an_int8_file_is_measured_on_labelled_photos(models: Models, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     path = tmp_path / "a.xml"
     photos = [str(data / "val" / "images")]
-    judge = terrazzo.miou_on(data, labels="camvid")
-    written = terrazzo.export(
-        models("segformer_b0"), path, precision="int8", calibrate=photos, judge=judge, max_loss=100
-    )
-    assert written.judgement is not None and written.agreement is None
-    assert written.judgement.exact.mIoU != written.judgement.written.mIoU
+    options = {"data": data, "labels": "camvid", "max_loss": 100}
+    written = terrazzo.export(models("segformer_b0"), path, precision="int8", calibrate=photos, **options)
+    assert written.accuracy is not None and written.agreement is None
+    assert written.accuracy.exact != written.accuracy.written
     kept = make_predictor(path).record[RECORD_KEY]
-    assert kept["mIoU_int8"] == round(written.judgement.written.mIoU, 2)
+    assert kept["mIoU_int8"] == round(written.accuracy.written, 2)
 
 
 def test_what_is_wrong_with_the_data_is_said_before_anything_is_written(
@@ -114,15 +125,15 @@ def test_what_is_wrong_with_the_data_is_said_before_anything_is_written(
         (empty / folder).mkdir(parents=True)
         cv2.imwrite(str(empty / folder / "0.png"), np.full((64, 64, *channels), 255, np.uint8))
     before = sorted(tmp_path.iterdir())
-    for judge, code in [
-        (terrazzo.miou_on(data), "dataset-classes"),
-        (terrazzo.miou_on(data, split="test"), "dataset-split"),
-        (terrazzo.miou_on(tmp_path / "bare", labels="camvid"), "dataset-layout"),
-        (terrazzo.miou_on(tmp_path / "nowhere"), "dataset-missing"),
-        (terrazzo.miou_on(tmp_path / "empty", labels="camvid"), "dataset-unlabelled"),
+    for options, code in [
+        ({"data": data}, "dataset-classes"),
+        ({"data": data, "split": "test"}, "dataset-split"),
+        ({"data": tmp_path / "bare", "labels": "camvid"}, "dataset-layout"),
+        ({"data": tmp_path / "nowhere"}, "dataset-missing"),
+        ({"data": tmp_path / "empty", "labels": "camvid"}, "dataset-unlabelled"),
     ]:
         with pytest.raises(DatasetError) as caught:
-            terrazzo.export(models("segformer_b0"), tmp_path / "a.onnx", precision="fp16", judge=judge)
+            terrazzo.export(models("segformer_b0"), tmp_path / "a.onnx", precision="fp16", **options)
         assert caught.value.code == code, caught.value
     assert sorted(tmp_path.iterdir()) == before
 
@@ -130,25 +141,24 @@ def test_what_is_wrong_with_the_data_is_said_before_anything_is_written(
 def test_a_file_in_fp32_needs_no_labelled_photos(models: Models, tmp_path: Path) -> None:
     for name in ("a.onnx", "a.xml", "a.pt2"):
         with pytest.raises(ConfigError) as caught:
-            terrazzo.export(models("segformer_b0"), tmp_path / name, judge=falling(1, 1))
+            terrazzo.export(models("segformer_b0"), tmp_path / name, data=tmp_path)
         assert caught.value.code == "export-data"
 
 
 @given(st.floats(0, 100), st.floats(0, 100), st.floats(0, 100))
 def test_the_gate_lets_through_what_loses_no_more_than_is_allowed(before: float, after: float, allowed: float) -> None:
-    judgement = Judgement(Score(before, "d", "val", 1), Score(after, "d", "val", 1), "int8")
-    json.dumps(judgement.to_dict())
+    accuracy = Accuracy(before, after, "int8", "d", "val", 1)
+    json.dumps(accuracy.to_dict())
     if before - after <= allowed:
-        refuse_judgement(judgement, allowed)
+        refuse_miou_loss(accuracy, allowed)
     else:
         with pytest.raises(CheckpointError):
-            refuse_judgement(judgement, allowed)
+            refuse_miou_loss(accuracy, allowed)
 
 
 def test_a_loss_that_is_no_number_is_refused() -> None:
-    judgement = Judgement(Score(50, "d", "val", 1), Score(float("nan"), "d", "val", 1), "int8")
     with pytest.raises(CheckpointError):
-        refuse_judgement(judgement, 100)
+        refuse_miou_loss(Accuracy(50, float("nan"), "int8", "d", "val", 1), 100)
 
 
 def test_the_command_prints_both_figures_and_refuses(

@@ -1,0 +1,132 @@
+"""Networks without a hand-written graph: traced with a free batch, height and width.
+
+These are the ones with an encoder of Hugging Face transformers, for which `torch.onnx.export` takes from half a minute
+on. It works where each of the encoder's operations can be traced with free sizes.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from terrazzo.errors import ConfigError, MissingExtraError
+from terrazzo.graphs import OPSET
+from terrazzo.models.encoders.backbone import Backbone
+from terrazzo.models.segmenter import Segmenter
+from terrazzo.weights.exported import ExportedDescription, Output
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["free_sizes", "network_of", "refuse_untraceable", "traced", "untraceable"]
+
+WINDOWED = ("swin", "swinv2", "maskformer-swin", "donut-swin")
+"""Families that pad each map to whole windows."""
+
+
+class MaskNetwork(nn.Module):
+    """A network whose output is the class of each pixel of its input, (B, H, W), uint8 where K <= 255 else uint16."""
+
+    def __init__(self, network: Segmenter) -> None:
+        super().__init__()
+        self.network = network
+        self.dtype = torch.uint8 if network.num_classes <= 255 else torch.uint16
+
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        logits = F.interpolate(self.network(images_B3HW), images_B3HW.shape[2:], mode="bilinear", align_corners=False)
+        return logits.argmax(1).to(self.dtype)
+
+
+def network_of(network: Segmenter, output: Output) -> nn.Module:
+    """Return what is traced: a network, or one that gives masks."""
+    return network if output == "logits" else MaskNetwork(network)
+
+
+def free_sizes() -> tuple[dict[int, object], ...]:
+    """Return the dimensions of the images that stay free, as torch's exporters take them."""
+    free = torch.export.Dim.DYNAMIC
+    return ({0: free, 2: free, 3: free},)
+
+
+def refuse_untraceable(network: Segmenter, format: str) -> None:
+    """Refuse a Swin, before minutes go into tracing it.
+
+    It pads every map to whole windows and asks whether it did, so that a trace holds for the sizes alone that answer as
+    its example did. Without the question, torch still follows a map's size through the roundings of all stages before,
+    which took 40 s of processor time for two layers in two stages, and rises steeply with both.
+
+    Raises:
+        ConfigError: the network has such an encoder (code "export-operation").
+    """
+    if not isinstance(network.encoder, Backbone):
+        return
+    family = network.encoder.configuration()["model_type"]
+    if family in WINDOWED:
+        raise ConfigError(
+            f"a model with the encoder {family} cannot be written as {format}: how far its windows are padded depends "
+            "on the image's size, which PyTorch's exporters cannot follow",
+            fix="run the model itself (--engine torch), or choose another encoder, such as pvt_v2 or convnext",
+            code="export-operation",
+        )
+
+
+def untraceable(description: ExportedDescription, format: str, error: Exception) -> ConfigError:
+    """Return the error for a network that an exporter of torch gave up on."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:  # the exporters wrap it in advice about reports to their authors
+        cause = cause.__cause__
+    reason = (" ".join(str(cause).split()) or type(cause).__name__)[:300]
+    return ConfigError(
+        f"{description.architecture} cannot be written as {format}: {reason}",
+        fix="run the model itself (--engine torch), or choose a SegFormer or SETR",
+        code="export-operation",
+    )
+
+
+def traced(network: Segmenter, description: ExportedDescription) -> ModelProto:
+    """Return a network as an ONNX model, by PyTorch's exporter.
+
+    Raises:
+        ConfigError: the network has an operation that ONNX cannot express, or sizes that cannot be free.
+        MissingExtraError: onnxscript is not installed.
+    """
+    try:
+        import onnxscript  # noqa: F401  # what torch.onnx builds the model with
+    except ImportError as error:
+        raise MissingExtraError("onnxscript", "export") from error
+    refuse_untraceable(network, "ONNX")
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with torch.no_grad(), warnings.catch_warnings():
+        # torch's exporter uses names of torch that are on their way out, and traces what transformers warns about.
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            program = torch.onnx.export(
+                network_of(network, description.output),
+                (torch.zeros(2, 3, 97, 151),),  # no multiple of any stride: paddings and crops must be in the graph
+                dynamo=True,
+                dynamic_shapes=free_sizes(),
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=[description.output],
+                verbose=False,
+            )
+        except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+            raise untraceable(description, "ONNX", error) from error
+        finally:
+            logger.setLevel(level)
+    assert program is not None
+    model = program.model_proto
+    for node in model.graph.node:
+        # Where in our source it came from: of no use to anybody, and several times the size of the graph.
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
+        del value.metadata_props[:]
+    return model

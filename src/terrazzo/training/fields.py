@@ -23,6 +23,7 @@ __all__ = [
     "NotNegative",
     "Share",
     "Within",
+    "accepted",
     "plain_values",
     "read_fields",
     "read_row",
@@ -158,6 +159,13 @@ def refuse_unknown_row(name: str, table: Mapping[str, Any], where: str) -> None:
         )
 
 
+def accepted(kind: type[Any], name: str) -> str:
+    """Say what a field takes: its type, and its range where it has one."""
+    hint = get_type_hints(kind, include_extras=True)[name]
+    plain, ranges = (get_args(hint)[0], hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
+    return "; ".join([_described(plain), *map(str, ranges)])
+
+
 def row_name(table: Mapping[str, type[Any]], row: object) -> str:
     """Return the name that a row's class has in its table."""
     return next(name for name, kind in table.items() if kind is type(row))
@@ -215,7 +223,8 @@ def _is_finite(value: float) -> bool:
 def _described(kind: Any) -> str:
     parts = get_args(kind)
     if get_origin(kind) is UnionType:
-        return " or ".join(_described(part) for part in parts)
+        joint = ", or " if any(get_origin(part) is tuple for part in parts) else " or "
+        return joint.join(_described(part) for part in parts)
     if get_origin(kind) is Literal:
         return " or ".join(parts)
     if get_origin(kind) is tuple:

@@ -70,9 +70,8 @@ class Within:
         else:
             ends = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
             text = " and ".join(f"{word} {_number(end)}" for word, end in ends.items() if end is not None)
-        more = [text, "a lower and an upper bound" if self.ordered else ""]
-        more.append(f"{self.pixels:,} pixels at most" if self.pixels is not None else "")
-        return ", ".join(filter(None, more))
+        text = f"a lower and an upper bound, each {text}" if self.ordered else text
+        return text if self.pixels is None else f"{text}, {self.pixels:,} pixels at most"
 
 
 LARGEST = 1 << 31

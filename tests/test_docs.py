@@ -16,6 +16,9 @@ import terrazzo
 from terrazzo import errors
 from terrazzo.cli.main import VERBS, verb_app
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.training.augment import AUGMENTATIONS
+from terrazzo.training.losses import LOSSES
+from terrazzo.training.recipe import Recipe, automatic_recipe
 
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
@@ -44,8 +47,25 @@ def test_python_in_the_manual_uses_names_that_exist(page: str, text: str) -> Non
 
 
 @pytest.mark.parametrize(("page", "text"), blocks("yaml"))
-def test_yaml_in_the_manual_is_a_valid_labels_file(page: str, text: str) -> None:
-    LabelSpec.from_dict(yaml.safe_load(text))
+def test_yaml_in_the_manual_is_a_valid_labels_file_or_the_usual_recipe(page: str, text: str) -> None:
+    if page == "recipe.md":
+        assert Recipe.from_dict(yaml.safe_load(text), page) == automatic_recipe("segformer_b0", [(360, 480)] * 400)
+    else:
+        LabelSpec.from_dict(yaml.safe_load(text))
+
+
+def test_the_recipe_page_has_the_fields_of_all_sections_and_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    monkeypatch.delitem(sys.modules, "recipe_table", raising=False)
+    import recipe_table  # type: ignore[import-not-found]
+
+    page = (DOCS / "recipe.md").read_text(encoding="utf-8")
+    assert recipe_table.with_tables(page) == page, "python docs/recipe_table.py writes it again"
+    for section, text in recipe_table.tables().items():
+        assert text in page and section in Recipe.__dataclass_fields__
+    for name, kind in {**AUGMENTATIONS, **LOSSES}.items():
+        assert f"**`{name}`**:" in page
+        assert all(f"| `{field}` |" in page for field in kind.__dataclass_fields__)
 
 
 def test_the_reference_has_every_public_name() -> None:

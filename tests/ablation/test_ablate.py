@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flat_recipes import flat
 from PIL import Image
 
 import terrazzo
@@ -23,6 +24,7 @@ from terrazzo.errors import ConfigError, TrainingError
 from terrazzo.models import segformer, setr
 from terrazzo.models.segformer import segformer_spec
 from terrazzo.models.setr import setr_spec
+from terrazzo.training.recipe import Recipe
 from terrazzo.training.trainer import Trainer
 from tiny_backbones import TINY_BACKBONES
 
@@ -144,6 +146,23 @@ def test_an_interrupted_study_goes_on(
     assert [row.mIoU_by_side for row in again.rows] == [row.mIoU_by_side for row in result.rows]
     weights = Path("runs", "learned_positions", "model", "model.safetensors")
     assert (tmp_path / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def test_results_from_before_recipes_had_sections_are_found(
+    finished: tuple[Path, Result], tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, result = finished
+    path = output / "runs" / "no_positions" / "result.json"
+    written = path.read_text()
+    older = json.loads(written)
+    older["recipe"] = flat(Recipe.from_dict(older["recipe"], "here"))
+    path.write_text(json.dumps(older))
+    names = trainings(monkeypatch)
+    assert run("position", tiny_data, output) == result and names == []
+    path.write_text(json.dumps({**older, "recipe": {}}))
+    with pytest.raises(TrainingError, match="does not hold a result"):
+        run("position", tiny_data, output)
+    path.write_text(written)
 
 
 def test_other_settings_are_refused(finished: tuple[Path, Result], tiny_data: Path) -> None:

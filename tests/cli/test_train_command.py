@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,10 @@ from PIL import Image
 
 import terrazzo
 from terrazzo.cli.main import main
+from terrazzo.cli.train import train
+from terrazzo.training.preflight import MOST_WORKERS
+from terrazzo.training.recipe import automatic_recipe
+from terrazzo.training.train import DEFAULT_ARCHITECTURE
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """B0 after an epoch of two steps, from a process of its own, where no terminal is."""
     folder = tmp_path_factory.mktemp("runs")
     options = ["--crop", "32", "32", "--batch-size", "2", "--epochs", "1", "--workers", "0", "--device", "cpu"]
+    options += ["--set", "optimizer.weight_decay=1e-2", "--set", "augment.cutmix.p=1", "--set", "hue=0"]
     command = [sys.executable, "-m", "terrazzo", "train", "--data", str(data), "--output", "mine", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
@@ -57,9 +63,52 @@ def test_a_run_says_what_it_does_and_how_to_use_it(trained: tuple[Path, subproce
     assert told[7].startswith("disk      about ") and " free" in told[7]
     assert told[8].startswith("epoch 1/1  loss ") and "best so far" in told[8]
     assert "\x1b" not in done.stderr
-    assert yaml.safe_load((output / "recipe.yaml").read_text())["augment"][1]["size"] == [32, 32]
+    written = yaml.safe_load((output / "recipe.yaml").read_text())
+    assert written["augment"][1]["size"] == [32, 32] and written["optimizer"]["weight_decay"] == 0.01
+    assert written["augment"][-2]["hue"] == 0
+    assert written["augment"][-1] == {"name": "cutmix", "p": 1, "area": [0.1, 0.5], "aspect": [0.5, 2.0]}
     model = terrazzo.load(output)
     assert model.architecture == "segformer_b0" and model.labels.names == ("background", "foreground")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("optimizer.lr", "is not a field and its value"),
+        ("optimizer.lrr=1", "optimizer has an unknown key 'lrr'"),
+        ("augment.flip.p=2", "augment.flip.p is 2"),
+        ("optimiser.lr=1", "a recipe has no field 'optimiser.lr'"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, said: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--data", str(data), "--output", str(tmp_path / "run"), "--set", setting])
+    assert caught.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_help_tells_the_defaults_of_a_run_without_a_recipe() -> None:
+    fresh, begun = (automatic_recipe("segformer_b0", [(360, 480)] * 4, weights=start) for start in (None, "a"))
+    told = {
+        "epochs": f"by default {fresh.run.epochs}.",
+        "batch_size": f"by default {fresh.run.batch_size}.",
+        "lr": f"by default {fresh.optimizer.lr:g}, or {begun.optimizer.lr:g} where training starts from weights.",
+        "seed": f"by default {fresh.run.seed}.",
+        "precision": f"{fresh.run.precision} (the default: ",
+        "checkpointing": f"by default {'on' if fresh.run.checkpointing else 'off'}.",
+        "compile": f"by default {'on' if fresh.run.compile else 'off'}.",
+        "patience": f"by default {fresh.run.patience}.",
+        "train_split": f"by default {fresh.data.train_split}.",
+        "val_split": f"by default {fresh.data.val_split}.",
+        "crowds": f"{fresh.data.crowds} (the default)",
+        "model": f"{DEFAULT_ARCHITECTURE} (the default ",
+        "crop": "from 128 to 512.",
+        "workers": f"at most {MOST_WORKERS}.",
+    }
+    for option, text in told.items():
+        help_ = re.search(rf"^    {option}\n((?:        .*\n)+)", train.__doc__ or "", re.MULTILINE)
+        assert help_ is not None and text in " ".join(help_[1].split()), option
 
 
 def test_a_run_is_not_written_over(

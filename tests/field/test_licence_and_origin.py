@@ -149,6 +149,7 @@ def test_an_interrupted_run_keeps_it(data: Path, tmp_path: Path, monkeypatch: py
         ({"weights": "nvidia/segformer-b0-finetuned-ade-512-512", "encoder": None}, NVIDIA),
         ({"weights": "runs/a", "encoder": None}, "not recorded"),
         ({"weights": None, "encoder": "hf:nvidia/mit-b0"}, NVIDIA),
+        ({"model": {"weights": None, "encoder": "hf:nvidia/mit-b0"}}, NVIDIA),
         ({"weights": None, "encoder": "hf:a/config.json"}, None),
         ({"weights": None, "encoder": None}, None),
     ],

@@ -44,6 +44,7 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
         ({"run": {"wramup": 3}}, "here: run has an unknown key 'wramup'", None),
         ({"optimizer": {"wramup_steps": 3}}, "here: optimizer has an unknown key 'wramup_steps'", "warmup_steps"),
         ({"optimiser": {}}, "here has an unknown key 'optimiser'", "optimizer"),
+        ({"lr": 0.1}, "here has an unknown key 'lr'", None),
         ({"augment": [{"name": "filp"}]}, "here: augment has an unknown row 'filp'", "flip"),
         ({"augment": [{"name": "flip", "q": 1}]}, "here: augment.flip has an unknown key 'q'", None),
         ({"augment": ["flip"]}, "here: augment has an entry 'flip' without a name", None),

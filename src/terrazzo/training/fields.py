@@ -23,6 +23,7 @@ __all__ = [
     "NotNegative",
     "Share",
     "Within",
+    "accepted",
     "plain_values",
     "read_fields",
     "read_row",
@@ -69,9 +70,8 @@ class Within:
         else:
             ends = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
             text = " and ".join(f"{word} {_number(end)}" for word, end in ends.items() if end is not None)
-        more = [text, "a lower and an upper bound" if self.ordered else ""]
-        more.append(f"{self.pixels:,} pixels at most" if self.pixels is not None else "")
-        return ", ".join(filter(None, more))
+        text = f"a lower and an upper bound, each {text}" if self.ordered else text
+        return text if self.pixels is None else f"{text}, {self.pixels:,} pixels at most"
 
 
 LARGEST = 1 << 31
@@ -158,6 +158,13 @@ def refuse_unknown_row(name: str, table: Mapping[str, Any], where: str) -> None:
         )
 
 
+def accepted(kind: type[Any], name: str) -> str:
+    """Say what a field takes: its type, and its range where it has one."""
+    hint = get_type_hints(kind, include_extras=True)[name]
+    plain, ranges = (get_args(hint)[0], hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
+    return "; ".join([_described(plain), *map(str, ranges)])
+
+
 def row_name(table: Mapping[str, type[Any]], row: object) -> str:
     """Return the name that a row's class has in its table."""
     return next(name for name, kind in table.items() if kind is type(row))
@@ -215,7 +222,8 @@ def _is_finite(value: float) -> bool:
 def _described(kind: Any) -> str:
     parts = get_args(kind)
     if get_origin(kind) is UnionType:
-        return " or ".join(_described(part) for part in parts)
+        joint = ", or " if any(get_origin(part) is tuple for part in parts) else " or "
+        return joint.join(_described(part) for part in parts)
     if get_origin(kind) is Literal:
         return " or ".join(parts)
     if get_origin(kind) is tuple:

@@ -21,7 +21,7 @@ SECTIONS = ("model", "data", "augment", "loss", "optimizer", "run")
 TABLES: Mapping[str, Mapping[str, type[Any]]] = {"augment": AUGMENTATIONS, "loss": LOSSES}
 """The sections that are lists, and the rows that they may have."""
 
-EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # which YAML takes for text where there is no point
+EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # YAML takes 1e5 for text
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -110,7 +110,7 @@ def _row(rows: list[dict[str, Any]], section: str, name: str) -> dict[str, Any]:
 
 
 def _unknown(name: str, known: Any) -> ConfigError:
-    near = nearest(name, known)
+    near = None if name in SECTIONS else nearest(name, known)
     hint = f"did you mean {near}? " if near else ""
     return ConfigError(
         f"a recipe has no field {show(name)}",

@@ -23,7 +23,7 @@ from terrazzo.training.augment.flip import RandomFlip
 from terrazzo.training.augment.photometric import PhotometricDistortion
 from terrazzo.training.augment.resize import RandomResize
 from terrazzo.training.fields import plain_values, read_fields, read_row, row_name
-from terrazzo.training.flat_recipe import is_flat, sectioned
+from terrazzo.training.flat_recipe import PATHS, is_flat, sectioned
 from terrazzo.training.losses import LOSSES, Loss
 from terrazzo.training.losses.cross_entropy import CrossEntropy
 from terrazzo.training.overrides import TABLES, full_paths, with_values
@@ -61,7 +61,7 @@ class Recipe:
         names = [row_name(AUGMENTATIONS, step) for step in self.augment]
         if names.count("crop") != 1 or "resize" in names[names.index("crop") :]:
             raise ConfigError(
-                f"augment has {', '.join(names) or 'no rows'}",
+                f"augment has {'the rows ' if names else 'no rows'}{', '.join(names)}",
                 fix="it must have one crop, and no resize after it: the windows of a batch have one size",
                 code="recipe-augment",
             )
@@ -130,6 +130,8 @@ class Recipe:
         if is_flat(values):
             values = sectioned(values, where)
         names = [*cls.__dataclass_fields__]
+        if flat := next((key for key in values if key not in names and key in PATHS), None):
+            raise ConfigError(f"{where} has an unknown key {flat!r}", fix=f"write it in its section, as {PATHS[flat]}")
         refuse_unknown_keys(values, names, where)
         if missing := [name for name in names if name not in values]:
             raise ConfigError(

@@ -16,8 +16,8 @@ __all__ = ["CopyPaste"]
 class CopyPaste(Checked):
     """Paste the pixels of a rare class from another training photo at a random place.
 
-    One of the rare classes is drawn, each alike, and then one of the photos that show it. Before `crop` all of the
-    class's pixels in that photo are there to be pasted; after it, those in a window.
+    One of the rare classes is drawn, each alike, and then a photo, the likelier the more of the class it shows. Before
+    `crop` all of the class's pixels in that photo are there to be pasted; after it, those in a window.
 
     Attributes:
         p: probability.
@@ -35,7 +35,8 @@ class CopyPaste(Checked):
         if not len(rare):
             return image, mask
         chosen = int(rng.choice(rare))
-        other_image, other_mask = context.other(int(rng.choice(np.flatnonzero(context.pixels_NK[:, chosen]))))
+        pixels_N = context.pixels_NK[:, chosen]
+        other_image, other_mask = context.other(int(rng.choice(len(pixels_N), p=pixels_N / pixels_N.sum())))
         pasted = other_mask == chosen
         if not pasted.any():  # a step before this one has lost it
             return image, mask

@@ -19,7 +19,7 @@ from tiny_runs import make_data, tiny_trainer
 from torch import Tensor
 
 from terrazzo.data.loaders import Batch
-from terrazzo.training.losses import upsampled_cross_entropy
+from terrazzo.training.losses.cross_entropy import CrossEntropy, upsampled_cross_entropy
 from terrazzo.training.trainer import Trainer
 from terrazzo.weights.files import load_folder
 
@@ -64,12 +64,13 @@ def free_gradients(trainer: Trainer, batch: Batch) -> State:
     logits, *auxiliary = model(batch.images, auxiliary=True)
 
     def loss(logits: Tensor) -> Tensor:
-        recipe = trainer.recipe
-        return upsampled_cross_entropy(logits, batch.labels, 255, trainer.class_weights, recipe.normalize_by)
+        (row,), (class_weights_K,) = trainer.recipe.loss, trainer.loss.class_weights
+        assert isinstance(row, CrossEntropy)
+        return upsampled_cross_entropy(logits, batch.labels, 255, class_weights_K, row.normalize_by)
 
     total = loss(logits)
     for logits in auxiliary:
-        total = total + trainer.recipe.auxiliary_weight * loss(logits)
+        total = total + trainer.recipe.model.auxiliary_weight * loss(logits)
     total.backward()
     torch.set_rng_state(random)
     return cloned({name: p.grad for name, p in model.named_parameters() if p.grad is not None})

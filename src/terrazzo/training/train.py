@@ -92,7 +92,7 @@ def train(
             such as the ImageNet files that the papers start from; ``random`` where the recipe has weights and you have
             not.
         overrides: recipe fields that take other values, by their paths, such as ``{"run.epochs": 20, "augment.flip.p":
-            0}``; for many the last part is enough, as in ``{"epochs": 20}`` (see `Recipe.changed`).
+            0}``; for the fields of old flat recipes the old name is enough, as in ``{"epochs": 20}``.
         reset_head: where the classes of `weights` are not the data set's, let its classifier start at random.
         resume: go on from the newest checkpoint in `output`; the result is the same as without the break.
         check: decode every photo and mask before the first step; else only the photos' headers and the masks are read.

@@ -60,8 +60,8 @@ def models() -> None:
         count = sum(parameter.numel() for parameter in meta_network(name, COUNTED_CLASSES).parameters())
         say(f"  {name:<24}{count / 1e6:6.2f} M")
     about = (
-        "Parts: any encoder goes under any decoder, for --model as ENCODER+DECODER, such as mit_b0+setr_pup. An encoder "
-        "of Hugging Face transformers is hf: and a model of its hub, a folder, or a config.json: "
+        "Parts: any encoder goes under any decoder, for --model as ENCODER+DECODER, such as mit_b0+setr_pup. An "
+        "encoder of Hugging Face transformers is hf: and a model of its hub, a folder, or a config.json: "
         "hf:microsoft/resnet-50+fcn. Encoders:"
     )
     say("", *textwrap.wrap(about, WIDTH, break_on_hyphens=False), "")

@@ -181,9 +181,9 @@ def test_a_model_that_cannot_be_built(change: dict[str, object], says: str | Non
     assert says in caught.value.message and "config.json" in caught.value.message and caught.value.code == code
 
 
-@pytest.mark.parametrize("model", [None, [], "segformer_b0", {}], ids=str)
-def test_a_configuration_without_a_model(model: object, folder: Path) -> None:
-    rewrite_config(folder, model=model)
+@pytest.mark.parametrize("described", [None, [], "segformer_b0", {}], ids=str)
+def test_a_configuration_without_a_model(described: object, folder: Path) -> None:
+    rewrite_config(folder, model=described)
     with pytest.raises(CheckpointError, match=r"config\.json"):
         load_folder(folder)
 

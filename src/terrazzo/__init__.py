@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from terrazzo.interpret.receptive_field import receptive_fields
     from terrazzo.labels.spec import LabelSpec
     from terrazzo.models import list_models
+    from terrazzo.models.spec import ModelSpec
     from terrazzo.notes import TerrazzoWarning
     from terrazzo.preprocess import Preprocess
     from terrazzo.profiling.benchmark import benchmark
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DataRules",
     "LabelSpec",
+    "ModelSpec",
     "Predictor",
     "Preprocess",
     "Recipe",
@@ -78,6 +80,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "DataRules": "terrazzo.data.rules",
     "LabelSpec": "terrazzo.labels.spec",
+    "ModelSpec": "terrazzo.models.spec",
     "Predictor": "terrazzo.inference.predictor",
     "Preprocess": "terrazzo.preprocess",
     "Recipe": "terrazzo.training.recipe",

@@ -146,8 +146,8 @@ def test_what_no_map_depends_on_is_not_trained_and_all_else_is(family: str) -> N
     ],
 )
 def test_what_a_configuration_does_not_declare_is_left_out(more: dict[str, Any]) -> None:
-    plain = create_backbone(TINY_BACKBONES["dinov2"], several=True)
-    encoder = create_backbone({**TINY_BACKBONES["dinov2"], **more}, several=True)
+    plain = create_backbone(TINY_BACKBONES["dinov2"], maps="levels")
+    encoder = create_backbone({**TINY_BACKBONES["dinov2"], **more}, maps="levels")
     assert encoder.configuration() == plain.configuration()
 
 
@@ -156,7 +156,7 @@ def test_what_a_configuration_does_not_declare_is_left_out(more: dict[str, Any])
 )
 def test_too_many_layers_are_refused_before_one_is_built(family: str, values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="layers are more than 1,000") as caught:
-        create_backbone({**TINY_BACKBONES[family], **values}, several=True)
+        create_backbone({**TINY_BACKBONES[family], **values}, maps="levels")
     assert caught.value.code == "encoder-config"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from terrazzo import models
 from terrazzo.errors import ConfigError
 from terrazzo.models import MODELS, ModelSpec, Part, build, create_model, model_spec
 from terrazzo.models.encoders import SIZES
@@ -175,3 +178,13 @@ def test_any_value_anywhere_is_taken_or_refused(place: str, field: int, value: A
     except ConfigError:
         return
     assert ModelSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+def test_models_never_touch_files_or_the_network() -> None:
+    outside = {"os", "pathlib", "io", "tempfile", "huggingface_hub"}
+    outside |= {"terrazzo.config", "terrazzo.atomic", "terrazzo.weights"}
+    for path in Path(models.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            named += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in named if any(f"{name}.".startswith(f"{one}.") for one in outside)], path

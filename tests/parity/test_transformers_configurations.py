@@ -185,8 +185,14 @@ def test_networks_that_transformers_does_not_have(change: dict[str, Any], named:
     changed = spec.with_encoder(embed_dims=(8, 12, 16, 20), num_heads=(1, 1, 1, 1), **change)
     labels = terrazzo.LabelSpec.from_names(["a", "b", "c"])
     model = terrazzo.TrainedModel("x", create_model(changed, 3), labels, terrazzo.Preprocess())
-    with pytest.raises(ConfigError, match=named):
+    with pytest.raises(ConfigError) as caught:
         save_huggingface(tmp_path / "x", model)
-    with pytest.raises(ConfigError, match="alone"):
-        decoder = create_model("mit_b0+fcn", 3)
-        save_huggingface(tmp_path / "x", terrazzo.TrainedModel("x", decoder, labels, terrazzo.Preprocess()))
+    assert named in caught.value.fix and caught.value.code == "convert-architecture"
+
+
+def test_another_decoder_is_not_theirs(tmp_path: Path) -> None:
+    labels = terrazzo.LabelSpec.from_names(["a", "b", "c"])
+    model = terrazzo.TrainedModel("x", create_model("mit_b0+fcn", 3), labels, terrazzo.Preprocess())
+    with pytest.raises(ConfigError, match=r"has no mit_b0\+fcn") as caught:
+        save_huggingface(tmp_path / "x", model)
+    assert "under SegFormer's decoder" in caught.value.fix

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import terrazzo.atomic
-from terrazzo.errors import CheckpointError, OutputError
+from terrazzo.errors import CheckpointError, ConfigError, OutputError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model, model_spec
 from terrazzo.preprocess import Preprocess
@@ -155,6 +155,56 @@ def test_row_46_what_is_no_configuration_is_refused(text: str, says: str, folder
     (folder / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=says):
         load_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "says", "code"),
+    [
+        ({"encoder": {"name": "mitt"}}, "no encoder 'mitt'", "spec-name"),
+        ({"encoder": {"name": "mit", "embed_dims": [32] * 4, "depths": [10**9] * 4}}, "larger than", "spec-value"),
+        ({"decoder": {"name": "all_mlp", "width": 3}}, "no field 'width'", "spec-name"),
+        ({"num_classes": 4}, "names 3 classes, and its network tells 4 apart", "checkpoint-labels"),
+        ({"num_classes": None}, "cannot be built for None", "model-classes"),
+        ({"layers": 3}, "no 'layers'", "spec-name"),
+        ({"image_size": [1, 2, 3]}, None, None),  # nothing of this network depends on it
+    ],
+    ids=str,
+)
+def test_a_model_that_cannot_be_built(change: dict[str, object], says: str | None, code: str, folder: Path) -> None:
+    model = json.loads((folder / "config.json").read_text())["model"]
+    rewrite_config(folder, model={**model, **change})
+    if says is None:
+        assert load_folder(folder).spec.image_size is None
+        return
+    with pytest.raises(CheckpointError) as caught:
+        load_folder(folder)
+    assert says in caught.value.message and "config.json" in caught.value.message and caught.value.code == code
+
+
+@pytest.mark.parametrize("described", [None, [], "segformer_b0", {}], ids=str)
+def test_a_configuration_without_a_model(described: object, folder: Path) -> None:
+    rewrite_config(folder, model=described)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_folder(folder)
+
+
+def test_format_1_is_read(folder: Path) -> None:
+    """What was written before there was a spec: the architecture's name, and nothing else about the network."""
+    before = load_folder(folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["model"]
+    (folder / "config.json").write_text(json.dumps({**config, "format_version": 1}))
+    loaded = load_folder(folder)
+    assert loaded.spec == before.spec and loaded.architecture == "segformer_b0"
+    assert load("segformer_b0.camvid").spec.name == "segformer_b0"
+
+
+def test_a_network_put_together_by_hand_is_not_saved(folder: Path, tmp_path: Path) -> None:
+    model = load_folder(folder)
+    model.network.spec = None
+    with pytest.raises(ConfigError, match="by hand") as caught:
+        save_folder(tmp_path / "x", model)
+    assert caught.value.code == "model-spec" and not (tmp_path / "x").exists()
 
 
 def test_a_newer_format_asks_for_an_update(folder: Path) -> None:

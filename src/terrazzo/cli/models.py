@@ -27,7 +27,7 @@ NAME_COLUMN = 52
 
 
 def models() -> None:
-    """List the models: those that ship, those that others have published, and the architectures that can be trained.
+    """List the models: those that ship, those that others have published, and the networks and parts to train.
 
     A shipped model comes with its record: what it was trained on, how long and on what, what it scored, and under which
     licence its weights stand. Of published ones the hub's come first, what is in its cache before the rest.
@@ -47,6 +47,7 @@ def models() -> None:
         say(*listed.split("\n"), "")
 
     from terrazzo.models import DECODERS, list_models
+    from terrazzo.models.encoders import ENCODERS
     from terrazzo.weights.recognize import meta_network
 
     about = (
@@ -58,8 +59,21 @@ def models() -> None:
     for name in list_models():
         count = sum(parameter.numel() for parameter in meta_network(name, COUNTED_CLASSES).parameters())
         say(f"  {name:<24}{count / 1e6:6.2f} M")
-    say("", "Decoders, for --model together with a backbone of transformers (--encoder):", "")
-    say(f"  {', '.join(DECODERS)}")
+    about = (
+        "Parts: any encoder goes under any decoder, for --model as ENCODER+DECODER, such as mit_b0+setr_pup. An "
+        "encoder of Hugging Face transformers is hf: and a model of its hub, a folder, or a config.json: "
+        "hf:microsoft/resnet-50+fcn. Encoders:"
+    )
+    say("", *textwrap.wrap(about, WIDTH, break_on_hyphens=False), "")
+    for row in ENCODERS.values():
+        say(*_entry(", ".join(row.sizes) or "hf:...", row.about))
+    say("", "Decoders:", "")
+    for name, decoder in DECODERS.items():
+        say(*_entry(name, decoder.about))
+
+
+def _entry(name: str, about: str) -> list[str]:
+    return textwrap.wrap(f"{name}: {about}", WIDTH, initial_indent="  ", subsequent_indent="    ")
 
 
 def describe(name: str, config: Mapping[str, Any]) -> str:

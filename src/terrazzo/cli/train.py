@@ -63,11 +63,11 @@ def train(
     output
         The run's folder: weights, log, curves, report, pictures.
     model
-        Architecture, such as segformer_b0 (the default without a recipe); with --encoder a decoder: fcn, fcn_dilated,
-        all_mlp (then the default), setr_naive, setr_pup or setr_mla.
+        What to train: a model such as segformer_b0 (the default without a recipe), or ENCODER+DECODER such as
+        mit_b0+setr_pup; with --encoder a decoder alone (by default all_mlp). `terrazzo models` lists them.
     encoder
-        A backbone of Hugging Face transformers: hf: and a model of its hub, or a folder, with weights; hf: and a
-        config.json for random ones.
+        An encoder of our own such as mit_b0, or a backbone of Hugging Face transformers: hf: and a model of its hub, or
+        a folder, with weights; hf: and a config.json for random ones.
     recipe
         A complete recipe file; other options change single values of it. Without one the settings are chosen from the
         photos; the defaults below are those.

@@ -120,7 +120,7 @@ def _refuse_immense(values: Mapping[str, Any], name: str, where: str) -> None:
             todo += [(str(inner), item) for inner, item in value.items()]
         elif isinstance(value, (list, tuple)):
             todo += [(key, item) for item in value]
-        elif isinstance(value, int) and not isinstance(value, bool) and abs(value) > LARGEST**2:
+        elif isinstance(value, int) and abs(value) > LARGEST**2:
             raise _wrong(f"{show(key)} in {name} of {where} is {show(value)}, larger than any network has")
 
 

@@ -28,8 +28,6 @@ from terrazzo.training.losses import LOSSES, Loss
 from terrazzo.training.losses.cross_entropy import CrossEntropy
 from terrazzo.training.overrides import TABLES, full_paths, with_values
 from terrazzo.training.sections import SECTIONS, DataSection, ModelSection, OptimizerSection, RunSection
-from terrazzo.weights.backbones import weights_folder
-from terrazzo.weights.processor import normalisation, read_processor
 
 __all__ = ["Recipe", "automatic_recipe"]
 
@@ -169,6 +167,7 @@ def automatic_recipe(
     image_sizes: list[tuple[int, int]],
     *,
     encoder: str | None = None,
+    pretrained: Preprocess | None = None,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int = 8,
@@ -184,8 +183,9 @@ def automatic_recipe(
     Args:
         model: architecture name.
         image_sizes: (height, width) of the training photos.
-        encoder: see `Recipe`. Photos are then normalised as its folder says. An encoder with weights learns at a tenth
-            of the decoder's rate.
+        encoder: see `Recipe`.
+        pretrained: how photos are normalised for the weights that the encoder brings, which then learn at a tenth of
+            the decoder's rate; None where it brings none.
         epochs: passes over the training photos; 100 where neither this nor `steps` is given.
         steps: optimiser steps, instead of `epochs`.
         batch_size: photos per step.
@@ -201,13 +201,12 @@ def automatic_recipe(
     one_size = len(set(image_sizes)) == 1
     if steps is None and epochs is None:
         epochs = 100
-    folder = None if encoder is None else weights_folder(encoder)
     resizes = preprocess is not None and (preprocess.short_side is not None or preprocess.size is not None)
     resize = (max(max(size) for size in seen), usual) if resizes and seen != image_sizes else None
     if preprocess is None:
         # Antialiased: large photos must look like those trained on (docs/prediction.md has the numbers). Rounded down:
         # then transformers can be told the same rule.
-        preprocess = replace(_normalised_for(folder), antialias=True, rounding="down")
+        preprocess = replace(pretrained or Preprocess(), antialias=True, rounding="down")
         if one_size:
             preprocess = replace(preprocess, short_side=usual, long_side=usual * 4)
     total = (steps or 0) + (epochs or 0) * max(len(image_sizes) // batch_size, 1)
@@ -231,10 +230,10 @@ def automatic_recipe(
         loss=(CrossEntropy(weight=1.0, class_weight_power=0.25, normalize_by="valid"),),
         optimizer=OptimizerSection(
             name="adamw",
-            lr=1e-3 if weights is None and folder is None else 1e-4,
+            lr=1e-3 if weights is None and pretrained is None else 1e-4,
             momentum=0.9,
             weight_decay=0.05,
-            decoder_lr_factor=10.0 if weights is None and folder is not None else 1.0,
+            decoder_lr_factor=10.0 if weights is None and pretrained is not None else 1.0,
             warmup_steps=min(300, total // 10),
             warmup_ratio=1e-3,
             power=1.0,
@@ -256,9 +255,3 @@ def automatic_recipe(
             patience=30,
         ),
     )
-
-
-def _normalised_for(folder: Path | None) -> Preprocess:
-    """Take mean and std from what an encoder's folder says of its training, if it does."""
-    theirs = None if folder is None else read_processor(folder)
-    return Preprocess() if theirs is None else normalisation(theirs, f"the image processor in {folder}")

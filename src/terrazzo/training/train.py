@@ -35,7 +35,7 @@ from terrazzo.training.run_folder import (
 )
 from terrazzo.training.start import preprocess_changes, refuse_two_readings, starting_weights
 from terrazzo.training.trainer import Trainer
-from terrazzo.weights.backbones import brings_weights, split_name
+from terrazzo.weights.backbones import brings_weights, normalisation_for, split_name
 from terrazzo.weights.load import StartingWeights
 
 __all__ = ["Run", "train"]
@@ -186,11 +186,12 @@ def _recipe_for(data: Path, model: str, changes: Mapping[str, Any]) -> tuple[Rec
     length = {key: value for key, value in given.items() if isinstance(value, int)}
     sizes = [photo_size(photo.image) for photo in photos]
     initial = starting_weights(changes.get("model.weights"))
-    theirs = None if initial is None else initial.preprocess
+    theirs, encoder = None if initial is None else initial.preprocess, changes.get("model.encoder")
     recipe = automatic_recipe(
         model,
         sizes,
-        encoder=changes.get("model.encoder"),
+        encoder=encoder,
+        pretrained=None if encoder is None else normalisation_for(encoder),
         weights=changes.get("model.weights"),
         preprocess=None if initial is None or initial.labels is None else theirs,
         **length,

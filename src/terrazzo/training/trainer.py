@@ -374,8 +374,9 @@ class Trainer:
 
     def trained_model(self, record: dict[str, Any]) -> TrainedModel:
         """Return the present weights as something that can be saved and used."""
-        name, preprocess = self.recipe.model.name, self.recipe.data.preprocess
-        return TrainedModel(name, self.shipped_network(), self.labels, preprocess, record, self.output.name)
+        network, preprocess = self.shipped_network(), self.recipe.data.preprocess
+        name = network.spec.title if network.spec else self.recipe.model.name
+        return TrainedModel(name, network, self.labels, preprocess, record, self.output.name)
 
     def _keep_if_best(self, metrics: Metrics) -> bool:
         if not metrics.mIoU > self.best_mIoU:

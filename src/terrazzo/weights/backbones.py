@@ -19,10 +19,22 @@ from terrazzo.config import read_json
 from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.models import ON
 from terrazzo.models.encoders.backbone import NEW_NORMS, Backbone
+from terrazzo.preprocess import Preprocess
+from terrazzo.text import shown_path
 from terrazzo.weights.bands import fitted_bands
 from terrazzo.weights.hub import download
+from terrazzo.weights.processor import normalisation, read_processor
 
-__all__ = ["PREFIX", "brings_weights", "is_named", "load_backbone", "locate", "split_name", "weights_folder"]
+__all__ = [
+    "PREFIX",
+    "brings_weights",
+    "is_named",
+    "load_backbone",
+    "locate",
+    "normalisation_for",
+    "split_name",
+    "weights_folder",
+]
 
 PREFIX = "hf:"
 
@@ -64,6 +76,20 @@ def weights_folder(encoder: str) -> Path | None:
     if path.suffix == ".json":
         raise ConfigError(f"there is no file {path}", fix="check the path of the config.json", code="encoder-config")
     return path if os.path.isdir(path) else download(encoder.removeprefix(PREFIX))
+
+
+def normalisation_for(encoder: str) -> Preprocess | None:
+    """Return how photos are normalised for the weights that an encoder brings; None where it brings none.
+
+    Raises:
+        ConfigError: as `weights_folder`.
+        CheckpointError: as `weights_folder`, or what its folder says of photos cannot be read.
+    """
+    folder = weights_folder(encoder)
+    if folder is None:
+        return None
+    theirs = read_processor(folder)
+    return Preprocess() if theirs is None else normalisation(theirs, f"the image processor in {shown_path(folder)}")
 
 
 def locate(encoder: str) -> tuple[dict[str, Any], Path | None]:

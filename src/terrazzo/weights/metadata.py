@@ -6,13 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from terrazzo import config
 from terrazzo.errors import CheckpointError, LabelError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.labels.validation import MAX_STORED, Target
-from terrazzo.models import ModelSpec
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import shown_path
 
@@ -27,6 +26,9 @@ __all__ = [
     "stored_values",
     "with_background",
 ]
+
+if TYPE_CHECKING:  # which would import torch
+    from terrazzo.models.spec import ModelSpec
 
 LISTS = ("ade20k", "cityscapes", "coco_stuff", "pascal_context", "pascal_context_59", "voc", "camvid")
 GUESSED = "taken to be"

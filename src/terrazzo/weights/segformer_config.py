@@ -166,8 +166,8 @@ def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
 
 def _not_theirs(spec: ModelSpec, why: str) -> ConfigError:
     return ConfigError(
-        f"transformers has no {spec.title}: {why}",
-        fix="only a SegFormer with the paper's layers can be written for it; use --to terrazzo",
+        f"transformers has no {spec.title}",
+        fix=f"{why}; use --to terrazzo",
         code="convert-architecture",
     )
 

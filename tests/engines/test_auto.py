@@ -208,8 +208,9 @@ def test_networks_with_the_same_tensors_and_other_heads_are_told_apart() -> None
     paths = set()
     for heads in (2, 4):
         torch.manual_seed(0)
-        variant = replace(setr.VARIANTS["setr_naive_tiny"], size=setr.ViTSize(24, 2, heads), layers=(2,), auxiliary=())
-        network = setr.build(variant, 3, image_size=(32, 32)).eval()
+        size = {"embed_dim": 24, "depth": 2, "num_heads": heads}
+        spec = setr.setr_spec("setr_naive_tiny", size, "naive", (2,), (), False)
+        network = create_model(spec, 3, image_size=(32, 32)).eval()
         paths.add(convert_once("x", TrainedModel("setr_naive_tiny", network, LABELS, Preprocess())))
     assert len(paths) == 2
 

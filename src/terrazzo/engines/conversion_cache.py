@@ -128,13 +128,15 @@ def _state_identity(trained: TrainedModel) -> str:
 
 def _settings(module: nn.Module) -> str:
     """What a layer was built with, as far as its tensors do not show it: heads, strides, a configuration."""
+    from terrazzo.models.encoders.backbone import Backbone
+
     plain = {
         name: value
         for name, value in vars(module).items()
         if isinstance(value, (bool, int, float, str, tuple)) and name != "training" and not name.startswith("_")
     }
-    config: Any = getattr(module, "config", None)
-    return f"{sorted(plain.items())} {config.to_json_string() if hasattr(config, 'to_json_string') else ''}"
+    of_transformers = module.configuration() if isinstance(module, Backbone) else {}
+    return f"{sorted(plain.items())} {json.dumps(of_transformers, sort_keys=True)}"
 
 
 class FallingBack:

@@ -127,6 +127,18 @@ def test_many_photos_of_one_size_are_openvinos(
     assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is TorchEngine
 
 
+@pytest.mark.usefixtures("empty_cache")
+def test_a_network_that_would_be_traced_is_not_converted_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.onnx, "export", lambda *_args, **_options: pytest.fail("tracing takes minutes"))
+    network = create_model("fcn", 3, encoder="mit_b0").eval()
+    save_folder(tmp_path / "model", TrainedModel("fcn", network, LABELS, Preprocess()))
+    for workload in (Workload(), MANY_OF_ONE_SIZE):
+        assert engine_of(tmp_path / "model", workload=workload) is TorchEngine
+    assert not cache_folder().exists()
+
+
 def test_a_workload_is_of_one_size_where_a_sample_of_the_photos_is(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number:02}.png" for number in range(25)]
     for path in paths:

@@ -127,6 +127,18 @@ def test_many_photos_of_one_size_are_openvinos(
     assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is TorchEngine
 
 
+@pytest.mark.usefixtures("empty_cache")
+def test_a_network_that_would_be_traced_is_not_converted_unasked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.onnx, "export", lambda *_args, **_options: pytest.fail("tracing takes minutes"))
+    network = create_model("fcn", 3, encoder="mit_b0").eval()
+    save_folder(tmp_path / "model", TrainedModel("fcn", network, LABELS, Preprocess()))
+    for workload in (Workload(), MANY_OF_ONE_SIZE):
+        assert engine_of(tmp_path / "model", workload=workload) is TorchEngine
+    assert not cache_folder().exists()
+
+
 def test_a_workload_is_of_one_size_where_a_sample_of_the_photos_is(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number:02}.png" for number in range(25)]
     for path in paths:
@@ -208,8 +220,9 @@ def test_networks_with_the_same_tensors_and_other_heads_are_told_apart() -> None
     paths = set()
     for heads in (2, 4):
         torch.manual_seed(0)
-        variant = replace(setr.VARIANTS["setr_naive_tiny"], size=setr.ViTSize(24, 2, heads), layers=(2,), auxiliary=())
-        network = setr.build(variant, 3, image_size=(32, 32)).eval()
+        size = {"embed_dim": 24, "depth": 2, "num_heads": heads}
+        spec = setr.setr_spec("setr_naive_tiny", size, "naive", (2,), (), False)
+        network = create_model(spec, 3, image_size=(32, 32)).eval()
         paths.add(convert_once("x", TrainedModel("setr_naive_tiny", network, LABELS, Preprocess())))
     assert len(paths) == 2
 

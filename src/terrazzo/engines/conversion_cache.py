@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Model: TypeAlias = "str | Path | TrainedModel"
 
-__all__ = ["FallingBack", "convert_once", "is_quickly_converted", "kept_conversion"]
+__all__ = ["FallingBack", "convert_once", "kept_conversion"]
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # as weights/files.py, which imports torch, has them
 WRITERS = ("torch", "onnx", "onnxscript", "transformers")  # the last two for traced networks
@@ -74,13 +74,6 @@ def convert_once(model: Model, trained: TrainedModel) -> Path:
             fix="name a folder that you may write to in the environment variable TERRAZZO_CACHE, or use --engine torch",
             code=error.code,
         ) from error
-
-
-def is_quickly_converted(trained: TrainedModel) -> bool:
-    """Whether converting takes a fraction of a second: an encoder of transformers is traced, which takes minutes."""
-    from terrazzo.models.encoders.backbone import Backbone
-
-    return not isinstance(trained.network.encoder, Backbone)
 
 
 def _key(identity: str) -> dict[str, Any]:
@@ -128,13 +121,15 @@ def _state_identity(trained: TrainedModel) -> str:
 
 def _settings(module: nn.Module) -> str:
     """What a layer was built with, as far as its tensors do not show it: heads, strides, a configuration."""
+    from terrazzo.models.encoders.backbone import Backbone
+
     plain = {
         name: value
         for name, value in vars(module).items()
         if isinstance(value, (bool, int, float, str, tuple)) and name != "training" and not name.startswith("_")
     }
-    config: Any = getattr(module, "config", None)
-    return f"{sorted(plain.items())} {config.to_json_string() if hasattr(config, 'to_json_string') else ''}"
+    of_transformers = module.configuration() if isinstance(module, Backbone) else {}
+    return f"{sorted(plain.items())} {json.dumps(of_transformers, sort_keys=True)}"
 
 
 class FallingBack:

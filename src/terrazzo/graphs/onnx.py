@@ -24,7 +24,7 @@ from terrazzo.weights.files import TrainedModel
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["describe", "minimum_side", "onnx_model", "save_onnx", "write_onnx"]
+__all__ = ["describe", "has_written_graph", "minimum_side", "onnx_model", "save_onnx", "write_onnx"]
 
 HALF_FROM = 16
 """Constants with fewer numbers are sizes and scales, not weights, and stay float32."""
@@ -96,6 +96,21 @@ def minimum_side(network: Segmenter) -> int:
     return max(sides)
 
 
+def has_written_graph(network: Segmenter) -> bool:
+    """Whether a network's graph is written node by node, within a second or two; others are traced, for minutes.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+    """
+    try:
+        from terrazzo.graphs.decoders import DECODER_GRAPHS
+    except ImportError as error:
+        raise MissingExtraError(error.name or "onnx", "export") from error
+    encoder = network.encoder
+    known = is_standard(encoder) if isinstance(encoder, MixTransformer) else isinstance(encoder, VisionTransformer)
+    return known and type(network.decoder) in DECODER_GRAPHS
+
+
 def onnx_model(network: Segmenter, description: ExportedDescription) -> ModelProto:
     """Return a network as an ONNX model with one input, ``images``, and one output.
 
@@ -105,14 +120,10 @@ def onnx_model(network: Segmenter, description: ExportedDescription) -> ModelPro
     """
     try:
         import onnx
-
-        from terrazzo.graphs.decoders import DECODER_GRAPHS
     except ImportError as error:
-        raise MissingExtraError(error.name or "onnx", "export") from error
+        raise MissingExtraError("onnx", "export") from error
     network.eval()
-    encoder = network.encoder
-    written = is_standard(encoder) if isinstance(encoder, MixTransformer) else isinstance(encoder, VisionTransformer)
-    if written and type(network.decoder) in DECODER_GRAPHS:
+    if has_written_graph(network):
         with torch.no_grad():
             model = _written(network, description)
     else:

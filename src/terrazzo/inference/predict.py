@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from terrazzo.engines.auto import PYTORCH, Workload, auto_engine, engine_for_file, find_engine, gpu_at_hand, has_runtime
-from terrazzo.engines.conversion_cache import FallingBack, convert_once, is_quickly_converted, kept_conversion
+from terrazzo.engines.conversion_cache import FallingBack, convert_once, kept_conversion
 from terrazzo.engines.engine import Engine, EngineOptions, EngineRecord, Precision
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.onnx_file import describe_onnx
@@ -106,14 +106,15 @@ def make_predictor(
         if kept is not None and best(about := describe_onnx(kept)).runs_conversions:
             return run_converted(kept, about, model)
 
+    from terrazzo.graphs.onnx import has_written_graph
     from terrazzo.weights.load import load
 
     trained = load(model) if isinstance(model, (str, Path)) else model
     if chosen is not None and chosen.runs_conversions:
         converted = convert_once(model, trained)
         return run_converted(converted, describe_onnx(converted), trained)
-    if best(trained).runs_conversions and is_quickly_converted(trained):
-        with suppress(TerrazzoError):  # nothing is lost but speed
+    with suppress(TerrazzoError):  # nothing is lost but speed
+        if best(trained).runs_conversions and has_written_graph(trained.network):
             converted = convert_once(model, trained)
             if not workload.is_small(trained.preprocess):  # else it is for the next start: torch is here already
                 return run_converted(converted, describe_onnx(converted), trained)

@@ -13,13 +13,16 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_runs import make_data, tiny_trainer
 from torch import Tensor
 
 from terrazzo.data.loaders import Batch
-from terrazzo.training.losses import upsampled_cross_entropy
+from terrazzo.training.data import labelled_pixels
+from terrazzo.training.losses.class_weights import class_weights_from_counts
 from terrazzo.training.trainer import Trainer
 from terrazzo.weights.files import load_folder
 
@@ -63,13 +66,16 @@ def free_gradients(trainer: Trainer, batch: Batch) -> State:
     random = torch.get_rng_state()
     logits, *auxiliary = model(batch.images, auxiliary=True)
 
+    pixels_K = torch.from_numpy(labelled_pixels(trainer.loader.dataset).sum(axis=0).astype(np.int64))
+    weights_K = class_weights_from_counts(pixels_K, 0.25)  # the automatic recipe's power
+
     def loss(logits: Tensor) -> Tensor:
-        recipe = trainer.recipe
-        return upsampled_cross_entropy(logits, batch.labels, 255, trainer.class_weights, recipe.normalize_by)
+        upsampled = F.interpolate(logits, batch.labels.shape[1:], mode="bilinear", align_corners=False)
+        return F.cross_entropy(upsampled, batch.labels, weights_K, ignore_index=255)
 
     total = loss(logits)
     for logits in auxiliary:
-        total = total + trainer.recipe.auxiliary_weight * loss(logits)
+        total = total + 0.4 * loss(logits)
     total.backward()
     torch.set_rng_state(random)
     return cloned({name: p.grad for name, p in model.named_parameters() if p.grad is not None})

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from flat_recipes import flat
 from probes import DATA, EXPECTED, assert_agrees, images, unpacked
 
 import terrazzo
@@ -61,11 +62,6 @@ def test_a_run_goes_on_where_it_was_stopped(name: str, place: Path, expected: di
     state, _ = load_checkpoint(run / "checkpoints")
     for key, norm in then["weights"].items():
         assert float(state["model"][key].double().norm()) == pytest.approx(norm, rel=1e-4, abs=1e-5), key
-
-
-def flat(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe's values as the flat files name them."""
-    return recipe.to_dict()
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -257,6 +257,8 @@ MUTATIONS = (
         '"resize", "crop", "rotate"', ("flat::test_the_first_batch_is_the_same_bit_for_bit",)),
     Mutation("flat recipes: a step that is off draws", "flat", "if not values[name]]", "if False]",
         ("flat::test_a_flat_recipe_and_its_twin_in_sections_are_one_recipe",)),
+    Mutation("augmentation: a paper's flip", "recipe", "p: 0.5", "p: 0.0",
+        ("recipes::test_the_steps_of_augmentation_are_the_papers",)),
     Mutation("augmentation: masks are not mirrored", "flip", "return image[:, ::-1], mask[:, ::-1]",
         "return image[:, ::-1], mask", ("papers_steps",)),
     Mutation("augmentation: masks are interpolated", "resize",

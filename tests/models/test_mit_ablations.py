@@ -94,7 +94,7 @@ def test_the_paper_is_the_default() -> None:
 @torch.no_grad()
 def test_a_plain_patch_is_projected_by_itself() -> None:
     """Each token is one linear map of its own 4 x 4 pixels and of nothing else; the last ones are filled with zeros."""
-    embed = OverlapPatchEmbed(3, 8, patch_size=4, stride=4).double()
+    embed = OverlapPatchEmbed(3, 8, patch_size=4, stride=4, centred=False).double()
     image = torch.randn(1, 6, 9, 3, dtype=torch.float64)
     filled = torch.zeros(1, 8, 12, 3, dtype=torch.float64)
     filled[:, :6, :9] = image
@@ -116,7 +116,7 @@ def test_plain_patches_do_not_see_their_neighbours_and_overlapping_ones_do() -> 
         difference = (embed.proj((moved - image).permute(0, 3, 1, 2)) - embed.proj.bias[None, :, None, None])[0]
         return difference.abs().sum(0).gt(1e-6).nonzero().tolist()
 
-    assert changed(OverlapPatchEmbed(3, 8, 4, 4)) == [[0, 0]]
+    assert changed(OverlapPatchEmbed(3, 8, 4, 4, centred=False)) == [[0, 0]]
     assert changed(OverlapPatchEmbed(3, 8, 7, 4)) == [[0, 0], [0, 1], [1, 0], [1, 1]]
 
 

@@ -31,7 +31,7 @@ def long_run(data: Path, output: Path, workers: int) -> None:
 
     def noted(self: trainer_module.Trainer, batch: object) -> float:
         loss = learn(self, batch)  # type: ignore[arg-type]
-        (output / "steps").write_text(str(self.step))
+        (output / "steps").write_text(str(self.state.step))
         return loss
 
     trainer_module.Trainer.train_step = noted  # type: ignore[method-assign, assignment]

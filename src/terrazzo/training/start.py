@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -14,16 +14,19 @@ from terrazzo.data import Dataset
 from terrazzo.data.readings import read_by
 from terrazzo.errors import CheckpointError
 from terrazzo.labels.matching import match_classes, only_numbered, side_by_side
+from terrazzo.labels.spec import LabelSpec
+from terrazzo.models import ModelSpec
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.recipe import Recipe
-from terrazzo.weights.backbones import weights_folder
+from terrazzo.weights.backbones import brings_weights, weights_folder
 from terrazzo.weights.catalog import known_licence
+from terrazzo.weights.create import create_model
 from terrazzo.weights.load import StartingWeights, load_starting_weights
 from terrazzo.weights.model_card import licence_in_model_card
 from terrazzo.weights.origin import origin_of_run
 
-__all__ = ["Start", "encoder_origin", "preprocess_changes", "refuse_two_readings", "start_from", "starting_weights"]
+__all__ = ["Start", "preprocess_changes", "refuse_two_readings", "start_from", "start_network", "starting_weights"]
 
 CLASSIFIER = re.compile(r"(decoder|auxiliary\.\d+)\.classifier\.")
 
@@ -35,10 +38,44 @@ class Start:
     Attributes:
         is_whole: the classifier was, so that the network segments before its first step.
         notes: what the user should know.
+        origin: licence and origin, for the record of the run.
     """
 
-    is_whole: bool
+    is_whole: bool = False
     notes: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+def start_network(
+    recipe: Recipe,
+    labels: LabelSpec,
+    initial: StartingWeights | None,
+    reset_head: bool,
+    spec: ModelSpec | None = None,
+) -> tuple[Segmenter, Start]:
+    """Return the network that a recipe trains, as it is before the first step, and what it has taken over.
+
+    Args:
+        recipe: says what is trained.
+        labels: the data set's classes.
+        initial: weights to start from.
+        reset_head: let a classifier for other classes go.
+        spec: what is trained, where the recipe's model has no name.
+
+    Raises:
+        CheckpointError: as `start_from`.
+    """
+    section = recipe.model
+    encoder = None if spec else section.encoder
+    network = create_model(spec or section.name, labels.num_classes, section.drop_path, recipe.crop, encoder)
+    if not section.auxiliary_weight:
+        network.drop_auxiliary()
+    if initial is not None:
+        start = start_from(network, initial, recipe, reset_head, labels.names)
+        return network, replace(start, origin=dict(initial.origin))
+    if section.weights is None and section.encoder is not None and brings_weights(section.encoder):
+        return network, Start(origin=encoder_origin(section.encoder))
+    return network, Start()
 
 
 def starting_weights(weights: str | None) -> StartingWeights | None:

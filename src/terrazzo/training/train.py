@@ -140,8 +140,8 @@ def train(
         )
         trainer = Trainer(chosen, train_split, val_split, pixels_NK, output, ranks, count, start, reset_head)
         trainer.log.say(_plan(trainer, data, start))
-        plan = memory_plan(trainer)
-        for line in [*lines, *plan.lines, *disk_lines(trainer)]:
+        plan = memory_plan(trainer.model, chosen, trainer.loss, ranks)
+        for line in [*lines, *plan.lines, *disk_lines(trainer.model, chosen, output)]:
             trainer.log.say(line)
         if plan.plenty:
             keep_freed_memory()  # which makes steps shorter, and the process larger
@@ -150,7 +150,9 @@ def train(
         if ranks.is_main:
             write_recipe(output, chosen)
         trainer.run()
-        report = write_artifacts(trainer, trainer.record()) if ranks.is_main else None
+        report = None
+        if ranks.is_main:
+            report = write_artifacts(output, chosen, val_split, ranks.device, trainer.log, trainer.record())
         ranks.wait()
     return Run(output, output / MODEL_FOLDER, report) if report is not None else None
 

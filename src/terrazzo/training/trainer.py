@@ -269,10 +269,10 @@ class Trainer:
         Raises:
             TrainingError: there is none that loads, or it belongs to another recipe.
         """
-        values, warnings = load_checkpoint(self.output / CHECKPOINT_FOLDER)
+        saved, warnings = load_checkpoint(self.output / CHECKPOINT_FOLDER)
         for warning in warnings:
             self.log.say(warning)
-        self.state.load_state_dict(values)
+        self.state.load_state_dict(saved)
         self._saved_step = self.state.step
         self.log.say(f"resumed at step {self.state.step} of {self.total_steps}")
 

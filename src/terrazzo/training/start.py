@@ -18,6 +18,7 @@ from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import ModelSpec
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.preprocess import Preprocess
+from terrazzo.text import shown_path
 from terrazzo.training.recipe import Recipe
 from terrazzo.weights.backbones import brings_weights, weights_folder
 from terrazzo.weights.catalog import known_licence
@@ -92,7 +93,7 @@ def starting_weights(weights: str | None) -> StartingWeights | None:
         if error.code != "checkpoint-missing":
             raise
         raise CheckpointError(
-            f"this run is to start from {weights}, which is not here: {error.message}",
+            f"this run is to start from {shown_path(weights)}, which is not here: {error.message}",
             fix="give the path of your copy with --weights, or start from random weights with --weights random",
             code=error.code,
         ) from error
@@ -117,6 +118,7 @@ def start_from(
     Raises:
         CheckpointError: they are another architecture's, or their classifier is for other classes.
     """
+    weights = shown_path(recipe.model.weights or "")
     mine = network.state_dict()
     theirs = initial.fitted_to(network)
     encoder_only = all(key.startswith("encoder.") for key in theirs)
@@ -125,7 +127,7 @@ def start_from(
     other = [key for key in theirs if key in mine and theirs[key].shape != mine[key].shape]
     if missing or not theirs.keys() <= mine.keys() or not all(CLASSIFIER.match(key) for key in other):
         raise CheckpointError(
-            f"{recipe.model.weights} is not a {recipe.network}: it is {initial.what}",
+            f"{weights} is not a {recipe.network}: it is {initial.what}",
             fix=f"start from weights of the same architecture, or train --model {initial.architecture}",
             code="checkpoint-architecture",
         )
@@ -136,7 +138,7 @@ def start_from(
         said = f" {side_by_side(*lists)}" if lists is not None else ""
         rows = f"{len(theirs[other[0]])} classes apart, and the data set has {network.num_classes}" if other else ""
         raise CheckpointError(
-            f"{recipe.model.weights} tells {rows or 'other classes apart than the data set has'}{said}",
+            f"{weights} tells {rows or 'other classes apart than the data set has'}{said}",
             fix="add --reset-head to keep all else and learn a new classifier; where the classes mean the same, give "
             "them the model's names in labels.yaml",
             code="checkpoint-classes",

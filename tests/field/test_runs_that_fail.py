@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import ALONE, make_data, tiny_models, tiny_recipe, tiny_trainer
+from tiny_runs import ALONE, make_data, tiny_recipe, tiny_trainer
 
 import terrazzo
 from terrazzo.errors import ConfigError, DatasetError, ImageError, TrainingError
@@ -21,18 +20,7 @@ from terrazzo.training import preflight
 from terrazzo.training.checkpoint import has_checkpoint, load_checkpoint
 from terrazzo.training.memory_plan import memory_plan
 
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_variant() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for table, name, variant in tiny_models():
-            patch.setitem(table, name, variant)
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "tiles")
+pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 
 def quiet_run(data: Path, output: Path, **options: Any) -> Any:

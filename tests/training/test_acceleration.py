@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from flat_recipes import flat
-from tiny_runs import make_data, tiny_trainer
+from tiny_runs import tiny_trainer
 from torch import Tensor
 
 from terrazzo.errors import TrainingError
@@ -21,11 +21,6 @@ from terrazzo.weights.files import load_folder
 pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "tiles")
 
 
 def stop_after(trainer: Trainer, step: int) -> None:

@@ -32,11 +32,6 @@ SAME = {"drop_path": 0.0, "normalize_by": "all", "class_weight_power": 0.0, "ema
 """A recipe without what differs between ranks: random branches, and means over a share of the labelled pixels."""
 
 
-@pytest.fixture(scope="module")
-def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "tiles")
-
-
 def test_one_process_shares_with_nobody() -> None:
     values = torch.ones(2)
     assert ALONE.sum(values) is values and ALONE.gather("x") == ["x"] and ALONE.is_main

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import finish, make_data, start, tiny_trainer
+from tiny_runs import finish, start, tiny_trainer
 from torch import Tensor
 
 from terrazzo.errors import TrainingError
@@ -17,11 +17,6 @@ from terrazzo.training.failures import ran_out_of_memory, told_of_failures
 pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "tiles")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import finish, make_data, start, tiny_recipe, wait_for
+from tiny_runs import finish, start, tiny_recipe, wait_for
 
 from terrazzo.training import trainer as trainer_module
 from terrazzo.training.checkpoint import has_checkpoint, load_checkpoint
@@ -18,11 +18,6 @@ from terrazzo.training.train import train
 pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 LONG = {"epochs": 1000, "validate_every": 1000}
-
-
-@pytest.fixture(scope="module")
-def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "tiles")
 
 
 def long_run(data: Path, output: Path, workers: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import make_data, tiny_trainer
+from tiny_runs import tiny_trainer
 from torch import Tensor, nn
 
 from terrazzo.errors import TrainingError
@@ -24,11 +24,6 @@ pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 LOSS = CombinedLoss([CrossEntropy()], torch.ones(8), 255, torch.device("cpu"))
 PLAIN: dict[str, Any] = {"loss": LOSS, "optimizer_states": 0, "has_average": False, "bf16": False}
-
-
-@pytest.fixture(scope="module")
-def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "tiles")
 
 
 class OneLayer(nn.Module):

@@ -31,11 +31,6 @@ from terrazzo.weights.load import StartingWeights
 pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 
-@pytest.fixture(scope="module")
-def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "tiles")
-
-
 class Unbroken:
     """A finished run, and what it saw."""
 

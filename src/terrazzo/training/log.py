@@ -17,7 +17,7 @@ import torch
 
 from terrazzo.atomic import make_folder, write_atomic
 from terrazzo.evaluation.confusion import Metrics
-from terrazzo.ownership import put_aside
+from terrazzo.ownership import ANYBODY_WRITES, put_aside
 from terrazzo.profiling.machine import peak_memory
 from terrazzo.text import printable
 
@@ -181,7 +181,7 @@ class RunLog:
         later = [line.split(",") for line in lines[len(known) :]]
         epochs = [str(self.rows[-1]["epoch"] + place) for place in range(len(later))]
         return (
-            os.access(path, os.W_OK)
+            bool(path.stat().st_mode & ANYBODY_WRITES)
             and lines[: len(known)] == known
             and [cells[0] for cells in later] == epochs
             and all(len(cells) == len(COLUMNS) and _are_numbers(cells) for cells in later)

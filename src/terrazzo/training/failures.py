@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from terrazzo.errors import CheckpointError, TerrazzoError, TrainingError
 from terrazzo.training.rng import generator_states, set_generators
 
-__all__ = ["refuse_divergence", "saved_on_failure", "told_of_divergence", "told_of_failures", "undone_on_failure"]
+__all__ = [
+    "put_back",
+    "refuse_divergence",
+    "saved_on_failure",
+    "told_of_divergence",
+    "told_of_failures",
+    "undone_on_failure",
+]
 
 MOST_BAD_STEPS = 20
 """Steps without a finite gradient, one after another, that end a run."""
@@ -75,10 +82,15 @@ def undone_on_failure(model: nn.Module, statistics: list[Tensor], device: torch.
     try:
         yield
     except Exception:
-        for buffer, value in zip(model.buffers(), statistics, strict=True):
-            buffer.copy_(value)
+        put_back(model, statistics)
         set_generators(generators, device)
         raise
+
+
+def put_back(model: nn.Module, statistics: list[Tensor]) -> None:
+    """Give a model's buffers the values of copies of them."""
+    for buffer, value in zip(model.buffers(), statistics, strict=True):
+        buffer.copy_(value)
 
 
 @contextmanager

@@ -50,6 +50,7 @@ class Start:
 def start_network(
     recipe: Recipe,
     labels: LabelSpec,
+    device: torch.device,
     initial: StartingWeights | None,
     reset_head: bool,
     spec: ModelSpec | None = None,
@@ -59,6 +60,7 @@ def start_network(
     Args:
         recipe: says what is trained.
         labels: the data set's classes.
+        device: where it is to be trained.
         initial: weights to start from.
         reset_head: let a classifier for other classes go.
         spec: what is trained, where the recipe's model has no name.
@@ -71,12 +73,17 @@ def start_network(
     network = create_model(spec or section.name, labels.num_classes, section.drop_path, recipe.crop, encoder)
     if not section.auxiliary_weight:
         network.drop_auxiliary()
+    start = Start()
     if initial is not None:
         start = start_from(network, initial, recipe, reset_head, labels.names)
-        return network, replace(start, origin=dict(initial.origin))
-    if section.weights is None and section.encoder is not None and brings_weights(section.encoder):
-        return network, Start(origin=encoder_origin(section.encoder))
-    return network, Start()
+        start = replace(start, origin=dict(initial.origin))
+    elif section.weights is None and section.encoder is not None and brings_weights(section.encoder):
+        start = Start(origin=encoder_origin(section.encoder))
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if recipe.run.checkpointing:
+        blocks: Any = network.encoder
+        blocks.recompute_blocks()
+    return network, start
 
 
 def starting_weights(weights: str | None) -> StartingWeights | None:

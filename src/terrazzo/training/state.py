@@ -105,6 +105,13 @@ class TrainState:
         """Batches of the unfinished epoch that were learnt from: where its loader goes on."""
         return self.step - (self.log.rows[-1]["step"] if self.log.rows else 0)
 
+    def is_best_yet(self, mIoU: float) -> bool:
+        """Note a validation, and tell whether it was better than all before it."""
+        is_best = mIoU > self.best_mIoU
+        self.best_mIoU = mIoU if is_best else self.best_mIoU
+        self.stale_validations = 0 if is_best else self.stale_validations + 1
+        return is_best
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything as tensors and plain values, all generators of all ranks included."""
         device, average = self.ranks.device, self.average

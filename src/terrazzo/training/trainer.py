@@ -24,6 +24,7 @@ from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
 from terrazzo.training.distributed import Ranks
 from terrazzo.training.ema import WeightAverage
 from terrazzo.training.failures import (
+    put_back,
     refuse_divergence,
     saved_on_failure,
     told_of_divergence,
@@ -32,7 +33,7 @@ from terrazzo.training.failures import (
 )
 from terrazzo.training.log import RunLog
 from terrazzo.training.losses import CombinedLoss
-from terrazzo.training.optim import create_optimizer, learning_rate_factor, set_learning_rate
+from terrazzo.training.optim import create_optimizer, follow_schedule
 from terrazzo.training.plan import Plan
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.record import training_record
@@ -97,11 +98,7 @@ class Trainer:
         self.epochs = -(-self.total_steps // per_epoch)
 
         seed_everything(recipe.run.seed + ranks.rank)
-        self.model, self.start = start_network(recipe, self.labels, initial, reset_head, spec)
-        self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if recipe.run.checkpointing:
-            encoder: Any = self.model.encoder
-            encoder.recompute_blocks()
+        self.model, self.start = start_network(recipe, self.labels, device, initial, reset_head, spec)
         self.wrapped = ranks.wrap(self.model, recipe.run.sync_batchnorm)
         if recipe.run.compile:
             self.wrapped = compiled(self.wrapped, device)
@@ -154,7 +151,9 @@ class Trainer:
                 last = epoch + 1 == self.epochs
                 metrics = self.validate() if last or (epoch + 1) % run.validate_every == 0 else None
                 state.seconds = before + time.monotonic() - started
-                best = metrics is not None and self._keep_if_best(metrics)
+                best = metrics is not None and state.is_best_yet(metrics.mIoU)
+                if metrics is not None and best and self.ranks.is_main:
+                    self._keep_model(metrics)
                 log.epoch(epoch + 1, self.epochs, state.step, self._lr(), metrics, state.seconds, best)
                 self.save()
                 if self.ranks.any(self.signals.number > 0):
@@ -163,11 +162,7 @@ class Trainer:
     def train_step(self, batch: Batch) -> float:
         """Learn from one batch and return its loss; a batch without finite gradients changes nothing."""
         state, schedule, device = self.state, self.recipe.optimizer, self.ranks.device
-        factor = learning_rate_factor(
-            state.step, self.total_steps, power=schedule.power,
-            warmup_steps=schedule.warmup_steps, warmup_ratio=schedule.warmup_ratio,
-        )  # fmt: skip
-        set_learning_rate(self.optimizer, factor, schedule.min_lr)
+        follow_schedule(self.optimizer, schedule, state.step, self.total_steps)
         self.wrapped.train()
         images = batch.images.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
@@ -195,8 +190,7 @@ class Trainer:
                 self.average.update(self.model)
             state.is_whole = True
         else:
-            for buffer, value in zip(self.model.buffers(), statistics, strict=True):
-                buffer.copy_(value)
+            put_back(self.model, statistics)
             self._note_bad_step(batch)
         return float(loss.detach())
 
@@ -287,17 +281,10 @@ class Trainer:
         name = network.spec.title if network.spec else self.recipe.model.name
         return TrainedModel(name, network, self.labels, preprocess, record, self.output.name)
 
-    def _keep_if_best(self, metrics: Metrics) -> bool:
-        state = self.state
-        if not metrics.mIoU > state.best_mIoU:
-            state.stale_validations += 1
-            return False
-        state.best_mIoU, state.stale_validations = metrics.mIoU, 0
-        if self.ranks.is_main:
-            record = {"step": state.step, "val_mIoU": round(metrics.mIoU, 2), **self.record()}
-            with self.signals.writing:
-                save_folder(self.output / MODEL_FOLDER, self.trained_model(record), keep_others=True)
-        return True
+    def _keep_model(self, metrics: Metrics) -> None:
+        model = self.trained_model({"step": self.state.step, "val_mIoU": round(metrics.mIoU, 2), **self.record()})
+        with self.signals.writing:
+            save_folder(self.output / MODEL_FOLDER, model, keep_others=True)
 
     # -- ends before the end ------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What every test may rely on: one computing thread, no cache of its user's, and the shared data sets if at hand."""
+"""What every test may rely on: one computing thread, no cache of its user's, tiny models, shared data if at hand."""
 
 from __future__ import annotations
 
@@ -38,3 +38,22 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data sets at {folder}; set TERRAZZO_DATA to the folder that holds them")
     return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_variant() -> Iterator[None]:
+    """Add `segformer_tiny` and the nano SETRs to the models while a test file runs."""
+    from tiny_runs import tiny_models
+
+    with pytest.MonkeyPatch.context() as patch:
+        for table, name, variant in tiny_models():
+            patch.setitem(table, name, variant)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five images to learn from and three to validate on, of flat tiles, for the tiny models."""
+    from tiny_runs import make_data
+
+    return make_data(tmp_path_factory.mktemp("data") / "tiles")

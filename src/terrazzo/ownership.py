@@ -44,6 +44,7 @@ __all__ = [
     "is_unchanged",
     "leave_out_results",
     "mark_files",
+    "put_aside",
     "refuse_foreign",
     "set_aside",
     "write_result",
@@ -134,10 +135,15 @@ def set_aside(paths: Iterable[Path], kind: Kind) -> None:
     """
     there = [path for path in paths if os.path.lexists(path)]
     for path in [path for path in there if not _is_own(path, kind, there)]:
-        names = (f"{path.stem}.earlier{number}{path.suffix}" for number in chain([""], count(2)))
-        free = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
-        os.rename(path, free)
-        note(f"{shown_path(path)} was not as this program wrote it, and is now {shown_path(free)}")
+        note(put_aside(path))
+
+
+def put_aside(path: Path) -> str:
+    """Rename a file that is not as this program wrote it, and return what to say about it."""
+    names = (f"{path.stem}.earlier{number}{path.suffix}" for number in chain([""], count(2)))
+    free = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
+    os.rename(path, free)
+    return f"{shown_path(path)} was not as this program wrote it, and is now {shown_path(free)}"
 
 
 def leave_out_results(

@@ -131,7 +131,7 @@ def test_an_interrupted_study_goes_on(
 
     def stopping(trainer: Trainer) -> None:
         really(trainer)
-        if trainer.step == 2 and "learned" in trainer.recipe.model.name:
+        if trainer.state.step == 2 and "learned" in trainer.recipe.model.name:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -21,7 +21,7 @@ from terrazzo.inference.predictor import Predictor
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
-from terrazzo.training.data import refuse_other_labels
+from terrazzo.training.plan import refuse_other_labels
 from terrazzo.training.recipe import automatic_recipe
 from terrazzo.training.start import start_from
 from terrazzo.weights.exported import ExportedDescription
@@ -187,9 +187,7 @@ def test_a_start_for_other_classes_of_the_same_number_is_refused_or_reset(traine
 
 
 def test_a_run_is_not_resumed_with_classes_in_another_order(tmp_path: Path) -> None:
-    learnt = LABELS.to_dict()
-    refuse_other_labels(None, LABELS, tmp_path)
-    refuse_other_labels(learnt, LabelSpec.from_names(["Dark", "GREY", "light"]), tmp_path)
+    refuse_other_labels(LABELS, LabelSpec.from_names(["Dark", "GREY", "light"]), tmp_path)
     other_map = LabelSpec.from_names(NAMES, id_map={0: 0, 1: 1, 2: "ignore", 3: 2, 255: "ignore"})
     for labels, told in (
         (LabelSpec.from_names(["light", "dark", "grey"]), r"0 'light' \| 'dark'"),
@@ -197,7 +195,7 @@ def test_a_run_is_not_resumed_with_classes_in_another_order(tmp_path: Path) -> N
         (other_map, "what masks store has changed"),
     ):
         with pytest.raises(TrainingError, match=told) as caught:
-            refuse_other_labels(learnt, labels, tmp_path)
+            refuse_other_labels(LABELS, labels, tmp_path)
         assert caught.value.code == "training-resume"
 
 

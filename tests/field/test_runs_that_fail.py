@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import make_data, tiny_models, tiny_recipe, tiny_trainer
+from tiny_runs import ALONE, make_data, tiny_recipe, tiny_trainer
 
 import terrazzo
 from terrazzo.errors import ConfigError, DatasetError, ImageError, TrainingError
@@ -21,18 +20,7 @@ from terrazzo.training import preflight
 from terrazzo.training.checkpoint import has_checkpoint, load_checkpoint
 from terrazzo.training.memory_plan import memory_plan
 
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_variant() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for table, name, variant in tiny_models():
-            patch.setitem(table, name, variant)
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "tiles")
+pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 
 def quiet_run(data: Path, output: Path, **options: Any) -> Any:
@@ -99,10 +87,11 @@ def test_batchnorm_of_a_single_value_is_refused_before_the_first_step(data: Path
     """A window of 4 x 4 is one pixel of the decoder's map at stride 4."""
     alone = tiny_trainer(data, tmp_path, batch_size=1, crop=(4, 4))
     with pytest.raises(TrainingError, match="a single value for each channel") as caught:
-        memory_plan(alone)
+        memory_plan(alone.model, alone.recipe, alone.loss, ALONE)
     assert caught.value.code == "training-batchnorm" and "--batch-size to 2" in caught.value.fix
     for enough in ({"batch_size": 2, "crop": (4, 4)}, {"batch_size": 1, "crop": (8, 4)}):
-        assert memory_plan(tiny_trainer(data, tmp_path, **enough)).lines
+        trainer = tiny_trainer(data, tmp_path, **enough)
+        assert memory_plan(trainer.model, trainer.recipe, trainer.loss, ALONE).lines
 
 
 def test_the_disk_that_a_run_takes_is_told(
@@ -114,7 +103,8 @@ def test_the_disk_that_a_run_takes_is_told(
     told = float(line.split()[2]) * 1e6
     assert taken < told < taken + 2 * preflight.PICTURES and line.split()[3] == "MB"
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    lines = preflight.disk_lines(tiny_trainer(data, tmp_path))
+    trainer = tiny_trainer(data, tmp_path)
+    lines = preflight.disk_lines(trainer.model, trainer.recipe, tmp_path)
     assert len(lines) == 2 and "not enough" in lines[1]
 
 
@@ -165,7 +155,7 @@ def test_a_step_that_runs_out_of_memory_is_as_if_it_had_not_begun(
         trainer.run()
     again = tiny_trainer(data, tmp_path / "run", epochs=2)
     again.resume()
-    assert again.step == 1
+    assert again.state.step == 1
     again.run()
     one, other = (load_checkpoint(tmp_path / name / "checkpoints")[0] for name in ("unbroken", "run"))
     assert all(torch.equal(value, other["model"][key]) for key, value in one["model"].items())
@@ -176,7 +166,7 @@ def test_half_an_update_is_not_saved(data: Path, tmp_path: Path, monkeypatch: py
     update = trainer.optimizer.step
 
     def half() -> None:
-        if trainer.step == 2:
+        if trainer.state.step == 2:
             raise MemoryError
         update()
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from augmenting import over
-from tiny_runs import finish, make_data, start, tiny_models, tiny_recipe, wait_for
+from tiny_runs import finish, start, tiny_recipe, wait_for
 
 from terrazzo.data import loaders as loaders_module
 from terrazzo.data import open_dataset
@@ -31,17 +30,7 @@ from terrazzo.training.train import train
 STEPS_DONE = "steps"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny_variant() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for table, name, variant in tiny_models():
-            patch.setitem(table, name, variant)
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "tiles")
+pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 
 def loader(data: Path, augment: Any = None, **options: Any) -> TrainLoader:

@@ -38,7 +38,9 @@ def test_the_best_model_is_measured_not_the_last(tmp_path: Path) -> None:
     trainer.run()
     best = {"step": 2, "val_mIoU": 99.0, "recipe": trainer.recipe.to_dict()}
     save_folder(tmp_path / "run/model", trainer.trained_model(best))
-    report = write_artifacts(trainer, {"data": "tiles", "hours": 0.5})
+    report = write_artifacts(
+        trainer.output, trainer.recipe, trainer.val, trainer.ranks.device, trainer.log, {"data": "tiles", "hours": 0.5}
+    )
     record = load_folder(tmp_path / "run/model").record
     assert record["step"] == 2 and record["hours"] == 0.5
     assert record["val_mIoU"] == round(report.metrics.mIoU, 2)

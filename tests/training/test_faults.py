@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import finish, make_data, start, tiny_recipe, wait_for
+from tiny_runs import finish, start, tiny_recipe, wait_for
 
 from terrazzo.training import trainer as trainer_module
 from terrazzo.training.checkpoint import has_checkpoint, load_checkpoint
@@ -20,18 +20,13 @@ pytestmark = pytest.mark.usefixtures("tiny_variant")
 LONG = {"epochs": 1000, "validate_every": 1000}
 
 
-@pytest.fixture(scope="module")
-def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "tiles")
-
-
 def long_run(data: Path, output: Path, workers: int) -> None:
     """Train until told to stop, and note each step on the disk."""
     learn = trainer_module.Trainer.train_step
 
     def noted(self: trainer_module.Trainer, batch: object) -> float:
         loss = learn(self, batch)  # type: ignore[arg-type]
-        (output / "steps").write_text(str(self.step))
+        (output / "steps").write_text(str(self.state.step))
         return loss
 
     trainer_module.Trainer.train_step = noted  # type: ignore[method-assign, assignment]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_runs import make_data, tiny_trainer
+from tiny_runs import tiny_trainer
 from torch import Tensor, nn
 
 from terrazzo.errors import TrainingError
@@ -18,17 +17,13 @@ from terrazzo.training import memory_plan as memory_plan_module
 from terrazzo.training.losses import CombinedLoss
 from terrazzo.training.losses.cross_entropy import CrossEntropy, upsampled_cross_entropy
 from terrazzo.training.memory import Memory, StepMemory, estimate_step_memory, memory_of
-from terrazzo.training.memory_plan import memory_plan
+from terrazzo.training.memory_plan import MemoryPlan, memory_plan
+from terrazzo.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 LOSS = CombinedLoss([CrossEntropy()], torch.ones(8), 255, torch.device("cpu"))
 PLAIN: dict[str, Any] = {"loss": LOSS, "optimizer_states": 0, "has_average": False, "bf16": False}
-
-
-@pytest.fixture(scope="module")
-def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "tiles")
 
 
 class OneLayer(nn.Module):
@@ -107,11 +102,15 @@ def test_half_precision_and_smaller_batches_take_less() -> None:
     assert whole.with_batch(8) == whole.total
 
 
+def planned(trainer: Trainer) -> MemoryPlan:
+    return memory_plan(trainer.model, trainer.recipe, trainer.loss, trainer.ranks)
+
+
 def test_the_estimate_changes_neither_the_model_nor_the_random_numbers(data: Path, tmp_path: Path) -> None:
     trainer = tiny_trainer(data, tmp_path, model="setr_pup_nano")
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     generator = torch.get_rng_state()
-    (line,) = memory_plan(trainer).lines
+    (line,) = planned(trainer).lines
     assert line.startswith("memory    about ") and line.endswith(" free")
     assert torch.equal(generator, torch.get_rng_state())
     assert all(torch.equal(value, before[key]) for key, value in trainer.model.state_dict().items())
@@ -128,7 +127,7 @@ def test_what_is_free_decides_between_silence_and_a_warning(
 ) -> None:
     monkeypatch.setattr(memory_plan_module, "_estimate", estimated)
     monkeypatch.setattr(memory_plan_module, "memory_of", lambda device: Memory(free, total))
-    plan = memory_plan(tiny_trainer(data, tmp_path))
+    plan = planned(tiny_trainer(data, tmp_path))
     assert len(plan.lines) == lines and plan.plenty == plenty
     assert plan.lines[0].startswith("memory    about 3.5 GB for training, ")
     if lines == 2:
@@ -138,7 +137,7 @@ def test_what_is_free_decides_between_silence_and_a_warning(
         )
 
 
-def estimated(trainer: object, recompute_blocks: bool = False) -> StepMemory:
+def estimated(*_: object, recompute_blocks: bool = False) -> StepMemory:
     step = 10**9 if recompute_blocks else 3 * 10**9
     return StepMemory(weights=2 * 10**8, gradients=10**8, step=step, batch=2)
 
@@ -149,7 +148,7 @@ def test_what_can_never_fit_is_refused_before_the_first_step(
     monkeypatch.setattr(memory_plan_module, "_estimate", estimated)
     monkeypatch.setattr(memory_plan_module, "memory_of", lambda device: Memory(25 * 10**8, 25 * 10**8))
     with pytest.raises(TrainingError, match=r"needs about 3\.5 GB, and this machine has 2\.5 GB in all") as caught:
-        memory_plan(tiny_trainer(data, tmp_path))
+        planned(tiny_trainer(data, tmp_path))
     assert caught.value.code == "training-memory"
     assert caught.value.fix.startswith("add --checkpointing (about 2.0 GB less), lower --batch-size to 1")
 
@@ -160,13 +159,13 @@ def test_without_an_estimate_or_an_answer_the_run_goes_on(
     trainer = tiny_trainer(data, tmp_path)
     monkeypatch.setattr(memory_plan_module, "_estimate", estimated)
     monkeypatch.setattr(memory_plan_module, "memory_of", lambda device: None)
-    assert memory_plan(trainer).lines == ["memory    about 3.5 GB for training"]
+    assert planned(trainer).lines == ["memory    about 3.5 GB for training"]
 
     def strange(*_: object) -> StepMemory:
         raise NotImplementedError("an operation\nwithout shapes")
 
     monkeypatch.setattr(memory_plan_module, "_estimate", strange)
-    assert memory_plan(trainer).lines == [
+    assert planned(trainer).lines == [
         "memory    not known beforehand (NotImplementedError: an operation without shapes)"
     ]
 
@@ -183,7 +182,8 @@ def test_recipes_of_optimisers_count_their_states(data: Path, tmp_path: Path) ->
     sizes = {}
     for optimizer, momentum in (("adamw", 0.9), ("sgd", 0.9), ("sgd", 0.0)):
         trainer = tiny_trainer(data, tmp_path, optimizer=optimizer, momentum=momentum)
-        sizes[optimizer, momentum] = memory_plan_module._estimate(trainer).weights
-        assert dataclasses.asdict(memory_plan_module._estimate(trainer))["batch"] == 2
+        estimate = memory_plan_module._estimate(trainer.model, trainer.recipe, trainer.loss, trainer.ranks)
+        sizes[optimizer, momentum] = estimate.weights
+        assert estimate.batch == 2
     parameters = sum(parameter.nbytes for parameter in trainer.model.parameters())
     assert sizes["adamw", 0.9] - sizes["sgd", 0.9] == sizes["sgd", 0.9] - sizes["sgd", 0.0] == parameters

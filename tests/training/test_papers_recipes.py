@@ -302,7 +302,9 @@ def two_steps(recipe: Recipe, data: Path, output: Path) -> Outcome:
     losses = [trainer.train_step(batch) for batch in trainer.loader.epoch(0)]
     unmoved = {name for name, now in trainer.model.named_parameters() if torch.equal(before[name], now)}
     pixels = int(trainer.validate().label_pixels.sum())
-    return Outcome(losses, len(trainer.model.auxiliary), train.labels.num_classes, unmoved, trainer.bad_steps, pixels)
+    return Outcome(
+        losses, len(trainer.model.auxiliary), train.labels.num_classes, unmoved, trainer.state.bad_steps, pixels
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

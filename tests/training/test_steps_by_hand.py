@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import make_data, tiny_trainer
+from tiny_runs import tiny_trainer
 from torch import Tensor
 
 from terrazzo.data.loaders import Batch
@@ -26,11 +26,6 @@ from terrazzo.weights.files import load_folder
 pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 State = dict[str, Tensor]
-
-
-@pytest.fixture(scope="module")
-def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "tiles")
 
 
 def cloned(state: State) -> State:
@@ -87,7 +82,7 @@ def follow(trainer: Trainer, steps: int) -> Followed:
 
     note_state()
     epoch = 0
-    while trainer.step < steps:
+    while trainer.state.step < steps:
         for batch in trainer.loader.epoch(epoch):
             followed.free.append(free_gradients(trainer, batch))
             assert math.isfinite(trainer.train_step(batch))
@@ -96,7 +91,7 @@ def follow(trainer: Trainer, steps: int) -> Followed:
             followed.rates.append([float(group["lr"]) for group in trainer.optimizer.param_groups])
             note_state()
         epoch += 1
-    assert trainer.step == steps == len(followed.rates)
+    assert trainer.state.step == steps == len(followed.rates)
     return followed
 
 

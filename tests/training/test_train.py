@@ -25,11 +25,6 @@ pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 
 @pytest.fixture(scope="module")
-def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "tiles")
-
-
-@pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     finished = train(data, tmp_path_factory.mktemp("runs") / "mine", recipe=tiny_recipe(), workers=0, device="cpu")
     assert finished is not None

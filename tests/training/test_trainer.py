@@ -20,6 +20,7 @@ from terrazzo.data.loaders import Batch
 from terrazzo.errors import CheckpointError, DatasetError, OutputError, TrainingError
 from terrazzo.evaluation.confusion import Metrics
 from terrazzo.models import create_model
+from terrazzo.training import failures, validation
 from terrazzo.training import trainer as trainer_module
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
@@ -28,11 +29,6 @@ from terrazzo.weights.files import load_folder
 from terrazzo.weights.load import StartingWeights
 
 pytestmark = pytest.mark.usefixtures("tiny_variant")
-
-
-@pytest.fixture(scope="module")
-def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_data(tmp_path_factory.mktemp("data") / "tiles")
 
 
 class Unbroken:
@@ -70,7 +66,7 @@ def stop_at(trainer: Trainer, step: int) -> None:
     learn = trainer.train_step
 
     def stopped(batch: Batch) -> float:
-        if trainer.step + 1 == step:
+        if trainer.state.step + 1 == step:
             trainer.signals.number = signal.SIGTERM
         return learn(batch)
 
@@ -131,18 +127,18 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
 def test_told_to_stop_while_validating_a_run_validates_again(
     data: Path, tmp_path: Path, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, score = tiny_trainer(data, tmp_path), trainer_module.score
+    first, score = tiny_trainer(data, tmp_path), validation.score
 
     def stopped(*arguments: Any, **options: Any) -> Any:
         first.signals.number = signal.SIGTERM
         return score(*arguments, **options)
 
-    monkeypatch.setattr(trainer_module, "score", stopped)
+    monkeypatch.setattr(validation, "score", stopped)
     with pytest.raises(SystemExit):
         first.run()
     state = load_checkpoint(tmp_path / "checkpoints")[0]
     assert state["step"] == 2 and state["log"] == [] and state["best_mIoU"] == -1
-    monkeypatch.setattr(trainer_module, "score", score)
+    monkeypatch.setattr(validation, "score", score)
     second = tiny_trainer(data, tmp_path)
     second.resume()
     second.run()
@@ -247,19 +243,19 @@ def test_a_batch_without_finite_gradients_changes_nothing_and_is_named(
     said = capsys.readouterr().err
     assert "step 2: loss or gradient is not finite" in said
     assert all(trainer.loader.dataset.samples[index].image.name in said for index in bad.indices)
-    assert math.isfinite(trainer.train_step(good)) and trainer.bad_steps == 0
+    assert math.isfinite(trainer.train_step(good)) and trainer.state.bad_steps == 0
 
 
 def test_a_run_that_has_diverged_ends_with_the_photos_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module, "MOST_BAD_STEPS", 3)
+    monkeypatch.setattr(failures, "MOST_BAD_STEPS", 3)
     trainer = tiny_trainer(data, tmp_path, validate_every=1000)
     monkeypatch.setattr(trainer, "loss", lambda logits, labels: logits.sum() * math.nan)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     with pytest.raises(TrainingError, match=r"3 steps in a row .* train_\d\.png") as caught:
         trainer.run()
-    assert caught.value.code == "training-diverged" and trainer.step == 3
+    assert caught.value.code == "training-diverged" and trainer.state.step == 3
     assert_equal(trainer.model.state_dict(), before)
     assert math.isnan(trainer.log.rows[0]["loss"])
 
@@ -268,7 +264,7 @@ def test_a_batch_without_labels_costs_nothing(data: Path, tmp_path: Path) -> Non
     trainer = tiny_trainer(data, tmp_path)
     batch = next(trainer.loader.epoch(0))
     batch.labels[:] = trainer.labels.ignore_index
-    assert trainer.train_step(batch) == 0 and trainer.bad_steps == 0
+    assert trainer.train_step(batch) == 0 and trainer.state.bad_steps == 0
     assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
 
 
@@ -283,7 +279,7 @@ def test_bf16_autocast_trains_on_this_machine(data: Path, tmp_path: Path) -> Non
         losses.append(trainer.train_step(batch))
     assert losses[1] == pytest.approx(losses[0], rel=0.01) and losses[1] != losses[0]
     after = trainer.model.decoder.state_dict()["classifier.weight"]
-    assert trainer.bad_steps == 0 and after.dtype == torch.float32 and not torch.equal(before, after)
+    assert trainer.state.bad_steps == 0 and after.dtype == torch.float32 and not torch.equal(before, after)
 
 
 def test_a_killed_loader_process_is_an_error_and_no_hang(data: Path, tmp_path: Path) -> None:
@@ -392,7 +388,7 @@ def test_a_run_of_so_many_steps_cuts_its_last_epoch_short_and_validates_it(
     assert (whole.total_steps, whole.epochs, whole.loader.batches_per_epoch) == (5, 3, 2)
     seen = watch(whole)
     whole.run()
-    assert whole.step == len(seen) == 5
+    assert whole.state.step == len(seen) == 5
     assert [row["step"] for row in whole.log.rows] == [2, 4, 5]
     assert ["mIoU" in row for row in whole.log.rows] == [False, False, True]
     # Stopped after the last step of all, with the validation still to do.

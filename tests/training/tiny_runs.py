@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rich.progress  # noqa: F401  # the first import draws from Python's generator, which checkpoints hold
 import torch
 from PIL import Image
 

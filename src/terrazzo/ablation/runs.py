@@ -134,7 +134,7 @@ def train_variant(setting: Setting, variant: Variant) -> dict[str, Any]:
             trainer.log.say("here that is: the same `terrazzo ablate` once more")
             raise
         scores = {key: trainer.log.rows[-1][key] for key in SCORES}
-        result = {**scores, "steps": trainer.step, "minutes": round(trainer.seconds / 60, 2), **asked}
+        result = {**scores, "steps": trainer.state.step, "minutes": round(trainer.state.seconds / 60, 2), **asked}
         write_atomic(folder / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
         shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
     return result

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from terrazzo.errors import ConfigError
 from terrazzo.preprocess import Preprocess
-from terrazzo.text import nearest
+from terrazzo.text import nearest, show
 
 __all__ = ["PROTOCOLS", "WHOLE", "Protocol", "find_protocol"]
 
@@ -179,6 +179,8 @@ def find_protocol(protocol: str | Protocol) -> Protocol:
         near = nearest(protocol, PROTOCOLS, cutoff=0.5)
         hint = f"did you mean {near}? " if near else ""
         raise ConfigError(
-            f"unknown protocol {protocol!r}", fix=f"{hint}choose one of {', '.join(PROTOCOLS)}", code="protocol-name"
+            f"unknown protocol {show(protocol)}",
+            fix=f"{hint}choose one of {', '.join(PROTOCOLS)}",
+            code="protocol-name",
         )
     return PROTOCOLS[protocol]

@@ -14,7 +14,7 @@ from terrazzo.models.decoders import DECODERS
 from terrazzo.models.encoders import SIZES
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.models.spec import ModelSpec, Part
-from terrazzo.text import nearest
+from terrazzo.text import nearest, show
 
 __all__ = [
     "DECODERS",
@@ -129,7 +129,7 @@ def refuse_unknown_model(name: str, has_encoder: bool) -> None:
         near = nearest(name, [*MODELS, *DECODERS]) or (nearest(decoder, DECODERS) if plus else None)
         hint = f"did you mean {near}? " if near else ""
         raise ConfigError(
-            f"unknown model {name!r}",
+            f"unknown model {show(name)}",
             fix=f"{hint}choose one of {', '.join(MODELS)}; or, with an encoder, of {', '.join(DECODERS)}",
             code="model-name",
         )
@@ -158,7 +158,7 @@ def refuse_unknown_encoder(name: str) -> None:
     if name not in SIZES:
         near = nearest(name, SIZES)
         raise ConfigError(
-            f"unknown encoder {name!r}",
+            f"unknown encoder {show(name)}",
             fix=f"{f'did you mean {near}? ' if near else ''}choose one of {', '.join(SIZES)}; or write hf: and then a "
             "model of the Hugging Face hub, a folder with one, or a config.json: hf:facebook/dinov2-base",
             code="encoder-name",

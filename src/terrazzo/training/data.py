@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +12,11 @@ from numpy.typing import NDArray
 from terrazzo.data import Dataset, open_dataset
 from terrazzo.data.pixel_counts import count_pixels
 from terrazzo.errors import DatasetError, TrainingError
-from terrazzo.labels.matching import match_classes, side_by_side
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.text import show
 from terrazzo.training.sections import DataSection
 
-__all__ = ["labelled_pixels", "open_splits", "refuse_other_labels"]
+__all__ = ["labelled_pixels", "open_splits"]
 
 
 def open_splits(section: DataSection, data: Path) -> tuple[Dataset, Dataset]:
@@ -44,37 +41,6 @@ def open_splits(section: DataSection, data: Path) -> tuple[Dataset, Dataset]:
     learnt = tuple(sample for sample, out in zip(train.samples, held, strict=True) if not out)
     unseen = tuple(sample for sample, out in zip(train.samples, held, strict=True) if out)
     return dataclasses.replace(train, samples=learnt), dataclasses.replace(train, samples=unseen, split="holdout")
-
-
-def refuse_other_labels(before: Mapping[str, Any] | None, labels: LabelSpec, output: Path) -> None:
-    """See that a run goes on with the classes that it has learnt so far.
-
-    Args:
-        before: its labels as its checkpoint describes them; None in one from before they were noted.
-        labels: what the data set's are now.
-        output: the run's folder.
-
-    Raises:
-        TrainingError: classes have other names or places, or masks are read otherwise.
-    """
-    if before is None:
-        return
-    learnt = LabelSpec.from_dict(before)
-    matching = match_classes(labels.names, learnt.names)
-    if matching is not None and matching.table is None and _reading(labels) == _reading(learnt):
-        return
-    changed = ": what masks store has changed"
-    if labels.names != learnt.names:
-        changed = f" {side_by_side(labels.names, learnt.names, ('the data', 'the run'))}"
-    raise TrainingError(
-        f"{output} was trained with other labels than the data set has now{changed}",
-        fix="put labels.yaml back as it was, or train into a new folder",
-        code="training-resume",
-    )
-
-
-def _reading(labels: LabelSpec) -> tuple[object, ...]:
-    return dict(labels.stored_values), labels.colors
 
 
 def labelled_pixels(dataset: Dataset, *, learns: bool = False) -> NDArray[np.uint32]:

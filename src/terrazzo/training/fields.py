@@ -7,10 +7,13 @@ without a default must be given. The sections of a recipe, its augmentations and
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from terrazzo.config import refuse_unknown_keys
 from terrazzo.errors import ConfigError
@@ -24,6 +27,7 @@ __all__ = [
     "Share",
     "Within",
     "accepted",
+    "plain",
     "plain_values",
     "read_fields",
     "read_row",
@@ -32,6 +36,12 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+DEEPEST = 16
+"""Levels of lists and mappings in a recipe; its own have five."""
+
+MOST = 1 << 63
+"""A larger whole number is no setting, and overflows what computes with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +139,39 @@ def read_fields(kind: type[T], values: object, where: str) -> T:
     except ConfigError as error:
         joint = "." if error.code == "recipe-value" else ": "
         raise ConfigError(f"{where}{joint}{error.message}", fix=error.fix, code=error.code) from error
+
+
+def plain(value: object, where: str, path: str = "", depth: int = 0) -> Any:
+    """Return what a caller gave as YAML has it: NumPy's numbers as Python's, paths as text, tuples as lists.
+
+    Args:
+        value: a mapping of settings, or one of them.
+        where: for messages, such as ``the options``.
+        path: of the value within it.
+        depth: lists and mappings around it.
+
+    Raises:
+        ConfigError: it is something that no recipe can hold (code "recipe-value").
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if value is None or isinstance(value, bool | str | float) or (isinstance(value, int) and abs(value) < MOST):
+        return value
+    if isinstance(value, list | tuple) and depth < DEEPEST:
+        return [plain(item, where, f"{path}[{place}]", depth + 1) for place, item in enumerate(value)]
+    if isinstance(value, Mapping) and depth < DEEPEST:
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise ConfigError(
+                f"{where}: {path or 'it'} has a key {show(odd[0])}", fix="keys are names", code="recipe-value"
+            )
+        return {key: plain(item, where, f"{path}.{key}".lstrip("."), depth + 1) for key, item in value.items()}
+    raise ConfigError(
+        f"{where}{f': {path}' if path else ''} is {show(value)}",
+        fix="give text, a number, true or false, null, or a list or a mapping of these",
+        code="recipe-value",
+    )
 
 
 def read_row(table: Mapping[str, type[T]], values: object, where: str) -> T:

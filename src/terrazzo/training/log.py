@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ import torch
 
 from terrazzo.atomic import make_folder, write_atomic
 from terrazzo.evaluation.confusion import Metrics
+from terrazzo.ownership import ANYBODY_WRITES, put_aside
 from terrazzo.profiling.machine import peak_memory
 from terrazzo.text import printable
 
-__all__ = ["RunLog"]
+__all__ = ["LOG_FILE", "RunLog"]
 
+LOG_FILE = "log.csv"
 COLUMNS = ("epoch", "step", "loss", "lr", "images_per_second", "memory_mb", "hours", "mIoU", "mAcc", "aAcc")
 
 SHOWN_STEPS = 50
@@ -47,6 +50,7 @@ class RunLog:
         self._first_lr = 0.0
         self._last = self._opened = time.monotonic()
         self._first_step = 0
+        self._has_written = False
         self._bar: Any = None
         self._task: Any = None
         self._tensorboard: Any = None
@@ -161,11 +165,34 @@ class RunLog:
         self.rows, self.losses = list(rows), list(losses)
 
     def _write_csv(self) -> None:
+        path = self.output / LOG_FILE
+        if not self._has_written and os.path.lexists(path) and not self._is_own(path):
+            self.say(f"note: {put_aside(path)}")
+        self._has_written = True
+        write_atomic(path, "".join(f"{line}\n" for line in self._lines()).encode())
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether the table that is there is this run's, and may have rows that came after its checkpoint."""
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            return False
+        known = self._lines()[:-1]  # the last row is new
+        later = [line.split(",") for line in lines[len(known) :]]
+        epochs = [str(self.rows[-1]["epoch"] + place) for place in range(len(later))]
+        return (
+            bool(path.stat().st_mode & ANYBODY_WRITES)
+            and lines[: len(known)] == known
+            and [cells[0] for cells in later] == epochs
+            and all(len(cells) == len(COLUMNS) and _are_numbers(cells) for cells in later)
+        )
+
+    def _lines(self) -> list[str]:
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_atomic(self.output / "log.csv", text.getvalue().encode())
+        return text.getvalue().splitlines()
 
 
 def memory_mb() -> float:
@@ -179,6 +206,13 @@ def _mean(losses: list[float]) -> float:
     """The mean of those that are numbers: steps that had none were not taken."""
     finite = [loss for loss in losses if math.isfinite(loss)]
     return sum(finite) / len(finite) if finite else math.nan
+
+
+def _are_numbers(cells: list[str]) -> bool:
+    try:
+        return all(math.isfinite(float(cell)) or cell == "nan" for cell in cells if cell)
+    except ValueError:
+        return False
 
 
 def _clock(seconds: float) -> str:

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from terrazzo.errors import TrainingError
-from terrazzo.training.distributed import ranks_here
+from terrazzo.models.segmenter import Segmenter
+from terrazzo.training.acceleration import uses_bf16
+from terrazzo.training.distributed import Ranks, ranks_here
+from terrazzo.training.losses import CombinedLoss
 from terrazzo.training.memory import StepMemory, estimate_step_memory, memory_of
 from terrazzo.training.optim import optimizer_states
-from terrazzo.training.trainer import Trainer
+from terrazzo.training.recipe import Recipe
 
 __all__ = ["MemoryPlan", "in_words", "memory_plan"]
 
@@ -37,17 +40,23 @@ class MemoryPlan:
     plenty: bool
 
 
-def memory_plan(trainer: Trainer) -> MemoryPlan:
+def memory_plan(model: Segmenter, recipe: Recipe, loss: CombinedLoss, ranks: Ranks) -> MemoryPlan:
     """Compare what a step will take with what there is.
+
+    Args:
+        model: what is trained, on the device where it is.
+        recipe: how.
+        loss: what is minimised.
+        ranks: this process among those of the run.
 
     Raises:
         TrainingError: a step cannot fit, not even if nothing else were in memory; or a BatchNorm sees a single value.
     """
     try:
-        estimate = _estimate(trainer)
+        estimate = _estimate(model, recipe, loss, ranks)
     except ValueError as error:
-        ranks, (height, width) = trainer.ranks, trainer.recipe.crop
-        shares_statistics = trainer.recipe.run.sync_batchnorm and ranks.device.type == "cuda" and ranks.world_size > 1
+        height, width = recipe.crop
+        shares_statistics = recipe.run.sync_batchnorm and ranks.device.type == "cuda" and ranks.world_size > 1
         if "more than 1 value per channel" not in str(error) or shares_statistics:
             return _unknown(error)
         raise TrainingError(
@@ -58,7 +67,6 @@ def memory_plan(trainer: Trainer) -> MemoryPlan:
         ) from error
     except Exception as error:  # an encoder from elsewhere may do anything; a run must not end for want of a forecast
         return _unknown(error)
-    ranks = trainer.ranks
     # Processes on a CPU share its memory; each GPU has its own.
     on_cpu = ranks.device.type == "cpu"
     sharing = ranks_here(ranks.world_size) if on_cpu else 1
@@ -68,12 +76,15 @@ def memory_plan(trainer: Trainer) -> MemoryPlan:
     if memory is None:
         return MemoryPlan([line], plenty=False)
     # The weights, and the average if there is one, are in memory already.
-    there = sum(tensor.nbytes for tensor in [*trainer.model.parameters(), *trainer.model.buffers()])
-    free = memory.free + there * (1 if trainer.average is None else 2) * sharing
+    there = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    free = memory.free + there * (1 if recipe.run.ema_decay is None else 2) * sharing
     line += f", {in_words(free)} free"
     if needed <= free:
         return MemoryPlan([line], plenty=needed * PLENTY <= free)
-    way_out = _way_out(trainer, estimate, free // sharing - alongside)
+    less = None
+    if not recipe.run.checkpointing and _can_recompute(model):
+        less = _estimate(model, recipe, loss, ranks, recompute_blocks=True)
+    way_out = _way_out(estimate, less, free // sharing - alongside, ranks.world_size)
     place = "this machine" if on_cpu else "the GPU"
     if needed * (1 - TOLERANCE) > memory.total:
         raise TrainingError(
@@ -89,35 +100,42 @@ def _unknown(error: Exception) -> MemoryPlan:
     return MemoryPlan([f"memory    not known beforehand ({reason})"], plenty=False)
 
 
-def _estimate(trainer: Trainer, recompute_blocks: bool = False) -> StepMemory:
-    recipe, ranks = trainer.recipe, trainer.ranks
+def _estimate(
+    model: Segmenter, recipe: Recipe, loss: CombinedLoss, ranks: Ranks, recompute_blocks: bool = False
+) -> StepMemory:
     return estimate_step_memory(
-        trainer.model,
+        model,
         recipe.run.batch_size // ranks.world_size,
         recipe.crop,
-        loss=trainer.loss,
+        loss=loss,
         optimizer_states=optimizer_states(recipe.optimizer),
-        has_average=trainer.average is not None,
-        bf16=trainer.bf16,
+        has_average=recipe.run.ema_decay is not None,
+        bf16=uses_bf16(recipe.run.precision, ranks.device),
         ranks=ranks.world_size,
         recompute_blocks=recompute_blocks,
     )
 
 
-def _way_out(trainer: Trainer, estimate: StepMemory, free: int) -> str:
-    """Name what would make a step fit into what is free for each process, the cheapest first."""
+def _way_out(estimate: StepMemory, recomputing: StepMemory | None, free: int, world_size: int) -> str:
+    """Name what would make a step fit into what is free for each process, the cheapest first.
+
+    Args:
+        estimate: what a step takes.
+        recomputing: what it takes with activation checkpointing; None where that is on, or cannot be.
+        free: bytes for each process.
+        world_size: processes that share a batch.
+    """
     ways = []
-    if not trainer.recipe.run.checkpointing and _can_recompute(trainer):
-        less = estimate.total - _estimate(trainer, recompute_blocks=True).total
-        ways.append(f"add --checkpointing (about {in_words(less)} less)")
+    if recomputing is not None:
+        ways.append(f"add --checkpointing (about {in_words(estimate.total - recomputing.total)} less)")
     fitting = [batch for batch in range(1, estimate.batch) if estimate.with_batch(batch) <= free]
     if fitting:
-        ways.append(f"lower --batch-size to {max(fitting) * trainer.ranks.world_size}")
+        ways.append(f"lower --batch-size to {max(fitting) * world_size}")
     return ", ".join([*ways, "choose a smaller --crop"]).replace(", choose", ", or choose")
 
 
-def _can_recompute(trainer: Trainer) -> bool:
-    encoder: Any = trainer.model.encoder
+def _can_recompute(model: Segmenter) -> bool:
+    encoder: Any = model.encoder
     return getattr(getattr(encoder, "backbone", None), "supports_gradient_checkpointing", True)
 
 

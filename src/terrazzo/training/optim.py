@@ -11,7 +11,14 @@ from terrazzo.models import Segmenter
 from terrazzo.models.decoders.mla import MLADecoder
 from terrazzo.training.sections import OptimizerSection
 
-__all__ = ["create_optimizer", "learning_rate_factor", "optimizer_states", "parameter_groups", "set_learning_rate"]
+__all__ = [
+    "create_optimizer",
+    "follow_schedule",
+    "learning_rate_factor",
+    "optimizer_states",
+    "parameter_groups",
+    "set_learning_rate",
+]
 
 
 def create_optimizer(model: Segmenter, section: OptimizerSection) -> torch.optim.Optimizer:
@@ -52,6 +59,14 @@ def parameter_groups(
         ([p for p in model.parameters() if id(p) not in inside], lr * decoder_lr_factor, weight_decay),
     ]
     return [{"params": p, "lr": rate, "base_lr": rate, "weight_decay": decay} for p, rate, decay in groups]
+
+
+def follow_schedule(optimizer: torch.optim.Optimizer, section: OptimizerSection, step: int, total_steps: int) -> None:
+    """Set the rates that a recipe's schedule has at 0-based `step`."""
+    factor = learning_rate_factor(
+        step, total_steps, power=section.power, warmup_steps=section.warmup_steps, warmup_ratio=section.warmup_ratio
+    )
+    set_learning_rate(optimizer, factor, section.min_lr)
 
 
 def learning_rate_factor(step: int, total_steps: int, *, power: float, warmup_steps: int, warmup_ratio: float) -> float:

@@ -11,7 +11,7 @@ from terrazzo.config import parse_yaml
 from terrazzo.errors import ConfigError
 from terrazzo.text import nearest, show
 from terrazzo.training.augment import AUGMENTATIONS
-from terrazzo.training.fields import refuse_unknown_row
+from terrazzo.training.fields import plain, refuse_unknown_row
 from terrazzo.training.flat_recipe import PATHS
 from terrazzo.training.losses import LOSSES
 
@@ -45,9 +45,14 @@ def full_paths(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Write the short names among the fields in full: `lr` is `optimizer.lr`.
 
     Raises:
-        ConfigError: a name is neither a path nor a short name.
+        ConfigError: a name is neither a path nor a short name, or a value is nothing that a recipe can hold.
     """
-    return {_full_path(name, value): value for name, value in changes.items()}
+    values = plain(changes, "the options")
+    if not isinstance(values, Mapping):
+        raise ConfigError(
+            f"the options are {show(values)}", fix='give a mapping such as {"epochs": 20}', code="recipe-value"
+        )
+    return {_full_path(name, value): value for name, value in values.items()}
 
 
 def _full_path(name: str, value: Any) -> str:

@@ -13,12 +13,12 @@ from terrazzo.data.loaders import shared_bytes
 from terrazzo.data.photos import photo_size, photo_with_remarks
 from terrazzo.data.pixel_counts import in_threads
 from terrazzo.errors import DatasetError, ImageError, TerrazzoError
+from terrazzo.models.segmenter import Segmenter
 from terrazzo.notes import note
 from terrazzo.training.distributed import ranks_here
 from terrazzo.training.memory_plan import in_words
 from terrazzo.training.optim import optimizer_states
 from terrazzo.training.recipe import Recipe
-from terrazzo.training.trainer import Trainer
 
 __all__ = ["disk_lines", "fitting_workers", "refuse_unreadable", "usual_workers"]
 
@@ -98,16 +98,16 @@ def fitting_workers(workers: int, recipe: Recipe, world_size: int, *, asked_for:
     return fitting, [f"warning   {space} {in_words(needed(workers))}: {instead}; {way_out}"]
 
 
-def disk_lines(trainer: Trainer) -> list[str]:
+def disk_lines(model: Segmenter, recipe: Recipe, output: Path) -> list[str]:
     """Say how much disk a run takes and how much is free, and warn where that is not enough."""
-    weights = sum(tensor.nbytes for tensor in [*trainer.model.parameters(), *trainer.model.buffers()])
-    checkpoint = weights * (1 + optimizer_states(trainer.recipe.optimizer) + (trainer.average is not None))
+    weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    checkpoint = weights * (1 + optimizer_states(recipe.optimizer) + (recipe.run.ema_decay is not None))
     # Two generations of checkpoints and one model stay, and the next of each is written beside them.
     needed = 3 * checkpoint + 2 * weights + PICTURES
-    free = _free_bytes(trainer.output)
+    free = _free_bytes(output)
     if free is None:
         return [f"disk      about {in_words(needed)}"]
-    line = f"disk      about {in_words(needed)} in {trainer.output}, {in_words(free)} free"
+    line = f"disk      about {in_words(needed)} in {output}, {in_words(free)} free"
     return [line] if needed <= free else [line, "warning   that is not enough: free some, or choose another --output"]
 
 

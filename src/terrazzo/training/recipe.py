@@ -22,7 +22,7 @@ from terrazzo.training.augment.crop import RandomCrop
 from terrazzo.training.augment.flip import RandomFlip
 from terrazzo.training.augment.photometric import PhotometricDistortion
 from terrazzo.training.augment.resize import RandomResize
-from terrazzo.training.fields import plain_values, read_fields, read_row, row_name
+from terrazzo.training.fields import plain, plain_values, read_fields, read_row, row_name
 from terrazzo.training.flat_recipe import PATHS, is_flat, sectioned
 from terrazzo.training.losses import LOSSES, Loss
 from terrazzo.training.losses.cross_entropy import CrossEntropy
@@ -125,6 +125,9 @@ class Recipe:
         Raises:
             ConfigError: a section, a row or a field is unknown or missing, or a value has the wrong type or range.
         """
+        values = plain(values, where)
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{where} is {show(values)}", fix="give a mapping of sections", code="recipe-value")
         if is_flat(values):
             values = sectioned(values, where)
         names = [*cls.__dataclass_fields__]

@@ -23,6 +23,7 @@ from terrazzo.atomic import PARTIAL_PREFIX, make_folder
 from terrazzo.errors import OutputError, TrainingError
 from terrazzo.ownership import is_unchanged, set_aside, write_result
 from terrazzo.training.checkpoint import has_checkpoint
+from terrazzo.training.log import LOG_FILE
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.recipe_text import recipe_text
 from terrazzo.weights.files import CONFIG_FILE
@@ -43,7 +44,7 @@ __all__ = [
 MODEL_FOLDER, CHECKPOINT_FOLDER, REPORT_FOLDER = "model", "checkpoints", "report"
 RECIPE_FILE, CURVES_FILE, SHEET_FILE = "recipe.yaml", "curves.png", "predictions.png"
 
-LOG_FILE, EVENTS_FOLDER = "log.csv", "tensorboard"
+EVENTS_FOLDER = "tensorboard"
 
 WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 """What some network file systems answer: a run on them is not protected from a second one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -14,16 +14,20 @@ from terrazzo.data import Dataset
 from terrazzo.data.readings import read_by
 from terrazzo.errors import CheckpointError
 from terrazzo.labels.matching import match_classes, only_numbered, side_by_side
+from terrazzo.labels.spec import LabelSpec
+from terrazzo.models import ModelSpec
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.preprocess import Preprocess
+from terrazzo.text import shown_path
 from terrazzo.training.recipe import Recipe
-from terrazzo.weights.backbones import weights_folder
+from terrazzo.weights.backbones import brings_weights, weights_folder
 from terrazzo.weights.catalog import known_licence
+from terrazzo.weights.create import create_model
 from terrazzo.weights.load import StartingWeights, load_starting_weights
 from terrazzo.weights.model_card import licence_in_model_card
 from terrazzo.weights.origin import origin_of_run
 
-__all__ = ["Start", "encoder_origin", "preprocess_changes", "refuse_two_readings", "start_from", "starting_weights"]
+__all__ = ["Start", "preprocess_changes", "refuse_two_readings", "start_from", "start_network", "starting_weights"]
 
 CLASSIFIER = re.compile(r"(decoder|auxiliary\.\d+)\.classifier\.")
 
@@ -35,10 +39,51 @@ class Start:
     Attributes:
         is_whole: the classifier was, so that the network segments before its first step.
         notes: what the user should know.
+        origin: licence and origin, for the record of the run.
     """
 
-    is_whole: bool
+    is_whole: bool = False
     notes: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+def start_network(
+    recipe: Recipe,
+    labels: LabelSpec,
+    device: torch.device,
+    initial: StartingWeights | None,
+    reset_head: bool,
+    spec: ModelSpec | None = None,
+) -> tuple[Segmenter, Start]:
+    """Return the network that a recipe trains, as it is before the first step, and what it has taken over.
+
+    Args:
+        recipe: says what is trained.
+        labels: the data set's classes.
+        device: where it is to be trained.
+        initial: weights to start from.
+        reset_head: let a classifier for other classes go.
+        spec: what is trained, where the recipe's model has no name.
+
+    Raises:
+        CheckpointError: as `start_from`.
+    """
+    section = recipe.model
+    encoder = None if spec else section.encoder
+    network = create_model(spec or section.name, labels.num_classes, section.drop_path, recipe.crop, encoder)
+    if not section.auxiliary_weight:
+        network.drop_auxiliary()
+    start = Start()
+    if initial is not None:
+        start = start_from(network, initial, recipe, reset_head, labels.names)
+        start = replace(start, origin=dict(initial.origin))
+    elif section.weights is None and section.encoder is not None and brings_weights(section.encoder):
+        start = Start(origin=encoder_origin(section.encoder))
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if recipe.run.checkpointing:
+        blocks: Any = network.encoder
+        blocks.recompute_blocks()
+    return network, start
 
 
 def starting_weights(weights: str | None) -> StartingWeights | None:
@@ -55,7 +100,7 @@ def starting_weights(weights: str | None) -> StartingWeights | None:
         if error.code != "checkpoint-missing":
             raise
         raise CheckpointError(
-            f"this run is to start from {weights}, which is not here: {error.message}",
+            f"this run is to start from {shown_path(weights)}, which is not here: {error.message}",
             fix="give the path of your copy with --weights, or start from random weights with --weights random",
             code=error.code,
         ) from error
@@ -80,6 +125,7 @@ def start_from(
     Raises:
         CheckpointError: they are another architecture's, or their classifier is for other classes.
     """
+    weights = shown_path(recipe.model.weights or "")
     mine = network.state_dict()
     theirs = initial.fitted_to(network)
     encoder_only = all(key.startswith("encoder.") for key in theirs)
@@ -88,7 +134,7 @@ def start_from(
     other = [key for key in theirs if key in mine and theirs[key].shape != mine[key].shape]
     if missing or not theirs.keys() <= mine.keys() or not all(CLASSIFIER.match(key) for key in other):
         raise CheckpointError(
-            f"{recipe.model.weights} is not a {recipe.network}: it is {initial.what}",
+            f"{weights} is not a {recipe.network}: it is {initial.what}",
             fix=f"start from weights of the same architecture, or train --model {initial.architecture}",
             code="checkpoint-architecture",
         )
@@ -99,7 +145,7 @@ def start_from(
         said = f" {side_by_side(*lists)}" if lists is not None else ""
         rows = f"{len(theirs[other[0]])} classes apart, and the data set has {network.num_classes}" if other else ""
         raise CheckpointError(
-            f"{recipe.model.weights} tells {rows or 'other classes apart than the data set has'}{said}",
+            f"{weights} tells {rows or 'other classes apart than the data set has'}{said}",
             fix="add --reset-head to keep all else and learn a new classifier; where the classes mean the same, give "
             "them the model's names in labels.yaml",
             code="checkpoint-classes",

@@ -15,6 +15,7 @@ from terrazzo.errors import ConfigError
 from terrazzo.evaluation.report import Report
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.text import printable
+from terrazzo.training.arguments import refuse_wrong_types
 from terrazzo.training.artifacts import write_artifacts
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
@@ -68,7 +69,7 @@ def train(
     encoder: str | None = None,
     recipe: str | Path | Recipe | None = None,
     labels: str | None = None,
-    weights: str | None = None,
+    weights: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     reset_head: bool = False,
     resume: bool = False,
@@ -103,20 +104,21 @@ def train(
         The finished run; None on the ranks that write no files.
 
     Raises:
-        ConfigError: the recipe or an override is not usable.
+        ConfigError: an argument has another type, or the recipe or an override is not usable.
         DatasetError: the data set cannot be read.
         CheckpointError: the weights to start from cannot be read, or do not fit.
         TrainingError: the folder is taken, there is nothing to resume, a step does not fit into memory, there is no
             compiler, or the run diverged.
         OutputError: the output folder cannot be written to.
     """
+    refuse_wrong_types(train, locals())
     data, output = Path(data), Path(output)
     resume = resume or (restarted_by_torchrun() and has_checkpoint(output / CHECKPOINT_FOLDER))
     refuse_or_resume(output, resume)
     if resume and recipe is None and (output / RECIPE_FILE).exists():
         recipe = output / RECIPE_FILE
     given = {"model.encoder": encoder, "data.labels": labels, "model.weights": weights}
-    changes = {path: value for path, value in given.items() if value is not None} | full_paths(overrides or {})
+    changes = full_paths({path: value for path, value in given.items() if value is not None} | dict(overrides or {}))
     if changes.get("model.weights") == RANDOM:
         changes["model.weights"] = None
     for length, other in (("run.epochs", "run.steps"), ("run.steps", "run.epochs")):
@@ -140,8 +142,8 @@ def train(
         )
         trainer = Trainer(chosen, train_split, val_split, pixels_NK, output, ranks, count, start, reset_head)
         trainer.log.say(_plan(trainer, data, start))
-        plan = memory_plan(trainer)
-        for line in [*lines, *plan.lines, *disk_lines(trainer)]:
+        plan = memory_plan(trainer.model, chosen, trainer.loss, ranks)
+        for line in [*lines, *plan.lines, *disk_lines(trainer.model, chosen, output)]:
             trainer.log.say(line)
         if plan.plenty:
             keep_freed_memory()  # which makes steps shorter, and the process larger
@@ -150,7 +152,9 @@ def train(
         if ranks.is_main:
             write_recipe(output, chosen)
         trainer.run()
-        report = write_artifacts(trainer, trainer.record()) if ranks.is_main else None
+        report = None
+        if ranks.is_main:
+            report = write_artifacts(output, chosen, val_split, ranks.device, trainer.log, trainer.record())
         ranks.wait()
     return Run(output, output / MODEL_FOLDER, report) if report is not None else None
 
@@ -178,6 +182,7 @@ def _recipe(
 
 
 def _recipe_for(data: Path, model: str, changes: Mapping[str, Any]) -> tuple[Recipe, StartingWeights | None]:
+    automatic_recipe(DEFAULT_ARCHITECTURE, [(1, 1)]).changed(changes)  # wrong values are told before photos are read
     spec = LabelSpec.bundled(changes["data.labels"]) if changes.get("data.labels") else None
     rules = DataRules.of_recipe({"split": changes.get("data.split"), "crowds": changes.get("data.crowds")})
     photos = open_dataset(data, changes.get("data.train_split", "train"), spec, rules=rules).samples

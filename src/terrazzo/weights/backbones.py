@@ -20,7 +20,7 @@ from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.models import ON
 from terrazzo.models.encoders.backbone import NEW_NORMS, Backbone
 from terrazzo.preprocess import Preprocess
-from terrazzo.text import shown_path
+from terrazzo.text import show, shown_path
 from terrazzo.weights.bands import fitted_bands
 from terrazzo.weights.hub import download
 from terrazzo.weights.processor import normalisation, read_processor
@@ -150,7 +150,7 @@ def _path(encoder: str) -> Path:
     name = encoder.removeprefix(PREFIX)
     if name == encoder or not name:
         raise ConfigError(
-            f"unknown encoder {encoder!r}",
+            f"unknown encoder {show(encoder)}",
             fix=f"write {PREFIX} and then a model of the Hugging Face hub, a folder with one, or a config.json: "
             f"{PREFIX}facebook/dinov2-base",
             code="encoder-name",

@@ -1,49 +1,27 @@
-"""What a step runs on: number type and compiler; and steps that fail, which are undone and told in plain words."""
+"""Steps that fail: undone, told in plain words, and what was learnt before them saved."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
 
-from terrazzo.errors import CheckpointError, TrainingError
+from terrazzo.errors import CheckpointError, TerrazzoError, TrainingError
+from terrazzo.training.rng import generator_states, set_generators
 
-__all__ = ["compiled", "multiplies_bf16", "told_of_divergence", "told_of_failures", "undone_on_failure"]
+__all__ = [
+    "put_back",
+    "refuse_divergence",
+    "saved_on_failure",
+    "told_of_divergence",
+    "told_of_failures",
+    "undone_on_failure",
+]
 
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Tell whether the device multiplies bf16 natively; elsewhere autocast is slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def compiled(module: nn.Module, device: torch.device) -> Any:
-    """Return a callable that compiles a module when it is first called; the module keeps the names of its weights.
-
-    Raises:
-        TrainingError: what compiles for this device is not installed.
-    """
-    if device.type == "cuda":
-        missing = None if importlib.util.find_spec("triton") else "Triton, which PyTorch compiles for GPUs with"
-    else:
-        compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
-        found = any(shutil.which(compiler) for compiler in compilers)
-        missing = None if found else f"a C++ compiler ({', '.join(compilers)}), which PyTorch compiles for CPUs with"
-    if missing is not None:
-        raise TrainingError(
-            f"compile needs {missing}, and there is none",
-            fix="install it, or train without --compile",
-            code="training-no-compiler",
-        )
-    compile_: Callable[..., Any] = torch.compile
-    return compile_(module, dynamic=False)
+MOST_BAD_STEPS = 20
+"""Steps without a finite gradient, one after another, that end a run."""
 
 
 @contextmanager
@@ -100,17 +78,53 @@ def undone_on_failure(model: nn.Module, statistics: list[Tensor], device: torch.
         statistics: copies of its buffers from before the step.
         device: where it is trained.
     """
-    on_gpu = device.type == "cuda"
-    cpu, gpu = torch.get_rng_state(), torch.cuda.get_rng_state() if on_gpu else None
+    generators = generator_states(device)
     try:
         yield
     except Exception:
-        for buffer, value in zip(model.buffers(), statistics, strict=True):
-            buffer.copy_(value)
-        torch.set_rng_state(cpu)
-        if gpu is not None:
-            torch.cuda.set_rng_state(gpu)
+        put_back(model, statistics)
+        set_generators(generators, device)
         raise
+
+
+def put_back(model: nn.Module, statistics: list[Tensor]) -> None:
+    """Give a model's buffers the values of copies of them."""
+    for buffer, value in zip(model.buffers(), statistics, strict=True):
+        buffer.copy_(value)
+
+
+@contextmanager
+def saved_on_failure(save: Callable[[], None]) -> Iterator[None]:
+    """Save before an error ends the run, so that --resume loses nothing; a diverged state is not worth keeping.
+
+    Args:
+        save: does it, where there is something to save.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not (isinstance(error, TerrazzoError) and error.code == "training-diverged"):
+            with suppress(TerrazzoError):  # such as a full disk, which may be the error itself
+                save()
+        raise
+
+
+def refuse_divergence(bad_steps: int, images: str) -> None:
+    """End a run that takes no more steps.
+
+    Args:
+        bad_steps: steps in a row without a finite gradient.
+        images: names of the last one's.
+
+    Raises:
+        TrainingError: there were too many.
+    """
+    if bad_steps >= MOST_BAD_STEPS:
+        raise TrainingError(
+            f"{bad_steps} steps in a row had no finite gradient; the last one's photos: {images}",
+            fix="lower the learning rate, or look at these photos and masks with `terrazzo check-data`",
+            code="training-diverged",
+        )
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

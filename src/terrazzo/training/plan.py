@@ -1,0 +1,92 @@
+"""What a run was started with, and whether it may go on with what it is given now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from terrazzo.errors import TrainingError
+from terrazzo.labels.matching import match_classes, side_by_side
+from terrazzo.labels.spec import LabelSpec
+from terrazzo.training.recipe import Recipe
+
+__all__ = ["Plan", "refuse_other_labels", "refuse_other_plan"]
+
+FREE = ("run.checkpointing",)
+"""Fields that may change: computing inner values again changes no result, and helps a run that ran out of memory."""
+
+LENGTH = ("run.epochs", "run.steps", "optimizer.warmup_steps")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides how a run goes on.
+
+    Attributes:
+        recipe: what is learnt and how.
+        labels: the classes, and what the masks store for them; None in checkpoints from before they were noted.
+        total_steps: how many there are to be; None likewise.
+    """
+
+    recipe: Recipe
+    labels: LabelSpec | None
+    total_steps: int | None
+
+
+def refuse_other_plan(before: Plan, now: Plan, output: Path) -> None:
+    """See that a run goes on as it was started.
+
+    Args:
+        before: its checkpoint's.
+        now: what is asked for.
+        output: the run's folder.
+
+    Raises:
+        TrainingError: they differ in what decides the result.
+    """
+    changed = [path for path in now.recipe.differences(before.recipe) if path not in FREE]
+    if changed and set(changed) <= set(LENGTH):
+        raise TrainingError(
+            f"{output} was planned for {before.total_steps or 'fewer'} steps, and its learning rate has followed that "
+            "plan",
+            fix=f"go on from it as a new run: terrazzo train --weights {output} --output ANOTHER-RUN, with the "
+            "--epochs or --steps to add",
+            code="training-resume",
+        )
+    if changed:
+        raise TrainingError(
+            f"{output} was trained with another {', '.join(changed)}",
+            fix="resume with the options it was started with, or train into a new folder",
+            code="training-resume",
+        )
+    if before.total_steps is not None and before.total_steps != now.total_steps:
+        raise TrainingError(
+            f"{output} was to have {before.total_steps} steps, and has {now.total_steps} with these photos",
+            fix="resume with the photos it was started with, or train into a new folder",
+            code="training-resume",
+        )
+    if before.labels is not None and now.labels is not None:
+        refuse_other_labels(before.labels, now.labels, output)
+
+
+def refuse_other_labels(before: LabelSpec, now: LabelSpec, output: Path) -> None:
+    """See that a run goes on with the classes that it has learnt so far.
+
+    Raises:
+        TrainingError: classes have other names or places, or masks are read otherwise.
+    """
+    matching = match_classes(now.names, before.names)
+    if matching is not None and matching.table is None and _reading(now) == _reading(before):
+        return
+    changed = ": what masks store has changed"
+    if now.names != before.names:
+        changed = f" {side_by_side(now.names, before.names, ('the data', 'the run'))}"
+    raise TrainingError(
+        f"{output} was trained with other labels than the data set has now{changed}",
+        fix="put labels.yaml back as it was, or train into a new folder",
+        code="training-resume",
+    )
+
+
+def _reading(labels: LabelSpec) -> tuple[object, ...]:
+    return dict(labels.stored_values), labels.colors

@@ -24,6 +24,7 @@ from terrazzo.imaging.read import MAX_PIXELS, ImageSource, ReadOptions, find_ima
 from terrazzo.inference.predictor import Failure, Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol
 from terrazzo.inference.result import Segmentation
+from terrazzo.inference.streaming import Streamed
 from terrazzo.notes import note
 from terrazzo.ownership import leave_out_results
 from terrazzo.weights.catalog import DEFAULT_MODEL
@@ -261,7 +262,8 @@ def predict(
         found = _each(sources) if several else iter(sources)
         results = [_segmented(source, predictor, reading, probabilities) for source in found]
         return results if several else results[0]
-    return list(_results(predictor.segment_files(paths, probabilities=probabilities, reading=reading)))
+    outcomes = predictor.segment_files(paths, probabilities=probabilities, reading=reading)
+    return list(_results(outcomes, probabilities))
 
 
 def _each(sources: list[Any]) -> Iterator[Any]:
@@ -273,15 +275,19 @@ def _each(sources: list[Any]) -> Iterator[Any]:
 def _segmented(source: Any, predictor: Predictor, reading: ReadOptions, probabilities: bool) -> Segmentation:
     if isinstance(source, (str, os.PathLike)):
         paths = [Path(os.fsdecode(source))]
-        return next(_results(predictor.segment_files(paths, probabilities=probabilities, reading=reading)))
-    outcome, said = predictor.segment_alone(reading.read(source), probabilities=probabilities)
+        outcomes = predictor.segment_files(paths, probabilities=probabilities, reading=reading)
+        return next(_results(outcomes, probabilities))
+    if hasattr(source, "read_window"):
+        outcome, said = predictor.segment_source(source, reading.max_pixels, probabilities=probabilities)
+    else:
+        outcome, said = predictor.segment_alone(reading.read(source), probabilities=probabilities)
     if said:
         note(said)
-    return next(_results([outcome]))
+    return next(_results([outcome], probabilities))
 
 
-def _results(outcomes: Iterable[Segmentation | Failure]) -> Iterator[Segmentation]:
+def _results(outcomes: Iterable[Segmentation | Streamed | Failure], probabilities: bool) -> Iterator[Segmentation]:
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             raise outcome.error
-        yield outcome
+        yield outcome.whole(probabilities=probabilities) if isinstance(outcome, Streamed) else outcome

@@ -21,8 +21,9 @@ from terrazzo.engines.onnx_file import describe_onnx
 from terrazzo.errors import ConfigError, TerrazzoError
 from terrazzo.imaging.inputs import are_several
 from terrazzo.imaging.read import MAX_PIXELS, ImageSource, ReadOptions, find_images
-from terrazzo.inference.predictor import Failure, Predictor
-from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol
+from terrazzo.inference.failure import Failure
+from terrazzo.inference.predictor import Predictor
+from terrazzo.inference.protocols import Protocol, find_protocol
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.streaming import Streamed
 from terrazzo.notes import note
@@ -41,7 +42,7 @@ Model: TypeAlias = "str | Path | TrainedModel"
 def make_predictor(
     model: Model = DEFAULT_MODEL,
     device: str | None = None,
-    protocol: str | Protocol = WHOLE,
+    protocol: str | Protocol = "whole",
     *,
     engine: str = "auto",
     threads: int | None = None,
@@ -212,7 +213,7 @@ def predict(
     *,
     probabilities: bool = False,
     device: str | None = None,
-    protocol: str | Protocol = WHOLE,
+    protocol: str | Protocol = "whole",
     engine: str = "auto",
     bands: tuple[int, ...] | None = None,
     frame: int | None = None,

@@ -21,9 +21,10 @@ from terrazzo.engines.engine import Precision
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError
 from terrazzo.imaging.read import ReadOptions, find_images
+from terrazzo.inference.failure import Failure
 from terrazzo.inference.predict import make_predictor
-from terrazzo.inference.predictor import Failure, Predictor
-from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol
+from terrazzo.inference.predictor import Predictor
+from terrazzo.inference.protocols import Protocol, find_protocol
 from terrazzo.inference.result import (
     DEFAULT_KINDS,
     ClassArea,
@@ -86,7 +87,7 @@ def predict_folder(
     *,
     save: str | Iterable[str] = DEFAULT_KINDS,
     overwrite: bool = False,
-    protocol: str | Protocol = WHOLE,
+    protocol: str | Protocol = "whole",
     engine: str = "auto",
     device: str | None = None,
     threads: int | None = None,

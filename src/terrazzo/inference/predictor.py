@@ -20,9 +20,10 @@ from terrazzo.data.sources.array import ArraySource
 from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.data.sources.source import Image, Source
 from terrazzo.engines.engine import Engine, release_memory
-from terrazzo.engines.memory import is_out_of_memory, return_freed_memory
+from terrazzo.engines.memory import return_freed_memory
 from terrazzo.errors import CheckpointError, ConfigError, ImageError, TerrazzoError
 from terrazzo.imaging.read import ReadOptions
+from terrazzo.inference.failure import Failure, path_name
 from terrazzo.inference.protocols import WHOLE, Protocol
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.streaming import Streamed
@@ -32,10 +33,9 @@ from terrazzo.inference.turns import Turns
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
-from terrazzo.text import shown_path
 from terrazzo.weights.exported import Output
 
-__all__ = ["Failure", "Predictor"]
+__all__ = ["Predictor"]
 
 Mask: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
 T = TypeVar("T")
@@ -46,33 +46,6 @@ WINDOWS = (1024, 512)  # sides tried, one after the other, where a photo is too 
 STRIDE = 3 / 4  # of a window
 IN_WINDOWS = 'segment it in windows, with --protocol slide (protocol="slide" in Python)'
 BAND_PIXELS = 1 << 26  # of the mask, decided at once
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A photo that could not be done, in the place of its result."""
-
-    path: Path | None
-    error: TerrazzoError
-
-    @property
-    def for_memory(self) -> bool:
-        """Whether there was not enough memory, and it may go well when nothing else is being done."""
-        return self.error.code == "image-memory"
-
-    @classmethod
-    def of(cls, path: Path | None, error: Exception) -> Failure:
-        """Name the photo in whatever went wrong, and let go of the arrays that a traceback holds."""
-        where = _name(path)
-        if isinstance(error, TerrazzoError):
-            is_named = path is None or where in error.message
-            return cls(path, error.saying(error.message if is_named else f"{where}: {error.message}"))
-        if is_out_of_memory(error):
-            fix = "make it smaller, give a smaller --batch-size, or use a machine with more memory"
-            return cls(path, ImageError(f"{where}: there is not enough memory for it", fix=fix, code="image-memory"))
-        reason = " ".join(str(error).split())[:300]
-        fix = "try it with another --engine; if it fails there too, report it with this line"
-        return cls(path, ImageError(f"{where}: {type(error).__name__}: {reason}", fix=fix, code="image-failed"))
 
 
 @dataclass(frozen=True)
@@ -237,21 +210,44 @@ class Predictor:
         """Segment an image that is read in strips of rows; yield the mask in bands of rows from the top.
 
         Raises:
-            ImageError: it cannot be read; or the protocol needs all of it at once, and it has no windows.
+            ImageError: it cannot be read.
+            ConfigError: the engine gives masks (code "export-mask").
         """
-        protocol, size = self.protocol, source.size
-        if not protocol.single_view:
+        self._require_logits("an image that is read in windows")
+        if not self.protocol.single_view:
             yield decide_together(self._views(source))[0]
             return
+        for scores in self._scores(source):
+            for band in scores.split(max(1, BAND_PIXELS // source.size[1])):
+                yield band.mask()
+
+    def confidence(self, image: Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """How sure the model is of each pixel of an (H, W, 3) image, in memory for two numbers a pixel.
+
+        Returns:
+            The (H, W) probability of the winning class, and the (H, W) entropy divided by log K: 0 is certain, 1 is
+            the same probability for each of the K classes.
+
+        Raises:
+            ConfigError: the engine gives masks (code "export-mask"), or the protocol averages several views.
+        """
+        self._require_logits("confidence")
+        if not self.protocol.single_view:
+            raise ConfigError(
+                f"the protocol {self.protocol.name} averages probabilities, and confidence is that of a single view",
+                fix="use whole or slide; or probabilities, and take their maximum",
+                code="protocol-settings",
+            )
+        highest, entropy = zip(*(scores.confidence() for scores in self._scores(ArraySource(image))), strict=True)
+        return np.concatenate(highest), np.concatenate(entropy)
+
+    def _scores(self, source: Source) -> Iterator[Scores]:
+        """The scores of an image that is shown once, in bands of rows from the top."""
+        protocol, size = self.protocol, source.size
         view = next(protocol.views(source, self.preprocess))
         if protocol.window is None or protocol.stride is None:
-            self._require_logits("an image that is read in windows")
-            scores: Iterable[Scores] = whole(self._run, view.read()[None], size)
-        else:
-            scores = slide_in_bands(self._run, view, size, protocol.window, protocol.stride)
-        for band in scores:
-            for part in band.split(max(1, BAND_PIXELS // size[1])):
-                yield part.mask()
+            return whole(self._run, view.read()[None], size)
+        return slide_in_bands(self._run, view, size, protocol.window, protocol.stride)
 
     def _streamed(self, path: Path, reading: ReadOptions, failure: Failure) -> Streamed | Failure:
         """Return an image that is too large to be decoded at once as one that is read in windows, if it can be."""
@@ -307,7 +303,7 @@ class Predictor:
                     failure = Failure.of(path, error)
                     continue
                 return result, (
-                    f"{_name(path)}: there is not enough memory to show it to the network by the protocol "
+                    f"{path_name(path)}: there is not enough memory to show it to the network by the protocol "
                     f"{self.protocol.name}; it was segmented in windows of {window} x {window} that overlap by a "
                     "quarter, which can change its mask"
                 )
@@ -388,10 +384,6 @@ class Predictor:
 
 def _itself(image: Image) -> Image:
     return image
-
-
-def _name(path: Path | None) -> str:
-    return "the image" if path is None else shown_path(path)
 
 
 def _nearest(mask_hw: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

@@ -26,7 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.engines.engine import Engine
-from terrazzo.inference.upsample.argmax import probability_strips_along, upsample_argmax, winners_along
+from terrazzo.inference.upsample.argmax import (
+    confidence_along,
+    probability_strips_along,
+    upsample_argmax,
+    winners_along,
+)
 from terrazzo.inference.upsample.resize_axis import ComposedAxis, compose_axis, compose_windows
 
 __all__ = ["Scores", "View", "decide", "decide_together", "slide", "slide_in_bands", "whole", "window_starts"]
@@ -91,6 +96,10 @@ class Scores:
         for top, strip_KRW in self.probability_strips():
             planes_KHW[:, top : top + strip_KRW.shape[1]] = strip_KRW
         return planes_KHW
+
+    def confidence(self) -> tuple[Floats, Floats]:
+        """The (H, W) largest probability of each pixel, and its entropy divided by log K."""
+        return confidence_along(self.logits_KHW, self.rows, self.columns)
 
     @property
     def shape(self) -> tuple[int, int, int]:

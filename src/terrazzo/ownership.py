@@ -39,6 +39,7 @@ from terrazzo.text import shown_path
 
 __all__ = [
     "Kind",
+    "blank_png_mark",
     "check_outputs",
     "is_result",
     "is_unchanged",
@@ -216,13 +217,27 @@ def write_result(path: Path, data: bytes, kind: Kind) -> None:
 
 
 def mark_files(paths: Sequence[Path], kind: Kind) -> None:
-    """Mark files that some other writer has just written; those without room for it are known by the last one."""
+    """Mark files that some other writer has just written; those without room for it are known by the last one.
+
+    A PNG with a `blank_png_mark` is not read into memory.
+    """
     beside = [zlib.crc32(path.read_bytes()) for path in paths if path.suffix in UNMARKED]
     for path in paths:
-        if _start(path).startswith(ZIP):
+        start, blank = _start(path), blank_png_mark(kind)
+        if start.startswith(ZIP):
             _mark_archive(path, kind)
+        elif start.startswith(PNG) and start[PNG_HEADER:].startswith(blank):
+            with open(path, "r+b") as file:
+                mark = _png_mark(kind, _png_checksum(file))
+                file.seek(PNG_HEADER)
+                file.write(mark)
         elif path.suffix not in UNMARKED:
             path.write_bytes(_marked(path.read_bytes(), path.suffix, kind, beside))
+
+
+def blank_png_mark(kind: Kind) -> bytes:
+    """The chunk that `mark_files` fills in, for a PNG that is written in parts: to stand behind its header."""
+    return _png_mark(kind, 0)
 
 
 def _belongs_to_run(path: Path) -> bool:
@@ -272,9 +287,7 @@ def _checksums(path: Path, kind: Kind) -> list[int]:
 def _marked(data: bytes, suffix: str, kind: Kind, beside: Iterable[int] = ()) -> bytes:
     """A file's content with its mark."""
     if data.startswith(PNG):
-        body = b"tEXtComment\0" + _line(kind, [_png_checksum(io.BytesIO(data))])
-        chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-        return data[:PNG_HEADER] + chunk + data[PNG_HEADER:]
+        return data[:PNG_HEADER] + _png_mark(kind, _png_checksum(io.BytesIO(data))) + data[PNG_HEADER:]
     if data.startswith(ZIP):
         file = io.BytesIO(data)
         _mark_archive(file, kind)
@@ -321,6 +334,11 @@ def _mark_archive(file: str | os.PathLike[str] | BinaryIO, kind: Kind) -> None:
 
 def _archive_checksum(archive: zipfile.ZipFile) -> int:
     return zlib.crc32(repr([(entry.filename, entry.CRC) for entry in archive.infolist()]).encode())
+
+
+def _png_mark(kind: Kind, checksum: int) -> bytes:
+    body = b"tEXtComment\0" + _line(kind, [checksum])
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def _png_checksum(file: BinaryIO) -> int:

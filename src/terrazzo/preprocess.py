@@ -5,7 +5,7 @@ Training validation, prediction, evaluation, export and serving all call this on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from terrazzo.errors import ConfigError
 from terrazzo.imaging.read import MAX_PIXELS
-from terrazzo.imaging.resize import INTERPOLATIONS, Interpolation, resize_image
+from terrazzo.imaging.resize import INTERPOLATIONS, Interpolation, is_resized_in_strips, resize_image, resize_in_strips
 from terrazzo.text import list_names, show
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocess"]
@@ -136,6 +136,17 @@ class Preprocess:
         """Return the photo at `target_size`; the same array when the size is right already."""
         size = self.target_size(*image_HW3.shape[:2])
         return resize_image(image_HW3, size, self.interpolation, self.antialias)
+
+    def is_resized_in_strips(self, height: int, width: int) -> bool:
+        """Whether `resize_in_strips` can do it for an image of this size: OpenCV's filters see the whole image."""
+        size = self.target_size(height, width)
+        return is_resized_in_strips((height, width), size, self.interpolation, self.antialias)
+
+    def resize_in_strips(
+        self, read_rows: Callable[[int, int], NDArray[np.uint8]], height: int, width: int
+    ) -> NDArray[np.uint8]:
+        """As `resize`, for an image of this size that is read in strips of rows."""
+        return resize_in_strips(read_rows, (height, width), self.target_size(height, width), self.interpolation)
 
     def normalize(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (H, W, 3) float32, (value - mean) / std per channel."""

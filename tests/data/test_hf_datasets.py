@@ -18,9 +18,9 @@ from PIL import Image
 
 from terrazzo.data import find_layout, open_dataset
 from terrazzo.data.check import check_dataset
-from terrazzo.data.layouts.hf_datasets import Cell
+from terrazzo.data.layouts.hf_datasets import CellMask
 from terrazzo.data.masks import read_mask
-from terrazzo.data.photos import is_turned, photo_size, read_photo
+from terrazzo.data.sources.table import TableCell
 from terrazzo.errors import DatasetError, ImageError, MissingExtraError
 from terrazzo.labels.spec import LabelSpec
 
@@ -104,21 +104,21 @@ def test_cells_are_photos_and_masks() -> None:
     exif[0x0112] = 6
     Image.fromarray(photo(1)).save(turned, "PNG", exif=exif)
     table = [{"image": {"bytes": turned.getvalue()}, "mask": encoded(quarters(0, 1, 1, 255))}]
-    image, mask = (Cell(Path("train"), table, 0, column, Path()) for column in ("image", "mask"))
-    assert is_turned(image)
-    assert photo_size(image) == read_photo(image).shape[:2] == (16, 12)
-    np.testing.assert_array_equal(read_mask(mask, AB), quarters(0, 1, 1, 255))
+    image, mask = (TableCell(Path("train"), table, 0, column, Path()) for column in ("image", "mask"))
+    assert image.is_turned
+    assert image.size == image.read().shape[:2] == (16, 12)
+    np.testing.assert_array_equal(read_mask(CellMask(mask), AB), quarters(0, 1, 1, 255))
     assert image.name == "000000"
 
 
 def test_a_damaged_cell_is_named_with_its_row() -> None:
     table = [{"image": {"bytes": b"x"}, "mask": encoded(quarters(0, 1, 1, 9))}, {"mask": encoded(photo(1), "JPEG")}]
     with pytest.raises(ImageError, match=r"^train: row 0, image: this is"):
-        read_photo(Cell(Path("train"), table, 0, "image", Path()))
+        TableCell(Path("train"), table, 0, "image", Path()).read()
     with pytest.raises(DatasetError, match=r"^train: row 0, mask: the mask holds values that are no class: 9 \(48 pix"):
-        read_mask(Cell(Path("train"), table, 0, "mask", Path()), AB)
+        read_mask(CellMask(TableCell(Path("train"), table, 0, "mask", Path())), AB)
     with pytest.raises(DatasetError, match=r"^train: row 1, mask: it is a JPEG") as caught:
-        Cell(Path("train"), table, 1, "mask", Path()).read()
+        CellMask(TableCell(Path("train"), table, 1, "mask", Path())).read()
     assert caught.value.code == "mask-lossy"
 
 
@@ -127,14 +127,14 @@ def test_a_table_that_names_files_outside_of_the_data_set_is_refused(folder: Fol
     own = folder.image("own.png", quarters(0, 1, 1, 255))
     paths = [str(tmp_path / "private.png"), "../private.png", str(own)]
     table = [{"image": {"bytes": None, "path": path}} for path in paths]
-    cells = [Cell(folder.root / "train", table, row, "image", folder.root) for row in range(3)]
+    cells = [TableCell(folder.root / "train", table, row, "image", folder.root) for row in range(3)]
     for row, cell in enumerate(cells[:2]):
         with pytest.raises(ImageError, match=rf"train: row {row}, image: it names .*private.png, outside of") as caught:
-            read_photo(cell)
-        with pytest.raises(DatasetError, match=rf"train: row {row}, image: it names .*private.png, outside of"):
             cell.read()
+        with pytest.raises(DatasetError, match=rf"train: row {row}, image: it names .*private.png, outside of"):
+            CellMask(cell).read()
         assert caught.value.code == "dataset-outside"
-    assert read_photo(cells[2]).shape == (12, 16, 3)
+    assert cells[2].read().shape == (12, 16, 3)
 
 
 # -- with the package -------------------------------------------------------------------------------------------------

@@ -27,8 +27,9 @@ from terrazzo.errors import ImageError
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference import predictor as predictor_module
 from terrazzo.inference.predict_folder import predict_folder
-from terrazzo.inference.predictor import Predictor, threads_of
+from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.result import Segmentation
+from terrazzo.inference.threads import threads_of
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess

@@ -28,8 +28,9 @@ from terrazzo.cli.main import main
 from terrazzo.data import Dataset
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.errors import CheckpointError, ConfigError, ImageError, MissingExtraError, OutputError, TrainingError
+from terrazzo.inference.failure import Failure
 from terrazzo.inference.predict_folder import predict_folder
-from terrazzo.inference.predictor import Failure, Predictor
+from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import find_protocol
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
 
+from terrazzo.data.sources.array import ArraySource
 from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.inference.predict import make_predictor
@@ -57,8 +58,8 @@ def folder_of(folder: Path, weights: dict[str, Any], processor: dict[str, Any] |
 
 def seen(preprocess: Preprocess, photo: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What the network is given, back on the scale of 0 to 255."""
-    ((x, _),) = find_protocol("whole").views(photo, replace(preprocess, mean=(0, 0, 0), std=(1, 1, 1)))
-    return x.transpose(1, 2, 0)
+    (x,) = find_protocol("whole").views(ArraySource(photo), replace(preprocess, mean=(0, 0, 0), std=(1, 1, 1)))
+    return x.read().transpose(1, 2, 0)
 
 
 @pytest.mark.parametrize(
@@ -234,8 +235,8 @@ def test_a_photo_that_was_let_in_as_it_is_is_not_refused_later() -> None:
 
 
 def test_several_scales_of_a_model_that_squeezes_photos() -> None:
-    views = find_protocol("multi-scale").views(np.zeros((30, 50, 3), np.uint8), Preprocess(size=(40, 64)))
-    assert [x.shape[1:] for x, mirrored in views if not mirrored][:2] == [(20, 32), (30, 48)]
+    views = find_protocol("multi-scale").views(ArraySource(np.zeros((30, 50, 3), np.uint8)), Preprocess(size=(40, 64)))
+    assert [x.size for x in views if not x.mirrored][:2] == [(20, 32), (30, 48)]
 
 
 def test_broken_values_of_the_rule_are_refused() -> None:

@@ -14,8 +14,9 @@ from PIL import Image
 import terrazzo
 from terrazzo.errors import ImageError
 from terrazzo.imaging.read import ReadOptions
+from terrazzo.inference.failure import Failure
 from terrazzo.inference.predict import make_predictor
-from terrazzo.inference.predictor import Failure, Predictor
+from terrazzo.inference.predictor import Predictor
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess

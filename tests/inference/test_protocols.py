@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from terrazzo.data.sources.array import ArraySource
 from terrazzo.errors import ConfigError
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import PROTOCOLS, WHOLE, Protocol, find_protocol
@@ -149,7 +150,8 @@ def test_the_network_sees_the_sizes_of_the_papers_code(
     monkeypatch.setattr(Preprocess, "normalize", lambda _, image: image)  # takes most of the time
     protocol = PROTOCOLS[name]
     tiny = np.zeros((size[1], size[0], 3), np.uint8)
-    seen = [(view.shape[2], view.shape[1], mirrored) for view, mirrored in protocol.views(tiny, Preprocess())]
+    views = [(view.read(), view.mirrored) for view in protocol.views(ArraySource(tiny), Preprocess())]
+    seen = [(view.shape[2], view.shape[1], mirrored) for view, mirrored in views]
     ways = (False, True) if protocol.flip else (False,)
     assert seen == [(*expected, mirrored) for expected in sizes for mirrored in ways]
 
@@ -174,32 +176,34 @@ def test_windows_of_the_papers() -> None:
 
 def test_ade20k_photos_are_resized_twice() -> None:
     image = photo(500, 333)
-    ((view, _),) = PROTOCOLS["segformer-ade20k"].views(image, Preprocess(mean=(0, 0, 0), std=(1, 1, 1)))
+    (view,) = PROTOCOLS["segformer-ade20k"].views(ArraySource(image), Preprocess(mean=(0, 0, 0), std=(1, 1, 1)))
     twice = cv2.resize(cv2.resize(image, (769, 512)), (800, 512))
-    np.testing.assert_array_equal(view.transpose(1, 2, 0), twice)
+    np.testing.assert_array_equal(view.read().transpose(1, 2, 0), twice)
     assert not np.array_equal(twice, cv2.resize(image, (800, 512)))
 
 
 def test_a_papers_protocol_takes_the_weights_normalisation_and_not_their_size() -> None:
     image = photo(640, 480)
     own = Preprocess(short_side=100, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
-    ((view, _),) = PROTOCOLS["setr-ade20k"].views(image, own)
-    np.testing.assert_allclose(view.transpose(1, 2, 0), own.normalize(cv2.resize(image, (683, 512))), rtol=1e-6)
-    ((view, _),) = WHOLE.views(image, own)
-    np.testing.assert_array_equal(view, own(image))
+    (view,) = PROTOCOLS["setr-ade20k"].views(ArraySource(image), own)
+    np.testing.assert_allclose(view.read().transpose(1, 2, 0), own.normalize(cv2.resize(image, (683, 512))), rtol=1e-6)
+    (view,) = WHOLE.views(ArraySource(image), own)
+    np.testing.assert_array_equal(view.read(), own(image))
 
 
 def test_several_scales_multiply_the_size_of_the_weights() -> None:
     own = Preprocess(short_side=100, long_side=150, multiple_of=8)
-    sizes = [view.shape[1:] for view, mirrored in PROTOCOLS["multi-scale"].views(photo(640, 480), own) if not mirrored]
+    views = PROTOCOLS["multi-scale"].views(ArraySource(photo(640, 480)), own)
+    sizes = [view.size for view in views if not view.mirrored]
     assert sizes == [(56, 72), (80, 104), (104, 136), (128, 168), (152, 200), (176, 240)]
 
 
 def test_mirrored_views_hold_the_mirrored_pixels() -> None:
     protocol = Protocol("mine", ratios=(0.5, 1.0), flip=True)
-    views = list(protocol.views(photo(31, 20), Preprocess()))
-    for (plain, _), (turned, mirrored) in zip(views[::2], views[1::2], strict=True):
-        assert mirrored
+    views = list(protocol.views(ArraySource(photo(31, 20)), Preprocess()))
+    assert [view.mirrored for view in views] == [False, True, False, True]
+    arrays = [view.read() for view in views]
+    for plain, turned in zip(arrays[::2], arrays[1::2], strict=True):
         np.testing.assert_array_equal(turned, plain[:, :, ::-1])
         torch.from_numpy(turned)  # refuses negative strides
 
@@ -304,10 +308,10 @@ def test_a_predictor_follows_its_protocol(protocol: Protocol) -> None:
     masks = predictor.masks(images)
     for image, result, mask in zip(images, results, masks, strict=True):
         views = []
-        for x, mirrored in protocol.views(image, own):
-            logits = joined_windows(network, torch.from_numpy(np.ascontiguousarray(x))[None], protocol)
+        for shown in protocol.views(ArraySource(image), own):
+            logits = joined_windows(network, torch.from_numpy(np.ascontiguousarray(shown.read()))[None], protocol)
             view = F.interpolate(logits, (50, 70), mode="bilinear").softmax(1)[0]
-            views.append(view.flip(-1) if mirrored else view)
+            views.append(view.flip(-1) if shown.mirrored else view)
         mean = torch.stack(views).mean(0)
         assert result.probabilities is not None
         np.testing.assert_allclose(result.probabilities, mean.numpy(), atol=1e-4)

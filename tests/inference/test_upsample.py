@@ -15,13 +15,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from terrazzo.errors import CheckpointError
+from terrazzo.inference.tiling import Scores
 from terrazzo.inference.upsample import argmax, boundary_cells
-from terrazzo.inference.upsample.argmax import (
-    confidence_maps,
-    iter_probability_strips,
-    upsample_argmax,
-    upsample_probabilities,
-)
+from terrazzo.inference.upsample.argmax import upsample_argmax
 from terrazzo.inference.upsample.resize_axis import compose_axis
 
 Floats = NDArray[np.float32]
@@ -29,6 +25,13 @@ Size = tuple[int, int]
 
 # Relative to the logits' largest magnitude: what rounding in two float32 resizes can amount to.
 ROUNDING = 1e-5
+
+
+def scores(logits: Floats, sizes: list[Size]) -> Scores:
+    """The logits of a whole image, to be resized to each size in turn."""
+    rows, columns = (compose_axis(logits.shape[1 + axis], tuple(size[axis] for size in sizes)) for axis in (0, 1))
+    return Scores(logits, rows, columns)
+
 
 sides = st.one_of(st.just(1), st.integers(1, 24))
 targets = st.one_of(st.just(1), st.integers(1, 90))
@@ -228,9 +231,10 @@ def test_other_float_types_are_converted():
 def test_logits_that_are_not_finite_are_refused(order, num_classes, value):
     logits = regions(9, num_classes, 16, 16)
     logits[num_classes - 1, 11, 4] = value
-    for function in (upsample_argmax, upsample_probabilities, confidence_maps):
+    resized = scores(order(logits), [(64, 64)])
+    for function in (resized.mask, resized.probabilities, resized.confidence):
         with pytest.raises(CheckpointError) as caught:
-            function(order(logits), [(64, 64)])
+            function()
         assert caught.value.code == "logits-not-finite"
         assert caught.value.fix
 
@@ -283,8 +287,8 @@ def test_probabilities_are_the_softmax_of_resized_logits(order, seed, num_classe
     logits = order(3 * noise(seed, num_classes, height, width))
     expected = torch.from_numpy(full_upsampling(logits, sizes)).softmax(dim=0).numpy()
     with mock.patch.object(argmax, "_PROBABILITY_FLOATS", strip):
-        probabilities = upsample_probabilities(logits, sizes)
-        highest, entropy = confidence_maps(logits, sizes)
+        probabilities = scores(logits, sizes).probabilities()
+        highest, entropy = scores(logits, sizes).confidence()
     assert probabilities.dtype == highest.dtype == entropy.dtype == np.float32
     np.testing.assert_allclose(probabilities, expected, atol=2e-5)
     np.testing.assert_allclose(highest, expected.max(axis=0), atol=2e-5)
@@ -294,9 +298,9 @@ def test_probabilities_are_the_softmax_of_resized_logits(order, seed, num_classe
 
 def test_probability_strips_come_in_order_and_stay_small():
     logits = noise(13, 10, 20, 30)
-    whole = upsample_probabilities(logits, [(200, 300)])
+    whole = scores(logits, [(200, 300)]).probabilities()
     with mock.patch.object(argmax, "_PROBABILITY_FLOATS", 10 * 300 * 7):
-        strips = list(iter_probability_strips(logits, [(200, 300)]))
+        strips = list(scores(logits, [(200, 300)]).probability_strips())
     assert [top for top, _ in strips] == list(range(0, 200, 7))
     assert all(strip.shape[1] <= 7 for _, strip in strips)
     np.testing.assert_array_equal(np.concatenate([strip for _, strip in strips], axis=1), whole)
@@ -305,7 +309,7 @@ def test_probability_strips_come_in_order_and_stay_small():
 def test_confidence_of_certain_and_of_undecided_pixels():
     logits = np.zeros((4, 2, 8), np.float32)
     logits[2, :, 4:] = 1000
-    highest, entropy = confidence_maps(logits, [(2, 8)])
+    highest, entropy = scores(logits, [(2, 8)]).confidence()
     np.testing.assert_allclose(highest[:, :4], 0.25)
     np.testing.assert_allclose(entropy[:, :4], 1, atol=1e-6)
     np.testing.assert_allclose(highest[:, 4:], 1)

@@ -231,47 +231,6 @@ def test_a_background_is_black() -> None:
     assert LabelSpec.from_names(["nucleus", "background"]).palette[0] != (0, 0, 0)
 
 
-# --- merging ----------------------------------------------------------------------------------------------------------
-
-
-def test_merge() -> None:
-    camvid = LabelSpec.bundled("camvid")
-    rest = [n for n in camvid.names if n not in ("Car", "Bicyclist", "Sky")]
-    spec, table = camvid.merge({"scene": rest, "vehicle": ["Car", "Bicyclist"], "ignore": ["Sky"]})
-    assert spec.names == ("scene", "vehicle")
-    assert spec.palette == (camvid.palette[camvid.names.index("Building")], camvid.palette[camvid.names.index("Car")])
-    stored = np.arange(12, dtype=np.uint8)[None]
-    np.testing.assert_array_equal(table[camvid.encode(stored)], spec.encode(stored))
-    assert spec.encode(stored).tolist() == [[255, 0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 255]]
-
-
-def test_merge_keeps_colours_of_stored_masks() -> None:
-    colors = {(1, 1, 1): 0, (2, 2, 2): 1, (3, 3, 3): 2, (4, 4, 4): "ignore"}
-    spec, _ = LabelSpec.from_names(["a", "b", "c"], colors=colors).merge({"ab": ["a", "b"], "c": ["c"]})
-    assert dict(spec.colors or ()) == {(1, 1, 1): 0, (2, 2, 2): 0, (3, 3, 3): 1, (4, 4, 4): "ignore"}
-
-
-def test_merge_below_256_classes_changes_the_mask_type() -> None:
-    many = LabelSpec.from_names([f"class {i}" for i in range(300)])
-    spec, table = many.merge({"low": many.names[:150], "high": many.names[150:]})
-    assert table.dtype == np.uint8 and len(table) == 65536 and table[65535] == spec.ignore_index == 255
-    assert spec.encode(np.array([[0, 299, 65535]], np.uint16)).tolist() == [[0, 1, 255]]
-
-
-@pytest.mark.parametrize(
-    ("groups", "says"),
-    [
-        ({"plant": ["crop", "weed"]}, "'ground'"),
-        ({"plant": ["crop", "weeds"], "ground": ["ground"]}, "'weeds'"),
-        ({"a": ["ground", "crop"], "b": ["crop", "weed"]}, "'crop' is in the groups 'a' and 'b'"),
-        ({"a": ["ground", "crop", "weed"], "b": []}, "'b'"),
-        ({"a": "ground"}, "'ground'"),
-    ],
-)
-def test_merge_refuses_what_is_not_explicit(groups: dict, says: str) -> None:
-    assert says in refused("labels-merge", RGB.merge, groups).message
-
-
 # --- documents --------------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,6 @@ from terrazzo.ablation.studies import Study, Variant, find_study
 from terrazzo.atomic import make_folder
 from terrazzo.costs import count_operations_of_size, count_parameters, memory_of_forward, seconds_of_forward
 from terrazzo.data import DataRules, open_dataset
-from terrazzo.data.photos import photo_size
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
@@ -161,7 +160,7 @@ def _recipe(data: Path, labels: str | None, overrides: Mapping[str, Any], short_
     length = {key: value for key, value in given.items() if value is not None}
     if "steps" not in length:
         length.setdefault("epochs", EPOCHS)
-    sizes = [photo_size(photo.image) for photo in photos]
+    sizes = [photo.image.size for photo in photos]
     recipe = automatic_recipe("segformer_b0", sizes, **length)
     own: dict[str, Any] = {
         "data.labels": labels,
@@ -178,7 +177,7 @@ def _recipe(data: Path, labels: str | None, overrides: Mapping[str, Any], short_
 
 def _side(setting: Setting) -> tuple[int, int]:
     """Return the (height, width) at which the network sees the first validation photo, which costs are counted for."""
-    return setting.recipe.data.preprocess.target_size(*photo_size(setting.val.samples[0].image))
+    return setting.recipe.data.preprocess.target_size(*setting.val.samples[0].image.size)
 
 
 def _costs(setting: Setting, study: Study, sides: Sequence[int] | None) -> list[Row]:

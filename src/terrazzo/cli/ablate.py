@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from terrazzo.cli.options import DeviceOption
 from terrazzo.cli.say import say
 
 __all__ = ["ablate"]
@@ -29,7 +30,7 @@ def ablate(
     precision: str | None = None,
     sides: Annotated[list[int] | None, Parameter(consume_multiple=True, negative=())] = None,
     workers: int = 0,
-    device: str | None = None,
+    device: DeviceOption = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Put a claim of the papers to the test: train variants of a network alike, and compare them.
@@ -76,8 +77,6 @@ def ablate(
         that are measured.
     workers
         Loader processes.
-    device
-        cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
     overwrite
         Replace tables and pictures that are not those of an earlier study, too.
     """

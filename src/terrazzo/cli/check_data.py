@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from terrazzo.cli.options import BandsOption, FrameOption, ValueRangeOption, read_options
 from terrazzo.cli.progress import progress_bar
-from terrazzo.cli.reading import read_options
 from terrazzo.ownership import check_outputs, write_result
 from terrazzo.text import printable, shown_path
 
@@ -66,9 +66,9 @@ def check_data(
     group_by: str | None = None,
     crowds: Literal["ignore", "objects"] = "ignore",
     strict: bool = False,
-    bands: str | None = None,
-    frame: int | None = None,
-    value_range: str | None = None,
+    bands: BandsOption = None,
+    frame: FrameOption = None,
+    value_range: ValueRangeOption = None,
     json: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -99,12 +99,6 @@ def check_data(
         What iscrowd: 1 means in COCO JSON: ignore, or objects.
     strict
         Refuse splits that share a photo.
-    bands
-        Which bands of TIFF photos are red, green and blue, counted from 1, such as 4,3,2; or the one that is grey.
-    frame
-        Which frame or page to take of photos that have several, from 0.
-    value_range
-        Which values are black and white in photos of more than 8 bits, such as 0,4095.
     json
         File for all numbers and all problems as JSON.
     overwrite

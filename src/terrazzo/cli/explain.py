@@ -10,14 +10,22 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from terrazzo.cli.options import (
+    PHOTOS,
+    BandsOption,
+    DeviceOption,
+    FrameOption,
+    SkipBadOption,
+    ValueRangeOption,
+    read_options,
+)
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.provenance import tell_origin
-from terrazzo.cli.reading import read_options
 from terrazzo.cli.say import say
 from terrazzo.errors import ConfigError, ImageError
 from terrazzo.imaging.read import find_images, image_size
+from terrazzo.inference.failure import Failure
 from terrazzo.inference.predict_folder import output_places
-from terrazzo.inference.predictor import Failure
 from terrazzo.interpret.points import Point, check_points
 from terrazzo.ownership import check_outputs, leave_out_results
 from terrazzo.weights.catalog import DEFAULT_MODEL
@@ -28,7 +36,7 @@ SHOWN = ("attention", "receptive-field")
 
 
 def explain(
-    photos: Annotated[list[str], Parameter(negative=())],
+    photos: Annotated[list[str], Parameter(negative=(), help=PHOTOS)],
     /,
     *,
     model: Annotated[str, Parameter(name=["--model", "-m"])] = DEFAULT_MODEL,
@@ -38,12 +46,12 @@ def explain(
     layers: str | None = None,
     heads: bool = False,
     window: int = 512,
-    device: str | None = None,
-    bands: str | None = None,
-    frame: int | None = None,
-    value_range: str | None = None,
-    overwrite: bool = False,
-    skip_bad: bool = False,
+    device: DeviceOption = None,
+    bands: BandsOption = None,
+    frame: FrameOption = None,
+    value_range: ValueRangeOption = None,
+    overwrite: Annotated[bool, Parameter(negative=())] = False,
+    skip_bad: SkipBadOption = False,
 ) -> None:
     """Show what a model looks at: attention maps and effective receptive fields.
 
@@ -58,8 +66,6 @@ def explain(
 
     Parameters
     ----------
-    photos
-        Photo files, folders (searched to any depth) and patterns in quotes.
     model
         Shipped model, model folder, or output folder of a training run.
     output
@@ -76,18 +82,8 @@ def explain(
         Draw each head of a layer too.
     window
         Largest side of what is cut from the middle of the photos for the receptive fields, in pixels.
-    device
-        cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
-    bands
-        Which bands of a TIFF are red, green and blue, counted from 1, such as 4,3,2; or the one that is grey.
-    frame
-        Which frame or page to take of files that have several, from 0.
-    value_range
-        Which values are black and white in photos of more than 8 bits, such as 0,4095.
     overwrite
         Replace files that are not results of `terrazzo explain`, too. Photos are never replaced.
-    skip_bad
-        Exit with status 0 although some photos failed.
     """
     kinds = [kind.strip() for kind in show.split(",")]
     if unknown := [kind for kind in kinds if kind not in SHOWN]:

@@ -9,15 +9,30 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from terrazzo.cli.engine import EngineOption
+from terrazzo.cli.options import (
+    PHOTOS,
+    BandsOption,
+    CompileOption,
+    DeviceOption,
+    FrameOption,
+    ModelOption,
+    ProtocolOption,
+    SkipBadOption,
+    ThreadsOption,
+    TrustOption,
+    ValueRangeOption,
+    read_options,
+)
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.provenance import tell_origin
-from terrazzo.cli.reading import read_options
 from terrazzo.cli.say import say
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.memory import keep_freed_memory, share_freed_memory
 from terrazzo.errors import ConfigError
+from terrazzo.imaging.read import MAX_PIXELS
+from terrazzo.inference.failure import Failure
 from terrazzo.inference.predict_folder import Written, predict_folder
-from terrazzo.inference.predictor import Failure, Predictor
+from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE
 from terrazzo.text import list_names, shown_path
 from terrazzo.weights.catalog import DEFAULT_MODEL, bundled_names, example_image
@@ -26,27 +41,27 @@ __all__ = ["predict"]
 
 
 def predict(
-    photos: Annotated[list[str] | None, Parameter(negative=())] = None,
+    photos: Annotated[list[str] | None, Parameter(negative=(), help=PHOTOS)] = None,
     /,
     *,
     example: Annotated[bool, Parameter(negative=())] = False,
-    model: Annotated[str, Parameter(name=["--model", "-m"])] = DEFAULT_MODEL,
+    model: ModelOption = DEFAULT_MODEL,
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("terrazzo-output"),
     save: str = "mask,color,overlay,json",
-    protocol: str = WHOLE.name,
+    protocol: ProtocolOption = WHOLE.name,
     engine: EngineOption = "auto",
-    device: str | None = None,
-    threads: int | None = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
     batch_size: int = 1,
     precision: Precision = "auto",
-    compile: Annotated[bool, Parameter(negative=())] = False,
-    bands: str | None = None,
-    frame: int | None = None,
-    value_range: str | None = None,
-    max_pixels: int | None = None,
+    compile: CompileOption = False,
+    bands: BandsOption = None,
+    frame: FrameOption = None,
+    value_range: ValueRangeOption = None,
+    max_pixels: int = MAX_PIXELS,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
-    skip_bad: Annotated[bool, Parameter(negative=())] = False,
-    trust_file: Annotated[bool, Parameter(negative=())] = False,
+    skip_bad: SkipBadOption = False,
+    trust_file: TrustOption = False,
 ) -> None:
     """Turn photos into masks and pictures, at the photos' own size.
 
@@ -60,43 +75,21 @@ def predict(
 
     Parameters
     ----------
-    photos
-        Photo files, folders (searched to any depth) and patterns in quotes.
     example
         In place of photos: the model's own example photo, which ships with it.
-    model
-        Shipped model, model folder, output folder of a training run, checkpoint file, hub id, or an exported file.
     output
         Folder for the results; subfolders of a folder of photos are kept. For a single photo and kind also a file.
     save
         What to write, with commas between: mask, color, overlay, probabilities, json.
-    protocol
-        How photos are shown to the network: whole, slide, multi-scale, or a paper's, such as segformer-ade20k.
-    device
-        cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
-    threads
-        Computing threads; by default one for each core.
     batch_size
         Photos of equal size that go through the network together.
     precision
         fp32; bf16 where the processor has it: faster, and some pixels on edges differ; or auto: fp32 on a CPU, and on a
         GPU float16 where that finds the same classes.
-    compile
-        Compile PyTorch's network. For GPUs, and many photos of few sizes.
-    bands
-        Which bands of a TIFF are red, green and blue, counted from 1, such as 4,3,2; or the one that is grey.
-    frame
-        Which frame or page to take of files that have several, from 0.
-    value_range
-        Which values are black and white in photos of more than 8 bits, such as 0,4095.
     max_pixels
-        Refuse photos with more pixels than this.
+        Refuse photos with more pixels than this, but for TIFFs that are read in windows (--protocol slide).
     overwrite
         Replace files that are not results of `terrazzo predict`, too. Photos are never replaced.
-    skip_bad
-        Exit with status 0 although some photos failed.
-    trust_file
-        Open a .pt2 file that was not exported here, and remember it: such files can run any code on this machine.
     """
     chosen = _photos(photos or [], example, model)
     keep_freed_memory()

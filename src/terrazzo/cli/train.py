@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from terrazzo.cli.options import DeviceOption
 from terrazzo.cli.say import say
 
 __all__ = ["train"]
@@ -42,7 +43,7 @@ def train(
     check: Annotated[bool, Parameter(negative=())] = False,
     resume: Annotated[bool, Parameter(negative=())] = False,
     workers: int | None = None,
-    device: str | None = None,
+    device: DeviceOption = None,
 ) -> None:
     """Train a model on a folder of photos and masks.
 
@@ -122,8 +123,6 @@ def train(
         Go on from the newest checkpoint in the output folder, with the run's own recipe.
     workers
         Loader processes; by default one for each core but one, at most 8.
-    device
-        cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
     """
     from terrazzo.data.splits import SplitRule
 

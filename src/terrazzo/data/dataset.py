@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.data.masks import MaskFile, MaskSource, read_mask
-from terrazzo.data.photos import Photo, PhotoFile, read_photo
+from terrazzo.data.sources.image_file import ImageFile
+from terrazzo.data.sources.source import StoredSource
 from terrazzo.errors import DatasetError, ImageError
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.labels.spec import LabelSpec
@@ -22,13 +23,13 @@ __all__ = ["Dataset", "Sample", "check_sizes"]
 class Sample:
     """One labelled photo, of which nothing has been read yet."""
 
-    image: Photo
+    image: StoredSource
     mask: MaskSource
 
     @classmethod
     def of_files(cls, image: Path, mask: Path) -> Sample:
         """Pair two image files."""
-        return cls(PhotoFile(image), MaskFile(mask))
+        return cls(ImageFile(image), MaskFile(mask))
 
     @property
     def name(self) -> str:
@@ -69,7 +70,7 @@ class Dataset:
         """
         sample = self.samples[index]
         try:
-            image = read_photo(sample.image, self.reading)
+            image = sample.image.with_reading(self.reading).read()
             mask = read_mask(sample.mask, self.labels)
         except (ImageError, DatasetError) as error:
             for path in (sample.image.file, sample.mask.file):

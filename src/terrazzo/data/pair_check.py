@@ -9,7 +9,6 @@ from terrazzo.data.classes import LABELS_FILE, undecoded_colors
 from terrazzo.data.dataset import Sample, check_sizes
 from terrazzo.data.mask_evidence import NEAREST_FIX, Look, is_soft, look_at
 from terrazzo.data.masks import Stored, StoredMask, class_of_stored, count_stored
-from terrazzo.data.photos import is_turned, photo_with_remarks
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, ImageError, LabelError
 from terrazzo.imaging.read import ReadOptions
@@ -57,10 +56,10 @@ def examine(sample: Sample, labels: LabelSpec | None, reading: ReadOptions | Non
 
 
 def _examine_photo(facts: PairFacts, reading: ReadOptions | None) -> None:
-    photo = facts.sample.image
+    photo = facts.sample.image.with_reading(reading or ReadOptions())
     try:
-        image, remarks = photo_with_remarks(photo, reading)
-        facts.is_turned = is_turned(photo)
+        image, remarks = photo.read_with_remarks()
+        facts.is_turned = photo.is_turned
     except ImageError as error:
         facts.problems.append(Problem.from_error(error, photo.file))
         return

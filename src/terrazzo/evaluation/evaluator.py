@@ -26,9 +26,10 @@ from terrazzo.evaluation.boundary import BoundaryIoU
 from terrazzo.evaluation.confusion import ConfusionMatrix
 from terrazzo.evaluation.report import Report
 from terrazzo.imaging.read import ReadOptions
+from terrazzo.inference.failure import Failure
 from terrazzo.inference.predict import make_predictor
-from terrazzo.inference.predictor import Failure, Predictor
-from terrazzo.inference.protocols import WHOLE, Protocol
+from terrazzo.inference.predictor import Predictor
+from terrazzo.inference.protocols import Protocol
 from terrazzo.labels.matching import ends, match_classes, reordered, side_by_side
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
@@ -58,7 +59,7 @@ def evaluate(
     mask_values: MaskValues | None = None,
     only: str | None = None,
     crowds: Crowds | None = None,
-    protocol: str | Protocol = WHOLE,
+    protocol: str | Protocol = "whole",
     device: str | None = None,
     engine: str = "auto",
     reading: ReadOptions | None = None,

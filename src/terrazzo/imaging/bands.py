@@ -11,7 +11,7 @@ import io
 import re
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,17 @@ __all__ = [
     "RGB",
     "WHITE_IS_ZERO",
     "Bands",
+    "Tag",
     "bands_of",
     "check_chosen",
     "read_bands",
     "refuse_unclear",
     "unread_packing",
+    "with_tags",
 ]
+
+Tag: TypeAlias = tuple[int, int, "tuple[int, ...] | bytes"]
+"""A tag of a TIFF: its number, its type (3: 16 bits, 4: 32 bits, others: bytes), its values."""
 
 COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # photometric interpretation -> samples of a colour
 WHITE_IS_ZERO, RGB = 0, 2
@@ -207,7 +212,7 @@ class _Page:
         predictor: int,
     ) -> NDArray[Any]:
         kind = {"u": 1, "i": 2, "f": 3}[dtype.kind]
-        tags: list[tuple[int, int, tuple[int, ...]]]
+        tags: list[Tag]
         tags = [(256, 4, (width,)), (257, 4, (self.height,)), (258, 3, (8 * dtype.itemsize,))]
         tags += [(259, 3, (self.tags.get(259, 1),)), (262, 3, (1,)), (266, 3, (self.tags.get(266, 1),)), (277, 3, (1,))]
         tags += [(284, 3, (1,)), (317, 3, (predictor,)), (339, 3, (kind,))]
@@ -216,18 +221,26 @@ class _Page:
             tags += [(325, 4, lengths)]
         else:
             tags += [(278, 4, (_number(self.tags.get(278, self.height)),)), (273, 4, offsets), (279, 4, lengths)]
-        with TiffReader(io.BytesIO(_with_tags(self.data, sorted(tags)))) as image:
+        with TiffReader(io.BytesIO(with_tags(self.data, sorted(tags)))) as image:
             image.load()
             values = np.asarray(image)
         return values.astype(dtype) if values.dtype.kind == dtype.kind else values.view(dtype)
 
 
-def _with_tags(data: bytes, tags: list[tuple[int, int, tuple[int, ...]]]) -> bytes:
-    """Put a new directory behind a file, in the place of its own."""
+def with_tags(data: bytes, tags: list[Tag]) -> bytes:
+    """Put a new directory behind a file, in the place of its own.
+
+    Args:
+        data: the file; of its first eight bytes only the byte order counts.
+        tags: in ascending order.
+    """
     order = "<" if data[:2] == b"II" else ">"
     body, entries = bytearray(data), b""
     for tag, kind, values in tags:
-        packed = struct.pack(f"{order}{len(values)}{'H' if kind == 3 else 'I'}", *values)
+        if isinstance(values, bytes):
+            packed = values
+        else:
+            packed = struct.pack(f"{order}{len(values)}{'H' if kind == 3 else 'I'}", *values)
         if len(packed) > 4:
             body += bytes(len(body) % 2)
             entries += struct.pack(f"{order}HHII", tag, kind, len(values), len(body))

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from io import BytesIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["encode_png"]
+__all__ = ["PngWriter", "encode_png", "png_chunk"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREYSCALE, TRUECOLOR, INDEXED = 0, 2, 3
@@ -31,40 +32,77 @@ def encode_png(pixels: NDArray[np.uint8] | NDArray[np.uint16], palette_K3: NDArr
         palette_K3: at most 256 colours; makes (H, W) uint8 pixels an indexed PNG, shown in these colours while its
             stored values remain the indices. It must hold every index that occurs.
     """
-    height, width = pixels.shape[:2]
-    color_type = TRUECOLOR if pixels.ndim == 3 else GREYSCALE if palette_K3 is None else INDEXED
-    header = struct.pack(">IIBBBBB", width, height, 8 * pixels.dtype.itemsize, color_type, 0, 0, 0)
-    chunks = [SIGNATURE, *_chunk(b"IHDR", header)]
-    if palette_K3 is not None:
-        chunks += _chunk(b"PLTE", np.ascontiguousarray(palette_K3, dtype=np.uint8).tobytes())
-    # Photos gain from matching strings; labels are runs.
-    strategy = zlib.Z_DEFAULT_STRATEGY if color_type == TRUECOLOR else zlib.Z_RLE
-    compressor = zlib.compressobj(level=1, memLevel=8, strategy=strategy)
-    for rows in _filtered_strips(pixels):
-        chunks += _chunk(b"IDAT", compressor.compress(rows.data))
-    chunks += _chunk(b"IDAT", compressor.flush())
-    chunks += _chunk(b"IEND", b"")
-    return b"".join(chunks)
+    file = BytesIO()
+    writer = PngWriter(file, pixels.shape, pixels.dtype, palette_K3)
+    writer.write_rows(pixels)
+    writer.close()
+    return file.getvalue()
 
 
-def _filtered_strips(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Iterator[NDArray[np.uint8]]:
-    """Strips of (rows, 1 + bytes per row): each row's filter type, then its bytes minus those of the row above."""
-    height = len(pixels)
-    bytes_per_row = pixels[:1].nbytes
-    step = max(1, STRIP_BYTES // bytes_per_row)
-    above = np.zeros((1, bytes_per_row), dtype=np.uint8)
-    for top in range(0, height, step):
-        strip = np.ascontiguousarray(pixels[top : top + step], dtype=pixels.dtype.newbyteorder(">"))
-        rows = strip.reshape(len(strip), -1).view(np.uint8)
-        filtered = np.empty((len(rows), 1 + bytes_per_row), dtype=np.uint8)
-        filtered[:, 0] = FILTER_UP
-        np.subtract(rows[:1], above, out=filtered[:1, 1:])
-        np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-        above = rows[-1:]
-        yield filtered
+class PngWriter:
+    """A PNG file that is written some rows at a time, so that its size is never a matter of memory.
+
+    Args:
+        file: open for writing; it is not closed.
+        shape: (H, W) of greyscale or indexed pixels, (H, W, 3) of RGB.
+        dtype: uint8 or uint16.
+        palette_K3: as in `encode_png`.
+        chunks: whole chunks that are put between the header and the pixels.
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        palette_K3: NDArray[np.uint8] | None = None,
+        chunks: bytes = b"",
+    ) -> None:
+        height, width = shape[:2]
+        color_type = TRUECOLOR if len(shape) == 3 else GREYSCALE if palette_K3 is None else INDEXED
+        self._file, self._rows_left, self._stored = file, height, dtype.newbyteorder(">")
+        self._bytes_per_row = width * dtype.itemsize * (3 if len(shape) == 3 else 1)
+        self._above = np.zeros((1, self._bytes_per_row), np.uint8)
+        # Photos gain from matching strings; labels are runs.
+        strategy = zlib.Z_DEFAULT_STRATEGY if color_type == TRUECOLOR else zlib.Z_RLE
+        self._compressor = zlib.compressobj(level=1, memLevel=8, strategy=strategy)
+        header = struct.pack(">IIBBBBB", width, height, 8 * dtype.itemsize, color_type, 0, 0, 0)
+        file.write(SIGNATURE + png_chunk(b"IHDR", header) + chunks)
+        if palette_K3 is not None:
+            file.write(png_chunk(b"PLTE", np.ascontiguousarray(palette_K3, dtype=np.uint8).tobytes()))
+
+    def write_rows(self, pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+        """Write the next rows, any number of them."""
+        step = max(1, STRIP_BYTES // self._bytes_per_row)
+        for top in range(0, len(pixels), step):
+            strip = np.ascontiguousarray(pixels[top : top + step], dtype=self._stored)
+            rows = strip.reshape(len(strip), -1).view(np.uint8)
+            # Each row's filter type, then its bytes minus those of the row above.
+            filtered = np.empty((len(rows), 1 + self._bytes_per_row), dtype=np.uint8)
+            filtered[:, 0] = FILTER_UP
+            np.subtract(rows[:1], self._above, out=filtered[:1, 1:])
+            np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+            self._above = rows[-1:]
+            self._write_pixels(self._compressor.compress(filtered.data))
+        self._above = self._above.copy()  # the caller may use the array again
+        self._rows_left -= len(pixels)
+
+    def close(self) -> None:
+        """Write what is still compressed, and the end.
+
+        Raises:
+            ValueError: fewer or more rows were written than the header says.
+        """
+        if self._rows_left:
+            raise ValueError(f"{self._rows_left} rows of the PNG are missing")
+        self._write_pixels(self._compressor.flush())
+        self._file.write(png_chunk(b"IEND", b""))
+
+    def _write_pixels(self, data: bytes) -> None:
+        if data:  # else the compressor keeps what it has not finished with
+            self._file.write(png_chunk(b"IDAT", data))
 
 
-def _chunk(kind: bytes, data: bytes) -> list[bytes]:
-    if not data and kind == b"IDAT":
-        return []  # the compressor keeps what it has not finished with
-    return [struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))]
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """One chunk: length, kind, content, checksum."""
+    return b"".join([struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))])

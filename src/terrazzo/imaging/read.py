@@ -194,17 +194,22 @@ def read_with_remarks(
     return rgb_HW3, tuple(remarks)
 
 
-def image_size(source: Encoded | Image.Image, *, bands_chosen: bool = False) -> tuple[int, int]:
-    """Read the height and width that `read_image` gives for a (first) frame, from the header alone.
+def image_size(
+    source: Encoded | Image.Image, *, bands_chosen: bool = False, frame: int | None = None
+) -> tuple[int, int]:
+    """Read the height and width that `read_image` gives for a frame, from the header alone.
 
     Args:
         source: the image.
         bands_chosen: whether it will be read with `bands`, without which some files are refused.
+        frame: which of several frames; by default the first.
 
     Raises:
         ImageError: as `read_image`, as far as the header tells.
     """
     with opened_image(source) as image:
+        if frame is not None:
+            choose_frame(image, frame)
         if isinstance(image, TiffImageFile) and not bands_chosen:
             refuse_unclear(bands_of(image))
         width, height = image.size

@@ -12,13 +12,14 @@ exact, so ties are broken as Pillow breaks them; in float32 one pixel in a thous
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["INTERPOLATIONS", "Interpolation", "resize_image"]
+__all__ = ["INTERPOLATIONS", "Interpolation", "is_resized_in_strips", "resize_image", "resize_in_strips"]
 
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos", "area", "hamming"]
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
@@ -54,18 +55,79 @@ def resize_image(
     height, width = size
     if size == image_HW3.shape[:2]:
         return image_HW3
-    # Where nothing shrinks the two bilinear filters are the same to one grey level, and OpenCV's is the faster one.
-    shrinks = height < image_HW3.shape[0] or width < image_HW3.shape[1]
-    same = interpolation == "nearest" or (interpolation == "bilinear" and not shrinks)
-    if interpolation in _OPENCVS and (same or not antialias):
+    if _is_opencvs(image_HW3.shape[:2], size, interpolation, antialias):
         import cv2
 
         flag = getattr(cv2, _OPENCVS[interpolation])
         return np.asarray(cv2.resize(image_HW3, (width, height), interpolation=flag), dtype=np.uint8)
-    lost_rows, lost_columns = image_HW3.shape[0] - height, image_HW3.shape[1] - width
-    if lost_rows > max(0, 2 * lost_columns):  # Pillow 13's order; earlier ones always begin with the columns
+    if _begins_with_rows(image_HW3.shape[:2], size):
         return _resize_columns(_resize_rows(image_HW3, height, interpolation), width, interpolation)
     return _resize_rows(_resize_columns(image_HW3, width, interpolation), height, interpolation)
+
+
+def is_resized_in_strips(
+    source: tuple[int, int], size: tuple[int, int], interpolation: Interpolation, antialias: bool
+) -> bool:
+    """Whether `resize_in_strips` can do it: OpenCV's filters see the whole image."""
+    return source == size or not _is_opencvs(source, size, interpolation, antialias)
+
+
+def resize_in_strips(
+    read_rows: Callable[[int, int], NDArray[np.uint8]],
+    source: tuple[int, int],
+    size: tuple[int, int],
+    interpolation: Interpolation,
+) -> NDArray[np.uint8]:
+    """Return what `resize_image` does, of an image that is read in strips of rows.
+
+    Args:
+        read_rows: gives the rows from a first one to before a last one, (rows, W, 3). It is asked for them from the
+            top, some of them twice.
+        source: (height, width) of the image.
+        size: (height, width) to give it; `is_resized_in_strips` says whether that can be done.
+        interpolation: the filter.
+    """
+    height, width = size
+    if source[0] == height:
+        step = max(1, STRIP // source[1])
+        strips = [read_rows(top, min(top + step, height)) for top in range(0, height, step)]
+        return np.concatenate([_resize_columns(strip, width, interpolation) for strip in strips])
+    if _begins_with_rows(source, size):
+        resized_HW3 = _resize_rows_of(read_rows, source[0], source[1], height, interpolation)
+        return _resize_columns(resized_HW3, width, interpolation)
+
+    def narrow_rows(first: int, stop: int) -> NDArray[np.uint8]:
+        return _resize_columns(read_rows(first, stop), width, interpolation)
+
+    return _resize_rows_of(narrow_rows, source[0], width, height, interpolation)
+
+
+def _resize_rows_of(
+    read_rows: Callable[[int, int], NDArray[np.uint8]],
+    source: int,
+    width: int,
+    height: int,
+    interpolation: Interpolation,
+) -> NDArray[np.uint8]:
+    resized_HW3 = np.empty((height, width, 3), np.uint8)
+    lines = resized_HW3.reshape(height, -1)
+    for window in _windows(source, height, interpolation):
+        strip = np.ascontiguousarray(read_rows(window.start, window.stop)).reshape(window.stop - window.start, -1)
+        _resize_windows(strip, lines, [window], interpolation, window.start)
+    return resized_HW3
+
+
+def _is_opencvs(source: tuple[int, int], size: tuple[int, int], interpolation: Interpolation, antialias: bool) -> bool:
+    # Where nothing shrinks the two bilinear filters are the same to one grey level, and OpenCV's is the faster one.
+    shrinks = size[0] < source[0] or size[1] < source[1]
+    same = interpolation == "nearest" or (interpolation == "bilinear" and not shrinks)
+    return interpolation in _OPENCVS and (same or not antialias)
+
+
+def _begins_with_rows(source: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Pillow 13's order; earlier ones always begin with the columns."""
+    lost_rows, lost_columns = source[0] - size[0], source[1] - size[1]
+    return lost_rows > max(0, 2 * lost_columns)
 
 
 def _resize_rows(image_HW3: NDArray[np.uint8], height: int, interpolation: Interpolation) -> NDArray[np.uint8]:
@@ -94,17 +156,31 @@ def _resize_columns(image_HW3: NDArray[np.uint8], width: int, interpolation: Int
 
 def _resize_lines(lines: NDArray[np.uint8], target: int, interpolation: Interpolation) -> NDArray[np.uint8]:
     """Return weighted sums of (source, N) lines, (target, N), rounded to 8 bits."""
-    windows, length = _windows(len(lines), target, interpolation), lines.shape[1]
-    resized = np.empty((target, length), np.uint8)
+    windows = _windows(len(lines), target, interpolation)
+    resized = np.empty((target, lines.shape[1]), np.uint8)
+    _resize_windows(lines, resized, windows, interpolation)
+    return resized
+
+
+def _resize_windows(
+    lines: NDArray[np.uint8],
+    resized: NDArray[np.uint8],
+    windows: Sequence[_Window],
+    interpolation: Interpolation,
+    top: int = 0,
+) -> None:
+    """Write the lines of the result that windows make; `lines` begin with line `top` of the source."""
+    length = lines.shape[1]
     most_taps = max(block.weights.shape[1] for window in windows for block in window.blocks)
     most_lines = max(window.stop - window.start for window in windows)
+    most_made = max(window.end - window.first for window in windows)
     step = max(PRODUCT // (BLOCK * most_taps), 64)
     for left in range(0, length, step):
         part, result = lines[:, left : left + step], resized[:, left : left + step]
         source = np.empty((most_lines, part.shape[1]), np.float64)
-        sums = np.empty((windows[0].end, part.shape[1]), np.float64)
+        sums = np.empty((most_made, part.shape[1]), np.float64)
         for start, stop, first, end, blocks in windows:
-            np.copyto(source[: stop - start], part[start:stop])
+            np.copyto(source[: stop - start], part[start - top : stop - top])
             total = sums[: end - first]
             for at, begin, weights in blocks:
                 np.matmul(weights, source[begin : begin + weights.shape[1]], out=total[at : at + len(weights)])
@@ -112,7 +188,6 @@ def _resize_lines(lines: NDArray[np.uint8], target: int, interpolation: Interpol
             if _SUPPORTS[interpolation] > 1:  # these have negative weights
                 np.clip(total, 0, 255, out=total)
             np.copyto(result[first:end], total, casting="unsafe")
-    return resized
 
 
 class _Block(NamedTuple):

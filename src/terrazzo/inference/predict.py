@@ -21,9 +21,11 @@ from terrazzo.engines.onnx_file import describe_onnx
 from terrazzo.errors import ConfigError, TerrazzoError
 from terrazzo.imaging.inputs import are_several
 from terrazzo.imaging.read import MAX_PIXELS, ImageSource, ReadOptions, find_images
-from terrazzo.inference.predictor import Failure, Predictor
-from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol
+from terrazzo.inference.failure import Failure
+from terrazzo.inference.predictor import Predictor
+from terrazzo.inference.protocols import Protocol, find_protocol
 from terrazzo.inference.result import Segmentation
+from terrazzo.inference.streaming import Streamed
 from terrazzo.notes import note
 from terrazzo.ownership import leave_out_results
 from terrazzo.weights.catalog import DEFAULT_MODEL
@@ -40,7 +42,7 @@ Model: TypeAlias = "str | Path | TrainedModel"
 def make_predictor(
     model: Model = DEFAULT_MODEL,
     device: str | None = None,
-    protocol: str | Protocol = WHOLE,
+    protocol: str | Protocol = "whole",
     *,
     engine: str = "auto",
     threads: int | None = None,
@@ -211,7 +213,7 @@ def predict(
     *,
     probabilities: bool = False,
     device: str | None = None,
-    protocol: str | Protocol = WHOLE,
+    protocol: str | Protocol = "whole",
     engine: str = "auto",
     bands: tuple[int, ...] | None = None,
     frame: int | None = None,
@@ -261,7 +263,8 @@ def predict(
         found = _each(sources) if several else iter(sources)
         results = [_segmented(source, predictor, reading, probabilities) for source in found]
         return results if several else results[0]
-    return list(_results(predictor.segment_files(paths, probabilities=probabilities, reading=reading)))
+    outcomes = predictor.segment_files(paths, probabilities=probabilities, reading=reading)
+    return list(_results(outcomes, probabilities))
 
 
 def _each(sources: list[Any]) -> Iterator[Any]:
@@ -273,15 +276,19 @@ def _each(sources: list[Any]) -> Iterator[Any]:
 def _segmented(source: Any, predictor: Predictor, reading: ReadOptions, probabilities: bool) -> Segmentation:
     if isinstance(source, (str, os.PathLike)):
         paths = [Path(os.fsdecode(source))]
-        return next(_results(predictor.segment_files(paths, probabilities=probabilities, reading=reading)))
-    outcome, said = predictor.segment_alone(reading.read(source), probabilities=probabilities)
+        outcomes = predictor.segment_files(paths, probabilities=probabilities, reading=reading)
+        return next(_results(outcomes, probabilities))
+    if hasattr(source, "read_window"):
+        outcome, said = predictor.segment_source(source, reading.max_pixels, probabilities=probabilities)
+    else:
+        outcome, said = predictor.segment_alone(reading.read(source), probabilities=probabilities)
     if said:
         note(said)
-    return next(_results([outcome]))
+    return next(_results([outcome], probabilities))
 
 
-def _results(outcomes: Iterable[Segmentation | Failure]) -> Iterator[Segmentation]:
+def _results(outcomes: Iterable[Segmentation | Streamed | Failure], probabilities: bool) -> Iterator[Segmentation]:
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             raise outcome.error
-        yield outcome
+        yield outcome.whole(probabilities=probabilities) if isinstance(outcome, Streamed) else outcome

@@ -21,9 +21,10 @@ from terrazzo.engines.engine import Precision
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError
 from terrazzo.imaging.read import ReadOptions, find_images
+from terrazzo.inference.failure import Failure
 from terrazzo.inference.predict import make_predictor
-from terrazzo.inference.predictor import Failure, Predictor, threads_of
-from terrazzo.inference.protocols import WHOLE, Protocol, find_protocol
+from terrazzo.inference.predictor import Predictor
+from terrazzo.inference.protocols import Protocol, find_protocol
 from terrazzo.inference.result import (
     DEFAULT_KINDS,
     ClassArea,
@@ -32,7 +33,11 @@ from terrazzo.inference.result import (
     destinations,
     stem_of,
 )
+from terrazzo.inference.streaming import Streamed
+from terrazzo.inference.threads import threads_of
+from terrazzo.notes import note
 from terrazzo.ownership import check_outputs, leave_out_results
+from terrazzo.text import shown_path
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -82,7 +87,7 @@ def predict_folder(
     *,
     save: str | Iterable[str] = DEFAULT_KINDS,
     overwrite: bool = False,
-    protocol: str | Protocol = WHOLE,
+    protocol: str | Protocol = "whole",
     engine: str = "auto",
     device: str | None = None,
     threads: int | None = None,
@@ -200,7 +205,7 @@ def _destinations(
 
 
 def _saved(
-    results: Iterator[Segmentation | Failure],
+    results: Iterator[Segmentation | Streamed | Failure],
     places: Sequence[dict[str, Path]],
     paths: Sequence[Path],
     overwrite: bool,
@@ -223,7 +228,7 @@ def _saved(
                 outcome = attempt(path, result, place)
         return outcome
 
-    waiting: list[Failure | Future[Written | Failure]] = []
+    waiting: list[Written | Failure | Future[Written | Failure]] = []
 
     def first() -> Written | Failure:
         outcome = waiting.pop(0)
@@ -231,11 +236,27 @@ def _saved(
 
     with threads_of(SAVING_THREADS) as pool:
         for path, result, place in zip(paths, results, places, strict=True):
-            waiting.append(result if isinstance(result, Failure) else pool.submit(write, path, result, place))
+            if isinstance(result, Streamed):
+                with predictor.alone():
+                    waiting.append(_streamed(path, result, place, overwrite))
+            else:
+                waiting.append(result if isinstance(result, Failure) else pool.submit(write, path, result, place))
             while len(waiting) > 2 * SAVING_THREADS:
                 yield first()
         while waiting:
             yield first()
+
+
+def _streamed(path: Path, result: Streamed, place: dict[str, Path], overwrite: bool) -> Written | Failure:
+    """Segment an image while it is written, in bands of rows."""
+    try:
+        files, left_out = result.kinds(place)
+        height, width = result.source.size
+        without = f", without {', '.join(left_out)}" if left_out else ""
+        note(f"{shown_path(path)}: {width} x {height} pixels are read and written in bands of rows{without}")
+        return Written(path, files, result.write(files, overwrite=overwrite))
+    except Exception as error:
+        return Failure.of(path, error)
 
 
 def _listed(photos: Paths) -> list[str | os.PathLike[str]]:

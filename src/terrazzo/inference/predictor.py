@@ -7,35 +7,36 @@ many photos are on their way at once, each in a thread of its own from preproces
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
-from threading import Barrier
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.data.sources.array import ArraySource
+from terrazzo.data.sources.image_file import ImageFile
+from terrazzo.data.sources.source import Image, Source
 from terrazzo.engines.engine import Engine, release_memory
-from terrazzo.engines.memory import is_out_of_memory, return_freed_memory
+from terrazzo.engines.memory import return_freed_memory
 from terrazzo.errors import CheckpointError, ConfigError, ImageError, TerrazzoError
 from terrazzo.imaging.read import ReadOptions
+from terrazzo.inference.failure import Failure, path_name
 from terrazzo.inference.protocols import WHOLE, Protocol
 from terrazzo.inference.result import Segmentation
+from terrazzo.inference.streaming import Streamed
+from terrazzo.inference.threads import map_ahead, threads_of
 from terrazzo.inference.tiling import Scores, decide, decide_together, slide, slide_in_bands, whole
 from terrazzo.inference.turns import Turns
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
-from terrazzo.text import shown_path
 from terrazzo.weights.exported import Output
 
-__all__ = ["Failure", "Predictor", "threads_of"]
+__all__ = ["Predictor"]
 
-Photo: TypeAlias = NDArray[np.uint8]
 Mask: TypeAlias = NDArray[np.uint8] | NDArray[np.uint16]
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,33 +44,8 @@ R = TypeVar("R")
 DECODING_THREADS = 2
 WINDOWS = (1024, 512)  # sides tried, one after the other, where a photo is too large for the memory
 STRIDE = 3 / 4  # of a window
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A photo that could not be done, in the place of its result."""
-
-    path: Path | None
-    error: TerrazzoError
-
-    @property
-    def for_memory(self) -> bool:
-        """Whether there was not enough memory, and it may go well when nothing else is being done."""
-        return self.error.code == "image-memory"
-
-    @classmethod
-    def of(cls, path: Path | None, error: Exception) -> Failure:
-        """Name the photo in whatever went wrong, and let go of the arrays that a traceback holds."""
-        where = _name(path)
-        if isinstance(error, TerrazzoError):
-            is_named = path is None or where in error.message
-            return cls(path, error.saying(error.message if is_named else f"{where}: {error.message}"))
-        if is_out_of_memory(error):
-            fix = "make it smaller, give a smaller --batch-size, or use a machine with more memory"
-            return cls(path, ImageError(f"{where}: there is not enough memory for it", fix=fix, code="image-memory"))
-        reason = " ".join(str(error).split())[:300]
-        fix = "try it with another --engine; if it fails there too, report it with this line"
-        return cls(path, ImageError(f"{where}: {type(error).__name__}: {reason}", fix=fix, code="image-failed"))
+IN_WINDOWS = 'segment it in windows, with --protocol slide (protocol="slide" in Python)'
+BAND_PIXELS = 1 << 26  # of the mask, decided at once
 
 
 @dataclass(frozen=True)
@@ -104,7 +80,7 @@ class Predictor:
         if not self.protocol.single_view or self.protocol.window is not None:
             self._require_logits(f"the protocol {self.protocol.name}")
 
-    def masks(self, images: Sequence[Photo]) -> list[Mask]:
+    def masks(self, images: Sequence[Image]) -> list[Mask]:
         """Segment (H, W, 3) photos of one size as one batch; return an (H, W) mask of class indices for each.
 
         Logits are resized to the network's input size, then to the photo's own, and the argmax is taken last
@@ -113,7 +89,7 @@ class Predictor:
         return [mask for mask, _ in self._decided(images, probabilities=False)]
 
     def segment(
-        self, images: Sequence[Photo], paths: Sequence[Path | None], *, probabilities: bool = False
+        self, images: Sequence[Image], paths: Sequence[Path | None], *, probabilities: bool = False
     ) -> list[Segmentation]:
         """Segment photos of one size as one batch, keeping photo and, if asked, the (K, H, W) probabilities.
 
@@ -133,12 +109,15 @@ class Predictor:
         batch_size: int = 1,
         probabilities: bool = False,
         reading: ReadOptions | None = None,
-    ) -> Iterator[Segmentation | Failure]:
+    ) -> Iterator[Segmentation | Streamed | Failure]:
         """Segment photo files in order, decoding the next ones while the network works.
 
         Each photo fails by itself: a batch that fails is tried one by one. A photo for which there is not enough memory
         is tried again while nothing else is being done, and if it is still too large then in windows, with a note that
         says so.
+
+        An image of more pixels than `reading` allows at once is not segmented here: where its file and the protocol
+        let it be read in windows, it is a `Streamed`, and its reader decides what becomes of the mask.
 
         Args:
             paths: the photos.
@@ -158,15 +137,20 @@ class Predictor:
         options = reading or ReadOptions()
         import cv2  # noqa: F401  which every photo needs: with the memory full of feature maps it could not be loaded
 
-        def read(path: Path) -> Photo | Failure:
+        def read(path: Path) -> Image | Streamed | Failure:
             try:
                 with self.turns.together():
                     return options.read(path)
             except Exception as error:
-                return Failure.of(path, error)
+                failure = Failure.of(path, error)
+                return self._streamed(path, options, failure) if failure.error.code == "image-too-large" else failure
 
-        def finish(batch: list[tuple[Path, Photo]] | Failure) -> list[tuple[Segmentation | Failure, str]]:
-            done: list[tuple[Segmentation | Failure, str]] = []
+        def finish(
+            batch: list[tuple[Path, Image]] | Streamed | Failure,
+        ) -> list[tuple[Segmentation | Streamed | Failure, str]]:
+            done: list[tuple[Segmentation | Streamed | Failure, str]] = []
+            if isinstance(batch, Streamed):
+                return [(batch, "")]
             if isinstance(batch, Failure):
                 path = batch.path
                 if path is None or not batch.for_memory:
@@ -180,22 +164,38 @@ class Predictor:
             return done
 
         with threads_of(min(self.streams, DECODING_THREADS)) as pool:
-            images = _ahead(pool, read, paths, 2 * batch_size * self.streams)
+            images = map_ahead(pool, read, paths, 2 * batch_size * self.streams)
             for results in self.side_by_side(finish, _batches(zip(paths, images, strict=True), batch_size)):
                 for result, said in results:
                     if said:
                         note(said)
                     yield result
 
-    def segment_alone(self, image: Photo, *, probabilities: bool = False) -> tuple[Segmentation | Failure, str]:
+    def segment_alone(self, image: Image, *, probabilities: bool = False) -> tuple[Segmentation | Failure, str]:
         """Segment a photo that is no file, in windows where it is too large; return what is to be said about it too."""
         (outcome,) = self._attempt([(None, image)], probabilities)
         if isinstance(outcome, Failure) and outcome.for_memory:
             return self._again(None, lambda: image, probabilities)
         return outcome, ""
 
+    def segment_source(
+        self, source: Source, most_pixels: int, *, probabilities: bool = False
+    ) -> tuple[Segmentation | Streamed | Failure, str]:
+        """Segment a source: up to so many pixels as an array, beyond that in strips of rows; as `segment_alone`."""
+        try:
+            height, width = source.size
+            if height * width <= most_pixels:
+                return self.segment_alone(source.read(), probabilities=probabilities)
+            if self._is_streamed(source):
+                return Streamed(source, self.labels, self.bands, self.model), ""
+        except Exception as error:
+            return Failure.of(None, error), ""
+        message = f"{source.name}: {width} x {height} pixels are more than the {most_pixels:,} allowed"
+        fix = f"{IN_WINDOWS}; or raise max_pixels if there is memory for it"
+        return Failure(None, ImageError(message, fix=fix, code="image-too-large")), ""
+
     def _attempt(
-        self, batch: Sequence[tuple[Path | None, Photo]], probabilities: bool
+        self, batch: Sequence[tuple[Path | None, Image]], probabilities: bool
     ) -> Sequence[Segmentation | Failure]:
         paths, images = zip(*batch, strict=True)
         try:
@@ -206,6 +206,66 @@ class Predictor:
                 return [Failure.of(paths[0], error)]
         return [outcome for photo in batch for outcome in self._attempt([photo], probabilities)]  # which of them it was
 
+    def bands(self, source: Source) -> Iterator[Mask]:
+        """Segment an image that is read in strips of rows; yield the mask in bands of rows from the top.
+
+        Raises:
+            ImageError: it cannot be read.
+            ConfigError: the engine gives masks (code "export-mask").
+        """
+        self._require_logits("an image that is read in windows")
+        if not self.protocol.single_view:
+            yield decide_together(self._views(source))[0]
+            return
+        for scores in self._scores(source):
+            for band in scores.split(max(1, BAND_PIXELS // source.size[1])):
+                yield band.mask()
+
+    def confidence(self, image: Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """How sure the model is of each pixel of an (H, W, 3) image, in memory for two numbers a pixel.
+
+        Returns:
+            The (H, W) probability of the winning class, and the (H, W) entropy divided by log K: 0 is certain, 1 is
+            the same probability for each of the K classes.
+
+        Raises:
+            ConfigError: the engine gives masks (code "export-mask"), or the protocol averages several views.
+        """
+        self._require_logits("confidence")
+        if not self.protocol.single_view:
+            raise ConfigError(
+                f"the protocol {self.protocol.name} averages probabilities, and confidence is that of a single view",
+                fix="use whole or slide; or probabilities, and take their maximum",
+                code="protocol-settings",
+            )
+        highest, entropy = zip(*(scores.confidence() for scores in self._scores(ArraySource(image))), strict=True)
+        return np.concatenate(highest), np.concatenate(entropy)
+
+    def _scores(self, source: Source) -> Iterator[Scores]:
+        """The scores of an image that is shown once, in bands of rows from the top."""
+        protocol, size = self.protocol, source.size
+        view = next(protocol.views(source, self.preprocess))
+        if protocol.window is None or protocol.stride is None:
+            return whole(self._run, view.read()[None], size)
+        return slide_in_bands(self._run, view, size, protocol.window, protocol.stride)
+
+    def _streamed(self, path: Path, reading: ReadOptions, failure: Failure) -> Streamed | Failure:
+        """Return an image that is too large to be decoded at once as one that is read in windows, if it can be."""
+        source = ImageFile(path, reading=reading)
+        try:
+            if not source.has_windows:
+                return failure
+            if self._is_streamed(source):
+                return Streamed(source, self.labels, self.bands, self.model, path)
+        except TerrazzoError as error:
+            return Failure.of(path, error)
+        fix = f"{IN_WINDOWS}; or {failure.error.fix}"
+        return replace(failure, error=ImageError(failure.error.message, fix=fix, code=failure.error.code))
+
+    def _is_streamed(self, source: Source) -> bool:
+        is_possible = self.output == "logits" and source.has_windows
+        return is_possible and self.protocol.needs_only_strips(source.size, self.preprocess)
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Do what failed for want of memory while no photo is read, computed or saved, and the engine keeps nothing."""
@@ -215,7 +275,7 @@ class Predictor:
             yield
 
     def _again(
-        self, path: Path | None, read: Callable[[], Photo], probabilities: bool
+        self, path: Path | None, read: Callable[[], Image], probabilities: bool
     ) -> tuple[Segmentation | Failure, str]:
         """Segment a photo by itself: as the protocol says, then in windows; return what is to be said about it too.
 
@@ -224,7 +284,7 @@ class Predictor:
             read: gives the photo, which may be in memory already.
             probabilities: keep them.
         """
-        image: Photo | None = None
+        image: Image | None = None
         with self.alone():
             try:
                 image = read()
@@ -243,7 +303,7 @@ class Predictor:
                     failure = Failure.of(path, error)
                     continue
                 return result, (
-                    f"{_name(path)}: there is not enough memory to show it to the network by the protocol "
+                    f"{path_name(path)}: there is not enough memory to show it to the network by the protocol "
                     f"{self.protocol.name}; it was segmented in windows of {window} x {window} that overlap by a "
                     "quarter, which can change its mask"
                 )
@@ -255,7 +315,7 @@ class Predictor:
             yield from map(function, items)
             return
         with threads_of(self.streams) as pool:
-            yield from _ahead(pool, function, items, self.streams + 1)
+            yield from map_ahead(pool, function, items, self.streams + 1)
 
     def _run(self, images_B3HW: NDArray[np.float32]) -> NDArray[Any]:
         """Run the engine, and refuse what it must not return.
@@ -280,7 +340,7 @@ class Predictor:
         return output
 
     def _decided(
-        self, images: Sequence[Photo], probabilities: bool
+        self, images: Sequence[Image], probabilities: bool
     ) -> Iterator[tuple[Mask, NDArray[np.float32] | None]]:
         """Yield each photo's mask and, if asked, its probabilities, one after the other."""
         protocol, size = self.protocol, images[0].shape[:2]
@@ -288,11 +348,11 @@ class Predictor:
             self._require_logits("probabilities")
         if not protocol.single_view:
             for image in images:
-                yield decide_together(self._views(image), probabilities=probabilities)
+                yield decide_together(self._views(ArraySource(image)), probabilities=probabilities)
             return
-        inputs = [next(protocol.views(image, self.preprocess))[0] for image in images]
+        views = [next(protocol.views(ArraySource(image), self.preprocess)) for image in images]
         if protocol.window is None or protocol.stride is None:
-            batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
+            batch = views[0].read()[None] if len(views) == 1 else np.stack([view.read() for view in views])
             if self.output == "mask":
                 for mask_hw in self._run(batch):
                     yield _nearest(mask_hw, size).astype(self.labels.mask_dtype), None
@@ -300,18 +360,18 @@ class Predictor:
             for scores in whole(self._run, batch, size):
                 yield decide([scores], probabilities=probabilities)
         else:
-            for x in inputs:
-                bands = slide_in_bands(self._run, x, size, protocol.window, protocol.stride)
+            for view in views:
+                bands = slide_in_bands(self._run, view, size, protocol.window, protocol.stride)
                 yield decide(bands, probabilities=probabilities)
 
-    def _views(self, image: Photo) -> Iterator[tuple[Scores, bool]]:
-        """Yield the scores of each of the protocol's views of a photo, and whether it was mirrored."""
-        protocol, size = self.protocol, image.shape[:2]
-        for x, mirrored in protocol.views(image, self.preprocess):
+    def _views(self, source: Source) -> Iterator[tuple[Scores, bool]]:
+        """Yield the scores of each of the protocol's views of an image, and whether it was mirrored."""
+        protocol, size = self.protocol, source.size
+        for view in protocol.views(source, self.preprocess):
             if protocol.window is None or protocol.stride is None:
-                yield next(whole(self._run, x[None], size)), mirrored
+                yield next(whole(self._run, view.read()[None], size)), view.mirrored
             else:
-                yield slide(self._run, x, size, protocol.window, protocol.stride), mirrored
+                yield slide(self._run, view, size, protocol.window, protocol.stride), view.mirrored
 
     def _require_logits(self, what: str) -> None:
         if self.output != "logits":
@@ -322,12 +382,8 @@ class Predictor:
             )
 
 
-def _itself(image: Photo) -> Photo:
+def _itself(image: Image) -> Image:
     return image
-
-
-def _name(path: Path | None) -> str:
-    return "the image" if path is None else shown_path(path)
 
 
 def _nearest(mask_hw: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
@@ -339,48 +395,19 @@ def _nearest(mask_hw: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return resized
 
 
-def _batches(photos: Iterable[tuple[Path, Photo | Failure]], size: int) -> Iterator[list[tuple[Path, Photo]] | Failure]:
-    """Neighbours of equal size together; a failure keeps its place."""
-    waiting: list[tuple[Path, Photo]] = []
-    for path, image in photos:
+def _batches(
+    images: Iterable[tuple[Path, Image | Streamed | Failure]], size: int
+) -> Iterator[list[tuple[Path, Image]] | Streamed | Failure]:
+    """Neighbours of equal size together; what is no array keeps its place."""
+    waiting: list[tuple[Path, Image]] = []
+    for path, image in images:
         fits = isinstance(image, np.ndarray) and (not waiting or image.shape == waiting[0][1].shape)
         if waiting and (not fits or len(waiting) == size):
             yield waiting
             waiting = []
-        if isinstance(image, Failure):
+        if isinstance(image, (Streamed, Failure)):
             yield image
         else:
             waiting.append((path, image))
     if waiting:
         yield waiting
-
-
-@contextmanager
-def threads_of(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose threads have started, and which finishes only what it has begun when the block is left early.
-
-    Later there might not be the memory to start a thread.
-    """
-    pool = ThreadPoolExecutor(count)
-    started = Barrier(count + 1)
-    try:
-        for _ in range(count):
-            pool.submit(started.wait)
-        started.wait()
-        yield pool
-    finally:
-        started.abort()  # for threads that wait for one that could not start
-        pool.shutdown(cancel_futures=True)
-
-
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
-    """Apply a function in the pool's threads, at most `count` items ahead of the reader, in order."""
-    rest = iter(items)
-    pending = [pool.submit(function, item) for item in islice(rest, count)]
-    for item in chain(rest, [None] * len(pending)):
-        if not pending:
-            return
-        done = pending.pop(0)
-        if item is not None:
-            pending.append(pool.submit(function, item))
-        yield done.result()

@@ -24,19 +24,72 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import MISSING, dataclass, fields, replace
-from typing import Any, TypeAlias
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.data.sources.array import ArraySource
+from terrazzo.data.sources.source import Image, Source
 from terrazzo.errors import ConfigError
+from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import nearest, show
 
-__all__ = ["PROTOCOLS", "WHOLE", "Protocol", "find_protocol"]
+__all__ = ["PROTOCOLS", "WHOLE", "Protocol", "Shown", "find_protocol"]
 
-Photo: TypeAlias = NDArray[np.uint8]
+
+@dataclass
+class Shown:
+    """An image as the network is shown it: resized, mirrored or not, and normalised where it is read.
+
+    Attributes:
+        source: the resized image.
+        preprocess: the weights' own, which has the normalisation.
+        mirrored: left to right.
+    """
+
+    source: Source
+    preprocess: Preprocess
+    mirrored: bool = False
+    _held: tuple[slice, Image] | None = field(default=None, init=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.source.size
+
+    def read(self) -> NDArray[np.float32]:
+        """Return all of it, (3, H', W')."""
+        height, width = self.size
+        return self.read_window(slice(0, height), slice(0, width)).transpose(2, 0, 1)
+
+    def read_window(self, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Return a part, (rows, columns, 3).
+
+        A strip of rows is read at once, and kept until other rows are asked for.
+        """
+        strip_HW3 = self._strip(rows)
+        if self.mirrored:
+            strip_HW3 = strip_HW3[:, ::-1]
+        part_HW3 = strip_HW3[:, columns]
+        return self.preprocess.normalize(np.ascontiguousarray(part_HW3) if self.mirrored else part_HW3)
+
+    def _strip(self, rows: slice) -> Image:
+        """All columns of some rows. Those that the strip before had too are not read twice."""
+        width = self.size[1]
+        if isinstance(self.source, ArraySource):
+            return self.source.read_window(rows, slice(0, width))
+        held, strip_HW3 = self._held or (slice(0, 0), None)
+        if strip_HW3 is None or rows != held:
+            if strip_HW3 is not None and held.start <= rows.start < held.stop < rows.stop:
+                fresh_HW3 = self.source.read_window(slice(held.stop, rows.stop), slice(0, width))
+                strip_HW3 = np.concatenate([strip_HW3[rows.start - held.start :], fresh_HW3])
+            else:
+                strip_HW3 = self.source.read_window(rows, slice(0, width))
+            self._held = rows, strip_HW3
+        return strip_HW3
 
 
 @dataclass(frozen=True)
@@ -84,22 +137,36 @@ class Protocol:
         """Whether the network's logits decide, and not a mean of probabilities."""
         return len(self.ratios) == 1 and not self.flip
 
-    def views(self, photo_HW3: Photo, preprocess: Preprocess) -> Iterator[tuple[NDArray[np.float32], bool]]:
-        """Yield the network's inputs for a photo, (3, H', W') each, and whether they are mirrored left to right."""
+    def views(self, image: Source, preprocess: Preprocess) -> Iterator[Shown]:
+        """Yield the network's inputs for an image."""
         for ratio in self.ratios:
-            view_HW3 = self._resized(photo_HW3, preprocess, ratio)
-            yield preprocess.normalize(view_HW3).transpose(2, 0, 1), False
+            resized = image
+            for step in self._resizes(image.size, preprocess, ratio):
+                resized = _resized(resized, step)
+            yield Shown(resized, preprocess)
             if self.flip:
-                mirrored_HW3 = np.ascontiguousarray(view_HW3[:, ::-1])
-                yield preprocess.normalize(mirrored_HW3).transpose(2, 0, 1), True
+                yield Shown(resized, preprocess, mirrored=True)
+
+    def needs_only_strips(self, size: tuple[int, int], preprocess: Preprocess) -> bool:
+        """Whether an image of this (height, width) can be read in strips, and never be in memory as a whole.
+
+        It is shown once, in windows or as a whole that is not large; and if it is resized first, antialiased.
+        """
+        if not self.single_view:
+            return False
+        for step in self._resizes(size, preprocess, self.ratios[0]):
+            if not step.is_resized_in_strips(*size):
+                return False
+            size = step.target_size(*size)
+        return self.window is not None or size[0] * size[1] <= MAX_PIXELS
 
     def settings(self, preprocess: Preprocess) -> dict[str, Any]:
         """Everything that decides what the network sees, in JSON's types, leaving out what has its default."""
         values: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.default is MISSING or value != field.default:
-                values[field.name] = list(value) if isinstance(value, tuple) else value
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.default is MISSING or value != setting.default:
+                values[setting.name] = list(value) if isinstance(value, tuple) else value
         if self.short_side is None:
             values["preprocess"] = preprocess.to_dict()
         return values
@@ -108,20 +175,33 @@ class Protocol:
         """Identify the settings: equal hashes mean comparable numbers."""
         return hashlib.sha256(json.dumps(self.settings(preprocess), sort_keys=True).encode()).hexdigest()[:12]
 
-    def _resized(self, photo_HW3: Photo, preprocess: Preprocess, ratio: float) -> Photo:
+    def _resizes(self, size: tuple[int, int], preprocess: Preprocess, ratio: float) -> list[Preprocess]:
+        """The resizes of one view of an image of this size, in turn."""
         if self.short_side is not None:
             short_side = max(int(self.short_side * ratio), self.at_least)
             long_side = None if self.long_side is None else int(self.long_side * ratio)
-            kept_HW3 = Preprocess(short_side=short_side, long_side=long_side).resize(photo_HW3)
-            return Preprocess(multiple_of=self.multiple_of).resize(kept_HW3)
+            return [Preprocess(short_side=short_side, long_side=long_side), Preprocess(multiple_of=self.multiple_of)]
         if ratio == 1:
-            return preprocess.resize(photo_HW3)
+            return [preprocess]
         if preprocess.size is not None:
             height, width = (max(int(side * ratio), 1) for side in preprocess.size)
-            return replace(preprocess, size=(height, width)).resize(photo_HW3)
-        short_side = max(int((preprocess.short_side or min(photo_HW3.shape[:2])) * ratio), 1)
+            return [replace(preprocess, size=(height, width))]
+        short_side = max(int((preprocess.short_side or min(size)) * ratio), 1)
         long_side = None if preprocess.long_side is None else max(int(preprocess.long_side * ratio), 1)
-        return replace(preprocess, short_side=short_side, long_side=long_side).resize(photo_HW3)
+        return [replace(preprocess, short_side=short_side, long_side=long_side)]
+
+
+def _resized(image: Source, step: Preprocess) -> Source:
+    height, width = image.size
+    if step.target_size(height, width) == (height, width):
+        return image
+    if isinstance(image, ArraySource) or not step.is_resized_in_strips(height, width):
+        return ArraySource(step.resize(image.read()), image.name)
+
+    def read_rows(first: int, stop: int) -> Image:
+        return image.read_window(slice(first, stop), slice(0, width))
+
+    return ArraySource(step.resize_in_strips(read_rows, height, width), image.name)
 
 
 WHOLE = Protocol("whole")

@@ -19,8 +19,9 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,19 @@ from terrazzo.labels.spec import LabelSpec
 from terrazzo.ownership import mark_files, refuse_foreign, write_result
 from terrazzo.text import show, shown_path
 
-__all__ = ["DEFAULT_KINDS", "KINDS", "ClassArea", "Segmentation", "check_kinds", "destinations", "stem_of"]
+__all__ = [
+    "DEFAULT_KINDS",
+    "KINDS",
+    "ClassArea",
+    "Segmentation",
+    "areas_of",
+    "check_kinds",
+    "count_classes",
+    "destinations",
+    "png_palette",
+    "stem_of",
+    "summary_of",
+]
 
 KINDS = {
     "mask": "_mask.png",
@@ -113,7 +126,7 @@ class Segmentation:
     def __repr__(self) -> str:
         height, width = self.mask.shape
         largest = ", ".join(f"{area.name} {area.share:.1%}" for area in self.areas()[:3])
-        return f"<Segmentation of {self._file_name() or 'an image'}, {width} x {height}: {largest}>"
+        return f"<Segmentation of {_file_name(self.path) or 'an image'}, {width} x {height}: {largest}>"
 
     def _repr_png_(self) -> bytes:
         """The overlay, which notebooks show."""
@@ -127,40 +140,12 @@ class Segmentation:
         Args:
             absent: list the classes that do not occur, too.
         """
-        areas = [
-            ClassArea(index, name, pixels, pixels / self.mask.size)
-            for index, (name, pixels) in enumerate(zip(self.labels.names, self._pixels_by_class(), strict=True))
-            if pixels or absent
-        ]
-        return sorted(areas, key=lambda area: (-area.pixels, area.index))
+        return areas_of(count_classes(self.mask, self.labels), self.labels, self.mask.size, absent=absent)
 
     def to_dict(self) -> dict[str, Any]:
         """What `save` writes as JSON; it names the photo's file but not its folder."""
         height, width = self.mask.shape
-        areas = self.areas()
-        return {
-            "file": self._file_name(),
-            "width": width,
-            "height": height,
-            "model": self.model,
-            "classes": [{**asdict(area), "share": round(area.share, 6)} for area in areas],
-            "ignored_pixels": self.mask.size - sum(area.pixels for area in areas),
-        }
-
-    def _pixels_by_class(self) -> list[int]:
-        import cv2
-
-        values = self.labels.ignore_index + 1
-        counts = np.zeros(values, dtype=np.int64)
-        rows = max(1, EXACT_COUNTS // self.mask.shape[1])
-        for top in range(0, len(self.mask), rows):
-            strip: NDArray[np.integer] = np.ascontiguousarray(self.mask[top : top + rows])
-            counts += cv2.calcHist([strip], [0], None, [values], [0, values]).ravel().astype(np.int64)
-        return [int(pixels) for pixels in counts[: self.labels.num_classes]]
-
-    def _file_name(self) -> str | None:
-        # File names may hold bytes that are not UTF-8, which no JSON reader or terminal accepts.
-        return None if self.path is None else os.fsencode(self.path.name).decode("utf-8", "replace")
+        return summary_of(self.path, (height, width), self.model, self.areas())
 
     # How it looks
 
@@ -227,12 +212,8 @@ class Segmentation:
                 written, and those written before it stay.
         """
         kinds = check_kinds(save)
-        if "probabilities" in kinds and self.probabilities is None:
-            raise ConfigError(
-                "the probabilities of this prediction were not kept",
-                fix="ask for them when predicting",
-                code="config-save",
-            )
+        if "probabilities" in kinds:
+            self._require_probabilities()
         paths = destinations(Path(output), kinds, stem, self.path)
         self.write(paths, overwrite=overwrite)
         return paths
@@ -249,44 +230,115 @@ class Segmentation:
             make_folder(path.parent)
             if kind == "probabilities":
                 with replacing(path) as partial:
-                    self._write_probabilities(partial)
+                    self._write_probabilities(partial)  # not by way of `encode`: they are large
                     mark_files([partial], "predict")
             else:
-                write_result(path, self._encoded(kind), "predict")
+                write_result(path, self.encode(kind), "predict")
 
-    def _encoded(self, kind: str) -> bytes:
+    def encode(self, kind: str) -> bytes:
+        """Return the bytes of one kind of file, as in the table above: what `save` writes, without its mark.
+
+        Args:
+            kind: ``mask``, ``color``, ``overlay``, ``probabilities`` or ``json``.
+
+        Raises:
+            ConfigError: there is no such kind, or the probabilities were not kept (code "config-save").
+        """
+        (kind,) = check_kinds([kind])
         match kind:
             case "mask":
-                return encode_png(self.mask, self._png_palette() if self.mask.dtype == np.uint8 else None)
+                return encode_png(self.mask, png_palette(self.labels) if self.mask.dtype == np.uint8 else None)
             case "color":
                 return encode_png(self.color())
             case "overlay":
                 return encode_png(self.overlay())
+            case "probabilities":
+                file = BytesIO()
+                self._write_probabilities(file)
+                return file.getvalue()
             case _:
                 return json.dumps(self.to_dict(), indent=2).encode() + b"\n"
 
-    def _png_palette(self) -> NDArray[np.uint8]:
-        """(256, 3): a colour for every value that a pixel can have, so that no reader can stumble."""
-        palette = np.zeros((256, 3), dtype=np.uint8)
-        used = np.array([*range(self.labels.num_classes), self.labels.ignore_index], dtype=np.uint8)
-        palette[used] = self.labels.colorize(used[None])[0]
-        return palette
+    def _require_probabilities(self) -> NDArray[np.float32]:
+        if self.probabilities is None:
+            raise ConfigError(
+                "the probabilities of this prediction were not kept",
+                fix="ask for them when predicting",
+                code="config-save",
+            )
+        return self.probabilities
 
-    def _write_probabilities(self, path: Path) -> None:
+    def _write_probabilities(self, path: Path | BinaryIO) -> None:
         """Stored, not compressed: that would take five times as long and save a tenth.
 
         Values below 6e-5, float16's smallest normal number, become 0: converting those takes over ten times as long.
         """
-        assert self.probabilities is not None
+        probabilities_KHW = self._require_probabilities()
         smallest = np.finfo(np.float16).smallest_normal
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             with archive.open("names.npy", "w") as file:
                 np.lib.format.write_array(file, np.array(self.labels.names, dtype=np.str_), allow_pickle=False)
             with archive.open("probabilities.npy", "w", force_zip64=True) as file:
-                header = {"descr": "<f2", "fortran_order": False, "shape": self.probabilities.shape}
+                header = {"descr": "<f2", "fortran_order": False, "shape": probabilities_KHW.shape}
                 np.lib.format.write_array_header_1_0(file, header)
-                for plane_HW in self.probabilities:
+                for plane_HW in probabilities_KHW:
                     file.write((plane_HW * (plane_HW >= smallest)).astype("<f2").tobytes())
+
+
+def areas_of(counts: NDArray[np.integer], labels: LabelSpec, size: int, *, absent: bool = False) -> list[ClassArea]:
+    """Name the classes' pixel counts, largest first.
+
+    Args:
+        counts: of each class.
+        labels: the classes.
+        size: of the image, in pixels.
+        absent: list the classes that do not occur, too.
+    """
+    areas = [
+        ClassArea(index, name, int(pixels), int(pixels) / size)
+        for index, (name, pixels) in enumerate(zip(labels.names, counts, strict=True))
+        if pixels or absent
+    ]
+    return sorted(areas, key=lambda area: (-area.pixels, area.index))
+
+
+def count_classes(mask_HW: NDArray[np.integer], labels: LabelSpec) -> NDArray[np.int64]:
+    """Count the pixels of each class."""
+    import cv2
+
+    values = labels.ignore_index + 1
+    counts = np.zeros(values, dtype=np.int64)
+    rows = max(1, EXACT_COUNTS // mask_HW.shape[1])
+    for top in range(0, len(mask_HW), rows):
+        strip: NDArray[np.integer] = np.ascontiguousarray(mask_HW[top : top + rows])
+        counts += cv2.calcHist([strip], [0], None, [values], [0, values]).ravel().astype(np.int64)
+    return counts[: labels.num_classes]
+
+
+def summary_of(path: Path | None, size: tuple[int, int], model: str | None, areas: list[ClassArea]) -> dict[str, Any]:
+    """What is written as JSON about a mask of this (height, width)."""
+    height, width = size
+    return {
+        "file": _file_name(path),
+        "width": width,
+        "height": height,
+        "model": model,
+        "classes": [{**asdict(area), "share": round(area.share, 6)} for area in areas],
+        "ignored_pixels": height * width - sum(area.pixels for area in areas),
+    }
+
+
+def png_palette(labels: LabelSpec) -> NDArray[np.uint8]:
+    """(256, 3): a colour for every value that a pixel can have, so that no reader can stumble."""
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    used = np.array([*range(labels.num_classes), labels.ignore_index], dtype=np.uint8)
+    palette[used] = labels.colorize(used[None])[0]
+    return palette
+
+
+def _file_name(path: Path | None) -> str | None:
+    # File names may hold bytes that are not UTF-8, which no JSON reader or terminal accepts.
+    return None if path is None else os.fsencode(path.name).decode("utf-8", "replace")
 
 
 def check_kinds(save: str | Iterable[str]) -> list[str]:

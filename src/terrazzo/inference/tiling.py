@@ -10,9 +10,9 @@ resizing is (`resampling.py`). Whole and sliding-window masks are therefore the 
 to classes that are equal within float32 rounding, decided from the windows' small logits without upsampling them. The
 mean of probabilities is not linear in the logits: it is taken at the photo's size, in strips of rows.
 
-Memory beyond the mask and a few strips: for `whole`, the network's own logits; for `slide_in_bands`, those of the two
-or three rows of windows that overlap, whatever the photo's height; for `decide_together`, the small logits of all
-views, or about twice the K planes at the photo's size if those are less.
+Memory beyond the mask and a few strips: for `whole`, the network's own logits; for `slide_in_bands`, the pixels of a
+row of windows and the logits of those that overlap with it, whatever the image's height; for `decide_together`, the
+small logits of all views, or about twice the K planes at the photo's size if those are less.
 """
 
 from __future__ import annotations
@@ -20,20 +20,40 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.engines.engine import Engine
-from terrazzo.inference.upsample.argmax import probability_strips_along, upsample_argmax, winners_along
+from terrazzo.inference.upsample.argmax import (
+    confidence_along,
+    probability_strips_along,
+    upsample_argmax,
+    winners_along,
+)
 from terrazzo.inference.upsample.resize_axis import ComposedAxis, compose_axis, compose_windows
 
-__all__ = ["Scores", "decide", "decide_together", "slide", "slide_in_bands", "whole", "window_starts"]
+__all__ = ["Scores", "View", "decide", "decide_together", "slide", "slide_in_bands", "whole", "window_starts"]
 
 Floats: TypeAlias = NDArray[np.float32]
 Classes: TypeAlias = NDArray[np.unsignedinteger[Any]]  # uint8 or uint16
 Size: TypeAlias = tuple[int, int]
+
+
+class View(Protocol):
+    """An image as the network is shown it: of its size, and normalised.
+
+    Attributes:
+        size: (height, width).
+    """
+
+    @property
+    def size(self) -> Size: ...
+
+    def read_window(self, rows: slice, columns: slice) -> Floats:
+        """Return a part, (rows, columns, 3). Windows are asked for from the left, and rows of windows from the top."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +81,25 @@ class Scores:
         """
         return probability_strips_along(self.logits_KHW, self.rows, self.columns)
 
+    def split(self, rows: int) -> Iterator[Scores]:
+        """Yield the same in bands of at most so many rows, from the top."""
+        if self.rows.length <= rows:
+            yield self
+            return
+        for first in range(0, self.rows.length, rows):
+            band, needed = self.rows.between(first, min(first + rows, self.rows.length))
+            yield Scores(self.logits_KHW[:, needed], band, self.columns)
+
     def probabilities(self) -> Floats:
         """(K, H, W) softmax of the logits at the photo's size."""
         planes_KHW = np.empty(self.shape, np.float32)
         for top, strip_KRW in self.probability_strips():
             planes_KHW[:, top : top + strip_KRW.shape[1]] = strip_KRW
         return planes_KHW
+
+    def confidence(self) -> tuple[Floats, Floats]:
+        """The (H, W) largest probability of each pixel, and its entropy divided by log K."""
+        return confidence_along(self.logits_KHW, self.rows, self.columns)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -97,44 +130,43 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     return [max(min(number * stride, length - window), 0) for number in range(count)]
 
 
-def slide(engine: Engine, image_3HW: Floats, size: Size, window: int, stride: int) -> Scores:
+def slide(engine: Engine, view: View, size: Size, window: int, stride: int) -> Scores:
     """Run the network over overlapping square windows of one image and keep all of their logits.
 
     Each window's logits are resized to the window; where windows overlap the mean counts.
 
     Args:
         engine: the network.
-        image_3HW: the input.
+        view: the input, which is read a row of windows at a time.
         size: (height, width) of the photo.
         window: side of a window in pixels of the input; a side of the input that is shorter is taken as it is.
         stride: from one window to the next.
     """
-    rows_KHW = list(_window_rows(engine, image_3HW, window, stride))
-    return Scores(np.concatenate(rows_KHW, axis=1), *_window_axes(image_3HW, rows_KHW[0], size, window, stride))
+    rows_KHW = list(_window_rows(engine, view, window, stride))
+    return Scores(np.concatenate(rows_KHW, axis=1), *_window_axes(view, rows_KHW[0], size, window, stride))
 
 
-def slide_in_bands(engine: Engine, image_3HW: Floats, size: Size, window: int, stride: int) -> Iterator[Scores]:
+def slide_in_bands(engine: Engine, view: View, size: Size, window: int, stride: int) -> Iterator[Scores]:
     """As `slide`, but yield the photo in bands of rows from the top, each as soon as its windows have been seen.
 
     Only rows of windows that later bands need are held.
     """
-    held: list[Floats] = []
-    dropped = done = 0  # rows of windows that are no longer held, and rows of the photo that were yielded
-    for row_KHW in _window_rows(engine, image_3HW, window, stride):
-        held.append(row_KHW)
-        rows, columns = _window_axes(image_3HW, row_KHW, size, window, stride)
-        height = row_KHW.shape[1]
-        seen = (dropped + len(held)) * height
-        stop = int(np.searchsorted(rows.last_G[rows.group_O], seen))
+    held_KhW: Floats | None = None
+    first = done = 0  # row of all windows' logits that is held first, and row of the photo that is not yet yielded
+    for row_KHW in _window_rows(engine, view, window, stride):
+        held_KhW = row_KHW if held_KhW is None else np.concatenate([held_KhW, row_KHW], axis=1)
+        rows, columns = _window_axes(view, row_KHW, size, window, stride)
+        stop = int(np.searchsorted(rows.last_G[rows.group_O], first + held_KhW.shape[1]))
         if stop == done:
             continue
         band, needed = rows.between(done, stop)
-        unneeded = needed.start // height - dropped
-        del held[:unneeded]
-        dropped += unneeded
-        first = dropped * height
-        yield Scores(np.concatenate(held, axis=1)[:, needed.start - first : needed.stop - first], band, columns)
+        yield Scores(held_KhW[:, needed.start - first : needed.stop - first], band, columns)
         done = stop
+        if done == rows.length:
+            return
+        needed_next = int(rows.taps_TG[0, rows.group_O[done:]].min())
+        held_KhW = held_KhW[:, needed_next - first :].copy(order="K")
+        first = needed_next
 
 
 def decide(bands: Iterable[Scores], *, probabilities: bool = False) -> tuple[Classes, Floats | None]:
@@ -197,23 +229,23 @@ def decide_together(
     return mask_HW, total_KHW
 
 
-def _window_rows(engine: Engine, image_3HW: Floats, window: int, stride: int) -> Iterator[Floats]:
+def _window_rows(engine: Engine, view: View, window: int, stride: int) -> Iterator[Floats]:
     """The logits (K, h, n w) of each row of n windows."""
-    image_HW3 = image_3HW.transpose(1, 2, 0)  # as `Preprocess` lays it out, and networks take it fastest
-    height, width, _ = image_HW3.shape
+    height, width = view.size
     for y in window_starts(height, window, stride):
         logits = []
         for x in window_starts(width, window, stride):
-            part_HW3 = np.ascontiguousarray(image_HW3[y : y + window, x : x + window])
+            part_HW3 = view.read_window(slice(y, min(y + window, height)), slice(x, min(x + window, width)))
+            part_HW3 = np.ascontiguousarray(part_HW3)  # as networks take it fastest
             logits.append(engine(part_HW3.transpose(2, 0, 1)[None])[0])
         yield np.concatenate(logits, axis=2)
 
 
 def _window_axes(
-    image_3HW: Floats, row_KHW: Floats, size: Size, window: int, stride: int
+    view: View, row_KHW: Floats, size: Size, window: int, stride: int
 ) -> tuple[ComposedAxis, ComposedAxis]:
     """How the logits of all windows, side by side, become a photo's rows and columns."""
-    height, width = image_3HW.shape[1:]
+    height, width = view.size
     ys, xs = window_starts(height, window, stride), window_starts(width, window, stride)
     rows = compose_windows(row_KHW.shape[1], tuple(ys), min(window, height), (size[0],))
     return rows, compose_windows(row_KHW.shape[2] // len(xs), tuple(xs), min(window, width), (size[1],))

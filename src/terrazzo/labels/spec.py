@@ -41,7 +41,7 @@ from terrazzo.labels.validation import (
     checked_stored,
     list_counts,
 )
-from terrazzo.text import list_names, nearest, show
+from terrazzo.text import show
 
 __all__ = ["Color", "LabelSpec", "Target", "bundled_names"]
 
@@ -309,67 +309,6 @@ class LabelSpec:
         for channel in range(3):
             rgb_HW3[..., channel] = _look_up(table_V3[:, channel], mask_HW)
         return rgb_HW3
-
-    def merge(self, groups: Mapping[str, Sequence[str]]) -> tuple[LabelSpec, Mask]:
-        """Join classes, as in ``merge({"vehicle": ["car", "bus"], "road": ["road"], "ignore": ["sky"]})``.
-
-        Args:
-            groups: new name -> the old names it takes in. Every old class belongs to exactly one group. The group
-                called "ignore" is no class: its pixels are ignored from then on.
-
-        Returns:
-            The new spec, which reads the same stored masks as this one, and a table of length `ignore_index` + 1 that
-            turns this spec's class indices into the new one's: ``table[mask]``.
-
-        Raises:
-            LabelError: an old class in no group or in two, a name that is no class, or an empty group.
-        """
-        group_of: dict[str, str] = {}
-        for group, members in groups.items():
-            if isinstance(members, str) or not members:
-                raise LabelError(
-                    f"group {show(group)} must list the classes it takes in, not {show(members)}",
-                    fix='write {"vehicle": ["car", "bus"]}',
-                    code="labels-merge",
-                )
-            for name in members:
-                if name not in self.names:
-                    guess = nearest(name, self.names)
-                    raise LabelError(
-                        f"group {show(group)} takes in {show(name)}, which is no class",
-                        fix=f"did you mean {guess}?" if guess else f"the classes are {list_names(self.names)}",
-                        code="labels-merge",
-                    )
-                if group_of.setdefault(name, group) != group:
-                    raise LabelError(
-                        f"{show(name)} is in the groups {show(group_of[name])} and {show(group)}",
-                        fix="keep it in one of them",
-                        code="labels-merge",
-                    )
-        homeless = [name for name in self.names if name not in group_of]
-        if homeless:
-            raise LabelError(
-                f"no group takes in {list_names(homeless)}",
-                fix="give each a group of its own, or put it into the group `ignore`",
-                code="labels-merge",
-            )
-        names = [group for group in groups if group != "ignore"]
-        targets: list[Target] = [
-            "ignore" if (group := group_of[n]) == "ignore" else names.index(group) for n in self.names
-        ]
-
-        def follow(target: Target) -> Target:
-            return "ignore" if target == "ignore" else targets[target]
-
-        spec = LabelSpec.from_names(
-            names,
-            [self.palette[targets.index(k)] for k in range(len(names))],
-            id_map=[(value, follow(target)) for value, target in self.stored_values],
-            colors=None if self.colors is None else [(color, follow(target)) for color, target in self.colors],
-        )
-        table = np.full(self.ignore_index + 1, spec.ignore_index, spec.mask_dtype)
-        table[: self.num_classes] = [spec.ignore_index if target == "ignore" else target for target in targets]
-        return spec, table
 
 
 @lru_cache(maxsize=8)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from terrazzo.data import Dataset
 from terrazzo.data.loaders import shared_bytes
-from terrazzo.data.photos import photo_size, photo_with_remarks
 from terrazzo.data.pixel_counts import in_threads
 from terrazzo.errors import DatasetError, ImageError, TerrazzoError
 from terrazzo.models.segmenter import Segmenter
@@ -112,9 +111,9 @@ def disk_lines(model: Segmenter, recipe: Recipe, output: Path) -> list[str]:
 
 
 def _look_at_first(split: Dataset) -> None:
-    photo = split.samples[0].image
+    photo = split.samples[0].image.with_reading(split.reading)
     try:
-        _, remarks = photo_with_remarks(photo, split.reading)
+        _, remarks = photo.read_with_remarks()
     except ImageError as error:
         if error.code != "image-bands":
             return  # the others are told together with it
@@ -128,7 +127,7 @@ def _look_at_first(split: Dataset) -> None:
 
 
 def _header(split: Dataset, index: int) -> None:
-    photo_size(split.samples[index].image)
+    _ = split.samples[index].image.size
 
 
 def _failure(read: Callable[[int], object], index: int) -> TerrazzoError | None:

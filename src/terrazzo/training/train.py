@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from terrazzo.data import DataRules, open_dataset
-from terrazzo.data.photos import photo_size
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.errors import ConfigError
 from terrazzo.evaluation.report import Report
@@ -189,7 +188,7 @@ def _recipe_for(data: Path, model: str, changes: Mapping[str, Any]) -> tuple[Rec
     # The length of the warm-up follows from how many steps there are to be, the rate from what is started from.
     given = {key: changes.get(f"run.{key}") for key in ("epochs", "steps", "batch_size")}
     length = {key: value for key, value in given.items() if isinstance(value, int)}
-    sizes = [photo_size(photo.image) for photo in photos]
+    sizes = [photo.image.size for photo in photos]
     initial = starting_weights(changes.get("model.weights"))
     theirs, encoder = None if initial is None else initial.preprocess, changes.get("model.encoder")
     recipe = automatic_recipe(

@@ -34,8 +34,8 @@ from terrazzo.data.layout import (
     splits_in_order,
 )
 from terrazzo.data.outlines import IGNORED, object_labels
-from terrazzo.data.photos import PhotoFile
 from terrazzo.data.problems import Problem, Severity
+from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec
 from terrazzo.text import list_names, show, shown_path
@@ -163,7 +163,7 @@ def _pairs(
         else:
             figures = tuple(_painted(figure, value_of, crowds_are_objects) for figure in photo.figures)
             mask = OutlinedMask(path, f"{shown}: ", photo.height, photo.width, figures)
-            samples[file] = photo.name, Sample(PhotoFile(file), mask)
+            samples[file] = photo.name, Sample(ImageFile(file), mask)
     if not samples and not problems:
         fix = "export it anew, with its images"
         problems.append(Problem("error", "dataset-empty", path, "this split holds no photos", fix))

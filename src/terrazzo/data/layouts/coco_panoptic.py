@@ -19,9 +19,9 @@ from terrazzo.data.dataset import Sample
 from terrazzo.data.file_tree import FileTree, base_name, leads_elsewhere, shown_name
 from terrazzo.data.json_files import file_version, mentions, read_json, whole_number
 from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split, split_of, splits_in_order
-from terrazzo.data.photos import PhotoFile
 from terrazzo.data.problems import Problem
 from terrazzo.data.segments import Categories, SegmentMask, read_categories
+from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.errors import DatasetError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.text import show, shown_path
@@ -163,7 +163,7 @@ def _pairs(root: Path, documents: dict[str, Path], splits: tuple[str, ...], spli
             problems.append(Problem("error", "name-shared", path, f"annotates {shown} twice", fix))
         else:
             values = {id_: value_of[category] for id_, category in entry.categories.items()}
-            samples[photo] = Sample(PhotoFile(photo), SegmentMask(png, values, document.categories.unlabelled))
+            samples[photo] = Sample(ImageFile(photo), SegmentMask(png, values, document.categories.unlabelled))
     if not samples and not any(problem.severity == "error" for problem in problems):
         problems.append(
             Problem("error", "dataset-empty", path, "this split holds no photos", "export it with its images")

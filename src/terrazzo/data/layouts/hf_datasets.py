@@ -18,10 +18,11 @@ from terrazzo.data.dataset import Sample
 from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_split
 from terrazzo.data.masks import StoredMask, read_stored_mask
 from terrazzo.data.problems import Problem
+from terrazzo.data.sources.table import TableCell
 from terrazzo.errors import DatasetError, ImageError, MissingExtraError
 from terrazzo.text import printable, shown_path
 
-__all__ = ["NAME", "SHAPE", "Cell", "find"]
+__all__ = ["NAME", "SHAPE", "find"]
 
 NAME = "Hugging Face datasets"
 SHAPE = "dataset_dict.json, train/*.arrow, from save_to_disk"
@@ -45,41 +46,23 @@ def find(root: Path) -> Layout | NearMiss | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """A photo or a mask in one row of a table: a `Photo` and a `MaskSource`."""
+class CellMask:
+    """A mask in one row of a table: a `MaskSource`."""
 
-    file: Path
-    table: Any
-    row: int
-    column: str
-    root: Path
+    cell: TableCell
 
     @property
-    def name(self) -> str:
-        return f"{self.row:06}"
+    def file(self) -> Path:
+        return self.cell.file
 
     @property
     def part(self) -> str:
-        return f"row {self.row}, {self.column}: "
-
-    def encoded(self) -> Path | bytes:
-        """Return the image file in the cell, or the path in it."""
-        content = self.table[self.row][self.column] or {}
-        if content.get("bytes") is not None:
-            return bytes(content["bytes"])
-        path = Path(content.get("path") or "")
-        if not path.resolve().is_relative_to(self.root.resolve()):  # somebody else's table may name any file
-            raise ImageError(
-                f"it names {shown_path(path)}, outside of the data set",
-                fix="save it anew with save_to_disk, which puts photos and masks into the table",
-                code="dataset-outside",
-            )
-        return path
+        return self.cell.part
 
     def read(self) -> StoredMask:
         """Decode it as a mask."""
         try:
-            return read_stored_mask(self.encoded())
+            return read_stored_mask(self.cell.encoded())
         except (DatasetError, ImageError) as error:
             message = error.message.removeprefix("the image: ")
             raise DatasetError(
@@ -124,7 +107,8 @@ def _pairs(root: Path, tables: dict[str, Path], splits: tuple[str, ...], columns
     table = _table(folder, columns)
     image, mask = columns
     samples = [
-        Sample(Cell(folder, table, row, image, root), Cell(folder, table, row, mask, root)) for row in range(len(table))
+        Sample(TableCell(folder, table, row, image, root), CellMask(TableCell(folder, table, row, mask, root)))
+        for row in range(len(table))
     ]
     message, fix = "this split holds no rows", "save it anew"
     return samples, [] if samples else [Problem("error", "dataset-empty", folder, message, fix)]

@@ -26,8 +26,8 @@ from terrazzo.data.layouts.label_studio import UploadedPhotos
 from terrazzo.data.masks import StoredMask, read_stored_mask
 from terrazzo.data.outlines import Region, object_labels, stack
 from terrazzo.data.pairing import folder_entries
-from terrazzo.data.photos import PhotoFile, photo_size
 from terrazzo.data.problems import Problem
+from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.errors import DatasetError, ImageError, LabelError
 from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec
 from terrazzo.text import list_names, shown_path
@@ -69,7 +69,7 @@ class Layers:
             DatasetError: a PNG cannot be read, or has another size than the photo.
         """
         try:
-            height, width = photo_size(PhotoFile(self.photo))
+            height, width = ImageFile(self.photo).size
         except ImageError as error:
             raise DatasetError(error.message, fix=error.fix, code="mask-damaged") from error
         regions = [(value, Region(0, 0, self._inside(png, height, width))) for value, png in self.layers]
@@ -211,7 +211,7 @@ def _pairs(root: Path, folder: Path, document: Path, split: str) -> Pairs:
                 problems.append(Problem("error", "mask-missing", document, message, "export both again"))
             else:
                 layers.append((0 if label.casefold() in BACKGROUND_NAMES else names.index(label), folder / png))
-        samples[photo] = Sample(PhotoFile(photo), Layers(document, photo, tuple(layers)))
+        samples[photo] = Sample(ImageFile(photo), Layers(document, photo, tuple(layers)))
     for which, what, fix in (
         (unlabelled, "tasks have no annotation, and are left out", "label them"),
         (several, "photos have several annotations, of which the last counts", "delete those that are not meant"),

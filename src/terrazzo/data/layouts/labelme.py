@@ -26,8 +26,9 @@ from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split, sp
 from terrazzo.data.masks import StoredMask
 from terrazzo.data.outlines import IGNORED, Region, bitmap_region, disc, object_labels, rectangle, region_of, stack
 from terrazzo.data.pairing import folder_entries, list_entries
-from terrazzo.data.photos import Photo, PhotoFile, photo_size
 from terrazzo.data.problems import Problem
+from terrazzo.data.sources.encoded import EncodedImage
+from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.errors import DatasetError, ImageError, LabelError
 from terrazzo.imaging.read import IMAGE_SUFFIXES
 from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec
@@ -46,14 +47,8 @@ LOOKED_AT = 3  # JSON files of a folder, to tell whether they are labelme's
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddedPhoto:
-    """A photo inside of its JSON file."""
-
-    file: Path
-
-    @property
-    def name(self) -> str:
-        return self.file.name
+class EmbeddedImage(EncodedImage):
+    """An image inside of its JSON file, as base64 text."""
 
     @property
     def part(self) -> str:
@@ -72,7 +67,7 @@ class Shapes:
     """The mask of one photo: the shapes of its JSON file, painted at the photo's size when they are read."""
 
     file: Path
-    photo: Photo
+    image: EncodedImage
     value_of: dict[str, int]
 
     @property
@@ -88,7 +83,7 @@ class Shapes:
         document = _document(self.file)
         size = picture_size(document.get("imageHeight"), document.get("imageWidth"))
         try:
-            height, width = photo_size(self.photo) if size is None else size
+            height, width = self.image.size if size is None else size
         except ImageError as error:
             raise DatasetError(error.message, fix=error.fix, code="mask-damaged") from error
         painted = [self._painted(number, shape, height, width) for number, shape in enumerate(document["shapes"], 1)]
@@ -243,7 +238,7 @@ def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split:
     return samples, problems
 
 
-def _photo(tree: FileTree, path: Path, summary: Summary) -> Photo | None:
+def _photo(tree: FileTree, path: Path, summary: Summary) -> EncodedImage | None:
     folder, name = path.parent, base_name(summary.image_path)
     bases = [folder, *([folder.parent] if folder != tree.root else [])]
     beside = [base / images for images in PHOTO_FOLDERS for base in bases]
@@ -252,8 +247,8 @@ def _photo(tree: FileTree, path: Path, summary: Summary) -> Photo | None:
     for place in (folder, *beside, *split_alike):
         file = file or (tree.find(name, place) if name else None) or tree.find_photo(path.stem, place)
     if file is not None:
-        return PhotoFile(file)
-    return EmbeddedPhoto(path) if summary.has_data else None
+        return ImageFile(file)
+    return EmbeddedImage(path) if summary.has_data else None
 
 
 def _left_out(folder: Path, places: set[Path], taken: set[Path], dropped: Counter[str]) -> list[Problem]:

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from terrazzo.data.file_tree import split_folders
-from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split, splits_in_order
+from terrazzo.data.layout import Layout, NearMiss, splits_in_order
 from terrazzo.data.layouts import listed
-from terrazzo.data.pairing import Listing, folder_entries, pair_folders, shows_names
+from terrazzo.data.layouts.folder import folder_pairs, holds_images
+from terrazzo.data.pairing import shows_names
 from terrazzo.data.yolo_document import names_masks
-from terrazzo.imaging.read import IMAGE_SUFFIXES
 
 __all__ = ["NAME", "SHAPE", "find"]
 
@@ -29,17 +29,17 @@ def find(root: Path) -> Layout | NearMiss | None:
     if names_masks(root) or isinstance(listed.find(root), Layout):
         return None
     for photos, kinds in FOLDERS.items():
-        found = {split: folder for split, folder in split_folders(root / photos).items() if _has_images(folder)}
+        found = {split: folder for split, folder in split_folders(root / photos).items() if holds_images(folder)}
         if not found or any(shows_names(folder, ("ADE_",)) for folder in found.values()):
             continue
         for masks in kinds:
             below = split_folders(root / masks)
             there = {split: (folder, below[split]) for split, folder in found.items() if split in below}
-            there = {split: pair for split, pair in there.items() if _has_images(pair[1])}
+            there = {split: pair for split, pair in there.items() if holds_images(pair[1])}
             if there:
-                splits = splits_in_order(there)
+                ordered = {split: there[split] for split in splits_in_order(there)}
                 name = f"{NAME} ({photos}/ and {masks}/)"
-                return Layout(name, root, root / masks, splits, partial(_pairs, root, there, splits))
+                return Layout(name, root, root / masks, tuple(ordered), partial(folder_pairs, root, ordered))
     if (root / "img_dir").is_dir() or (root / "ann_dir").is_dir():
         missing = next((f"{kind}/train" for kind in ("img_dir", "ann_dir") if not (root / kind).is_dir()), "")
         message = f"{missing or 'a split that both img_dir and ann_dir have, with images in it,'} is missing"
@@ -47,16 +47,3 @@ def find(root: Path) -> Layout | NearMiss | None:
             "mmsegmentation folders", message, "make img_dir/train, ann_dir/train, img_dir/val, ann_dir/val"
         )
     return None
-
-
-def _has_images(folder: Path) -> bool:
-    return any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in folder_entries(folder))
-
-
-def _pairs(root: Path, folders: dict[str, tuple[Path, Path]], splits: tuple[str, ...], split: str) -> Pairs:
-    if split not in splits:
-        raise no_such_split(NAME, root, split, splits)
-    images, masks = map(Listing.of, folders[split])
-    samples, problems = pair_folders(images, masks)
-    left_out = [problem for problem in images.others + masks.others if problem.severity == "warning"]
-    return samples, left_out + problems

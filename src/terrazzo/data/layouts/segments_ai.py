@@ -20,9 +20,9 @@ from terrazzo.data.dataset import Sample
 from terrazzo.data.file_tree import FileTree, base_name, shown_name
 from terrazzo.data.json_files import file_version, mentions, read_json, whole_number
 from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split
-from terrazzo.data.photos import PhotoFile
 from terrazzo.data.problems import Problem
 from terrazzo.data.segments import Categories, SegmentMask, read_categories
+from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.errors import DatasetError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.text import list_names, show, shown_path
@@ -164,7 +164,7 @@ def _pairs(root: Path, document: Path, split: str) -> Pairs:
             problems.append(Problem("error", "name-shared", document, message, "give samples different names"))
         else:
             values = {id_: value_of[category] for id_, category in objects.items()}
-            samples[photo] = Sample(PhotoFile(photo), SegmentMask(png, values, release.categories.unlabelled))
+            samples[photo] = Sample(ImageFile(photo), SegmentMask(png, values, release.categories.unlabelled))
     if release.unlabelled:
         count, shown = len(release.unlabelled), list_names(release.unlabelled)
         message = f"{count} samples have no label in {release.label_set}, and are left out: {shown}"

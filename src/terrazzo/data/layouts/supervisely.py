@@ -25,8 +25,8 @@ from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split, split_o
 from terrazzo.data.masks import StoredMask
 from terrazzo.data.outlines import IGNORED, Region, bitmap_region, object_labels, rectangle, region_of, stack
 from terrazzo.data.pairing import folder_entries
-from terrazzo.data.photos import PhotoFile
 from terrazzo.data.problems import Problem
+from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec
 from terrazzo.text import list_names, show, shown_path
@@ -185,7 +185,7 @@ def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split:
             problems.append(Problem.from_error(error, path))
             continue
         taken.add(photo)
-        samples.append(Sample(PhotoFile(photo), Objects(path, value_of)))
+        samples.append(Sample(ImageFile(photo), Objects(path, value_of)))
     if dropped:
         counted = ", ".join(f"{count} {kind}" for kind, count in sorted(dropped.items()))
         message, fix = f"objects without an area, left out: {counted}", "draw them as masks or polygons if they matter"

@@ -20,8 +20,8 @@ from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split
 from terrazzo.data.masks import StoredMask
 from terrazzo.data.outlines import IGNORED, Region, object_labels, paint, region_of
 from terrazzo.data.pairing import folder_entries, list_entries
-from terrazzo.data.photos import PhotoFile, photo_size
 from terrazzo.data.problems import Problem
+from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.data.yolo_document import DataYaml, class_names, other_folder, read_data_yaml
 from terrazzo.errors import DatasetError, ImageError, LabelError
 from terrazzo.labels.spec import LabelSpec
@@ -69,7 +69,7 @@ class PolygonFile:
             DatasetError: a line is no polygon, or the photo has no size.
         """
         try:
-            height, width = photo_size(PhotoFile(self.photo))
+            height, width = ImageFile(self.photo).size
         except ImageError as error:
             raise DatasetError(error.message, fix=error.fix, code="mask-damaged") from error
         entries = [] if self.text_file is None else list(list_entries(self.text_file))
@@ -133,7 +133,7 @@ def _pairs(document: DataYaml, split: str) -> Pairs:
             labels[folder] = {entry.name for entry in folder_entries(folder)} if folder.is_dir() else set()
         text_file = f"{photo.stem}.txt"
         there = text_file in labels[folder]
-        samples.append(Sample(PhotoFile(photo), PolygonFile(photo, folder / text_file if there else None)))
+        samples.append(Sample(ImageFile(photo), PolygonFile(photo, folder / text_file if there else None)))
     if not samples and not any(problem.severity == "error" for problem in problems):
         message, fix = f"{split} holds no photos", f"check what {document.file.name} says about {split}"
         problems.append(Problem("error", "dataset-empty", document.file, message, fix))

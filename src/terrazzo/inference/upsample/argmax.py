@@ -31,14 +31,7 @@ from numpy.typing import NDArray
 from terrazzo.inference.upsample.boundary_cells import Painter, in_memory_order, require_finite
 from terrazzo.inference.upsample.resize_axis import ComposedAxis, compose_axis, interpolate
 
-__all__ = [
-    "confidence_maps",
-    "iter_probability_strips",
-    "probability_strips_along",
-    "upsample_argmax",
-    "upsample_probabilities",
-    "winners_along",
-]
+__all__ = ["confidence_along", "probability_strips_along", "upsample_argmax", "winners_along"]
 
 Floats: TypeAlias = NDArray[np.float32]
 Indices: TypeAlias = NDArray[np.intp]
@@ -68,7 +61,9 @@ def upsample_argmax(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> Cla
         CheckpointError: the logits hold NaN or infinity (code "logits-not-finite"). Minus infinity passes for a class
             that is nowhere near winning.
     """
-    return winners_along(logits_KHW, *_axes(logits_KHW, sizes))
+    _, height, width = logits_KHW.shape
+    rows = compose_axis(height, tuple(size[0] for size in sizes))
+    return winners_along(logits_KHW, rows, compose_axis(width, tuple(size[1] for size in sizes)))
 
 
 def winners_along(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis) -> Classes:
@@ -103,12 +98,12 @@ def winners_along(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis)
     return mask_HW
 
 
-def iter_probability_strips(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> Iterator[tuple[int, Floats]]:
+def probability_strips_along(
+    logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis
+) -> Iterator[tuple[int, Floats]]:
     """Class probabilities (softmax of the resized logits) in strips of output rows, from the top.
 
-    Args:
-        logits_KHW: the network's output for one image.
-        sizes: (height, width) of each resize in turn.
+    The strips' heights follow from the number of classes and the length of `columns` alone.
 
     Yields:
         A strip's first row, and its (K, rows, W) probabilities.
@@ -116,37 +111,14 @@ def iter_probability_strips(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]
     Raises:
         CheckpointError: the logits hold NaN or infinity (code "logits-not-finite").
     """
-    yield from probability_strips_along(logits_KHW, *_axes(logits_KHW, sizes))
-
-
-def probability_strips_along(
-    logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis
-) -> Iterator[tuple[int, Floats]]:
-    """As :func:`iter_probability_strips`, for any composed rows and columns.
-
-    The strips' heights follow from the number of classes and the length of `columns` alone.
-    """
     for top, margin_KRW in _iter_margins(logits_KHW, rows, columns):
         np.exp(margin_KRW, out=margin_KRW)
         margin_KRW /= margin_KRW.sum(axis=0)
         yield top, margin_KRW
 
 
-def upsample_probabilities(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> Floats:
-    """The (K, H, W) class probabilities of the last size; see :func:`iter_probability_strips`."""
-    height, width = sizes[-1] if sizes else logits_KHW.shape[1:]
-    out_KHW = np.empty((len(logits_KHW), height, width), np.float32)
-    for top, strip_KRW in iter_probability_strips(logits_KHW, sizes):
-        out_KHW[:, top : top + strip_KRW.shape[1]] = strip_KRW
-    return out_KHW
-
-
-def confidence_maps(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> tuple[Floats, Floats]:
+def confidence_along(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis) -> tuple[Floats, Floats]:
     """How sure the model is of each pixel, without ever holding (K, H, W) probabilities.
-
-    Args:
-        logits_KHW: the network's output for one image.
-        sizes: (height, width) of each resize in turn.
 
     Returns:
         The (H, W) largest probability, and the (H, W) entropy divided by log K: 0 is certain, 1 is uniform.
@@ -154,9 +126,9 @@ def confidence_maps(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> tup
     Raises:
         CheckpointError: the logits hold NaN or infinity (code "logits-not-finite").
     """
-    height, width = sizes[-1] if sizes else logits_KHW.shape[1:]
+    height, width = rows.length, columns.length
     highest_HW, entropy_HW = np.empty((height, width), np.float32), np.zeros((height, width), np.float32)
-    for top, margin_KRW in _iter_margins(logits_KHW, *_axes(logits_KHW, sizes)):
+    for top, margin_KRW in _iter_margins(logits_KHW, rows, columns):
         here = slice(top, top + margin_KRW.shape[1])
         np.maximum(margin_KRW, -87, out=margin_KRW)  # below it exp is no normal float32, and slow
         share_KRW = np.exp(margin_KRW)
@@ -167,12 +139,6 @@ def confidence_maps(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> tup
             entropy_RW = np.log(total_RW) - share_KRW.sum(axis=0) / total_RW
             entropy_HW[here] = np.clip(entropy_RW / math.log(len(logits_KHW)), 0, 1)
     return highest_HW, entropy_HW
-
-
-def _axes(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> tuple[ComposedAxis, ComposedAxis]:
-    _, height, width = logits_KHW.shape
-    rows = compose_axis(height, tuple(size[0] for size in sizes))
-    return rows, compose_axis(width, tuple(size[1] for size in sizes))
 
 
 def _iter_margins(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis) -> Iterator[tuple[int, Floats]]:

@@ -1,0 +1,96 @@
+"""Options that several commands have, each with its help text; and how those that are more than a word are read."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from cyclopts import Parameter
+
+from terrazzo.errors import ConfigError
+from terrazzo.imaging.read import MAX_PIXELS, ReadOptions
+
+__all__ = [
+    "PHOTOS",
+    "BandsOption",
+    "CompileOption",
+    "DeviceOption",
+    "FrameOption",
+    "ModelOption",
+    "ProtocolOption",
+    "SkipBadOption",
+    "ThreadsOption",
+    "TrustOption",
+    "ValueRangeOption",
+    "read_options",
+]
+
+PHOTOS = "Photo files, folders (searched to any depth) and patterns in quotes."
+
+ModelOption: TypeAlias = Annotated[
+    str,
+    Parameter(
+        name=["--model", "-m"],
+        help="Shipped model, model folder, output folder of a training run, checkpoint file, hub id, or an exported "
+        "file.",
+    ),
+]
+ProtocolOption: TypeAlias = Annotated[
+    str,
+    Parameter(
+        help="How photos are shown to the network: whole, slide, multi-scale, or a paper's, such as segformer-ade20k."
+    ),
+]
+DeviceOption: TypeAlias = Annotated[
+    str | None,
+    Parameter(help="cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one."),
+]
+ThreadsOption: TypeAlias = Annotated[int | None, Parameter(help="Computing threads; by default one for each core.")]
+CompileOption: TypeAlias = Annotated[
+    bool, Parameter(negative=(), help="Compile PyTorch's network. For GPUs, and many photos of few sizes.")
+]
+BandsOption: TypeAlias = Annotated[
+    str | None,
+    Parameter(
+        help="Which bands of a TIFF are red, green and blue, counted from 1, such as 4,3,2; or the one that is grey."
+    ),
+]
+FrameOption: TypeAlias = Annotated[
+    int | None, Parameter(help="Which frame or page to take of files that have several, from 0.")
+]
+ValueRangeOption: TypeAlias = Annotated[
+    str | None, Parameter(help="Which values are black and white in photos of more than 8 bits, such as 0,4095.")
+]
+SkipBadOption: TypeAlias = Annotated[
+    bool, Parameter(negative=(), help="Exit with status 0 although some photos failed.")
+]
+TrustOption: TypeAlias = Annotated[
+    bool,
+    Parameter(
+        negative=(),
+        help="Open a .pt2 file that was not exported here, and remember it: such files can run any code on this "
+        "machine.",
+    ),
+]
+
+
+def read_options(
+    bands: str | None = None, frame: int | None = None, value_range: str | None = None, max_pixels: int = MAX_PIXELS
+) -> ReadOptions:
+    """Read what was typed.
+
+    Raises:
+        ConfigError: it is not as in ``--bands 4,3,2`` or ``--value-range 0,4095``.
+        ImageError: the numbers make no sense.
+    """
+    try:
+        chosen = None if bands is None else tuple(int(band) for band in bands.split(","))
+    except ValueError:
+        raise ConfigError(f"--bands is {bands!r}", fix="give one number or three, as in --bands 4,3,2") from None
+    try:
+        ends = None if value_range is None else tuple(float(end) for end in value_range.split(","))
+        low, high = (0.0, 1.0) if ends is None else ends
+    except ValueError:
+        raise ConfigError(
+            f"--value-range is {value_range!r}", fix="give black and white, as in --value-range 0,4095"
+        ) from None
+    return ReadOptions(chosen, frame, None if ends is None else (low, high), max_pixels)

@@ -1,0 +1,44 @@
+"""`Failure`: what stands in the place of the result of an image that could not be done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from terrazzo.engines.memory import is_out_of_memory
+from terrazzo.errors import ImageError, TerrazzoError
+from terrazzo.text import shown_path
+
+__all__ = ["Failure", "path_name"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A photo that could not be done, in the place of its result."""
+
+    path: Path | None
+    error: TerrazzoError
+
+    @property
+    def for_memory(self) -> bool:
+        """Whether there was not enough memory, and it may go well when nothing else is being done."""
+        return self.error.code == "image-memory"
+
+    @classmethod
+    def of(cls, path: Path | None, error: Exception) -> Failure:
+        """Name the photo in whatever went wrong, and let go of the arrays that a traceback holds."""
+        where = path_name(path)
+        if isinstance(error, TerrazzoError):
+            is_named = path is None or where in error.message
+            return cls(path, error.saying(error.message if is_named else f"{where}: {error.message}"))
+        if is_out_of_memory(error):
+            fix = "make it smaller, give a smaller --batch-size, or use a machine with more memory"
+            return cls(path, ImageError(f"{where}: there is not enough memory for it", fix=fix, code="image-memory"))
+        reason = " ".join(str(error).split())[:300]
+        fix = "try it with another --engine; if it fails there too, report it with this line"
+        return cls(path, ImageError(f"{where}: {type(error).__name__}: {reason}", fix=fix, code="image-failed"))
+
+
+def path_name(path: Path | None) -> str:
+    """What messages call an image."""
+    return "the image" if path is None else shown_path(path)

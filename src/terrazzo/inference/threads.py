@@ -1,0 +1,46 @@
+"""Threads for prediction: a pool that starts before memory is short, and mapping some items ahead of the reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain, islice
+from threading import Barrier
+from typing import TypeVar
+
+__all__ = ["map_ahead", "threads_of"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@contextmanager
+def threads_of(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose threads have started, and which finishes only what it has begun when the block is left early.
+
+    Later there might not be the memory to start a thread.
+    """
+    pool = ThreadPoolExecutor(count)
+    started = Barrier(count + 1)
+    try:
+        for _ in range(count):
+            pool.submit(started.wait)
+        started.wait()
+        yield pool
+    finally:
+        started.abort()  # for threads that wait for one that could not start
+        pool.shutdown(cancel_futures=True)
+
+
+def map_ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:
+    """Apply a function in the pool's threads, at most `count` items ahead of the reader, in order."""
+    rest = iter(items)
+    pending = [pool.submit(function, item) for item in islice(rest, count)]
+    for item in chain(rest, [None] * len(pending)):
+        if not pending:
+            return
+        done = pending.pop(0)
+        if item is not None:
+            pending.append(pool.submit(function, item))
+        yield done.result()

@@ -172,7 +172,7 @@ def _costs(setting: Setting, study: Study, variant: Variant, sides: Sequence[int
 
 def _measured(
     setting: Setting, study: Study, variant: Variant, model: TrainedModel, sides: Sequence[int] | None
-) -> dict[str, Mapping[int, float]]:
+) -> dict[str, Any]:
     """Return the curves that a study adds to a row."""
     if study.measures == "sizes":
         side = min(_side(setting))

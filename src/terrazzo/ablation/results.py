@@ -105,12 +105,9 @@ class Result:
         height, width = self.side
         lines = [["network", "parameters", f"GMAC at {width} x {height}", "of it attention", "mIoU", "mAcc", "aAcc"]]
         for row in self.rows:
-            costs = (
-                f"{row.parameters / 1e6:.2f} M",
-                f"{row.operations / 1e9:.3f}",
-                f"{row.attention / row.operations:.1%}",
-            )
-            lines.append([row.title, *costs, *(f"{score:.1f}" for score in (row.mIoU, row.mAcc, row.aAcc))])
+            costs = f"{row.parameters / 1e6:.2f} M", f"{row.operations / 1e9:.3f}"
+            share = f"{row.attention / row.operations:.1%}"
+            lines.append([row.title, *costs, share, *(f"{score:.1f}" for score in (row.mIoU, row.mAcc, row.aAcc))])
         about = f"`terrazzo ablate {self.study}` on {printable(self.data)}; {self.machine}. {self.trained} Differences "
         parts = [f"# {self.title}", self.claim, f"{about}of a few points between single short runs are noise."]
         parts.append(_table(lines))

@@ -1,7 +1,7 @@
 """Training one network of a study, and scoring it: once, however often it is asked for.
 
-Each has an ordinary run folder. It holds ``result.json`` when it is done, and before that the checkpoints to go on from.
-Several studies compare with the same network; they find the same folder.
+Each has an ordinary run folder, which holds ``result.json`` when it is done, and before that the checkpoints to go on
+from. Several studies compare with the same network; they find the same folder.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terrazzo.ablation.studies import STUDIES, build, changed_segformer
+from terrazzo.ablation.studies import STUDIES
 from terrazzo.costs import (
     count_operations,
     count_operations_of_size,
@@ -15,8 +15,9 @@ from terrazzo.costs import (
     memory_of_forward,
     seconds_of_forward,
 )
-from terrazzo.models import create_model
+from terrazzo.models import MODELS, create_model
 
+B0 = MODELS["segformer_b0"]
 CPU = torch.device("cpu")
 META = torch.device("meta")  # on which no weights are drawn
 STAGES = [(32, 4), (64, 8), (160, 16), (256, 32)]  # channels and stride of SegFormer-B0's, of two blocks each
@@ -27,7 +28,7 @@ STAGES = [(32, 4), (64, 8), (160, 16), (256, 32)]  # channels and stride of SegF
 def test_attention_of_segformer_costs_n_squared_over_r(ratios: tuple[int, ...], side: int) -> None:
     """Two products of N queries with N / R^2 keys of C channels in each of two blocks: all of it, stage by stage."""
     with META:
-        network = create_model(changed_segformer(sr_ratios=ratios), 11, image_size=(128, 128))
+        network = create_model(B0.with_encoder(sr_ratios=ratios), 11)
     by_hand = []
     for (channels, stride), ratio in zip(STAGES, ratios, strict=True):
         tokens = (side // stride) ** 2
@@ -40,7 +41,7 @@ def test_reduction_saves_64_16_4_and_1_of_each_stage() -> None:
 
     def attention(*ratios: int) -> int:
         with META:
-            network = create_model(changed_segformer(sr_ratios=ratios), 11, image_size=(128, 128))
+            network = create_model(B0.with_encoder(sr_ratios=ratios), 11)
         return count_operations_of_size(network, 512, 512).attention_macs
 
     paper = attention(8, 4, 2, 1)
@@ -104,7 +105,7 @@ def test_views_and_changes_in_place_take_no_memory() -> None:
 
 
 def test_memory_grows_with_the_image_and_time_is_measured() -> None:
-    network = create_model(changed_segformer(), 3, image_size=(64, 64))
+    network = create_model(B0, 3)
     small, large, larger = (memory_of_forward(network, side, side, CPU) for side in (64, 128, 256))
     # But for what is made of the weights, the same at every size, memory goes with the pixels.
     assert (larger - large) / (large - small) == pytest.approx(4, rel=0.05)
@@ -119,14 +120,14 @@ def test_attention_is_told_from_other_products_at_any_size(side: int) -> None:
         cells = -(-side // stride)
         by_hand += 2 * 2 * cells**2 * max(cells // ratio, 1) ** 2 * channels
     with META:
-        network = create_model(changed_segformer(), 11, image_size=(128, 128))
+        network = create_model(B0, 11)
     assert count_operations_of_size(network, side, side).attention_macs == by_hand
 
 
 def test_attention_of_a_backbone_without_torchs_function() -> None:
     pytest.importorskip("transformers")
     with META:
-        network = build(next(v for v in STUDIES["models"].variants if v.key == "pvt_v2_b0"), 11, (64, 64))
+        network = create_model(next(v.model for v in STUDIES["models"].variants if v.key == "pvt_v2_b0"), 11)
     by_hand = sum(
         2 * 2 * (256 // s) ** 2 * (256 // s // r) ** 2 * c for (c, s), r in zip(STAGES, (8, 4, 2, 1), strict=True)
     )

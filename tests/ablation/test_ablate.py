@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,36 +20,52 @@ from terrazzo.ablation.results import Result
 from terrazzo.ablation.studies import STUDIES, Variant
 from terrazzo.cli.main import main
 from terrazzo.errors import ConfigError, TrainingError
-from terrazzo.models import segformer, setr
+from terrazzo.models import ModelSpec, model_spec
 from terrazzo.models.segformer import segformer_spec
 from terrazzo.models.setr import setr_spec
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.trainer import Trainer
 from tiny_backbones import TINY_BACKBONES
 
-NARROW = segformer_spec("segformer_b0", {"embed_dims": (8, 16, 20, 32), "depths": (1, 1, 1, 1)}, 16)
+SIZES: dict[str, Any] = {"embed_dims": (8, 16, 20, 32), "depths": (1, 1, 1, 1)}
+NARROW = segformer_spec("segformer_b0", SIZES, 16)
 NANO = {"embed_dim": 16, "depth": 4, "num_heads": 2}
 SHORT: dict[str, Any] = {"steps": 4, "crop": (32, 32), "batch_size": 2, "precision": "fp32"}
 
 
 def run(study: str, data: Path, output: Path, **changes: Any) -> Result:
-    return ablate(study, data, output, overrides={**SHORT, **changes}, sides=(24, 48), device="cpu")
+    return ablate(TINY[study], data, output, overrides={**SHORT, **changes}, sides=(24, 48), device="cpu")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def narrow() -> Iterator[None]:
-    """Let B0 be a narrow network of one block a stage while these tests run, and the models of all kinds tiny."""
-    few = (
-        STUDIES["models"].variants[0],
-        Variant("pvt", "PVT", "all_mlp", TINY_BACKBONES["pvt_v2"]),
-        Variant("setr", "SETR", "setr_mla_nano"),
-        Variant("fcn", "FCN", "fcn_dilated", TINY_BACKBONES["resnet"]),
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(segformer.VARIANTS, "segformer_b0", NARROW)
-        patch.setitem(setr.VARIANTS, "setr_mla_nano", setr_spec("setr_mla_nano", NANO, "mla", (1, 2, 3, 4), (4,)))
-        patch.setitem(STUDIES, "models", replace(STUDIES["models"], variants=few))
-        yield
+def narrow(variant: Variant) -> Variant:
+    """A SegFormer of one narrow block a stage, changed as the variant is."""
+    if variant.model == "segformer_b0":
+        return replace(variant, model=NARROW)
+    assert isinstance(variant.model, ModelSpec)
+    spec = variant.model.with_encoder(**SIZES)
+    if spec.decoder.fields["embed_dim"] == 256:
+        spec = spec.with_decoder(embed_dim=16)
+    return replace(variant, model=replace(spec, name=variant.model.name))
+
+
+def on(backbone: str, decoder: str) -> ModelSpec:
+    return model_spec(decoder, 2, encoder=TINY_BACKBONES[backbone])
+
+
+TINY = {
+    name: replace(study, variants=tuple(map(narrow, study.variants)))
+    for name, study in STUDIES.items()
+    if name not in ("decoders", "models")
+}
+TINY["models"] = replace(
+    STUDIES["models"],
+    variants=(
+        Variant("segformer_b0", "SegFormer", NARROW),
+        Variant("pvt", "PVT", on("pvt_v2", "all_mlp")),
+        Variant("setr", "SETR", setr_spec("setr_mla_nano", NANO, "mla", (1, 2, 3, 4), (4,))),
+        Variant("fcn", "FCN", on("resnet", "fcn_dilated")),
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +222,7 @@ def test_sides_are_checked(sides: tuple[int, ...], tiny_data: Path, tmp_path: Pa
 def test_the_patches_are_drawn_side_by_side(tiny_data: Path, tmp_path: Path) -> None:
     """And photos are brought to the side that is asked for."""
     result = ablate(
-        "patches", tiny_data, tmp_path, overrides={**SHORT, "steps": 1}, short_side=32, workers=0, device="cpu"
+        TINY["patches"], tiny_data, tmp_path, overrides={**SHORT, "steps": 1}, short_side=32, workers=0, device="cpu"
     )
     assert result.recipe.to_dict()["augment"][0]["box"] == [128, 32] and result.side == (32, 42)
     with Image.open(tmp_path / "patches_masks.png") as picture:
@@ -234,7 +249,7 @@ def test_models_of_all_kinds(tiny_data: Path, tmp_path: Path) -> None:
     """SegFormer, PVT v2, SETR and FCN: trained, timed and weighed, and their receptive fields side by side."""
     pytest.importorskip("transformers")
     result = ablate(
-        "models", tiny_data, tmp_path, overrides={**SHORT, "steps": 1}, sides=(32, 64), workers=0, device="cpu"
+        TINY["models"], tiny_data, tmp_path, overrides={**SHORT, "steps": 1}, sides=(32, 64), workers=0, device="cpu"
     )
     for row in result.rows:
         assert set(row.operations_by_side) == set(row.seconds_by_side) == set(row.memory_by_side) == {32, 64}

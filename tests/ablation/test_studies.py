@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from terrazzo.ablation.ablate import ablate
-from terrazzo.ablation.studies import STUDIES, Variant, build, changed_segformer, find_study
+from terrazzo.ablation.studies import STUDIES, find_study
 from terrazzo.costs import count_parameters
 from terrazzo.errors import ConfigError, MissingExtraError
-from terrazzo.models import create_model
+from terrazzo.models import MODELS, ModelSpec, create_model
 from terrazzo.models.segformer import VARIANTS
 
 EVERY = {variant.key: variant for study in STUDIES.values() for variant in study.variants}
@@ -20,10 +20,11 @@ EVERY = {variant.key: variant for study in STUDIES.values() for variant in study
 
 @pytest.mark.parametrize("key", EVERY)
 def test_every_network_can_be_built_and_run(key: str) -> None:
-    if EVERY[key].encoder is not None:
+    model = EVERY[key].model
+    if isinstance(model, ModelSpec) and model.encoder.name == "backbone":
         pytest.importorskip("transformers")
     with torch.device("meta"), torch.no_grad():
-        network = build(EVERY[key], 5, (64, 64)).eval()
+        network = create_model(model, 5, 0.0, (64, 64)).eval()
         logits = network(torch.empty(1, 3, 61, 80))
     assert logits.shape[:2] == (1, 5)
     assert 1.5e6 < count_parameters(network) < 11e6  # of one size, so that their scores can be compared
@@ -32,25 +33,40 @@ def test_every_network_can_be_built_and_run(key: str) -> None:
 @pytest.mark.parametrize("study", [study for study in STUDIES.values() if study.name not in ("decoders", "models")])
 def test_the_papers_network_comes_first_and_is_the_only_unchanged_one(study: object) -> None:
     first, *others = study.variants  # type: ignore[attr-defined]
-    assert first.key == first.name == "segformer_b0" and "(the paper's)" in first.title
-    assert all(variant.changes for variant in others)
+    assert first.key == first.model == "segformer_b0" and "(the paper's)" in first.title
+    assert all(variant.model.name == f"segformer_b0 ({variant.title})" for variant in others)
     assert len({variant.key for variant in (first, *others)}) == len(others) + 1
 
 
 def test_keys_mean_one_network_in_all_studies() -> None:
     for study in STUDIES.values():
         for variant in study.variants:
-            same = EVERY[variant.key]
-            assert (variant.model, variant.encoder, variant.changes) == (same.model, same.encoder, same.changes)
+            assert variant.model == EVERY[variant.key].model
 
 
-def test_without_changes_it_is_the_papers() -> None:
-    torch.manual_seed(0)
-    ours = create_model(changed_segformer(), 7, image_size=(64, 64))
-    torch.manual_seed(0)
-    papers = create_model("segformer_b0", 7, drop_path_rate=0.0)
-    assert ours.state_dict().keys() == papers.state_dict().keys()
-    assert all(torch.equal(value, papers.state_dict()[key]) for key, value in ours.state_dict().items())
+CHANGED = {
+    "learned_positions": {"ffn_convolution": False, "positions": True},
+    "no_positions": {"ffn_convolution": False},
+    "plain_patches": {"patch_sizes": (4, 2, 2, 2)},
+    "patches_of_16": {"patch_sizes": (31, 3, 3, 3), "patch_strides": (16, 2, 1, 1), "sr_ratios": (2, 1, 1, 1)},
+    "reduction_4211": {"sr_ratios": (4, 2, 1, 1)},
+    "reduction_1111": {"sr_ratios": (1, 1, 1, 1)},
+    "width_64": {"embed_dim": 64},
+    "width_768": {"embed_dim": 768},
+    "stages_34": {"emitted": (3, 4)},
+    "stages_4": {"emitted": (4,)},
+    "stages_123": {"emitted": (1, 2, 3)},
+}
+
+
+@pytest.mark.parametrize("key", CHANGED)
+def test_it_differs_from_the_papers_in_what_its_title_says_alone(key: str) -> None:
+    spec, paper = EVERY[key].model, MODELS["segformer_b0"]
+    assert isinstance(spec, ModelSpec)
+    parts = (spec.encoder, paper.encoder), (spec.decoder, paper.decoder)
+    found = {name: value for a, b in parts for name, value in a.fields.items() if value != b.fields[name]}
+    assert found == CHANGED[key]
+    assert (spec.auxiliary, spec.in_channels) == (paper.auxiliary, paper.in_channels)
 
 
 @pytest.mark.parametrize("width", [64, 256, 768])
@@ -60,18 +76,16 @@ def test_parameters_of_a_decoder_of_width_c(width: int) -> None:
     by_hand = sum(dim * width + width for dim in dims) + 4 * width**2 + 2 * width + width * K + K
     with torch.device("meta"):
         assert (
-            count_parameters(create_model(changed_segformer(decoder_dim=width), K, image_size=(64, 64)).decoder)
-            == by_hand
+            count_parameters(create_model(MODELS["segformer_b0"].with_decoder(embed_dim=width), K).decoder) == by_hand
         )
 
 
 def test_a_changed_network_does_not_go_by_a_models_name() -> None:
     """So that no program takes its weights for the paper's."""
-    variant = EVERY["plain_patches"]
-    assert variant.name == "segformer_b0 (4 x 4, side by side)"
+    name = EVERY["plain_patches"].model.name  # type: ignore[union-attr]
+    assert name == "segformer_b0 (4 x 4, side by side)"
     with pytest.raises(ConfigError, match="unknown model"):
-        create_model(variant.name, 5)
-    assert Variant("any", "any title", "setr_pup_tiny").name == "setr_pup_tiny"
+        create_model(name, 5)
 
 
 @pytest.mark.parametrize(("name", "hint"), [("positions", "did you mean position?"), ("zzz", "choose one of position")])

@@ -283,12 +283,12 @@ def test_what_somebody_wrote_into_a_run_is_kept_when_it_goes_on(tmp_path: Path) 
 def test_a_study_trains_over_no_other_run(tmp_path: Path) -> None:
     recipe = automatic_recipe("segformer_b0", [(48, 64)])
     photos = Dataset(tmp_path, "train", LABELS, (), "a folder")
-    setting = Setting(recipe, photos, photos, tmp_path, torch.device("cpu"), 0)
+    setting = Setting(tmp_path, recipe, photos, photos, tmp_path)
     mine = tmp_path / "segformer_b0" / "model" / "config.json"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     with pytest.raises(TrainingError) as caught:
-        train_variant(setting, Variant("segformer_b0", "SegFormer"))
+        train_variant(setting, Variant("segformer_b0", "SegFormer", "segformer_b0"))
     assert caught.value.code == "training-output-taken" and mine.read_text() == "mine"
 
 

@@ -1,4 +1,4 @@
-"""`ablate`: the public function from a study's name and a data set to its table and plots."""
+"""`ablate`: the public function from a study and a data set to its table and plots."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 
 from terrazzo.ablation.figures import attention_png, fields_png, masks_png, study_png
 from terrazzo.ablation.results import Result, Row
-from terrazzo.ablation.runs import Setting, scores_by_side, train_variant, trained_network
+from terrazzo.ablation.runs import Setting, scores_by_side, train_variant, trained_model
 from terrazzo.ablation.studies import Study, Variant, find_study
 from terrazzo.atomic import make_folder
 from terrazzo.costs import count_operations_of_size, count_parameters, memory_of_forward, seconds_of_forward
-from terrazzo.data import DataRules, open_dataset
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
 from terrazzo.interpret.receptive_field import receptive_fields
-from terrazzo.labels.spec import LabelSpec
+from terrazzo.models import build
 from terrazzo.ownership import check_outputs, write_result, write_results
 from terrazzo.text import printable
 from terrazzo.training.data import open_splits
 from terrazzo.training.overrides import full_paths
-from terrazzo.training.recipe import Recipe, automatic_recipe
+from terrazzo.training.recipe import Recipe
 from terrazzo.training.record import machine_name
+from terrazzo.training.train import recipe_for
 from terrazzo.weights.files import TrainedModel
 
 __all__ = ["ablate"]
@@ -37,26 +37,23 @@ __all__ = ["ablate"]
 EPOCHS = 20
 NEVER = 1_000_000  # epochs from one validation to the next: the last step's weights are what is compared
 
-PHOTOS_SHOWN = 3
-"""Photos whose masks are drawn side by side."""
-
 COUNTED_SIDES = (128, 256, 384, 512, 768, 1024, 1536, 2048)
 """Image sides for which operations are counted; nothing is computed for that."""
-
-ATTENTION_FILE = "reduction_attention.png"
-MASKS_FILE, FIELDS_FILE = "patches_masks.png", "models_receptive_fields.png"
-PICTURES = {"reduction": ATTENTION_FILE, "patches": MASKS_FILE, "models": FIELDS_FILE}
-"""What a study draws besides its plot."""
-
-FIELD_WINDOW = 256
-"""Side of what is cut from the middle of photos at their own size for receptive fields; SETR's fill any window."""
 
 MEASURED_SIDES = (128, 256, 384, 512)
 """Image sides for which time and memory are measured."""
 
+FILES = (".md", ".csv", ".png", ".json")
+PICTURES = {"attention": "_attention.png", "masks": "_masks.png", "resources": "_receptive_fields.png"}
+"""What a study draws besides its plot, by what it measures; the name of the file begins with the study's."""
+
+PHOTOS_SHOWN = 3
+FIELD_WINDOW = 256
+"""Side of what is cut from the middle of photos at their own size for receptive fields; SETR's fill any window."""
+
 
 def ablate(
-    study: str,
+    study: str | Study,
     data: str | Path,
     output: str | Path,
     *,
@@ -72,18 +69,19 @@ def ablate(
 
     All of them learn from random weights by one recipe: that of `terrazzo.train` for a folder, for 20 epochs, without
     stochastic depth, and with the weights after the last step, not the best. Several studies can share an output
-    folder; what one has trained the next does not train again. A study that was interrupted goes on where it was.
+    folder; what one has trained the next does not train again. A study that was interrupted goes on where it was. Each
+    network has an ordinary run folder under ``runs/``, for `terrazzo.load` and all commands.
 
     Args:
-        study: position, patches, reduction, width, stages, decoders or models.
+        study: position, patches, reduction, width, stages, decoders or models; or a `Study` of your own.
         data: the data set's folder.
         output: the folder for the table, the plots and the trained networks.
         labels: a bundled class list for a folder that does not say what its classes are.
         overrides: recipe fields that take other values, such as ``{"epochs": 5, "crop": (128, 128)}``.
         short_side: bring photos to this shorter side before windows are cut, and in validation; by default as
             `terrazzo.train` does.
-        sides: for the study ``position`` the shorter sides of the photos to validate at; for ``models`` the sides of
-            the square images to measure time and memory with.
+        sides: for the study ``position`` the shorter sides of the photos to validate at; for ``reduction`` and
+            ``models`` the sides of the square images that are measured.
         workers: loader processes.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         overwrite: replace tables and pictures that are not those of an earlier study, too.
@@ -98,80 +96,58 @@ def ablate(
         TrainingError: the folder holds runs with other settings, or one diverged.
         OutputError: the output folder cannot be written to.
     """
-    chosen = find_study(study)
-    files = _files(chosen.name, Path(output))
-    files += [Path(output, name) for study, name in PICTURES.items() if study == chosen.name]
-    check_outputs(files, "ablate", inputs=[Path(data)], overwrite=overwrite)
+    study = find_study(study) if isinstance(study, str) else study
+    data, output = Path(data), Path(output)
+    files = [output / f"{study.name}{suffix}" for suffix in FILES]
+    pictures = [output / f"{study.name}{suffix}" for what, suffix in PICTURES.items() if what == study.measures]
+    check_outputs([*files, *pictures], "ablate", inputs=[data], overwrite=overwrite)
     if sides is not None and (not sides or min(sides) < 8):
-        raise ConfigError(
-            f"sides are {', '.join(map(str, sides)) or 'none'}",
-            fix="give some of at least 8 pixels",
-            code="ablation-sides",
-        )
+        given = ", ".join(map(str, sides)) or "none"
+        raise ConfigError(f"sides are {given}", fix="give some of at least 8 pixels", code="ablation-sides")
     keep_freed_memory()
-    recipe = _recipe(Path(data), labels, overrides or {}, short_side)
-    train, val = open_splits(recipe.data, Path(data))
-    setting = Setting(recipe, train, val, Path(output) / "runs", find_device(device), workers)
-    rows = _costs(setting, chosen, sides)  # before any training, since what cannot be built fails here
-    if chosen.name == "reduction":
-        title = "Attention with and without sequence reduction in SegFormer-B0, by the ratios of its stages"
-        write_result(make_folder(output) / ATTENTION_FILE, attention_png(rows, title), "ablate")
-    trained = []
-    for number, (variant, row) in enumerate(zip(chosen.variants, rows, strict=True), start=1):
-        _say(f"{number}/{len(rows)}  {variant.title}: {row.parameters / 1e6:.2f} million parameters")
-        result = train_variant(setting, variant)
-        row = replace(row, **{key: result[key] for key in ("mIoU", "mAcc", "aAcc", "minutes", "steps")})
-        trained.append(_more(setting, chosen, row, variant, sides))
-    finished = Result(
-        study=chosen.name,
-        title=chosen.title,
-        claim=chosen.claim,
+    recipe = _recipe(data, labels, overrides or {}, short_side)
+    setting = Setting(data, recipe, *open_splits(recipe.data, data), output / "runs", workers, device)
+    rows = [_costs(setting, study, variant, sides) for variant in study.variants]  # what cannot be built fails here
+    if study.measures == "attention":
+        write_result(make_folder(output) / pictures[0].name, attention_png(rows), "ablate")
+    models = []
+    for number, variant in enumerate(study.variants):
+        _say(f"{number + 1}/{len(rows)}  {variant.title}: {rows[number].parameters / 1e6:.2f} million parameters")
+        scores = train_variant(setting, variant)
+        models.append(trained_model(setting, variant))
+        more = _measured(setting, study, variant, models[-1], sides)
+        rows[number] = replace(rows[number], **scores, **more)
+    train, val = setting.train, setting.val
+    result = Result(
+        study=study.name,
+        title=study.title,
+        claim=study.claim,
         data=f"{train.root.resolve().name}: {len(train)} photos to learn from, {len(val)} to validate on",
-        machine=machine_name(setting.device),
+        machine=machine_name(find_device(device)),
         recipe=recipe,
-        rows=tuple(trained),
+        rows=tuple(rows),
         side=_side(setting),
     )
-    _write(finished, Path(output))
-    if chosen.name == "patches":
-        write_result(Path(output, MASKS_FILE), _masks(setting, chosen), "ablate")
-    if chosen.name == "models":
-        write_result(Path(output, FIELDS_FILE), _fields(setting, chosen), "ablate")
-    return finished
-
-
-def _files(study: str, folder: Path) -> list[Path]:
-    """The files that a study's table, numbers and plot are written to."""
-    return [folder / f"{study}{suffix}" for suffix in (".md", ".csv", ".png", ".json")]
-
-
-def _write(result: Result, folder: Path) -> None:
     numbers = (json.dumps(result.to_dict(), indent=2) + "\n").encode()
     contents = (result.markdown().encode(), result.csv().encode(), study_png(result), numbers)
-    write_results(dict(zip(_files(result.study, folder), contents, strict=True)), "ablate")
+    write_results(dict(zip(files, contents, strict=True)), "ablate")
+    if study.measures == "masks":
+        write_result(pictures[0], _masks(setting, study, models), "ablate")
+    if study.measures == "resources":
+        write_result(pictures[0], _fields(setting, models), "ablate")
+    return result
 
 
 def _recipe(data: Path, labels: str | None, overrides: Mapping[str, Any], short_side: int | None) -> Recipe:
-    spec = LabelSpec.bundled(labels) if labels else None
-    changes = full_paths(overrides)
-    rules = DataRules.of_recipe({"split": changes.get("data.split"), "crowds": changes.get("data.crowds")})
-    photos = open_dataset(data, str(changes.get("data.train_split", "train")), spec, rules=rules).samples
-    given = {key: changes.get(f"run.{key}") for key in ("epochs", "steps", "batch_size")}
-    length = {key: value for key, value in given.items() if value is not None}
-    if "steps" not in length:
-        length.setdefault("epochs", EPOCHS)
-    sizes = [photo.image.size for photo in photos]
-    recipe = automatic_recipe("segformer_b0", sizes, **length)
-    own: dict[str, Any] = {
-        "data.labels": labels,
-        "model.drop_path": 0.0,
-        "run.validate_every": NEVER,
-        "run.patience": None,
-    }
+    changes = {"data.labels": labels, **full_paths(overrides)}
+    if changes.get("run.steps") is None and changes.get("run.epochs") is None:
+        changes["run.epochs"] = EPOCHS
+    own: dict[str, Any] = {"model.drop_path": 0.0, "run.validate_every": NEVER, "run.patience": None}
     if short_side is not None:
         long_side = 4 * short_side
         own |= {"data.preprocess.short_side": short_side, "data.preprocess.long_side": long_side}
         own |= {"augment.resize.box": (long_side, short_side)}
+    recipe, _ = recipe_for(data, "segformer_b0", changes)
     return recipe.changed({**own, **changes})
 
 
@@ -180,53 +156,41 @@ def _side(setting: Setting) -> tuple[int, int]:
     return setting.recipe.data.preprocess.target_size(*setting.val.samples[0].image.size)
 
 
-def _costs(setting: Setting, study: Study, sides: Sequence[int] | None) -> list[Row]:
-    rows = []
-    for variant in study.variants:
-        network = setting.network(variant)
-        operations = count_operations_of_size(network, *_side(setting))
-        attention = {}
-        if study.name == "reduction":
-            attention = {
-                side: count_operations_of_size(network, side, side).attention_macs for side in sides or COUNTED_SIDES
-            }
-        rows.append(
-            Row(
-                key=variant.key,
-                title=variant.title,
-                parameters=count_parameters(network),
-                operations=operations.macs,
-                attention=operations.attention_macs,
-                attention_by_side=attention,
-            )
-        )
-    return rows
+def _costs(setting: Setting, study: Study, variant: Variant, sides: Sequence[int] | None) -> Row:
+    network = build(setting.spec(variant))
+    operations = count_operations_of_size(network, *_side(setting))
+    counted = sides or COUNTED_SIDES if study.measures == "attention" else ()
+    return Row(
+        key=variant.key,
+        title=variant.title,
+        parameters=count_parameters(network),
+        operations=operations.macs,
+        attention=operations.attention_macs,
+        attention_by_side={side: count_operations_of_size(network, side, side).attention_macs for side in counted},
+    )
 
 
-def _more(setting: Setting, study: Study, row: Row, variant: Variant, sides: Sequence[int] | None) -> Row:
-    """Add to a row what its study measures besides."""
-    if study.name == "position":
+def _measured(
+    setting: Setting, study: Study, variant: Variant, model: TrainedModel, sides: Sequence[int] | None
+) -> dict[str, Any]:
+    """Return the curves that a study adds to a row."""
+    if study.measures == "sizes":
         side = min(_side(setting))
         chosen = sides or (side // 2, side * 3 // 4, side, side * 3 // 2, side * 2)
         _say(f"{variant.title}: photos with shorter sides of {', '.join(map(str, chosen))}")
-        return replace(
-            row,
-            mIoU_by_side=scores_by_side(setting, variant, chosen),
-            mIoU_in_windows=scores_by_side(setting, variant, (max(chosen),), setting.windows),
-        )
-    if study.name == "models":
+        largest = scores_by_side(setting, variant, model, (max(chosen),), setting.windows)
+        return {"mIoU_by_side": scores_by_side(setting, variant, model, chosen), "mIoU_in_windows": largest}
+    if study.measures == "resources":
         chosen = sides or MEASURED_SIDES
         _say(f"{variant.title}: time and memory for images of {', '.join(map(str, chosen))} pixels a side")
-        network = trained_network(setting, variant)
-        return replace(
-            row,
-            operations_by_side={
-                side: count_operations_of_size(network, side, side).macs for side in sides or COUNTED_SIDES
-            },
-            seconds_by_side={side: seconds_of_forward(network, side, side, setting.device) for side in chosen},
-            memory_by_side={side: memory_of_forward(network, side, side, setting.device) for side in chosen},
-        )
-    return row
+        network, device = model.network, find_device(setting.device)
+        counted = sides or COUNTED_SIDES
+        return {
+            "operations_by_side": {side: count_operations_of_size(network, side, side).macs for side in counted},
+            "seconds_by_side": {side: seconds_of_forward(network, side, side, device) for side in chosen},
+            "memory_by_side": {side: memory_of_forward(network, side, side, device) for side in chosen},
+        }
+    return {}
 
 
 def _shown_photos(setting: Setting) -> list[tuple[NDArray[np.uint8], NDArray[Any]]]:
@@ -235,29 +199,25 @@ def _shown_photos(setting: Setting) -> list[tuple[NDArray[np.uint8], NDArray[Any
     return [setting.val.read(index) for index in sorted(set(places.tolist()))]
 
 
-def _masks(setting: Setting, study: Study) -> bytes:
-    """Draw some photos, their labels, and the masks of each variant of a study."""
-    labels, pairs = setting.val.labels, _shown_photos(setting)
-    pictures = [[image, labels.colorize(label)] for image, label in pairs]
-    for variant in study.variants:
-        predictor = setting.predictor(trained_network(setting, variant))
-        for row, (image, _) in zip(pictures, pairs, strict=True):
-            row.append(labels.colorize(predictor.masks([image])[0]))
+def _masks(setting: Setting, study: Study, models: Sequence[TrainedModel]) -> bytes:
+    """Draw some photos, their labels, and the masks of each network."""
+    labels, predictors = setting.val.labels, [setting.predictor(model) for model in models]
+    pictures = []
+    for image, label in _shown_photos(setting):
+        masks = [label, *(predictor.masks([image])[0] for predictor in predictors)]
+        pictures.append([image, *map(labels.colorize, masks)])
     headings = ["photo", "label", *(variant.title for variant in study.variants)]
     return masks_png(pictures, headings, study.title, labels)
 
 
-def _fields(setting: Setting, study: Study) -> bytes:
+def _fields(setting: Setting, models: Sequence[TrainedModel]) -> bytes:
     """Draw what the middle of each network's last map, and of its result, depends on."""
-    recipe = setting.recipe
     photos = [image for image, _ in _shown_photos(setting)]
-    as_they_are = replace(recipe.data.preprocess, short_side=None, long_side=None)
     measured = []
-    for variant in study.variants:
-        _say(f"{variant.title}: receptive fields")
-        network = trained_network(setting, variant)
-        model = TrainedModel(variant.name, network, setting.train.labels, as_they_are, name=variant.title)
-        measured.append(receptive_fields(photos, model, window=FIELD_WINDOW, device=str(setting.device)))
+    for model in models:
+        _say(f"{model.name}: receptive fields")
+        whole = replace(model, preprocess=replace(model.preprocess, short_side=None, long_side=None))
+        measured.append(receptive_fields(photos, whole, window=FIELD_WINDOW, device=setting.device))
     return fields_png(measured)
 
 

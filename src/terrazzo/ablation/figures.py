@@ -37,7 +37,8 @@ def study_png(result: Result) -> bytes:
     """Draw a study: the scores of its networks, and what they cost or how they fare at other sizes."""
     from matplotlib.figure import Figure
 
-    draw = {"position": _position, "models": _models}.get(result.study, _bars)
+    first = result.rows[0]
+    draw = _position if first.mIoU_by_side else _models if first.seconds_by_side else _bars
     figure = Figure(figsize=(10, 3.1 + 0.34 * len(result.rows)), layout="constrained")
     draw(figure, result)
     lines = textwrap.wrap(f"Claim: {result.claim}", 118)
@@ -49,11 +50,12 @@ def study_png(result: Result) -> bytes:
     return to_png(figure, DPI, trimmed=True)
 
 
-def attention_png(rows: Sequence[Row], title: str) -> bytes:
+def attention_png(rows: Sequence[Row]) -> bytes:
     """Draw what attention costs against the side of the image, which takes counting and no training."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5), layout="constrained")
+    title = "Attention with and without sequence reduction in SegFormer-B0, by the ratios of its stages"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK, parse_math=False)
     _curves(
         figure.subplots(),

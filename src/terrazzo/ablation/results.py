@@ -1,4 +1,4 @@
-"""The result of a study: rows of numbers, as a table in Markdown, as JSON and CSV, and as a plot."""
+"""The result of a study: rows of numbers, as a table in Markdown, as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Result:
         claim: the sentence that was put to the test.
         data: what was learnt from and measured on.
         machine: what the networks ran on.
-        recipe: how they were trained, but for the model and its encoder.
+        recipe: how they were trained, but for the model.
         side: (height, width) of the images that `Row.operations` are counted for.
         rows: the networks, the paper's own first.
     """
@@ -93,9 +93,8 @@ class Result:
 
     @property
     def trained(self) -> str:
-        """Say in a sentence how the networks were trained, for nobody to take the scores for more than they are."""
-        height, width = self.recipe.crop
-        run = self.recipe.run
+        """Say in a sentence how the networks were trained, so that nobody takes the scores for more than they are."""
+        (height, width), run = self.recipe.crop, self.recipe.run
         return (
             f"Each network: {self.rows[0].steps} steps of {run.batch_size} windows of {width} x {height} "
             f"from random weights, once, with seed {run.seed}."
@@ -104,42 +103,25 @@ class Result:
     def markdown(self) -> str:
         """Lay out the study as a page."""
         height, width = self.side
-        head = ["network", "parameters", f"GMAC at {width} x {height}", "of it attention", "mIoU", "mAcc", "aAcc"]
-        cells = [
-            [
-                row.title,
-                f"{row.parameters / 1e6:.2f} M",
-                f"{row.operations / 1e9:.3f}",
-                f"{row.attention / row.operations:.1%}",
-                *(f"{score:.1f}" for score in (row.mIoU, row.mAcc, row.aAcc)),
-            ]
-            for row in self.rows
-        ]
-        parts = [
-            f"# {self.title}",
-            self.claim,
-            f"`terrazzo ablate {self.study}` on {printable(self.data)}; {self.machine}. {self.trained} Differences of "
-            "a few points between single short runs are noise.",
-            _table(head, cells),
-        ]
+        lines = [["network", "parameters", f"GMAC at {width} x {height}", "of it attention", "mIoU", "mAcc", "aAcc"]]
+        for row in self.rows:
+            costs = f"{row.parameters / 1e6:.2f} M", f"{row.operations / 1e9:.3f}"
+            share = f"{row.attention / row.operations:.1%}"
+            lines.append([row.title, *costs, share, *(f"{score:.1f}" for score in (row.mIoU, row.mAcc, row.aAcc))])
+        about = f"`terrazzo ablate {self.study}` on {printable(self.data)}; {self.machine}. {self.trained} Differences "
+        parts = [f"# {self.title}", self.claim, f"{about}of a few points between single short runs are noise."]
+        parts.append(_table(lines))
         for name, (heading, unit, form) in CURVES.items():
             if sides := sorted(getattr(self.rows[0], name)):
-                curves = [getattr(row, name) for row in self.rows]
-                cells = [
-                    [row.title, *(format(curve[side] / unit, form) for side in sides)]
-                    for row, curve in zip(self.rows, curves, strict=True)
-                ]
-                parts += [f"{heading}:", _table(["network", *map(str, sides)], cells)]
+                lines = [["network", *map(str, sides)]]
+                for row in self.rows:
+                    lines.append([row.title, *(format(getattr(row, name)[side] / unit, form) for side in sides)])
+                parts += [f"{heading}:", _table(lines)]
         return "\n\n".join(parts) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON's types."""
-        return {
-            **asdict(self),
-            "recipe": self.recipe.to_dict(),
-            "side": list(self.side),
-            "rows": [asdict(row) for row in self.rows],
-        }
+        return {**asdict(self), "recipe": self.recipe.to_dict()}
 
     def csv(self) -> str:
         """One line for each network; curves have a column for each side, such as ``mIoU_by_side_240``."""
@@ -156,6 +138,7 @@ class Result:
         return text.getvalue()
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def _table(lines: list[list[str]]) -> str:
+    head, *rows = lines
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *rows))

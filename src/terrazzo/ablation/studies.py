@@ -1,23 +1,19 @@
 """The studies: one for each claim of the papers, and the networks that it compares.
 
-A network is one of the ordinary models, or a SegFormer-B0 of which one thing is changed. What can be changed are
-arguments of the encoder's and the decoder's classes (models/encoders/mit.py, models/decoders/all_mlp.py), and
-`changed_segformer` is where they meet.
+A network is one of the ordinary models, or the spec of a SegFormer-B0 of which one argument differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from terrazzo.errors import ConfigError
-from terrazzo.models import MODELS, ModelSpec, Segmenter, create_model
-from terrazzo.text import nearest
+from terrazzo.models import MODELS, ModelSpec, Part
+from terrazzo.text import nearest, show
 
-__all__ = ["STUDIES", "Study", "Variant", "build", "changed_segformer", "find_study"]
-
-BASE = "segformer_b0"
+__all__ = ["STUDIES", "Study", "Variant", "find_study"]
 
 
 @dataclass(frozen=True)
@@ -25,28 +21,14 @@ class Variant:
     """One of the networks that a study compares.
 
     Attributes:
-        key: names its folder.
+        key: names the folder of its run.
         title: names it for people.
-        model: a model that `create_model` knows.
-        encoder: the configuration of a backbone of transformers, for a `model` that is a decoder alone.
-        changes: arguments of `changed_segformer`; `model` is then only what it is compared with.
+        model: as `terrazzo.create_model` takes it: a name such as ``segformer_b0`` or ``mit_b0+fcn``, or a spec.
     """
 
     key: str
     title: str
-    model: str = BASE
-    encoder: Mapping[str, Any] | None = None
-    changes: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """What recipes and model folders call it; no model is called so where something is changed."""
-        return f"{self.model} ({self.title})" if self.changes else self.model
-
-    @property
-    def spec(self) -> ModelSpec | None:
-        """What it is, where something is changed; None where its model and its encoder say it."""
-        return replace(changed_segformer(**self.changes), name=self.name) if self.changes else None
+    model: str | ModelSpec
 
 
 @dataclass(frozen=True)
@@ -58,56 +40,16 @@ class Study:
         title: heads the table and the plot.
         claim: the sentence that it puts to the test, and whose it is.
         variants: what is trained, the paper's own first.
+        measures: what is measured beside scores and costs: scores by the photos' ``sizes``, ``attention`` against image
+            size, ``masks`` side by side, or ``resources``: operations, time and memory against image size, and
+            receptive fields.
     """
 
     name: str
     title: str
     claim: str
     variants: tuple[Variant, ...]
-
-
-def changed_segformer(
-    *,
-    patch_sizes: Sequence[int] = (7, 3, 3, 3),
-    patch_strides: Sequence[int] = (4, 2, 2, 2),
-    sr_ratios: Sequence[int] = (8, 4, 2, 1),
-    ffn_convolution: bool = True,
-    positions: bool = False,
-    stages: Sequence[int] = (1, 2, 3, 4),
-    decoder_dim: int | None = None,
-) -> ModelSpec:
-    """Return the spec of a SegFormer-B0, the paper's but for what is given.
-
-    Args:
-        patch_sizes: kernel of each patch embedding; one that equals its stride makes plain patches.
-        patch_strides: stride of each patch embedding.
-        sr_ratios: reduction ratio R of each stage.
-        ffn_convolution: the depthwise convolution of Mix-FFN.
-        positions: a learned embedding of each position in every stage.
-        stages: the stages fed to the decoder; those beyond the last of them are left out.
-        decoder_dim: decoder width C.
-    """
-    spec = MODELS[BASE].with_encoder(
-        sr_ratios=sr_ratios,
-        patch_sizes=patch_sizes,
-        patch_strides=patch_strides,
-        drop_path_rate=0.0,
-        ffn_convolution=ffn_convolution,
-        positions=positions,
-        emitted=stages,
-    )
-    if decoder_dim is not None:
-        spec = spec.with_decoder(embed_dim=decoder_dim)
-    return spec
-
-
-def build(variant: Variant, num_classes: int, crop: tuple[int, int]) -> Segmenter:
-    """Return a variant's network with random weights.
-
-    Raises:
-        MissingExtraError: it needs transformers, which is not installed.
-    """
-    return create_model(variant.spec or variant.model, num_classes, 0.0, crop, variant.encoder)
+    measures: Literal["sizes", "attention", "masks", "resources"] | None = None
 
 
 def find_study(name: str) -> Study:
@@ -120,13 +62,19 @@ def find_study(name: str) -> Study:
         near = nearest(name, STUDIES)
         hint = f"did you mean {near}? " if near else ""
         raise ConfigError(
-            f"unknown study {name!r}", fix=f"{hint}choose one of {', '.join(STUDIES)}", code="ablation-study"
+            f"unknown study {show(name)}", fix=f"{hint}choose one of {', '.join(STUDIES)}", code="ablation-study"
         )
     return STUDIES[name]
 
 
-# -- the comparisons --------------------------------------------------------------------------------------------------
+# -- the networks -----------------------------------------------------------------------------------------------------
 
+B0 = MODELS["segformer_b0"]
+SEGFORMER = Variant("segformer_b0", "SegFormer-B0", "segformer_b0")
+SETR = {
+    name: Variant(f"setr_{name}_tiny", f"SETR-{title}, DeiT-Tiny", f"setr_{name}_tiny")
+    for name, title in (("naive", "Naive"), ("pup", "PUP"), ("mla", "MLA"))
+}
 # PVT v2-B0 as published (arXiv 2106.13797, table 1); it has the widths and depths of SegFormer-B0.
 PVT_V2_B0 = {
     "model_type": "pvt_v2",
@@ -145,17 +93,23 @@ NARROW_RESNET_18 = {
     "layer_type": "basic",
 }
 
-SEGFORMER = Variant("segformer_b0", "SegFormer-B0")
-SETR = {
-    name: Variant(f"setr_{name}_tiny", f"SETR-{title}, DeiT-Tiny", f"setr_{name}_tiny")
-    for name, title in (("naive", "Naive"), ("pup", "PUP"), ("mla", "MLA"))
-}
-
 
 def _paper(title: str) -> Variant:
     """SegFormer-B0 as it is, under the title that says in what it differs from its rivals; they share its run."""
-    return Variant(SEGFORMER.key, title)
+    return replace(SEGFORMER, title=title)
 
+
+def _changed(key: str, title: str, spec: ModelSpec) -> Variant:
+    """A SegFormer-B0 that differs from the paper's, under a name that no model has."""
+    return Variant(key, title, replace(spec, name=f"{B0.name} ({title})"))
+
+
+def _on_backbone(key: str, title: str, decoder: str, config: Mapping[str, Any]) -> Variant:
+    """A decoder on a backbone of transformers."""
+    return Variant(key, title, ModelSpec(Part("backbone", {"config": config}), Part(decoder), name=decoder))
+
+
+# -- the comparisons --------------------------------------------------------------------------------------------------
 
 STUDIES = {
     study.name: study
@@ -167,13 +121,14 @@ STUDIES = {
             "at another size than the training windows' costs little (SegFormer, section 3.1).",
             (
                 _paper("Mix-FFN (the paper's)"),
-                Variant(
+                _changed(
                     "learned_positions",
                     "learned positions, plain FFN",
-                    changes={"ffn_convolution": False, "positions": True},
+                    B0.with_encoder(ffn_convolution=False, positions=True),
                 ),
-                Variant("no_positions", "plain FFN, no positions", changes={"ffn_convolution": False}),
+                _changed("no_positions", "plain FFN, no positions", B0.with_encoder(ffn_convolution=False)),
             ),
+            "sizes",
         ),
         Study(
             "patches",
@@ -182,18 +137,15 @@ STUDIES = {
             "pixels suit dense prediction better than ViT's 16 x 16 (SegFormer, section 3.1).",
             (
                 _paper("4 x 4, overlapping (the paper's)"),
-                Variant("plain_patches", "4 x 4, side by side", changes={"patch_sizes": (4, 2, 2, 2)}),
+                _changed("plain_patches", "4 x 4, side by side", B0.with_encoder(patch_sizes=(4, 2, 2, 2))),
                 # The coarsest maps stay at 1/32, and so do keys and values: only the pyramid's fine end is missing.
-                Variant(
+                _changed(
                     "patches_of_16",
                     "16 x 16, overlapping",
-                    changes={
-                        "patch_sizes": (31, 3, 3, 3),
-                        "patch_strides": (16, 2, 1, 1),
-                        "sr_ratios": (2, 1, 1, 1),
-                    },
+                    B0.with_encoder(patch_sizes=(31, 3, 3, 3), patch_strides=(16, 2, 1, 1), sr_ratios=(2, 1, 1, 1)),
                 ),
             ),
+            "masks",
         ),
         Study(
             "reduction",
@@ -202,9 +154,10 @@ STUDIES = {
             "stage to stage, sides of windows 8, 4, 2, 1 (SegFormer, section 3.1).",
             (
                 _paper("8, 4, 2, 1 (the paper's)"),
-                Variant("reduction_4211", "4, 2, 1, 1", changes={"sr_ratios": (4, 2, 1, 1)}),
-                Variant("reduction_1111", "1, 1, 1, 1 (none)", changes={"sr_ratios": (1, 1, 1, 1)}),
+                _changed("reduction_4211", "4, 2, 1, 1", B0.with_encoder(sr_ratios=(4, 2, 1, 1))),
+                _changed("reduction_1111", "1, 1, 1, 1 (none)", B0.with_encoder(sr_ratios=(1, 1, 1, 1))),
             ),
+            "attention",
         ),
         Study(
             "width",
@@ -213,8 +166,8 @@ STUDIES = {
             "section 4.2, table 1b).",
             (
                 _paper("C = 256 (the paper's)"),
-                Variant("width_64", "C = 64", changes={"decoder_dim": 64}),
-                Variant("width_768", "C = 768", changes={"decoder_dim": 768}),
+                _changed("width_64", "C = 64", B0.with_decoder(embed_dim=64)),
+                _changed("width_768", "C = 768", B0.with_decoder(embed_dim=768)),
             ),
         ),
         Study(
@@ -224,9 +177,9 @@ STUDIES = {
             "(4); it needs them together (SegFormer, section 3.2).",
             (
                 _paper("1, 2, 3, 4 (the paper's)"),
-                Variant("stages_34", "3, 4", changes={"stages": (3, 4)}),
-                Variant("stages_4", "4", changes={"stages": (4,)}),
-                Variant("stages_123", "1, 2, 3 (no stage 4)", changes={"stages": (1, 2, 3)}),
+                _changed("stages_34", "3, 4", B0.with_encoder(emitted=(3, 4))),
+                _changed("stages_4", "4", B0.with_encoder(emitted=(4,))),
+                _changed("stages_123", "1, 2, 3 (no stage 4)", B0.with_encoder(emitted=(1, 2, 3))),
             ),
         ),
         Study(
@@ -244,11 +197,12 @@ STUDIES = {
             "section 1).",
             (
                 SEGFORMER,
-                Variant("pvt_v2_b0", "PVT v2-B0, all-MLP", "all_mlp", PVT_V2_B0),
+                _on_backbone("pvt_v2_b0", "PVT v2-B0, all-MLP", "all_mlp", PVT_V2_B0),
                 SETR["mla"],
-                Variant("fcn_resnet", "FCN, narrow ResNet-18", "fcn", NARROW_RESNET_18),
-                Variant("fcn_dilated_resnet", "dilated FCN, narrow ResNet-18", "fcn_dilated", NARROW_RESNET_18),
+                _on_backbone("fcn_resnet", "FCN, narrow ResNet-18", "fcn", NARROW_RESNET_18),
+                _on_backbone("fcn_dilated_resnet", "dilated FCN, narrow ResNet-18", "fcn_dilated", NARROW_RESNET_18),
             ),
+            "resources",
         ),
     )
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 from terrazzo.config import read_yaml_mapping, refuse_unknown_keys
 from terrazzo.errors import ConfigError
-from terrazzo.models import refuse_unknown_model
+from terrazzo.models import ModelSpec, refuse_unknown_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import show
 from terrazzo.training.augment import AUGMENTATIONS, Step
@@ -92,9 +92,15 @@ class Recipe:
         return Recipe.from_dict(with_values(self.to_dict(), full_paths(changes)), where) if changes else self
 
     def differences(self, other: Recipe) -> list[str]:
-        """Return the paths of the fields in which two recipes differ; of other rows, that of their list."""
+        """Return the paths of the fields in which two recipes differ; of other rows, that of their list.
+
+        Earlier versions wrote no spec. Where one of the recipes lacks it, their names are compared.
+        """
         found: list[str] = []
         mine, theirs = self.to_dict(), other.to_dict()
+        if (self.model.spec is None) != (other.model.spec is None):
+            for values in (mine, theirs):
+                values["model"] = {k: v for k, v in values["model"].items() if k not in ("spec", "encoder")}
         for section in mine:
             pairs = [(section, mine[section], theirs[section])]
             if section in TABLES:
@@ -109,8 +115,11 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain YAML and JSON values."""
+        model = plain_values(self.model)
+        if self.model.spec is None:
+            del model["spec"]
         return {
-            "model": plain_values(self.model),
+            "model": model,
             "data": plain_values(self.data),
             "augment": [{"name": row_name(AUGMENTATIONS, row), **plain_values(row)} for row in self.augment],
             "loss": [{"name": row_name(LOSSES, row), **plain_values(row)} for row in self.loss],
@@ -166,7 +175,7 @@ class Recipe:
 
 
 def automatic_recipe(
-    model: str,
+    model: str | ModelSpec,
     image_sizes: list[tuple[int, int]],
     *,
     encoder: str | None = None,
@@ -184,7 +193,7 @@ def automatic_recipe(
     pixels, as a multiple of 32.
 
     Args:
-        model: architecture name.
+        model: architecture name, or what the network is.
         image_sizes: (height, width) of the training photos.
         encoder: see `Recipe`.
         pretrained: how photos are normalised for the weights that the encoder brings, which then learn at a tenth of
@@ -196,7 +205,12 @@ def automatic_recipe(
         preprocess: that of the model to start from, which is kept. Windows are cut from photos of the size that it
             gives them.
     """
-    refuse_unknown_model(model, encoder is not None)
+    spec = model if isinstance(model, ModelSpec) else None
+    drop_path = 0.1
+    if spec is not None:
+        drop_path = spec.encoder.fields.get("drop_path_rate", drop_path)
+    else:
+        refuse_unknown_model(str(model), encoder is not None)
     seen = image_sizes if preprocess is None else [preprocess.target_size(*size) for size in image_sizes]
     short_sides = sorted(min(size) for size in seen)
     usual = short_sides[len(short_sides) // 2]
@@ -214,7 +228,14 @@ def automatic_recipe(
             preprocess = replace(preprocess, short_side=usual, long_side=usual * 4)
     total = (steps or 0) + (epochs or 0) * max(len(image_sizes) // batch_size, 1)
     return Recipe(
-        model=ModelSection(name=model, encoder=encoder, weights=weights, drop_path=0.1, auxiliary_weight=0.4),
+        model=ModelSection(
+            name=str(model) if spec is None else spec.title,
+            encoder=encoder,
+            weights=weights,
+            drop_path=drop_path,
+            auxiliary_weight=0.4,
+            spec=spec,
+        ),
         data=DataSection(
             labels=None,
             train_split="train",

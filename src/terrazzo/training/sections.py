@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from terrazzo.data.rules import Crowds, DataRules
 from terrazzo.data.splits import SplitRule
 from terrazzo.inference.protocols import find_protocol
+from terrazzo.models import ModelSpec
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.fields import LARGEST, Checked, Count, NotNegative, Share, Within
 
@@ -25,13 +26,15 @@ class ModelSection(Checked):
     """What is trained, and from where.
 
     Attributes:
-        name: architecture.
+        name: architecture; with `spec` its title.
         encoder: a backbone of Hugging Face transformers, as `create_model` takes it, for a `name` that is a decoder
             alone; null for all others.
         weights: what to start from, or null for random weights: a model, or a file that the recipe's reader has to
             bring, such as an encoder trained on ImageNet. Where it is not found, the run does not start.
         drop_path: stochastic depth of the last encoder block, where the encoder has it.
         auxiliary_weight: what the loss of each auxiliary head counts beside the main one; 0 trains without the heads.
+        spec: what the network is, where a name does not say it; the number of classes and the image size in it give way
+            to those of the data and of the crop.
     """
 
     name: str
@@ -39,6 +42,13 @@ class ModelSection(Checked):
     weights: str | None
     drop_path: Annotated[float, BelowOne]
     auxiliary_weight: NotNegative
+    spec: ModelSpec | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.spec is not None:
+            self._require("name", self.name == self.spec.title, f"{self.spec.title}, as the spec has it")
+            self._require("encoder", self.encoder is None, "null, since the spec has an encoder")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ from terrazzo.data.readings import read_by
 from terrazzo.errors import CheckpointError
 from terrazzo.labels.matching import match_classes, only_numbered, side_by_side
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import ModelSpec
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import shown_path
@@ -53,7 +52,6 @@ def start_network(
     device: torch.device,
     initial: StartingWeights | None,
     reset_head: bool,
-    spec: ModelSpec | None = None,
 ) -> tuple[Segmenter, Start]:
     """Return the network that a recipe trains, as it is before the first step, and what it has taken over.
 
@@ -63,14 +61,14 @@ def start_network(
         device: where it is to be trained.
         initial: weights to start from.
         reset_head: let a classifier for other classes go.
-        spec: what is trained, where the recipe's model has no name.
 
     Raises:
         CheckpointError: as `start_from`.
     """
     section = recipe.model
-    encoder = None if spec else section.encoder
-    network = create_model(spec or section.name, labels.num_classes, section.drop_path, recipe.crop, encoder)
+    network = create_model(
+        section.spec or section.name, labels.num_classes, section.drop_path, recipe.crop, section.encoder
+    )
     if not section.auxiliary_weight:
         network.drop_auxiliary()
     start = Start()

@@ -13,6 +13,7 @@ from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.errors import ConfigError
 from terrazzo.evaluation.report import Report
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.models import ModelSpec
 from terrazzo.text import printable
 from terrazzo.training.arguments import refuse_wrong_types
 from terrazzo.training.artifacts import write_artifacts
@@ -38,7 +39,7 @@ from terrazzo.training.trainer import Trainer
 from terrazzo.weights.backbones import brings_weights, normalisation_for, split_name
 from terrazzo.weights.load import StartingWeights
 
-__all__ = ["Run", "train"]
+__all__ = ["Run", "recipe_for", "train"]
 
 DEFAULT_ARCHITECTURE = "segformer_b0"
 DEFAULT_DECODER = "all_mlp"
@@ -53,17 +54,21 @@ class Run:
         output: its folder.
         model: the folder of its best model, for `terrazzo.load`.
         report: the best model's scores on the validation photos.
+        steps: optimiser steps that were taken.
+        seconds: that they and the validations took.
     """
 
     output: Path
     model: Path
     report: Report
+    steps: int
+    seconds: float
 
 
 def train(
     data: str | Path,
     output: str | Path,
-    model: str | None = None,
+    model: str | ModelSpec | None = None,
     *,
     encoder: str | None = None,
     recipe: str | Path | Recipe | None = None,
@@ -81,8 +86,8 @@ def train(
     Args:
         data: the data set's folder.
         output: the run's folder.
-        model: architecture name; by default the recipe's, or where there is no recipe segformer_b0, or with an encoder
-            all_mlp.
+        model: architecture name, or a `ModelSpec`, whose number of classes gives way to the data set's; by default the
+            recipe's, or where there is no recipe segformer_b0, or with an encoder all_mlp.
         encoder: a backbone of Hugging Face transformers for a `model` that is a decoder alone: ``hf:`` and a model of
             its hub or a folder, with weights, or ``hf:`` and a ``config.json``, for random ones.
         recipe: a complete recipe or the path of one; by default one is made from the photos (`automatic_recipe`), or,
@@ -155,32 +160,44 @@ def train(
         if ranks.is_main:
             report = write_artifacts(output, chosen, val_split, ranks.device, trainer.log, trainer.record())
         ranks.wait()
-    return Run(output, output / MODEL_FOLDER, report) if report is not None else None
+    if report is None:
+        return None
+    return Run(output, output / MODEL_FOLDER, report, trainer.state.step, trainer.state.seconds)
 
 
 def _recipe(
-    recipe: str | Path | Recipe | None, model: str | None, data: Path, changes: Mapping[str, Any]
+    recipe: str | Path | Recipe | None, model: str | ModelSpec | None, data: Path, changes: Mapping[str, Any]
 ) -> tuple[Recipe, StartingWeights | None]:
     """Return the recipe, and where it was made from the photos what it starts from."""
     initial = None
     if recipe is None:
-        if model is not None:
+        if isinstance(model, str):
             encoder, model = split_name(model, changes.get("model.encoder"))
             changes = changes if encoder is None else {**changes, "model.encoder": encoder}
         default = DEFAULT_DECODER if changes.get("model.encoder") else DEFAULT_ARCHITECTURE
-        chosen, initial = _recipe_for(data, model or default, changes)
+        chosen, initial = recipe_for(data, model or default, changes)
     else:
         chosen = recipe if isinstance(recipe, Recipe) else Recipe.from_file(Path(recipe))
-        if model not in (None, chosen.model.name):
+        spec = model if isinstance(model, ModelSpec) else None
+        if model is not None and model != (chosen.model.name if spec is None else chosen.model.spec):
             raise ConfigError(
-                f"the model asked for is {model}, and the recipe's is {chosen.model.name}",
+                f"the model asked for is {model if spec is None else spec.title}, and the recipe's is another: "
+                f"{chosen.model.name}",
                 fix="leave the model out, or take another recipe",
                 code="recipe-model",
             )
     return chosen.changed(changes), initial
 
 
-def _recipe_for(data: Path, model: str, changes: Mapping[str, Any]) -> tuple[Recipe, StartingWeights | None]:
+def recipe_for(data: Path, model: str | ModelSpec, changes: Mapping[str, Any]) -> tuple[Recipe, StartingWeights | None]:
+    """Return the recipe that is made from a folder's photos, and what it starts from.
+
+    Args:
+        data: the data set's folder.
+        model: as `train` takes it.
+        changes: by the paths of their fields. Those that the rest of the recipe depends on are heeded: labels, splits,
+            length, batch size, weights and encoder. The others are for `Recipe.changed`.
+    """
     automatic_recipe(DEFAULT_ARCHITECTURE, [(1, 1)]).changed(changes)  # wrong values are told before photos are read
     spec = LabelSpec.bundled(changes["data.labels"]) if changes.get("data.labels") else None
     rules = DataRules.of_recipe({"split": changes.get("data.split"), "crowds": changes.get("data.crowds")})

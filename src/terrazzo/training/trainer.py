@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from terrazzo.data import Dataset
 from terrazzo.data.loaders import Batch, TrainLoader
 from terrazzo.evaluation.confusion import Metrics
-from terrazzo.models import ModelSpec, Segmenter
+from terrazzo.models import Segmenter
 from terrazzo.training.acceleration import compiled, uses_bf16
 from terrazzo.training.augment import Augmentation
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
@@ -62,7 +62,6 @@ class Trainer:
         workers: loader processes.
         initial: weights to start from.
         reset_head: start with a random classifier where theirs is for other classes.
-        spec: what to train, where the recipe's model has no name; its number of classes is the data set's.
 
     Attributes:
         state: everything that a checkpoint holds.
@@ -84,7 +83,6 @@ class Trainer:
         workers: int,
         initial: StartingWeights | None = None,
         reset_head: bool = False,
-        spec: ModelSpec | None = None,
     ) -> None:
         self.recipe, self.val, self.output, self.ranks = recipe, val, output, ranks
         self.labels, device = train.labels, ranks.device
@@ -98,7 +96,7 @@ class Trainer:
         self.epochs = -(-self.total_steps // per_epoch)
 
         seed_everything(recipe.run.seed + ranks.rank)
-        self.model, self.start = start_network(recipe, self.labels, device, initial, reset_head, spec)
+        self.model, self.start = start_network(recipe, self.labels, device, initial, reset_head)
         self.wrapped = ranks.wrap(self.model, recipe.run.sync_batchnorm)
         if recipe.run.compile:
             self.wrapped = compiled(self.wrapped, device)

@@ -89,7 +89,11 @@ def test_an_augmentation_that_is_missing_is_put_in_at_its_usual_place(name: str)
         ({"run.epochs.x": 2}, "a recipe has no field 'run.epochs.x'", "run.epochs"),
         ({"run": 3}, "a recipe has no field 'run'", "by section"),
         ({"augment": "flip"}, "a recipe has no field 'augment'", "fields are given by section"),
-        ({"augment.resize.ratio_range": (2, 1)}, "ratio_range is (2, 1)", "a lower and an upper bound, each above 0"),
+        (
+            {"augment.resize.ratio_range": (2, 1)},
+            "ratio_range is [2, 1]",
+            "a lower and an upper bound, each above 0",
+        ),
         ({"loss.cross_entrpy.weight": 2}, "loss has an unknown row", "did you mean 'cross_entropy'"),
         ({"augment": ["flip", {"name": []}], "augment.flip.p": 0}, "augment has an entry", "entries such as"),
         ({"augment": [{"name": "flip"}] * 2, "augment.flip.p": 0}, "augment has 2 rows flip", "recipe file"),

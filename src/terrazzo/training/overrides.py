@@ -11,9 +11,9 @@ from terrazzo.config import parse_yaml
 from terrazzo.errors import ConfigError
 from terrazzo.text import nearest, show
 from terrazzo.training.augment import AUGMENTATIONS
-from terrazzo.training.fields import plain, refuse_unknown_row
 from terrazzo.training.flat_recipe import PATHS
 from terrazzo.training.losses import LOSSES
+from terrazzo.training.rows import plain, refuse_unknown_row
 
 __all__ = ["TABLES", "full_paths", "parse_setting", "with_values"]
 

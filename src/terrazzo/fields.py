@@ -16,7 +16,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from terrazzo.errors import ConfigError
-from terrazzo.text import nearest, show
+from terrazzo.text import did_you_mean, show
 
 __all__ = [
     "LARGEST",
@@ -140,10 +140,10 @@ def refuse_unknown(
     known = list(known)
     for name in names:
         if name not in known:
-            near = nearest(name, known) if isinstance(name, str) else None
-            hint = f"did you mean {near!r}? " if near else ""
             raise ConfigError(
-                f"{where} has an unknown {what} {show(name)}", fix=f"{hint}known {what}s: {', '.join(known)}", code=code
+                f"{where} has an unknown {what} {show(name)}",
+                fix=f"{did_you_mean(name, known)}known {what}s: {', '.join(known)}",
+                code=code,
             )
 
 

@@ -16,8 +16,21 @@ from terrazzo import errors
 
 CLASSES = {name: getattr(errors, name).code for name in errors.__all__}
 PROBLEM_ARGUMENTS = ("severity", "code", "file", "message", "fix")
-READERS = ("parse_json", "parse_yaml", "read_json", "read_lines", "read_yaml", "read_yaml_mapping")
-"""Of `terrazzo.config`, which raise the class and code that they are given."""
+UNREADABLE = (
+    "…, line …: what is wrong there; or the file cannot be read, is too large, or is nested too deep",
+    "correct that line, or check the path",
+)
+WRONG_VALUE = ("… is …", "it must be …: what the field takes")
+GIVEN_A_CODE = {
+    **dict.fromkeys(
+        ("parse_json", "parse_yaml", "read_json", "read_lines", "read_yaml", "read_yaml_mapping"), UNREADABLE
+    ),
+    "checked": WRONG_VALUE,
+    "wrong_value": WRONG_VALUE,
+    "refuse_unknown": ("… has an unknown …", "did you mean …? known …"),
+    "refuse_missing": ("… lacks …", "add it"),
+}
+"""Functions of `terrazzo.config` and `terrazzo.fields` that raise the code that they are given: message and fix."""
 
 
 @dataclass(frozen=True, order=True)
@@ -74,9 +87,8 @@ def _rows(call: ast.Call) -> set[Row]:
     elif call.func.id == "Problem":
         given |= dict(zip(PROBLEM_ARGUMENTS, call.args, strict=False))
         codes = _texts(given["code"]) if "code" in given else []
-    elif call.func.id in READERS and "code" in given:
-        message = "…, line …: what is wrong there; or the file cannot be read, is too large, or is nested too deep"
-        return {Row(code, message, "correct that line, or check the path") for code in _texts(given["code"])}
+    elif call.func.id in GIVEN_A_CODE and "code" in given:
+        return {Row(code, *GIVEN_A_CODE[call.func.id]) for code in _texts(given["code"]) if code != "…"}
     else:
         return set()
     if "message" not in given or "fix" not in given:

@@ -10,8 +10,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from terrazzo.fields import accepted
 from terrazzo.training.augment import AUGMENTATIONS
-from terrazzo.training.fields import accepted
 from terrazzo.training.losses import LOSSES
 from terrazzo.training.recipe import automatic_recipe
 from terrazzo.training.sections import SECTIONS

@@ -1,4 +1,4 @@
-"""Reading YAML, JSON and text lists that others wrote, and naming what is wrong in them.
+"""Reading YAML, JSON and text lists that others wrote.
 
 There is one reader for each, with the same limits everywhere: regular files only, of a bounded size, nested to a
 bounded depth, with numbers of a bounded length, and no key twice in one mapping. What fails is one typed error that
@@ -12,14 +12,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from terrazzo.errors import ConfigError, TerrazzoError
 from terrazzo.plain_yaml import DEEPEST, MOST_DIGITS, MOST_NODES, YamlProblem, load
 from terrazzo.regular_files import read_regular
-from terrazzo.text import nearest, printable, show, shown_path
+from terrazzo.text import printable, show, shown_path
 
 __all__ = [
     "MOST_JSON_BYTES",
@@ -29,7 +28,6 @@ __all__ = [
     "read_lines",
     "read_yaml",
     "read_yaml_mapping",
-    "refuse_unknown_keys",
 ]
 
 MOST_YAML_BYTES = 4 << 20
@@ -116,18 +114,6 @@ def read_lines(path: Path, *, error: Error = ConfigError, code: str | None = Non
     # Not splitlines(), which also splits at characters that names may hold.
     lines = re.split("\r\n|\r|\n", text)
     return lines if lines[-1] else lines[:-1]
-
-
-def refuse_unknown_keys(keys: Iterable[object], known: Iterable[str], where: str) -> None:
-    """Raise a ConfigError that names the first key nobody reads, and the nearest one that exists."""
-    known = list(known)
-    for key in keys:
-        if key not in known:
-            near = nearest(key, known) if isinstance(key, str) else None
-            hint = f"did you mean {near!r}? " if near else ""
-            raise ConfigError(
-                f"{where} has an unknown key {show(key)}", fix=f"{hint}known keys: {', '.join(sorted(known))}"
-            )
 
 
 def _read(path: Path, most_bytes: int, error: Error, code: str | None) -> bytes:

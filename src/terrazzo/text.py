@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-__all__ = ["list_names", "nearest", "printable", "show", "shown_path"]
+__all__ = ["did_you_mean", "list_names", "nearest", "printable", "show", "shown_path"]
 
 LONGEST = 200  # characters of a stranger's text in one message
 LONGEST_PATH = 1000
@@ -39,6 +39,12 @@ def list_names(names: Iterable[str]) -> str:
     """The first few names, each escaped, and how many more there are."""
     names = list(names)
     return ", ".join(map(show, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def did_you_mean(word: object, choices: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Begin a fix with the choice spelt most like a word: "did you mean flip? "; empty if none is close."""
+    near = nearest(word, choices, cutoff=cutoff) if isinstance(word, str) else None
+    return f"did you mean {near}? " if near else ""
 
 
 def nearest(word: str, choices: Iterable[str], *, cutoff: float = 0.6) -> str | None:

@@ -54,7 +54,7 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=problem) as caught:
             Recipe.from_dict({**tiny_recipe().to_dict(), **change}, "here")
-        assert hint is None or f"did you mean {hint!r}" in caught.value.fix
+        assert hint is None or f"did you mean {hint}" in caught.value.fix
     complete = tiny_recipe().to_dict()
     del complete["optimizer"]["lr"], complete["optimizer"]["power"]
     with pytest.raises(ConfigError, match="here: optimizer lacks lr, power"):

@@ -160,12 +160,12 @@ def test_row_46_what_is_no_configuration_is_refused(text: str, says: str, folder
 @pytest.mark.parametrize(
     ("change", "says", "code"),
     [
-        ({"encoder": {"name": "mitt"}}, "no encoder 'mitt'", "spec-name"),
-        ({"encoder": {"name": "mit", "embed_dims": [32] * 4, "depths": [10**9] * 4}}, "larger than", "spec-value"),
-        ({"decoder": {"name": "all_mlp", "width": 3}}, "no field 'width'", "spec-name"),
+        ({"encoder": {"name": "mitt"}}, "unknown encoder 'mitt'", "spec-name"),
+        ({"encoder": {"name": "mit", "embed_dims": [32] * 4, "depths": [10**9] * 4}}, "depths is", "spec-value"),
+        ({"decoder": {"name": "all_mlp", "width": 3}}, "decoder all_mlp has an unknown key 'width'", "spec-name"),
         ({"num_classes": 4}, "names 3 classes, and its network tells 4 apart", "checkpoint-labels"),
         ({"num_classes": None}, "cannot be built for None", "model-classes"),
-        ({"layers": 3}, "no 'layers'", "spec-name"),
+        ({"layers": 3}, "unknown key 'layers'", "spec-name"),
         ({"image_size": [1, 2, 3]}, None, None),  # nothing of this network depends on it
     ],
     ids=str,

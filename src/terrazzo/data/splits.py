@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from terrazzo.config import refuse_unknown_keys
 from terrazzo.data.dataset import Sample
 from terrazzo.data.name_affixes import same_name
 from terrazzo.errors import ConfigError
+from terrazzo.fields import refuse_missing, refuse_unknown
 from terrazzo.text import list_names, show
 
 __all__ = ["SplitRule"]
@@ -77,9 +77,8 @@ class SplitRule:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SplitRule:
         """Read what `dataclasses.asdict` gives."""
-        refuse_unknown_keys(values, ("val", "group_by", "seed"), "`split`")
-        if "val" not in values:
-            raise ConfigError("`split` lacks val", fix="write `split: {val: 0.1}`", code="split-rule")
+        refuse_unknown(values, ("val", "group_by", "seed"), "`split`")
+        refuse_missing(values, ["val"], "`split`", fix="write `split: {val: 0.1}`", code="split-rule")
         return cls(**values)
 
     def divide(self, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:

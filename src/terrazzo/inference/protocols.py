@@ -35,7 +35,7 @@ from terrazzo.data.sources.source import Image, Source
 from terrazzo.errors import ConfigError
 from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.preprocess import Preprocess
-from terrazzo.text import nearest, show
+from terrazzo.text import did_you_mean, show
 
 __all__ = ["PROTOCOLS", "WHOLE", "Protocol", "Shown", "find_protocol"]
 
@@ -256,11 +256,9 @@ def find_protocol(protocol: str | Protocol) -> Protocol:
     if isinstance(protocol, Protocol):
         return protocol
     if protocol not in PROTOCOLS:
-        near = nearest(protocol, PROTOCOLS, cutoff=0.5)
-        hint = f"did you mean {near}? " if near else ""
         raise ConfigError(
             f"unknown protocol {show(protocol)}",
-            fix=f"{hint}choose one of {', '.join(PROTOCOLS)}",
+            fix=f"{did_you_mean(protocol, PROTOCOLS, cutoff=0.5)}choose one of {', '.join(PROTOCOLS)}",
             code="protocol-name",
         )
     return PROTOCOLS[protocol]

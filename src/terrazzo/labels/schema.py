@@ -9,7 +9,7 @@ from typing import Any
 from terrazzo.config import read_json
 from terrazzo.errors import LabelError
 from terrazzo.labels.validation import MAX_CLASSES, MAX_STORED, Color, Target, checked_color
-from terrazzo.text import nearest, show
+from terrazzo.text import did_you_mean, show
 
 __all__ = ["bundled_names", "document_fields", "load_bundled"]
 
@@ -25,10 +25,9 @@ def bundled_names() -> tuple[str, ...]:
 def load_bundled(name: str) -> object:
     """Read the document of a bundled class list."""
     if name not in bundled_names():
-        guess = nearest(name, bundled_names())
         raise LabelError(
             f"there is no class list named {show(name)}",
-            fix=f"did you mean {guess}?" if guess else f"choose one of {', '.join(bundled_names())}",
+            fix=f"{did_you_mean(name, bundled_names())}choose one of {', '.join(bundled_names())}",
             code="labels-bundled",
         )
     return read_json(CLASSES / f"{name}.json")
@@ -46,10 +45,9 @@ def document_fields(document: object) -> dict[str, Any]:
         )
     for key in document:
         if key not in KEYS:
-            guess = nearest(key, KEYS) if isinstance(key, str) else None
             raise LabelError(
                 f"labels have an unknown key {show(key)}",
-                fix=f"did you mean {guess}?" if guess else f"the keys are {', '.join(KEYS)}",
+                fix=f"{did_you_mean(key, KEYS)}the keys are {', '.join(KEYS)}",
                 code="labels-key",
             )
     names = document.get("names")

@@ -14,7 +14,7 @@ from terrazzo.models.decoders import DECODERS
 from terrazzo.models.encoders import SIZES
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.models.spec import ModelSpec, Part
-from terrazzo.text import nearest, show
+from terrazzo.text import did_you_mean, show
 
 __all__ = [
     "DECODERS",
@@ -126,8 +126,7 @@ def refuse_unknown_model(name: str, has_encoder: bool) -> None:
     """
     encoder, plus, decoder = name.rpartition(ON)
     if name not in MODELS and decoder not in DECODERS:
-        near = nearest(name, [*MODELS, *DECODERS]) or (nearest(decoder, DECODERS) if plus else None)
-        hint = f"did you mean {near}? " if near else ""
+        hint = did_you_mean(name, [*MODELS, *DECODERS]) or (did_you_mean(decoder, DECODERS) if plus else "")
         raise ConfigError(
             f"unknown model {show(name)}",
             fix=f"{hint}choose one of {', '.join(MODELS)}; or, with an encoder, of {', '.join(DECODERS)}",
@@ -156,10 +155,9 @@ def refuse_unknown_encoder(name: str) -> None:
         ConfigError: there is none of this name.
     """
     if name not in SIZES:
-        near = nearest(name, SIZES)
         raise ConfigError(
             f"unknown encoder {show(name)}",
-            fix=f"{f'did you mean {near}? ' if near else ''}choose one of {', '.join(SIZES)}; or write hf: and then a "
+            fix=f"{did_you_mean(name, SIZES)}choose one of {', '.join(SIZES)}; or write hf: and then a "
             "model of the Hugging Face hub, a folder with one, or a config.json: hf:facebook/dinov2-base",
             code="encoder-name",
         )

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from terrazzo.errors import ConfigError
+from terrazzo.fields import fields_of
 from terrazzo.models.decoders import AUXILIARY_HEADS, DECODERS
 from terrazzo.models.encoders import ENCODERS
 from terrazzo.models.encoders.backbone import Backbone
-from terrazzo.models.fields import fields_of
 from terrazzo.models.segmenter import AggregatingDecoder, Encoder, Segmenter
 from terrazzo.models.spec import ModelSpec, Part
 from terrazzo.text import printable

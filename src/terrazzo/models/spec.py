@@ -10,21 +10,25 @@ given are filled in with the class's defaults, so that what is stored does not c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, TypeAlias
 
 from terrazzo.errors import ConfigError
+from terrazzo.fields import Within, as_plain, checked, fields_of, refuse_missing, refuse_unknown, required
 from terrazzo.models.decoders import AUXILIARY_HEADS, DECODERS
 from terrazzo.models.encoders import ENCODERS
-from terrazzo.models.fields import LARGEST, check_fields, fields_of
-from terrazzo.text import nearest, printable, show
+from terrazzo.models.sizes import LARGEST, LIMITS, Size
+from terrazzo.text import printable, show
 
 __all__ = ["ModelSpec", "Part"]
 
 MOST_CLASSES = 65_535  # a mask of 16 bits stores no more
 MOST_HEADS = 64
+FIX = "correct the description of the model"
 FROM_SPEC = frozenset({"in_channels", "image_size", "maps", "channels", "strides", "num_classes"})
 """Arguments of a class that are no fields of its part."""
+
+ImageSize: TypeAlias = Annotated[tuple[int, int], Within(at_least=1, at_most=LARGEST)]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Part:
 
     def to_dict(self) -> dict[str, Any]:
         """Return `name` and the fields beside it."""
-        return {"name": self.name, **{key: _plain(value) for key, value in self.fields.items()}}
+        return {"name": self.name, **as_plain(self.fields)}
 
     @classmethod
     def from_dict(cls, document: object, where: str) -> Part:
@@ -87,23 +91,23 @@ class ModelSpec:
                 fix="count the background as a class of its own: one kind of object makes two classes",
                 code="model-classes",
             )
-        if type(self.in_channels) is not int or not 1 <= self.in_channels <= LARGEST:
-            raise _wrong(f"in_channels must be a number of bands, at least 1, not {show(self.in_channels)}")
+        in_channels = checked(self.in_channels, Size, "in_channels", code="spec-value")
+        size = self.image_size
+        name = checked(self.name, str | None, "the name of a model", code="spec-value")
         if len(self.auxiliary) > MOST_HEADS:
             raise _wrong(f"there are {len(self.auxiliary)} auxiliary heads, and at most {MOST_HEADS} can be")
         encoder = _complete(self.encoder, {name: row.module for name, row in ENCODERS.items()}, "encoder")
         decoder = _complete(self.decoder, {name: row.module for name, row in DECODERS.items()}, "decoder")
         heads = tuple(_complete(head, AUXILIARY_HEADS, "auxiliary head") for head in self.auxiliary)
-        size = self.image_size
         if not _has_positions(encoder):
             size = None
         elif size is None:
             size = fields_of(ENCODERS[encoder.name].module)["image_size"].default
-        elif len(size) != 2 or any(type(side) is not int or not 1 <= side <= LARGEST for side in size):
-            raise _wrong(f"image_size must be a height and a width, not {show(size)}")
-        for key, value in {"encoder": encoder, "decoder": decoder, "auxiliary": heads}.items():
+        else:
+            size = checked(size, ImageSize, "image_size", code="spec-value")
+        parts = {"encoder": encoder, "decoder": decoder, "auxiliary": heads}
+        for key, value in {**parts, "in_channels": in_channels, "image_size": size, "name": name}.items():
             object.__setattr__(self, key, value)
-        object.__setattr__(self, "image_size", None if size is None else tuple(size))
 
     @property
     def title(self) -> str:
@@ -139,37 +143,32 @@ class ModelSpec:
         """
         if not isinstance(document, Mapping) or not {"encoder", "decoder", "num_classes"} <= document.keys():
             raise _wrong(f"a model needs an encoder, a decoder and num_classes; this is {show(document)}")
-        known = [one.name for one in fields(cls)]
-        for key in document:
-            if key not in known:
-                raise _unknown("a model has no", str(key), known)
+        refuse_unknown(document, fields_of(cls), "a model", code="spec-name")
         heads = document.get("auxiliary", [])
         if isinstance(heads, str) or not isinstance(heads, Sequence):
             raise _wrong(f"auxiliary must be a list of heads, not {show(heads)}")
-        size, name = document.get("image_size"), document.get("name")
-        if size is not None and (isinstance(size, str) or not isinstance(size, Sequence)):
-            raise _wrong(f"image_size must be a height and a width, not {show(size)}")
-        if name is not None and not isinstance(name, str):
-            raise _wrong(f"the name of a model must be text, not {show(name)}")
         return cls(
             encoder=Part.from_dict(document["encoder"], "the encoder"),
             decoder=Part.from_dict(document["decoder"], "the decoder"),
             num_classes=document["num_classes"],
             auxiliary=tuple(Part.from_dict(head, "an auxiliary head") for head in heads[: MOST_HEADS + 1]),
             in_channels=document.get("in_channels", 3),
-            image_size=None if size is None else tuple(size),
-            name=name,
+            image_size=checked(document.get("image_size"), tuple[int, ...] | None, "image_size", code="spec-value"),
+            name=document.get("name"),
         )
 
 
 def _complete(part: Part, table: Mapping[str, Callable[..., Any]], what: str) -> Part:
-    if part.name not in table:
-        raise _unknown(f"there is no {what}", part.name, table)
-    known = {key: value for key, value in fields_of(table[part.name]).items() if key not in FROM_SPEC}
-    for key in part.fields:
-        if key not in known:
-            raise _unknown(f"the {what} {part.name} has no field", key, known)
-    return Part(part.name, check_fields(part.fields, known, f"the {what} {part.name}"))
+    refuse_unknown([part.name], table, "a model", what=what, code="spec-name")
+    module, where = table[part.name], f"{what} {part.name}"
+    known = {key: one for key, one in fields_of(module).items() if key not in FROM_SPEC}
+    refuse_unknown(part.fields, known, where, code="spec-name")
+    refuse_missing(part.fields, [key for key in required(module) if key in known], where, fix=FIX, code="spec-value")
+    given = {
+        key: checked(value, known[key].hint, f"{where}: {key}", code="spec-value", limits=LIMITS)
+        for key, value in part.fields.items()
+    }
+    return Part(part.name, {key: given.get(key, one.default) for key, one in known.items()})
 
 
 def _has_positions(encoder: Part) -> bool:
@@ -177,20 +176,5 @@ def _has_positions(encoder: Part) -> bool:
     return "image_size" in fields_of(ENCODERS[encoder.name].module) and bool(encoder.fields.get("positions", True))
 
 
-def _unknown(sentence: str, name: str, known: Mapping[str, Any] | Sequence[str]) -> ConfigError:
-    near = nearest(name, known)
-    return ConfigError(
-        f"{sentence} {show(name)}",
-        fix=f"{f'did you mean {near}? ' if near else ''}choose one of {', '.join(known)}",
-        code="spec-name",
-    )
-
-
 def _wrong(message: str) -> ConfigError:
-    return ConfigError(printable(message), fix="correct the description of the model", code="spec-value")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+    return ConfigError(printable(message), fix=FIX, code="spec-value")

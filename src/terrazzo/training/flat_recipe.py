@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from terrazzo.config import refuse_unknown_keys
-from terrazzo.errors import ConfigError
+from terrazzo.fields import refuse_missing, refuse_unknown
 
 __all__ = ["PATHS", "is_flat", "sectioned"]
 
@@ -97,10 +96,9 @@ def sectioned(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises:
         ConfigError: a key is unknown or missing.
     """
-    refuse_unknown_keys(values, PATHS, where)
+    refuse_unknown(values, PATHS, where)
     values = {**BEFORE, **values}
-    if missing := [key for key in PATHS if key not in values]:
-        raise ConfigError(f"{where} lacks {', '.join(missing)}", fix="a recipe is complete: copy the line from another")
+    refuse_missing(values, PATHS, where, fix="a recipe is complete: copy the line from another")
     sections: dict[str, Any] = {}
     for path, value in [*((PATHS[name], values[name]) for name in PATHS), *FIXED.items()]:
         section, *inner, field = path.split(".")

@@ -9,11 +9,11 @@ from typing import Any
 
 from terrazzo.config import parse_yaml
 from terrazzo.errors import ConfigError
-from terrazzo.text import nearest, show
+from terrazzo.text import did_you_mean, show
 from terrazzo.training.augment import AUGMENTATIONS
-from terrazzo.training.fields import plain, refuse_unknown_row
 from terrazzo.training.flat_recipe import PATHS
 from terrazzo.training.losses import LOSSES
+from terrazzo.training.rows import plain, refuse_unknown_row
 
 __all__ = ["TABLES", "full_paths", "parse_setting", "with_values"]
 
@@ -115,8 +115,7 @@ def _row(rows: list[dict[str, Any]], section: str, name: str) -> dict[str, Any]:
 
 
 def _unknown(name: str, known: Any) -> ConfigError:
-    near = None if name in SECTIONS else nearest(name, known)
-    hint = f"did you mean {near}? " if near else ""
+    hint = "" if name in SECTIONS else did_you_mean(name, known)
     return ConfigError(
         f"a recipe has no field {show(name)}",
         fix=f"{hint}fields are given by section, such as optimizer.lr or augment.flip.p",

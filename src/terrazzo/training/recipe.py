@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from terrazzo.config import read_yaml_mapping, refuse_unknown_keys
+from terrazzo.config import read_yaml_mapping
 from terrazzo.errors import ConfigError
+from terrazzo.fields import as_plain, refuse_missing, refuse_unknown
 from terrazzo.models import ModelSpec, refuse_unknown_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import show
@@ -22,11 +23,11 @@ from terrazzo.training.augment.crop import RandomCrop
 from terrazzo.training.augment.flip import RandomFlip
 from terrazzo.training.augment.photometric import PhotometricDistortion
 from terrazzo.training.augment.resize import RandomResize
-from terrazzo.training.fields import plain, plain_values, read_fields, read_row, row_name
 from terrazzo.training.flat_recipe import PATHS, is_flat, sectioned
 from terrazzo.training.losses import LOSSES, Loss
 from terrazzo.training.losses.cross_entropy import CrossEntropy
 from terrazzo.training.overrides import TABLES, full_paths, with_values
+from terrazzo.training.rows import plain, read_fields, read_row, row_name
 from terrazzo.training.sections import SECTIONS, DataSection, ModelSection, OptimizerSection, RunSection
 
 __all__ = ["Recipe", "automatic_recipe"]
@@ -115,16 +116,16 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain YAML and JSON values."""
-        model = plain_values(self.model)
+        model = as_plain(self.model)
         if self.model.spec is None:
             del model["spec"]
         return {
             "model": model,
-            "data": plain_values(self.data),
-            "augment": [{"name": row_name(AUGMENTATIONS, row), **plain_values(row)} for row in self.augment],
-            "loss": [{"name": row_name(LOSSES, row), **plain_values(row)} for row in self.loss],
-            "optimizer": plain_values(self.optimizer),
-            "run": plain_values(self.run),
+            "data": as_plain(self.data),
+            "augment": [{"name": row_name(AUGMENTATIONS, row), **as_plain(row)} for row in self.augment],
+            "loss": [{"name": row_name(LOSSES, row), **as_plain(row)} for row in self.loss],
+            "optimizer": as_plain(self.optimizer),
+            "run": as_plain(self.run),
         }
 
     @classmethod
@@ -142,11 +143,8 @@ class Recipe:
         names = [*cls.__dataclass_fields__]
         if flat := next((key for key in values if key not in names and key in PATHS), None):
             raise ConfigError(f"{where} has an unknown key {flat!r}", fix=f"write it in its section, as {PATHS[flat]}")
-        refuse_unknown_keys(values, names, where)
-        if missing := [name for name in names if name not in values]:
-            raise ConfigError(
-                f"{where} lacks {', '.join(missing)}", fix="a recipe is complete: copy the section from another"
-            )
+        refuse_unknown(values, names, where)
+        refuse_missing(values, names, where, fix="a recipe is complete: copy the section from another")
         read: dict[str, Any] = {
             name: read_fields(kind, values[name], f"{where}: {name}") for name, kind in SECTIONS.items()
         }

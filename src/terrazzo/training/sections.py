@@ -11,14 +11,13 @@ from typing import Annotated, Any, Literal
 
 from terrazzo.data.rules import Crowds, DataRules
 from terrazzo.data.splits import SplitRule
+from terrazzo.fields import LARGEST, BelowOne, Count, NotNegative, Share, Within
 from terrazzo.inference.protocols import find_protocol
 from terrazzo.models import ModelSpec
 from terrazzo.preprocess import Preprocess
-from terrazzo.training.fields import LARGEST, Checked, Count, NotNegative, Share, Within
+from terrazzo.training.rows import Checked
 
 __all__ = ["SECTIONS", "DataSection", "ModelSection", "OptimizerSection", "RunSection"]
-
-BelowOne = Within(at_least=0, below=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class ModelSection(Checked):
     name: str
     encoder: str | None
     weights: str | None
-    drop_path: Annotated[float, BelowOne]
+    drop_path: BelowOne
     auxiliary_weight: NotNegative
     spec: ModelSpec | None = None
 
@@ -100,7 +99,7 @@ class OptimizerSection(Checked):
 
     name: Literal["adamw", "sgd"]
     lr: NotNegative
-    momentum: Annotated[float, BelowOne]
+    momentum: BelowOne
     weight_decay: NotNegative
     decoder_lr_factor: NotNegative
     warmup_steps: Annotated[int, Within(at_least=0, below=LARGEST)]
@@ -131,10 +130,10 @@ class RunSection(Checked):
         patience: validations without a better mIoU before the run stops early, or null.
     """
 
-    epochs: Annotated[int | None, Within(at_least=1, below=LARGEST)]
-    steps: Annotated[int | None, Within(at_least=1, below=LARGEST)]
+    epochs: Count | None
+    steps: Count | None
     batch_size: Count
-    ema_decay: Annotated[float | None, BelowOne]
+    ema_decay: BelowOne | None
     precision: Literal["auto", "fp32", "bf16"]
     sync_batchnorm: bool
     checkpointing: bool

@@ -114,7 +114,7 @@ def spec_from_config(config: Mapping[str, Any], measured: Mapping[str, Any], num
             name=NAME,
         )
     except ConfigError as error:
-        raise _refused(where, error.message) from error
+        raise CheckpointError(f"{where}: {error.message}", fix=error.fix, code="checkpoint-variant") from error
     return _published(spec) or spec
 
 

@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.fields import Share
 from terrazzo.models.normed_classifier import classify_normed
+from terrazzo.models.sizes import Size
 
 __all__ = ["AllMLPDecoder"]
 
@@ -40,8 +42,8 @@ class AllMLPDecoder(nn.Module):
         strides: Sequence[int],
         num_classes: int,
         *,
-        embed_dim: int = 256,
-        dropout: float = 0.1,
+        embed_dim: Size = 256,
+        dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes

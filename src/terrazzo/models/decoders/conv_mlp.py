@@ -18,6 +18,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.fields import Share
+from terrazzo.models.sizes import Size
+
 __all__ = ["ConvMLPDecoder"]
 
 
@@ -38,8 +41,8 @@ class ConvMLPDecoder(nn.Module):
         strides: Sequence[int],
         num_classes: int,
         *,
-        embed_dim: int = 256,
-        dropout: float = 0.1,
+        embed_dim: Size = 256,
+        dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes

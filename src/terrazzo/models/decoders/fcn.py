@@ -17,7 +17,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from terrazzo.fields import Share
 from terrazzo.models.layers import ConvNormReLU
+from terrazzo.models.sizes import Size
 
 __all__ = ["FCNDecoder"]
 
@@ -39,8 +41,8 @@ class FCNDecoder(nn.Module):
         strides: Sequence[int],
         num_classes: int,
         *,
-        embed_dim: int | None = None,
-        dropout: float = 0.1,
+        embed_dim: Size | None = None,
+        dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from terrazzo.models.layers import ConvNormReLU
 from terrazzo.models.resized_conv import conv_of_resized
+from terrazzo.models.sizes import Size
 
 __all__ = ["MLAAuxiliaryHead", "MLADecoder"]
 
@@ -77,10 +78,10 @@ class MLADecoder(nn.Module):
         strides: Sequence[int],
         num_classes: int,
         *,
-        kernel_size: int = 3,
+        kernel_size: Size = 3,
         align_corners: bool = True,
-        embed_dim: int = 256,
-        stream_dim: int = 128,
+        embed_dim: Size = 256,
+        stream_dim: Size = 128,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.models.sizes import Size
+
 __all__ = ["NaiveDecoder"]
 
 
@@ -41,8 +43,8 @@ class NaiveDecoder(nn.Module):
         num_classes: int,
         *,
         level: int = -1,
-        resize: int = 1,
-        embed_dim: int = 256,
+        resize: Size = 1,
+        embed_dim: Size = 256,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes

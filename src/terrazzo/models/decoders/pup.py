@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from terrazzo.models.layers import fold_norm
 from terrazzo.models.resized_conv import conv_of_resized
+from terrazzo.models.sizes import Size, Sizes
 
 __all__ = ["PUPDecoder", "UpsamplingStage"]
 
@@ -93,10 +94,10 @@ class PUPDecoder(nn.Module):
         num_classes: int,
         *,
         level: int = -1,
-        factors: Sequence[int] = (1, 2, 2, 2),
-        resize: int = 1,
-        kernel_size: int = 3,
-        embed_dim: int = 256,
+        factors: Sizes = (1, 2, 2, 2),
+        resize: Size = 1,
+        kernel_size: Size = 3,
+        embed_dim: Size = 256,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes

@@ -42,6 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrazzo.errors import ConfigError, MissingExtraError
+from terrazzo.fields import BelowOne
 from terrazzo.models.maps import Maps
 from terrazzo.text import printable
 
@@ -164,7 +165,7 @@ class Backbone(nn.Module):
 def create_backbone(
     config: Mapping[str, Any],
     *,
-    drop_path_rate: float | None = None,
+    drop_path_rate: BelowOne | None = None,
     maps: Maps = "levels",
     in_channels: int = 3,
 ) -> Backbone:

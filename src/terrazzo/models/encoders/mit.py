@@ -26,9 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.fields import BelowOne, NotNegative
 from terrazzo.models.activations import ACTIVATIONS
 from terrazzo.models.encoders.vit import resize_positions
 from terrazzo.models.layers import DropPath, init_conv_fan_out, init_transformer_linear, linear_ramp, recomputed
+from terrazzo.models.sizes import Depths, Sizes
 
 __all__ = [
     "SIZES",
@@ -284,17 +286,17 @@ class MixTransformer(nn.Module):
 
     def __init__(
         self,
-        embed_dims: Sequence[int],
-        depths: Sequence[int],
-        num_heads: Sequence[int] = (1, 2, 5, 8),
-        sr_ratios: Sequence[int] = (8, 4, 2, 1),
-        mlp_ratios: Sequence[int] = (4, 4, 4, 4),
-        patch_sizes: Sequence[int] = (7, 3, 3, 3),
-        patch_strides: Sequence[int] = (4, 2, 2, 2),
+        embed_dims: Sizes,
+        depths: Depths,
+        num_heads: Sizes = (1, 2, 5, 8),
+        sr_ratios: Sizes = (8, 4, 2, 1),
+        mlp_ratios: Sizes = (4, 4, 4, 4),
+        patch_sizes: Sizes = (7, 3, 3, 3),
+        patch_strides: Sizes = (4, 2, 2, 2),
         centred_patches: bool | None = None,
-        drop_path_rate: float = 0.1,
-        norm_eps: float = 1e-6,
-        reduction_eps: float = 1e-5,
+        drop_path_rate: BelowOne = 0.1,
+        norm_eps: NotNegative = 1e-6,
+        reduction_eps: NotNegative = 1e-5,
         activation: str = "gelu",
         ffn_convolution: bool = True,
         positions: bool = False,

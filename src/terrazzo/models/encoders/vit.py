@@ -26,7 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.fields import BelowOne
 from terrazzo.models.layers import DropPath, init_transformer_linear, linear_ramp, recomputed
+from terrazzo.models.sizes import Depth, Size
 
 __all__ = ["SIZES", "PatchEmbed", "SelfAttention", "VisionTransformer", "resize_positions"]
 
@@ -142,15 +144,15 @@ class VisionTransformer(nn.Module):
 
     def __init__(
         self,
-        embed_dim: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: int = 4,
-        patch_size: int = 16,
+        embed_dim: Size,
+        depth: Depth,
+        num_heads: Size,
+        mlp_ratio: Size = 4,
+        patch_size: Size = 16,
         image_size: tuple[int, int] = (768, 768),
         layers: Sequence[int] | None = None,
         class_token_in_blocks: bool = True,
-        drop_path_rate: float = 0.0,
+        drop_path_rate: BelowOne = 0.0,
         in_channels: int = 3,
     ) -> None:
         super().__init__()

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from terrazzo.fields import Bounds, Share
 from terrazzo.training.augment.step import Context, Image, Mask
-from terrazzo.training.fields import Bounds, Checked, Share
+from terrazzo.training.rows import Checked
 
 __all__ = ["RandomBlur"]
 

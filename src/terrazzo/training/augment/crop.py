@@ -7,9 +7,10 @@ from typing import Annotated
 
 import numpy as np
 
+from terrazzo.fields import Share, Within
 from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.training.augment.step import Context, Image, Mask
-from terrazzo.training.fields import Checked, Share, Within
+from terrazzo.training.rows import Checked
 
 __all__ = ["RandomCrop"]
 

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import numpy as np
 
+from terrazzo.fields import Bounds, Share, Within
 from terrazzo.training.augment.boxes import random_box
 from terrazzo.training.augment.step import Context, Image, Mask
-from terrazzo.training.fields import Bounds, Checked, Share, Within
+from terrazzo.training.rows import Checked
 
 __all__ = ["CutMix"]
 

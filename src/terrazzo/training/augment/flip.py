@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from terrazzo.fields import Share
 from terrazzo.training.augment.step import Context, Image, Mask
-from terrazzo.training.fields import Checked, Share
+from terrazzo.training.rows import Checked
 
 __all__ = ["RandomFlip"]
 

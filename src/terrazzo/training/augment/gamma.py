@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from terrazzo.fields import Bounds, Share
 from terrazzo.training.augment.step import Context, Image, Mask
-from terrazzo.training.fields import Bounds, Checked, Share
+from terrazzo.training.rows import Checked
 
 __all__ = ["RandomGamma"]
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import cv2
 import numpy as np
 
+from terrazzo.fields import LARGEST, Bounds, NotNegative, Within
 from terrazzo.training.augment.step import Context, Image, Mask
-from terrazzo.training.fields import LARGEST, Bounds, Checked, NotNegative, Within
+from terrazzo.training.rows import Checked
 
 __all__ = ["PhotometricDistortion"]
 

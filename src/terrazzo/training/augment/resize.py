@@ -8,9 +8,10 @@ from typing import Annotated
 import cv2
 import numpy as np
 
+from terrazzo.fields import Bounds, Within
 from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.training.augment.step import Context, Image, Mask
-from terrazzo.training.fields import Bounds, Checked, Within
+from terrazzo.training.rows import Checked
 
 __all__ = ["RandomResize"]
 

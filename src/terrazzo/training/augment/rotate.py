@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import cv2
 
+from terrazzo.fields import NotNegative, Share
 from terrazzo.training.augment.step import Context, Image, Mask
 from terrazzo.training.augment.warp import warped
-from terrazzo.training.fields import Checked, NotNegative, Share
+from terrazzo.training.rows import Checked
 
 __all__ = ["RandomRotate"]
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from terrazzo.training.fields import Within
+from terrazzo.fields import Within
 from terrazzo.training.losses.class_weights import weight_of_labels
 from terrazzo.training.losses.row import ClassWeightedLoss
 from terrazzo.training.losses.strips import sum_over_strips

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from terrazzo.training.fields import Within
+from terrazzo.fields import Within
 from terrazzo.training.losses.regions import mean_of_present, soft_counts
 from terrazzo.training.losses.row import Loss
 

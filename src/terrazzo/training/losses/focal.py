@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from terrazzo.training.fields import NotNegative
+from terrazzo.fields import NotNegative
 from terrazzo.training.losses.class_weights import weight_of_labels
 from terrazzo.training.losses.pixels import label_weights, negative_log_likelihood
 from terrazzo.training.losses.row import ClassWeightedLoss

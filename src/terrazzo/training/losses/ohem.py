@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from terrazzo.training.fields import Share, Within
+from terrazzo.fields import Share, Within
 from terrazzo.training.losses.pixels import label_weights, negative_log_likelihood
 from terrazzo.training.losses.row import ClassWeightedLoss
 from terrazzo.training.losses.strips import sum_over_strips, upsampled_strips

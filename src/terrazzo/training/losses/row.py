@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from terrazzo.training.fields import Checked, NotNegative
+from terrazzo.fields import NotNegative
 from terrazzo.training.losses.strips import strip_rows
+from terrazzo.training.rows import Checked
 
 __all__ = ["ClassWeightedLoss", "Loss"]
 

@@ -91,8 +91,11 @@ class ModelSpec:
             raise _wrong(f"in_channels must be a number of bands, at least 1, not {show(self.in_channels)}")
         if len(self.auxiliary) > MOST_HEADS:
             raise _wrong(f"there are {len(self.auxiliary)} auxiliary heads, and at most {MOST_HEADS} can be")
+        decoder = self.decoder
+        if decoder.name in DECODERS:
+            decoder = Part(decoder.name, {**DECODERS[decoder.name].fields, **decoder.fields})
         encoder = _complete(self.encoder, {name: row.module for name, row in ENCODERS.items()}, "encoder")
-        decoder = _complete(self.decoder, {name: row.module for name, row in DECODERS.items()}, "decoder")
+        decoder = _complete(decoder, {name: row.module for name, row in DECODERS.items()}, "decoder")
         heads = tuple(_complete(head, AUXILIARY_HEADS, "auxiliary head") for head in self.auxiliary)
         size = self.image_size
         if not _has_positions(encoder):

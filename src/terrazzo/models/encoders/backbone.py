@@ -42,6 +42,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrazzo.errors import ConfigError, MissingExtraError
+from terrazzo.models.layers import first_cells
 from terrazzo.models.maps import Maps
 from terrazzo.text import printable
 
@@ -115,7 +116,7 @@ class Backbone(nn.Module):
                 images_B3HW = F.interpolate(images_B3HW, (whole_H, whole_W), mode="bilinear", align_corners=False)
         maps = self.backbone(images_B3HW).feature_maps
         return [
-            _cut(x_BChw, _quotient(H, stride), _quotient(W, stride)).contiguous(memory_format=torch.channels_last)
+            first_cells(x_BChw, _quotient(H, stride), _quotient(W, stride)).contiguous(memory_format=torch.channels_last)
             for x_BChw, stride in zip(maps, self.strides, strict=True)
         ]
 
@@ -274,14 +275,6 @@ def dilate_last_stages(backbone: Any, stages: int = 2) -> None:
 def _quotient(side: int, step: int) -> int:
     """Divide and round up, in whole numbers: torch.export follows free sizes through these alone."""
     return -(-side // step)
-
-
-def _cut(x_BChw: Tensor, height: int, width: int) -> Tensor:
-    if not torch.compiler.is_exporting():
-        return x_BChw[:, :, :height, :width]
-    # Of a free size a slice would have to know whether it cuts anything off.
-    rows, columns = (torch.arange(side, device=x_BChw.device) for side in (height, width))
-    return x_BChw.index_select(2, rows).index_select(3, columns)
 
 
 def _of_the_layers(values: Mapping[str, Any], config_class: Any) -> dict[str, Any]:

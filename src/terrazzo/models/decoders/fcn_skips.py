@@ -21,6 +21,7 @@ Shapes: B batch, C decoder width, K classes, h and w the size of the finest map 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -120,9 +121,9 @@ class FCNSkipsDecoder(nn.Module):
         self.num_classes = num_classes
         self.levels = skips + 1
         read, strides = channels[-self.levels :], strides[-self.levels :]
-        if any(coarse % fine for fine, coarse in zip(strides, strides[1:], strict=False)):
-            raise ValueError(f"strides of {tuple(strides)} are no whole multiples of each other")
-        factors = [coarse // fine for fine, coarse in zip(strides, strides[1:], strict=False)]
+        if any(coarse % fine for fine, coarse in pairwise(strides)):
+            raise ValueError(f"each of the strides {tuple(strides)} must be a multiple of the one before")
+        factors = [coarse // fine for fine, coarse in pairwise(strides)]
         embed_dim = max(channels[-1] // 4, 1) if embed_dim is None else embed_dim
         self.convs = nn.Sequential(ConvNormReLU(channels[-1], embed_dim, 3), ConvNormReLU(embed_dim, embed_dim, 3))
         self.dropout = nn.Dropout2d(dropout)

@@ -27,7 +27,7 @@ GROUPS = 32
 
 
 class Stage(nn.Module):
-    """3 x 3 convolution without bias, group norm, ReLU; 32 groups, or fewer where they would not divide the channels."""
+    """3 x 3 convolution without bias, group norm (32 groups, or the largest number below that fits), ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -116,7 +116,9 @@ class Backbone(nn.Module):
                 images_B3HW = F.interpolate(images_B3HW, (whole_H, whole_W), mode="bilinear", align_corners=False)
         maps = self.backbone(images_B3HW).feature_maps
         return [
-            first_cells(x_BChw, _quotient(H, stride), _quotient(W, stride)).contiguous(memory_format=torch.channels_last)
+            first_cells(x_BChw, _quotient(H, stride), _quotient(W, stride)).contiguous(
+                memory_format=torch.channels_last
+            )
             for x_BChw, stride in zip(maps, self.strides, strict=True)
         ]
 

@@ -109,9 +109,7 @@ class PyramidVisionTransformer(nn.Module):
             strides.append(stride)
             grid = -(-image_size[0] // stride), -(-image_size[1] // stride)
             patch_embed = OverlapPatchEmbed(width, dim, step, step, centred=False)
-            blocks = [
-                Block(dim, heads, sr_ratio, mlp_ratio, next(rates), ffn_convolution=False) for _ in range(depth)
-            ]
+            blocks = [Block(dim, heads, sr_ratio, mlp_ratio, next(rates), ffn_convolution=False) for _ in range(depth)]
             stages.append(Stage(patch_embed, blocks, grid, dim))
             width = dim
         self.channels = tuple(embed_dims)

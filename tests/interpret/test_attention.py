@@ -152,7 +152,7 @@ def test_maps_are_the_weights_that_the_network_used(
     model: TrainedModel, photo: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = [(0, 0), (65, 48), (129, 96), (3, 90)]
-    names = list(attention_layers(model.network.encoder))
+    names = list(attention_layers(model.network))
     used: list[Tensor] = []
 
     def literal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -84,8 +84,10 @@ class OverlapPatchEmbed(nn.Module):
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Return (B, ceil(H / stride), ceil(W / stride), embed_dim); one more each way for an even, centred kernel."""
         if not self.centred:
-            _, H, W, _ = x_BHWC.shape
-            x_BHWC = F.pad(x_BHWC, (0, 0, 0, -W % self.stride, 0, -H % self.stride))
+            (_, H, W, _), rest = x_BHWC.shape, self.stride - 1
+            if torch.compiler.is_exporting() or H % self.stride or W % self.stride:
+                # No patch lies in the zeros alone, and torch.export follows free sizes through this sum.
+                x_BHWC = F.pad(x_BHWC, (0, 0, 0, rest, 0, rest))
         x_BHWC = self.proj(x_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         tokens_BHWC: Tensor = self.norm(x_BHWC)
         return tokens_BHWC

@@ -52,9 +52,7 @@ def fcn_skips(state: State, maps: Sequence[Tensor], skips: int, factor: int = 2,
         finer = conv_1x1(state, f"classifier.scores.{level}", maps[level - skips - 1])
         if learned:
             kernel = state[f"classifier.upscores.{level}.weight"]
-            full = torch.zeros(
-                len(kernel), len(kernel), *kernel.shape[2:]
-            )
+            full = torch.zeros(len(kernel), len(kernel), *kernel.shape[2:])
             for k in range(len(kernel)):
                 full[k, k] = kernel[k, 0]
             total = F.conv_transpose2d(total, full, stride=factor, padding=factor // 2)

@@ -6,7 +6,7 @@ ViT with patches of 1 x 1 does with it.
 
 Where the paper is silent: the ResNet is transformers' (it needs the extra ``backbones``), all four stages of it, the
 stride of the last one turned into dilation. The released code for this cannot run. Of the 112.59 M parameters that the
-paper gives, this has 112.12 M with the Naive decoder, at 768 x 768 and 19 classes; the rest is not explained by
+paper gives, this has 112.11 M with the Naive decoder, at 768 x 768 and 19 classes; the rest is not explained by
 anything that the paper says.
 
 Shapes: B batch, H and W image size.

@@ -14,6 +14,7 @@ __all__ = [
     "ConvNormReLU",
     "DropPath",
     "fold_norm",
+    "ceil_div",
     "first_cells",
     "init_conv_fan_out",
     "init_transformer_linear",
@@ -99,6 +100,14 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, draws: bool = Fa
     """
     again: Tensor = checkpoint(function, x, use_reentrant=False, preserve_rng_state=draws)
     return again
+
+
+def ceil_div(side: int, step: int) -> int:
+    """Divide and round up, of numbers that are not negative: what torch.export and ONNX both follow with free sizes.
+
+    `-(-side // step)` would not do, for the division of ONNX rounds towards zero.
+    """
+    return (side + step - 1) // step
 
 
 def first_cells(x_BChw: Tensor, height: int, width: int) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from terrazzo.models.encoders.backbone import create_backbone, dilate_last_stages
 from terrazzo.models.encoders.vit import SIZES as VIT_SIZES
 from terrazzo.models.encoders.vit import VisionTransformer
+from terrazzo.models.layers import ceil_div
 
 __all__ = ["SIZES", "HybridEncoder"]
 
@@ -76,7 +77,7 @@ class HybridEncoder(nn.Module):
             num_heads,
             mlp_ratio,
             patch_size=1,
-            image_size=(-(-image_size[0] // stride), -(-image_size[1] // stride)),
+            image_size=(ceil_div(image_size[0], stride), ceil_div(image_size[1], stride)),
             layers=layers,
             class_token_in_blocks=class_token_in_blocks,
             drop_path_rate=drop_path_rate,

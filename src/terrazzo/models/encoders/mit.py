@@ -28,7 +28,14 @@ from torch import Tensor, nn
 
 from terrazzo.models.activations import ACTIVATIONS
 from terrazzo.models.encoders.vit import resize_positions
-from terrazzo.models.layers import DropPath, init_conv_fan_out, init_transformer_linear, linear_ramp, recomputed
+from terrazzo.models.layers import (
+    DropPath,
+    ceil_div,
+    init_conv_fan_out,
+    init_transformer_linear,
+    linear_ramp,
+    recomputed,
+)
 
 __all__ = [
     "SIZES",
@@ -324,7 +331,7 @@ class MixTransformer(nn.Module):
         for i, dim in enumerate(embed_dims[: self.emitted[-1]]):
             stride *= patch_strides[i]
             strides.append(stride)
-            grid = (-(-image_size[0] // stride), -(-image_size[1] // stride)) if positions else None
+            grid = (ceil_div(image_size[0], stride), ceil_div(image_size[1], stride)) if positions else None
             size, step = patch_sizes[i], patch_strides[i]
             centred = size != step if centred_patches is None else centred_patches
             patch_embed = OverlapPatchEmbed(

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from terrazzo.models.encoders.mit import Block, MixFFN, OverlapPatchEmbed, SequenceReduction
 from terrazzo.models.encoders.vit import resize_positions
-from terrazzo.models.layers import init_conv_fan_out, init_transformer_linear, linear_ramp, recomputed
+from terrazzo.models.layers import ceil_div, init_conv_fan_out, init_transformer_linear, linear_ramp, recomputed
 
 __all__ = ["SIZES", "PyramidVisionTransformer"]
 
@@ -107,7 +107,7 @@ class PyramidVisionTransformer(nn.Module):
         ):
             stride *= step
             strides.append(stride)
-            grid = -(-image_size[0] // stride), -(-image_size[1] // stride)
+            grid = ceil_div(image_size[0], stride), ceil_div(image_size[1], stride)
             patch_embed = OverlapPatchEmbed(width, dim, step, step, centred=False)
             blocks = [Block(dim, heads, sr_ratio, mlp_ratio, next(rates), ffn_convolution=False) for _ in range(depth)]
             stages.append(Stage(patch_embed, blocks, grid, dim))

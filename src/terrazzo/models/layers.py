@@ -13,9 +13,9 @@ from torch.utils.checkpoint import checkpoint
 __all__ = [
     "ConvNormReLU",
     "DropPath",
-    "fold_norm",
     "ceil_div",
     "first_cells",
+    "fold_norm",
     "init_conv_fan_out",
     "init_transformer_linear",
     "interpolation_matrix",

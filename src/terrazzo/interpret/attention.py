@@ -194,8 +194,8 @@ def attention_layers(network: Segmenter) -> dict[str, AttentionModule]:
         found[DECODER] = network.decoder.attention
     if not found:
         raise ConfigError(
-            f"a {type(encoder).__name__} has no attention that can be drawn: it is the encoder of neither SegFormer "
-            "nor SETR",
+            f"a {type(encoder).__name__} has no attention that can be drawn: it is no encoder of SegFormer, SETR or "
+            "PVT, and the decoder has none",
             fix="ask for its receptive field alone: --show receptive-field",
             code="explain-no-attention",
         )

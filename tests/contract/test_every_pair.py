@@ -26,9 +26,14 @@ TINY: dict[str, Part] = {
         },
     ),
     "vit": Part("vit", {"embed_dim": 16, "depth": 4, "num_heads": 2}),
+    "pvt": Part("pvt", {"embed_dims": (8, 8, 10, 16), "depths": (1, 1, 1, 1)}),
 }  # fmt: skip
-FROM_TRANSFORMERS = {family: Part("backbone", {"config": config}) for family, config in TINY_BACKBONES.items()}
-OF_ONE_SIZE = {"vit", *PLAIN}
+FROM_TRANSFORMERS = {
+    **{family: Part("backbone", {"config": config}) for family, config in TINY_BACKBONES.items()},
+    "hybrid": Part("hybrid", {"config": TINY_BACKBONES["resnet"], "embed_dim": 16, "depth": 4, "num_heads": 2}),
+}
+OF_ONE_SIZE = {"vit", "hybrid", *PLAIN}
+WIDTH = 16
 SIZES = [(1, 1), (33, 50), (64, 64)]
 LABELS = LabelSpec.from_names(["a", "b", "c"])
 
@@ -43,7 +48,7 @@ def spec_of(encoder: str, decoder: str, in_channels: int = 3) -> ModelSpec:
     if encoder in FROM_TRANSFORMERS:
         pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[backbones]'")
     part = {**TINY, **FROM_TRANSFORMERS}[encoder]
-    return ModelSpec(part, Part(decoder), 3, in_channels=in_channels, image_size=(48, 64))
+    return ModelSpec(part, Part(decoder, {"embed_dim": WIDTH}), 3, in_channels=in_channels, image_size=(48, 64))
 
 
 def network_of(spec: ModelSpec) -> Segmenter:
@@ -82,7 +87,7 @@ def test_any_size_and_a_folder(encoder: str, decoder: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("encoder", ["mit", "vit"])
+@pytest.mark.parametrize("encoder", ["mit", "vit", "pvt", "hybrid"])
 def test_every_parameter_learns(encoder: str, decoder: str) -> None:
     if not fits(encoder, decoder):
         pytest.skip("does not fit")
@@ -91,7 +96,9 @@ def test_every_parameter_learns(encoder: str, decoder: str) -> None:
     assert [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-@pytest.mark.parametrize(("encoder", "bands"), [("mit", 1), ("vit", 4), ("resnet", 5), ("dinov2", 2)])
+@pytest.mark.parametrize(
+    ("encoder", "bands"), [("mit", 1), ("vit", 4), ("pvt", 2), ("resnet", 5), ("dinov2", 2), ("hybrid", 4)]
+)
 @torch.no_grad()
 def test_any_number_of_bands(encoder: str, bands: int, tmp_path: Path) -> None:
     network = network_of(spec_of(encoder, "fcn", bands))

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import Segmenter
 from terrazzo.models.decoders.all_mlp import AllMLPDecoder
+from terrazzo.models.decoders.attention import FCNAttentionDecoder
 from terrazzo.models.decoders.naive import NaiveDecoder
 from terrazzo.models.encoders.mit import MixTransformer
+from terrazzo.models.encoders.pvt import PyramidVisionTransformer
 from terrazzo.models.encoders.vit import VisionTransformer
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel
@@ -22,7 +24,7 @@ LABELS = LabelSpec.from_names(["background", "leaf", "stem"])
 def tiny_segformer(depths: tuple[int, int, int, int] = (1, 2, 1, 1)) -> TrainedModel:
     torch.manual_seed(0)
     dims = (8, 16, 24, 32)
-    encoder = MixTransformer(dims, depths, (1, 2, 3, 4), (8, 4, 2, 1), (2,) * 4, (7, 3, 3, 3), (4, 2, 2, 2), 0.0)
+    encoder = MixTransformer(dims, depths, (1, 2, 3, 4), mlp_ratios=(2,) * 4, drop_path_rate=0.0)
     return trained(Segmenter(encoder, AllMLPDecoder(dims, encoder.strides, 3, embed_dim=8)))
 
 
@@ -32,9 +34,21 @@ def tiny_setr(class_token: bool) -> TrainedModel:
     return trained(Segmenter(encoder, NaiveDecoder(encoder.channels, encoder.strides, 3, embed_dim=8)))
 
 
+def tiny_pvt_under_attention() -> TrainedModel:
+    torch.manual_seed(0)
+    encoder = PyramidVisionTransformer((1, 2, 1, 1), (8, 16, 24, 32), (1, 2, 3, 4), image_size=(64, 64))
+    return trained(Segmenter(encoder, FCNAttentionDecoder(encoder.channels, encoder.strides, 3, embed_dim=16)))
+
+
+def convolutions_under_attention() -> TrainedModel:
+    torch.manual_seed(0)
+    encoder = ConvEncoder([4, 8], [4, 2])
+    return trained(Segmenter(encoder, FCNAttentionDecoder(encoder.channels, encoder.strides, 3, embed_dim=16)))
+
+
 def trained(network: Segmenter) -> TrainedModel:
     for name, weights in network.named_parameters():
-        if name.endswith((".q.weight", ".kv.weight", ".qkv.weight")):
+        if name.endswith((".q.weight", ".k.weight", ".kv.weight", ".qkv.weight")):
             nn.init.normal_(weights, std=0.7)
     return TrainedModel("tiny", network.eval(), LABELS, Preprocess(), name="tiny")
 

@@ -76,8 +76,9 @@ def explain(
         A point X,Y to ask about, in pixels of the photo from its upper left; give it once for each point. By default
         the photo's centre and the middles of the largest classes seen.
     layers
-        Layers of attention, with commas between: 2.1 is block 1 of stage 2 of a SegFormer, 12 a block of a SETR. By
-        default the last block of each stage, or the blocks whose output the decoders read.
+        Layers of attention, with commas between: 2.1 is block 1 of stage 2 of a SegFormer, 12 a block of a SETR,
+        decoder the attention of a decoder. By default the last block of each stage, or the blocks whose output the
+        decoders read, and the decoder's.
     heads
         Draw each head of a layer too.
     window

@@ -7,7 +7,7 @@ are traced (`terrazzo.graphs.traced`).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +16,7 @@ from terrazzo.errors import MissingExtraError
 from terrazzo.graphs import OPSET
 from terrazzo.graphs.traced import traced
 from terrazzo.models.encoders.mit import MixTransformer, SequenceReduction, is_standard
+from terrazzo.models.encoders.pvt import PyramidVisionTransformer
 from terrazzo.models.encoders.vit import VisionTransformer
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription, Output, Precision
@@ -84,14 +85,15 @@ def describe(model: TrainedModel, output: Output, precision: Precision) -> Expor
 def minimum_side(network: Segmenter) -> int:
     """Return the least height and width that an exported network takes.
 
-    A MixTransformer pads maps smaller than a window of its sequence reduction, which costs a copy of every map in a
-    graph whose sizes are free. So exported ones begin where no map is that small: 29 pixels for SegFormer.
+    A MixTransformer pads maps smaller than a window of its sequence reduction, and so does PVT, which costs a copy of
+    every map in a graph whose sizes are free. So exported ones begin where no map is that small: 29 pixels for
+    SegFormer.
     """
     encoder = network.encoder
-    if not isinstance(encoder, MixTransformer):
-        return 1
-    sides = [1]
-    for stage, stride in zip(encoder.stages, encoder.strides, strict=True):
+    stages: Any = encoder.stages if isinstance(encoder, MixTransformer | PyramidVisionTransformer) else ()
+    sides, stride = [1], 1
+    for stage in stages:
+        stride *= stage.patch_embed.stride
         sides += [stride * (part.ratio - 1) + 1 for part in stage.modules() if isinstance(part, SequenceReduction)]
     return max(sides)
 

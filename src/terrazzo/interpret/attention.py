@@ -6,7 +6,9 @@ points. Only those rows are ever computed: for P points, P x heads x keys number
 
 A SegFormer's keys are a reduced grid of R x R tokens each (arXiv 2105.15203, section 3.1). Rows and columns of tokens
 that do not fill a window are no keys' and get no attention: `LayerAttention.covered` says how far the keys reach.
-A SETR's keys are the patches and, but for SETR-MLA, the class token.
+A SETR's keys are the patches and, but for SETR-MLA, the class token. PVT's stages are like a SegFormer's, the
+transformer of SETR's hybrid like a SETR's. A decoder with an attention block (models/decoders/attention.py) has one
+more layer, whatever its encoder.
 
 Shapes: P points, N heads, M keys, h and w the grid of keys, C channels, T tokens.
 """
@@ -36,7 +38,11 @@ from terrazzo.interpret.figures import attention_png, heads_png
 from terrazzo.interpret.measures import area_holding, percent
 from terrazzo.interpret.points import Point, check_points, choose_points
 from terrazzo.interpret.records import LayerAttention
+from terrazzo.models import Segmenter
+from terrazzo.models.decoders.attention import FCNAttentionDecoder, PositionAttention
+from terrazzo.models.encoders.hybrid import HybridEncoder
 from terrazzo.models.encoders.mit import EfficientSelfAttention, MixTransformer
+from terrazzo.models.encoders.pvt import PyramidVisionTransformer
 from terrazzo.models.encoders.vit import SelfAttention, VisionTransformer
 from terrazzo.ownership import refuse_foreign, write_results
 from terrazzo.weights.catalog import DEFAULT_MODEL
@@ -45,7 +51,10 @@ from terrazzo.weights.load import load
 
 __all__ = ["AttentionMaps", "attention_layers", "attention_maps", "attention_rows"]
 
-AttentionModule = EfficientSelfAttention | SelfAttention
+AttentionModule = EfficientSelfAttention | SelfAttention | PositionAttention
+
+DECODER = "decoder"
+"""Names the layer of a decoder with an attention block."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,8 @@ def attention_maps(
         model: a loaded model, or what `terrazzo.load` takes.
         points: (x, y) pixels of the photo; by default its centre and the middles of the largest classes seen.
         layers: names of layers, such as ``2.1`` (stage 2, block 1) of a SegFormer or ``12`` of a SETR; by default
-            a SegFormer's last block of each stage, and the blocks of a SETR whose output is emitted.
+            a SegFormer's last block of each stage, and the blocks of a SETR whose output is emitted; and ``decoder``,
+            where the decoder has an attention block.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
 
     Raises:
@@ -150,7 +160,7 @@ def attention_maps(
     if points is not None:
         check_points(points, height, width, str(photo) if isinstance(photo, (str, Path)) else "the photo")
     network = trained.network.eval().to(find_device(device))
-    chosen = _chosen_layers(network.encoder, layers)
+    chosen = _chosen_layers(network, layers)
     images_13HW = torch.from_numpy(trained.preprocess(image_HW3)[None]).to(next(network.parameters()))
 
     with torch.inference_mode():
@@ -166,27 +176,36 @@ def attention_maps(
     return AttentionMaps(image_HW3, tuple(points), classes, tuple(found), trained.name or trained.architecture)
 
 
-def attention_layers(encoder: nn.Module) -> dict[str, AttentionModule]:
-    """Return an encoder's attention modules by the names that `attention_maps` takes, first to last.
+def attention_layers(network: Segmenter) -> dict[str, AttentionModule]:
+    """Return a network's attention modules by the names that `attention_maps` takes, first to last.
 
     Raises:
-        ConfigError: it is no encoder of a SegFormer or a SETR.
+        ConfigError: it has none that can be drawn.
     """
     found: dict[str, Any] = {}
-    if isinstance(encoder, MixTransformer):
+    encoder: Any = network.encoder
+    if isinstance(encoder, MixTransformer | PyramidVisionTransformer):
         for number, stage in enumerate(encoder.stages, 1):
             assert isinstance(stage.blocks, nn.ModuleList)
             found |= {f"{number}.{place}": block.attn for place, block in enumerate(stage.blocks, 1)}
-    elif isinstance(encoder, VisionTransformer):
-        found = {str(number): block.attn for number, block in enumerate(encoder.blocks, 1)}
-    else:
+    elif (transformer := _transformer(encoder)) is not None:
+        found = {str(number): block.attn for number, block in enumerate(transformer.blocks, 1)}
+    if isinstance(network.decoder, FCNAttentionDecoder):
+        found[DECODER] = network.decoder.attention
+    if not found:
         raise ConfigError(
-            f"a {type(encoder).__name__} has no attention that can be drawn: it is the encoder of neither SegFormer "
-            "nor SETR",
+            f"a {type(encoder).__name__} has no attention that can be drawn: it is no encoder of SegFormer, SETR or "
+            "PVT, and the decoder has none",
             fix="ask for its receptive field alone: --show receptive-field",
             code="explain-no-attention",
         )
     return found
+
+
+def _transformer(encoder: nn.Module) -> VisionTransformer | None:
+    """Return the plain transformer of SETR's encoder or of its hybrid."""
+    encoder = encoder.transformer if isinstance(encoder, HybridEncoder) else encoder
+    return encoder if isinstance(encoder, VisionTransformer) else None
 
 
 def attention_rows(module: AttentionModule, x: Tensor, tokens_P: Tensor) -> Tensor:
@@ -194,12 +213,17 @@ def attention_rows(module: AttentionModule, x: Tensor, tokens_P: Tensor) -> Tens
 
     Args:
         module: the attention.
-        x: its input, (1, H, W, C) or (1, T, C).
+        x: its input, (1, H, W, C), (1, T, C), or (1, C, h, w) of a decoder's.
         tokens_P: places of the asking tokens, counted row by row.
 
     Returns:
         (P, N, M).
     """
+    if isinstance(module, PositionAttention):
+        tokens_TC = x[0].flatten(1).T
+        scores_PM = module.q(tokens_TC[tokens_P]) @ module.k(tokens_TC).T
+        weights_P1M: Tensor = scores_PM.softmax(-1)[:, None]
+        return weights_P1M
     C, heads = x.shape[-1], module.num_heads
     tokens_TC = x[0].reshape(-1, C)
     if isinstance(module, EfficientSelfAttention):
@@ -217,11 +241,12 @@ def attention_rows(module: AttentionModule, x: Tensor, tokens_P: Tensor) -> Tens
     return scores_NPM.softmax(-1).transpose(0, 1)
 
 
-def _chosen_layers(encoder: nn.Module, names: Sequence[str] | None) -> dict[str, AttentionModule]:
-    known = attention_layers(encoder)
+def _chosen_layers(network: Segmenter, names: Sequence[str] | None) -> dict[str, AttentionModule]:
+    known = attention_layers(network)
     if names is None:
-        if isinstance(encoder, VisionTransformer):
-            names = [str(number) for number in encoder.layers]
+        transformer = _transformer(network.encoder)
+        if transformer is not None:
+            names = [name for name in known if name == DECODER or int(name) in transformer.layers]
         else:  # of a stage's blocks, the last one stays
             names = list({name.partition(".")[0]: name for name in known}.values())
     if not names or (unknown := [name for name in names if name not in known]):
@@ -234,24 +259,26 @@ def _chosen_layers(encoder: nn.Module, names: Sequence[str] | None) -> dict[str,
 
 
 def _record(
-    network: nn.Module, images_13HW: Tensor, layers: dict[str, AttentionModule], points: Sequence[tuple[float, float]]
+    network: Segmenter, images_13HW: Tensor, layers: dict[str, AttentionModule], points: Sequence[tuple[float, float]]
 ) -> tuple[list[LayerAttention], Tensor]:
     """Run the network and return the attention of points, given as fractions (y, x) of the image, and the logits."""
     found: list[LayerAttention] = []
-    encoder = network.encoder
     height, width = images_13HW.shape[2:]
 
     def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert isinstance(module, (EfficientSelfAttention, SelfAttention))
             (x,) = inputs
             if isinstance(module, EfficientSelfAttention):
                 found.append(_segformer_layer(name, module, x, points))
+            elif isinstance(module, PositionAttention):
+                found.append(_decoder_layer(name, module, x, points))
             else:
-                assert isinstance(encoder, VisionTransformer)
-                patch = encoder.patch_embed.patch_size
-                grid = math.ceil(height / patch), math.ceil(width / patch)
-                found.append(_setr_layer(name, module, x, grid, encoder.class_token_in_blocks, points))
+                assert isinstance(module, SelfAttention)
+                transformer = _transformer(network.encoder)
+                assert transformer is not None and isinstance(network.encoder.strides, tuple)
+                stride = network.encoder.strides[0]
+                grid = math.ceil(height / stride), math.ceil(width / stride)
+                found.append(_setr_layer(name, module, x, grid, transformer.class_token_in_blocks, points))
 
         return hook
 
@@ -297,6 +324,21 @@ def _setr_layer(
         title=f"block {name}",
         weights_PNhw=weights_PNT[..., prefix:].reshape(len(points), -1, *grid).cpu().numpy(),
         class_token_PN=weights_PNT[..., 0].cpu().numpy() if class_token else None,
+        query_grid=grid,
+        covered=(1.0, 1.0),
+    )
+
+
+def _decoder_layer(
+    name: str, module: PositionAttention, x_1Chw: Tensor, points: Sequence[tuple[float, float]]
+) -> LayerAttention:
+    grid = x_1Chw.shape[2], x_1Chw.shape[3]
+    weights_P1M = attention_rows(module, x_1Chw, _tokens(points, *grid, x_1Chw))
+    return LayerAttention(
+        name=name,
+        title=name,
+        weights_PNhw=weights_P1M.reshape(len(points), 1, *grid).float().cpu().numpy(),
+        class_token_PN=None,
         query_grid=grid,
         covered=(1.0, 1.0),
     )

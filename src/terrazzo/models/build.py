@@ -12,6 +12,7 @@ from terrazzo.fields import fields_of
 from terrazzo.models.decoders import AUXILIARY_HEADS, DECODERS
 from terrazzo.models.encoders import ENCODERS
 from terrazzo.models.encoders.backbone import Backbone
+from terrazzo.models.encoders.hybrid import HybridEncoder
 from terrazzo.models.segmenter import AggregatingDecoder, Encoder, Segmenter
 from terrazzo.models.spec import ModelSpec, Part
 from terrazzo.text import printable
@@ -41,7 +42,7 @@ def build(spec: ModelSpec) -> Segmenter:
             fix="correct the description of the model",
             code="spec-build",
         ) from error
-    if isinstance(encoder, Backbone):  # which fills in what its family has by default
+    if isinstance(encoder, Backbone | HybridEncoder):  # which fills in what its family has by default
         complete = {**spec.encoder.fields, "config": encoder.configuration()}
         spec = replace(spec, encoder=Part(spec.encoder.name, complete))
     return Segmenter(encoder, decoder, heads, spec)
@@ -52,7 +53,8 @@ def _encoder(spec: ModelSpec) -> nn.Module:
     if maps == "dilated" and "maps" not in fields_of(row.module):
         raise ConfigError(
             f"{spec.title} has no strides that could be turned into dilation",
-            fix="choose a ResNet such as hf:microsoft/resnet-50, or the decoder fcn in place of fcn_dilated",
+            fix="choose a ResNet such as hf:microsoft/resnet-50, or the decoder "
+            f"{spec.decoder.name.removesuffix('_dilated')} in place of {spec.decoder.name}",
             code="encoder-dilation",
         )
     from_spec = {"in_channels": spec.in_channels, "image_size": spec.image_size, "maps": maps}

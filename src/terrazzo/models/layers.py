@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 __all__ = [
     "ConvNormReLU",
     "DropPath",
+    "ceil_div",
+    "first_cells",
     "fold_norm",
     "init_conv_fan_out",
     "init_transformer_linear",
@@ -47,11 +49,12 @@ class DropPath(nn.Module):
 
 
 class ConvNormReLU(nn.Module):
-    """Convolution without bias, BatchNorm, ReLU."""
+    """Convolution without bias that keeps the map's size, BatchNorm, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        padding = dilation * (kernel_size // 2)
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, x_BChw: Tensor) -> Tensor:
@@ -97,6 +100,23 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, draws: bool = Fa
     """
     again: Tensor = checkpoint(function, x, use_reentrant=False, preserve_rng_state=draws)
     return again
+
+
+def ceil_div(side: int, step: int) -> int:
+    """Divide and round up, of numbers that are not negative: what torch.export and ONNX both follow with free sizes.
+
+    `-(-side // step)` would not do, for the division of ONNX rounds towards zero.
+    """
+    return (side + step - 1) // step
+
+
+def first_cells(x_BChw: Tensor, height: int, width: int) -> Tensor:
+    """Return the first rows and columns of a map."""
+    if not torch.compiler.is_exporting():
+        return x_BChw[:, :, :height, :width]
+    # Of a free size a slice would have to know whether it cuts anything off.
+    rows, columns = (torch.arange(side, device=x_BChw.device) for side in (height, width))
+    return x_BChw.index_select(2, rows).index_select(3, columns)
 
 
 def interpolation_matrix(source: int, target: int, like: Tensor, align_corners: bool = False) -> Tensor:

@@ -6,6 +6,7 @@
                  progressive upsampling  decoders/pup.py     PUPDecoder
                  multi-level aggregation decoders/mla.py     MLADecoder, MultiLevelAggregation
                  auxiliary losses        the same decoders on earlier layers; decoders/mla.py MLAAuxiliaryHead
+    section 4.1  hybrid                  encoders/hybrid.py  HybridEncoder; `hybrid_base+setr_naive`
 
 The released code decides where the paper leaves room. Its quirks, kept because the released weights need them:
 

@@ -96,8 +96,11 @@ class ModelSpec:
         name = checked(self.name, str | None, "the name of a model", code="spec-value")
         if len(self.auxiliary) > MOST_HEADS:
             raise _wrong(f"there are {len(self.auxiliary)} auxiliary heads, and at most {MOST_HEADS} can be")
+        decoder = self.decoder
+        if decoder.name in DECODERS:
+            decoder = Part(decoder.name, {**DECODERS[decoder.name].fields, **decoder.fields})
         encoder = _complete(self.encoder, {name: row.module for name, row in ENCODERS.items()}, "encoder")
-        decoder = _complete(self.decoder, {name: row.module for name, row in DECODERS.items()}, "decoder")
+        decoder = _complete(decoder, {name: row.module for name, row in DECODERS.items()}, "decoder")
         heads = tuple(_complete(head, AUXILIARY_HEADS, "auxiliary head") for head in self.auxiliary)
         if not _has_positions(encoder):
             size = None

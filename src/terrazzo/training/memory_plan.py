@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from terrazzo.errors import TrainingError
+from terrazzo.models.decoders.pyramid import PooledBranch
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.training.acceleration import uses_bf16
 from terrazzo.training.distributed import Ranks, ranks_here
@@ -59,10 +60,13 @@ def memory_plan(model: Segmenter, recipe: Recipe, loss: CombinedLoss, ranks: Ran
         shares_statistics = recipe.run.sync_batchnorm and ranks.device.type == "cuda" and ranks.world_size > 1
         if "more than 1 value per channel" not in str(error) or shares_statistics:
             return _unknown(error)
+        # Some decoders average a whole map, whatever its size.
+        pools = any(isinstance(module, PooledBranch) and module.n == 1 for module in model.modules())
         raise TrainingError(
             f"BatchNorm would get a single value for each channel: a process learns from one window of {width} x "
             f"{height} in a step, and the network reduces it to 1 x 1",
-            fix=f"raise --batch-size to {2 * ranks.world_size} or more, or choose a larger --crop",
+            fix=f"raise --batch-size to {2 * ranks.world_size} or more, or choose "
+            f"{'another decoder' if pools else 'a larger --crop'}",
             code="training-batchnorm",
         ) from error
     except Exception as error:  # an encoder from elsewhere may do anything; a run must not end for want of a forecast

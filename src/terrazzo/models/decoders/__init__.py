@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
 from terrazzo.models.decoders.all_mlp import AllMLPDecoder
+from terrazzo.models.decoders.attention import FCNAttentionDecoder
 from terrazzo.models.decoders.conv_mlp import ConvMLPDecoder
 from terrazzo.models.decoders.fcn import FCNDecoder
+from terrazzo.models.decoders.fcn_skips import FCNSkipsDecoder
+from terrazzo.models.decoders.fpn import FPNDecoder
 from terrazzo.models.decoders.mla import MLAAuxiliaryHead, MLADecoder
 from terrazzo.models.decoders.naive import NaiveDecoder
 from terrazzo.models.decoders.pup import PUPDecoder
+from terrazzo.models.decoders.pyramid import ASPPDecoder, PSPDecoder
+from terrazzo.models.decoders.upernet import UPerNetDecoder
 from terrazzo.models.maps import Maps
 
 __all__ = ["AUXILIARY_HEADS", "DECODERS", "DecoderRow"]
@@ -27,16 +33,28 @@ class DecoderRow:
             other arguments are the fields of a spec.
         maps: which of the encoder's maps it reads.
         about: what it is, in a line.
+        fields: those whose defaults are not the class's.
     """
 
     module: Callable[..., nn.Module]
     maps: Maps
     about: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
 
 DECODERS: dict[str, DecoderRow] = {
     "fcn": DecoderRow(FCNDecoder, "last", "FCN head on the last map"),
     "fcn_dilated": DecoderRow(FCNDecoder, "dilated", "FCN head on the last map of a ResNet at output stride 8"),
+    "fcn_16s": DecoderRow(FCNSkipsDecoder, "levels", "FCN-16s: scores of the last two maps", {"skips": 1}),
+    "fcn_8s": DecoderRow(FCNSkipsDecoder, "levels", "FCN-8s: scores of the last three maps", {"skips": 2}),
+    "fcn_attention": DecoderRow(FCNAttentionDecoder, "last", "FCN head with DANet's position attention"),
+    "fcn_attention_dilated": DecoderRow(FCNAttentionDecoder, "dilated", "the same on a ResNet at output stride 8"),
+    "psp": DecoderRow(PSPDecoder, "last", "PSPNet's pyramid pooling on the last map"),
+    "psp_dilated": DecoderRow(PSPDecoder, "dilated", "the same on a ResNet at output stride 8"),
+    "aspp": DecoderRow(ASPPDecoder, "last", "DeepLabV3's atrous spatial pyramid pooling on the last map"),
+    "aspp_dilated": DecoderRow(ASPPDecoder, "dilated", "the same on a ResNet at output stride 8"),
+    "upernet": DecoderRow(UPerNetDecoder, "levels", "UPerNet: pyramid pooling and a fused feature pyramid"),
+    "fpn": DecoderRow(FPNDecoder, "levels", "feature pyramid with Panoptic FPN's semantic branch"),
     "all_mlp": DecoderRow(AllMLPDecoder, "levels", "SegFormer's all-MLP decoder"),
     "conv_mlp": DecoderRow(ConvMLPDecoder, "levels", "the decoder of mmsegmentation's SegFormer"),
     "setr_naive": DecoderRow(NaiveDecoder, "last", "SETR's Naive decoder"),

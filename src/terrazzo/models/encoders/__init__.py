@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from terrazzo.models.encoders import mit, vit
+from terrazzo.models.encoders import hybrid, mit, pvt, vit
 from terrazzo.models.encoders.backbone import create_backbone
+from terrazzo.models.encoders.hybrid import HybridEncoder
 from terrazzo.models.encoders.mit import MixTransformer
+from terrazzo.models.encoders.pvt import PyramidVisionTransformer
 from terrazzo.models.encoders.vit import VisionTransformer
 
 __all__ = ["ENCODERS", "SIZES", "EncoderRow"]
@@ -36,6 +38,8 @@ class EncoderRow:
 ENCODERS: dict[str, EncoderRow] = {
     "mit": EncoderRow(MixTransformer, "Mix Transformer, SegFormer's pyramid", mit.SIZES),
     "vit": EncoderRow(VisionTransformer, "Vision Transformer, SETR's plain encoder", vit.SIZES),
+    "pvt": EncoderRow(PyramidVisionTransformer, "Pyramid Vision Transformer, its first version", pvt.SIZES),
+    "hybrid": EncoderRow(HybridEncoder, "SETR's hybrid: a ResNet in front of a Vision Transformer", hybrid.SIZES),
     "backbone": EncoderRow(create_backbone, "a backbone of Hugging Face transformers, by its configuration"),
 }
 

@@ -43,6 +43,7 @@ from torch import Tensor, nn
 
 from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.fields import BelowOne
+from terrazzo.models.layers import ceil_div, first_cells
 from terrazzo.models.maps import Maps
 from terrazzo.text import printable
 
@@ -116,7 +117,7 @@ class Backbone(nn.Module):
                 images_B3HW = F.interpolate(images_B3HW, (whole_H, whole_W), mode="bilinear", align_corners=False)
         maps = self.backbone(images_B3HW).feature_maps
         return [
-            _cut(x_BChw, _quotient(H, stride), _quotient(W, stride)).contiguous(memory_format=torch.channels_last)
+            first_cells(x_BChw, ceil_div(H, stride), ceil_div(W, stride)).contiguous(memory_format=torch.channels_last)
             for x_BChw, stride in zip(maps, self.strides, strict=True)
         ]
 
@@ -141,7 +142,7 @@ class Backbone(nn.Module):
         return {key: value for key, value in config.to_dict().items() if key not in NOT_THE_NETWORK}
 
     def _whole(self, side: int) -> int:
-        return max(_quotient(side, self.multiple) * self.multiple, max(self.strides))
+        return max(ceil_div(side, self.multiple) * self.multiple, max(self.strides))
 
     def _maps_of_nothing(self, height: int, width: int) -> Sequence[Tensor]:
         weight = next(self.backbone.parameters())
@@ -270,19 +271,6 @@ def dilate_last_stages(backbone: Any, stages: int = 2) -> None:
                     conv.padding = tuple(dilation * (side // 2) for side in conv.kernel_size)
                 dilation *= conv.stride[0]
                 conv.stride = (1, 1)
-
-
-def _quotient(side: int, step: int) -> int:
-    """Divide and round up, in whole numbers: torch.export follows free sizes through these alone."""
-    return -(-side // step)
-
-
-def _cut(x_BChw: Tensor, height: int, width: int) -> Tensor:
-    if not torch.compiler.is_exporting():
-        return x_BChw[:, :, :height, :width]
-    # Of a free size a slice would have to know whether it cuts anything off.
-    rows, columns = (torch.arange(side, device=x_BChw.device) for side in (height, width))
-    return x_BChw.index_select(2, rows).index_select(3, columns)
 
 
 def _of_the_layers(values: Mapping[str, Any], config_class: Any) -> dict[str, Any]:

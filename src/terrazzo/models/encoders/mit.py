@@ -29,7 +29,14 @@ from torch import Tensor, nn
 from terrazzo.fields import BelowOne, NotNegative
 from terrazzo.models.activations import ACTIVATIONS
 from terrazzo.models.encoders.vit import resize_positions
-from terrazzo.models.layers import DropPath, init_conv_fan_out, init_transformer_linear, linear_ramp, recomputed
+from terrazzo.models.layers import (
+    DropPath,
+    ceil_div,
+    init_conv_fan_out,
+    init_transformer_linear,
+    linear_ramp,
+    recomputed,
+)
 from terrazzo.models.sizes import Depths, Sizes
 
 __all__ = [
@@ -86,8 +93,10 @@ class OverlapPatchEmbed(nn.Module):
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Return (B, ceil(H / stride), ceil(W / stride), embed_dim); one more each way for an even, centred kernel."""
         if not self.centred:
-            _, H, W, _ = x_BHWC.shape
-            x_BHWC = F.pad(x_BHWC, (0, 0, 0, -W % self.stride, 0, -H % self.stride))
+            (_, H, W, _), rest = x_BHWC.shape, self.stride - 1
+            if torch.compiler.is_exporting() or H % self.stride or W % self.stride:
+                # No patch lies in the zeros alone, and torch.export follows free sizes through this sum.
+                x_BHWC = F.pad(x_BHWC, (0, 0, 0, rest, 0, rest))
         x_BHWC = self.proj(x_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         tokens_BHWC: Tensor = self.norm(x_BHWC)
         return tokens_BHWC
@@ -324,7 +333,7 @@ class MixTransformer(nn.Module):
         for i, dim in enumerate(embed_dims[: self.emitted[-1]]):
             stride *= patch_strides[i]
             strides.append(stride)
-            grid = (-(-image_size[0] // stride), -(-image_size[1] // stride)) if positions else None
+            grid = (ceil_div(image_size[0], stride), ceil_div(image_size[1], stride)) if positions else None
             size, step = patch_sizes[i], patch_strides[i]
             centred = size != step if centred_patches is None else centred_patches
             patch_embed = OverlapPatchEmbed(

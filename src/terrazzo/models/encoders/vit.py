@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrazzo.fields import BelowOne
-from terrazzo.models.layers import DropPath, init_transformer_linear, linear_ramp, recomputed
+from terrazzo.models.layers import DropPath, ceil_div, init_transformer_linear, linear_ramp, recomputed
 from terrazzo.models.sizes import Depth, Size
 
 __all__ = ["SIZES", "PatchEmbed", "SelfAttention", "VisionTransformer", "resize_positions"]
@@ -63,7 +63,7 @@ class PatchEmbed(nn.Module):
         H, W = images_B3HW.shape[2:]
         P = self.patch_size
         if torch.compiler.is_exporting() or H % P or W % P:  # sizes are no numbers yet while exporting
-            whole = -(-H // P) * P, -(-W // P) * P
+            whole = ceil_div(H, P) * P, ceil_div(W, P) * P
             images_B3HW = F.interpolate(images_B3HW, whole, mode="bilinear", align_corners=False)
         tokens_BhwC: Tensor = self.proj(images_B3HW).permute(0, 2, 3, 1)
         return tokens_BhwC
@@ -166,7 +166,7 @@ class VisionTransformer(nn.Module):
         self.channels = (embed_dim,) * len(layers)
         self.strides = (patch_size,) * len(layers)
         self.class_token_in_blocks = class_token_in_blocks
-        grid = -(-image_size[0] // patch_size), -(-image_size[1] // patch_size)
+        grid = ceil_div(image_size[0], patch_size), ceil_div(image_size[1], patch_size)
         self.patch_embed = PatchEmbed(embed_dim, patch_size, in_channels)
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim), requires_grad=class_token_in_blocks)
         self.cls_pos_embed = nn.Parameter(torch.empty(1, 1, embed_dim), requires_grad=class_token_in_blocks)

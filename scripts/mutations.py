@@ -162,7 +162,7 @@ MUTATIONS = (
         'Protocol("segformer-cityscapes", short_side=1024, long_side=2048, window=1024, stride=768)',
         'Protocol("segformer-cityscapes", short_side=1024, long_side=2048, window=1024, stride=683)',
         ("protocols::test_every_setting_is_the_papers",)),
-    Mutation("protocols: mirrored upside down", "protocols", "view_HW3[:, ::-1]", "view_HW3[::-1]",
+    Mutation("protocols: mirrored upside down", "protocols", "strip_HW3[:, ::-1]", "strip_HW3[::-1]",
         ("protocols::test_mirrored_views_hold_the_mirrored_pixels",)),
     Mutation("protocols: photos smaller than a window", "protocols", "max(int(self.short_side * ratio), self.at_least)",
         "int(self.short_side * ratio)", ("protocols::test_the_network_sees_the_sizes_of_the_papers_code",)),

@@ -45,7 +45,7 @@ DECODING_THREADS = 2
 WINDOWS = (1024, 512)  # sides tried, one after the other, where a photo is too large for the memory
 STRIDE = 3 / 4  # of a window
 IN_WINDOWS = 'segment it in windows, with --protocol slide (protocol="slide" in Python)'
-BAND_PIXELS = 1 << 26  # of the mask, decided at once
+BAND_PIXELS = 1 << 24  # of the mask, decided at once
 
 
 @dataclass(frozen=True)

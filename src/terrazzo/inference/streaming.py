@@ -60,7 +60,7 @@ class Streamed:
         left_out = [kind for kind in asked if kind not in written]
         if not written:
             raise ConfigError(
-                f"{self.source.name} is read in windows, without {', '.join(left_out)}",
+                f"the image is read in windows, and {', '.join(left_out)} would need all of it at once",
                 fix=f"choose from {', '.join(STREAMED_KINDS)}; or raise --max-pixels if there is memory for all of it",
                 code="config-save",
             )
@@ -107,7 +107,7 @@ class Streamed:
         """
         if probabilities:
             raise ConfigError(
-                f"{self.source.name} is read in windows, and its probabilities are not kept",
+                "the image is read in windows, and its probabilities would need all of it at once",
                 fix="leave them out; or raise max_pixels if there is memory for all of it",
                 code="config-save",
             )

@@ -16,6 +16,7 @@ from terrazzo.ablation.figures import attention_png, fields_png, masks_png, stud
 from terrazzo.ablation.results import Result, Row
 from terrazzo.ablation.runs import Setting, scores_by_side, train_variant, trained_network
 from terrazzo.ablation.studies import Study, Variant, find_study
+from terrazzo.arguments import checked
 from terrazzo.atomic import make_folder
 from terrazzo.costs import count_operations_of_size, count_parameters, memory_of_forward, seconds_of_forward
 from terrazzo.data import DataRules, open_dataset
@@ -55,6 +56,7 @@ MEASURED_SIDES = (128, 256, 384, 512)
 """Image sides for which time and memory are measured."""
 
 
+@checked
 def ablate(
     study: str,
     data: str | Path,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from terrazzo.arguments import checked
 from terrazzo.config import read_yaml_mapping, refuse_unknown_keys
 from terrazzo.errors import ConfigError
 from terrazzo.models import refuse_unknown_model
@@ -119,6 +120,7 @@ class Recipe:
         }
 
     @classmethod
+    @checked
     def from_dict(cls, values: Mapping[str, Any], where: str) -> Recipe:
         """Read a complete mapping: sections, or the fields of a flat recipe of earlier versions.
 
@@ -156,6 +158,7 @@ class Recipe:
             raise ConfigError(f"{where}: {error.message}", fix=error.fix, code=error.code) from error
 
     @classmethod
+    @checked
     def from_file(cls, path: Path) -> Recipe:
         """Read a recipe file.
 

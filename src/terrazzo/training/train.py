@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from terrazzo.arguments import checked
 from terrazzo.data import DataRules, open_dataset
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.errors import ConfigError
@@ -60,6 +61,7 @@ class Run:
     report: Report
 
 
+@checked
 def train(
     data: str | Path,
     output: str | Path,

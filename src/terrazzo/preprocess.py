@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.arguments import check_fields, checked
 from terrazzo.errors import ConfigError
 from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.imaging.resize import INTERPOLATIONS, Interpolation, is_resized_in_strips, resize_image, resize_in_strips
@@ -57,6 +58,7 @@ class Preprocess:
     rounding: Literal["nearest", "down"] = "nearest"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         sides = [self.multiple_of, *(side for side in (self.short_side, self.long_side) if side is not None)]
         if self.size is not None:
             if len(self.size) != 2 or self.short_side is not None or self.multiple_of != 1:
@@ -88,12 +90,15 @@ class Preprocess:
         square = min(self.short_side or 1, self.long_side or 65536)
         self._refuse_large(*(self.size or (self._rounded_up(square), self._rounded_up(square))))
 
+    @checked
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) that the network sees for a photo of this size.
 
         Raises:
-            ConfigError: these are more pixels than a photo may have (code "preprocess-pixels").
+            ConfigError: these are more pixels than a photo may have (code "preprocess-pixels"), or the photo has none.
         """
+        if min(height, width) < 1:
+            raise ConfigError(f"a photo of {width} x {height} has no pixels", fix="give sides of at least 1")
         if self.size is not None:
             return self.size
         target = height, width
@@ -132,6 +137,7 @@ class Preprocess:
                 code="preprocess-pixels",
             )
 
+    @checked
     def resize(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the photo at `target_size`; the same array when the size is right already."""
         size = self.target_size(*image_HW3.shape[:2])
@@ -148,8 +154,11 @@ class Preprocess:
         """As `resize`, for an image of this size that is read in strips of rows."""
         return resize_in_strips(read_rows, (height, width), self.target_size(height, width), self.interpolation)
 
+    @checked
     def normalize(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return (H, W, 3) float32, (value - mean) / std per channel."""
+        if image_HW3.ndim != 3 or image_HW3.shape[2] != 3:
+            raise ConfigError(f"an image of the shape {image_HW3.shape} is not (H, W, 3)", fix="give an RGB image")
         height, width, _ = image_HW3.shape
         scale = 1.0 / np.asarray(self.std, dtype=np.float32)
         offset = -np.asarray(self.mean, dtype=np.float32) * scale
@@ -173,6 +182,7 @@ class Preprocess:
         return values if all(getattr(Preprocess, key) == resampling[key] for key in CHOICES) else values | resampling
 
     @classmethod
+    @checked
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
         """Read `to_dict`'s output back.
 

@@ -212,3 +212,19 @@ def test_the_address_of_the_terms_goes_along(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(model_card(model))
     assert 'license_name: "mine-nc"\nlicense_link: "https://example.org/terms"' in model_card(model)
     assert licence_in_model_card(tmp_path) == licence
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "licence"),
+    [
+        ("README.md", "---\nlicense: [mit, x]\n---\n", "mit, x"),
+        ("README.md", "---\nlicense: ['mit']\n---\n", "mit"),
+        ("LICENSE", "\n# NVIDIA Source Code License\n\nterms", "see its file LICENSE: NVIDIA Source Code License"),
+        ("LICENCE.txt", "", "see its file LICENCE.txt"),
+    ],
+)
+def test_lists_of_licences_and_a_folder_with_nothing_but_a_licence_file(
+    tmp_path: Path, name: str, text: str, licence: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    assert licence_in_model_card(tmp_path) == licence

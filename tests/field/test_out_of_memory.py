@@ -226,9 +226,6 @@ def test_a_thread_that_cannot_start_hangs_nothing(
 # -- real limits ------------------------------------------------------------------------------------------------------
 
 
-CRASHES = pytest.mark.xfail(strict=False, reason="OpenVINO's own code sometimes crashes where memory runs out")
-
-
 def _predict(arguments: list[str], limit: int | None = None) -> tuple[subprocess.CompletedProcess[str], int]:
     """Run the command, within so many bytes of address space; return the most that it had, too."""
     code = "import sys; from terrazzo.cli.main import main; main(sys.argv[1:]); print(open('/proc/self/status').read())"
@@ -257,8 +254,8 @@ def _predict(arguments: list[str], limit: int | None = None) -> tuple[subprocess
         ("torch", None),
         ("onnxruntime", None),
         ("onnxruntime", "m.onnx"),
-        pytest.param("openvino", None, marks=CRASHES),
-        pytest.param("openvino", "m.xml", marks=CRASHES),
+        ("openvino", None),
+        ("openvino", "m.xml"),
     ],
 )
 def test_a_photo_too_large_for_a_limit_of_memory_is_done_in_windows(

@@ -16,6 +16,7 @@ from terrazzo.ablation.figures import attention_png, fields_png, masks_png, stud
 from terrazzo.ablation.results import Result, Row
 from terrazzo.ablation.runs import Setting, scores_by_side, train_variant, trained_model
 from terrazzo.ablation.studies import Study, Variant, find_study
+from terrazzo.arguments import checked
 from terrazzo.atomic import make_folder
 from terrazzo.costs import count_operations_of_size, count_parameters, memory_of_forward, seconds_of_forward
 from terrazzo.engines.memory import keep_freed_memory
@@ -52,6 +53,7 @@ FIELD_WINDOW = 256
 """Side of what is cut from the middle of photos at their own size for receptive fields; SETR's fill any window."""
 
 
+@checked
 def ablate(
     study: str | Study,
     data: str | Path,

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from terrazzo.arguments import checked
 from terrazzo.data.classes import (
     LABELS_FILE,
     counted_from_1,
@@ -140,6 +141,7 @@ class DatasetCheck:
         }
 
 
+@checked
 def check_dataset(
     root: str | Path,
     labels: LabelSpec | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from terrazzo.arguments import checked
 from terrazzo.data.classes import infer_labels, known_labels
 from terrazzo.data.dataset import Dataset
 from terrazzo.data.detect import find_layout
@@ -21,6 +22,7 @@ TOLD = frozenset({"mask-names", "split-made"})  # how a data set was read that l
 PAIR_CODES = frozenset({"mask-missing", "mask-several", "photo-missing", "name-shared", "not-a-file", "list-entry"})
 
 
+@checked
 def open_dataset(
     root: str | Path,
     split: str,

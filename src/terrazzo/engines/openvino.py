@@ -18,6 +18,7 @@ from terrazzo.engines.cache import cached, keep
 from terrazzo.engines.engine import ENGINES, EngineOptions, Side, at_least, refuse_other_ports, refuse_size
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.onnx_file import damaged, describe_onnx, unopened
+from terrazzo.engines.openvino_process import OpenVINOProcess
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError, OutputError
 from terrazzo.regular_files import open_regular
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription, exported_format
@@ -45,6 +46,8 @@ class OpenVINOEngine:
     any size begins, and a size gets its own with the second batch of it, as long as it is among the `KEPT_SIZES` latest
     ones: a folder of photos of many sizes compiles none for each of them.
 
+    Once memory has run out, every run goes to a child process (`engines/openvino_process.py`).
+
     What was compiled is kept in the cache folder, but for large networks: the next start takes it from there, for a
     size that has its own with the first batch.
 
@@ -62,7 +65,7 @@ class OpenVINOEngine:
     """
 
     def __init__(self, path: str | Path, options: EngineOptions | None = None) -> None:
-        options = options or EngineOptions()
+        self._options = options = options or EngineOptions()
         self.path = Path(path)
         onnx = describe_onnx(self.path) if exported_format(self.path) == "onnx" else None
         try:
@@ -103,18 +106,23 @@ class OpenVINOEngine:
         self._any_size: _Compiled | None = None
         self._latest: OrderedDict[tuple[int, ...], _Compiled | None] = OrderedDict()
         self._sizes_compiled = 0
+        self._apart: OpenVINOProcess | None = None
 
     def __call__(self, images_B3HW: NDArray[np.float32]) -> NDArray[Any]:
         refuse_size(images_B3HW.shape, self.sides, self.path)
+        if self._apart is not None:
+            return self._apart(images_B3HW)
         with self._lock:
             compiled = self._compiled_for(images_B3HW.shape)
         return compiled.run(self._ov.Tensor(np.ascontiguousarray(images_B3HW), shared_memory=True))
 
     def release_memory(self) -> None:
-        """Let go of the compiled networks with their feature maps; the next run compiles again."""
+        """Let go of the compiled networks with their feature maps, and run in a child process from now on."""
         with self._lock:
             self._any_size = None
             self._latest.clear()
+            self._apart = self._apart or OpenVINOProcess(self.path, self._options)
+            self._apart.stop()
 
     def _compiled_for(self, shape: tuple[int, ...]) -> _Compiled:
         if self._network.input(0).partial_shape.is_dynamic:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.arguments import checked
 from terrazzo.data import DataRules, Dataset, open_dataset
 from terrazzo.data.classes import void_may_be_object
 from terrazzo.data.mask_evidence import has_own_order, is_soft
@@ -49,6 +50,7 @@ MANY_PHOTOS = Workload(photos=100)
 """What an engine is chosen for: how many photos a split has is known only after the model's labels are."""
 
 
+@checked
 @keeps_mode
 def evaluate(
     model: str | Path | TrainedModel | Predictor = DEFAULT_MODEL,

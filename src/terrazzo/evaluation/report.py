@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from terrazzo.arguments import checked
 from terrazzo.atomic import make_folder
 from terrazzo.evaluation.boundary import BoundaryMetrics
 from terrazzo.evaluation.confusion import IntArray, Metrics, score_text
@@ -142,6 +143,7 @@ class Report:
         """Draw the confusion matrix, each row in per cent of the label's pixels."""
         return confusion_png(self.labels, self.confusion, self.subject, self.summary)
 
+    @checked
     def save(self, folder: str | os.PathLike[str], *, kind: Kind = "evaluate", overwrite: bool = False) -> None:
         """Write report.json, report.txt, per_class.csv, per_class.png and confusion.png into `folder`.
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from terrazzo.arguments import checked
 from terrazzo.atomic import replacing_together
 from terrazzo.data.readings import MaskValues
 from terrazzo.engines.auto import engine_for_file
@@ -101,6 +102,7 @@ class Export:
 
 
 @keeps_mode
+@checked
 def export(
     model: str | Path | TrainedModel,
     output: str | Path,

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from terrazzo.arguments import check_fields
 from terrazzo.errors import ImageError
 from terrazzo.imaging.bands import (
     RGB,
@@ -115,6 +116,7 @@ class ReadOptions:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise ImageError(
                 f"value range {self.value_range} is empty", fix="give the lower value first", code="image-value-range"

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
+from terrazzo.arguments import checked
 from terrazzo.engines.auto import PYTORCH, Workload, auto_engine, engine_for_file, find_engine, gpu_at_hand, has_runtime
 from terrazzo.engines.conversion_cache import FallingBack, convert_once, kept_conversion
 from terrazzo.engines.engine import Engine, EngineOptions, EngineRecord, Precision
@@ -39,6 +40,7 @@ __all__ = ["make_predictor", "predict"]
 Model: TypeAlias = "str | Path | TrainedModel"
 
 
+@checked
 def make_predictor(
     model: Model = DEFAULT_MODEL,
     device: str | None = None,
@@ -206,6 +208,7 @@ def predict(
     max_pixels: int = ...,
     trust: bool = ...,
 ) -> list[Segmentation]: ...
+@checked
 @keeps_mode
 def predict(
     photos: ImageSource | Iterable[Any],

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from terrazzo.arguments import checked
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.modes import keeps_mode
@@ -79,6 +80,7 @@ class Summary:
     skipped: list[Path]
 
 
+@checked
 @keeps_mode
 def predict_folder(
     photos: Paths,

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.arguments import check_fields
 from terrazzo.data.sources.array import ArraySource
 from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.data.sources.source import Image, Source
@@ -77,6 +78,7 @@ class Predictor:
     turns: Turns = field(default_factory=Turns, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.protocol.single_view or self.protocol.window is not None:
             self._require_logits(f"the protocol {self.protocol.name}")
 

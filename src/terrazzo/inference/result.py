@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.arguments import check_fields, checked
 from terrazzo.atomic import make_folder, replacing
 from terrazzo.errors import ConfigError, LabelError
 from terrazzo.imaging.png import encode_png
@@ -96,6 +97,7 @@ class Segmentation:
     model: str | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         num_classes, dtype = self.labels.num_classes, self.labels.mask_dtype
         if self.mask.ndim != 2 or self.mask.size == 0 or self.mask.dtype != dtype:
             raise LabelError(
@@ -134,6 +136,7 @@ class Segmentation:
 
     # What is in it
 
+    @checked
     def areas(self, *, absent: bool = False) -> list[ClassArea]:
         """The classes by the area they cover, largest first.
 
@@ -153,6 +156,7 @@ class Segmentation:
         """(H, W, 3) RGB: every pixel in its class's colour."""
         return self.labels.colorize(self.mask)
 
+    @checked
     def overlay(self, alpha: float = 0.55, *, legend: bool = True) -> NDArray[np.uint8]:
         """The photo under its classes' colours, (H, W, 3) RGB; without a photo, the colours alone.
 
@@ -187,6 +191,7 @@ class Segmentation:
 
     # Where it goes
 
+    @checked
     def save(
         self,
         output: str | os.PathLike[str],

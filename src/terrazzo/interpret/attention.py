@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from terrazzo.arguments import checked
 from terrazzo.atomic import make_folder
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.torch import find_device
@@ -130,6 +131,7 @@ class AttentionMaps:
 
 
 @keeps_mode
+@checked
 def attention_maps(
     photo: ImageSource,
     model: str | Path | TrainedModel = DEFAULT_MODEL,

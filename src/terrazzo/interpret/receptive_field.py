@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from terrazzo.arguments import checked
 from terrazzo.atomic import make_folder
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.torch import find_device
@@ -117,6 +118,7 @@ class ReceptiveFields:
 
 
 @keeps_mode
+@checked
 def receptive_fields(
     photos: ImageSource | Sequence[ImageSource],
     model: str | Path | TrainedModel = DEFAULT_MODEL,

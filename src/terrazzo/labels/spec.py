@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.arguments import checked
 from terrazzo.config import read_yaml
 from terrazzo.errors import LabelError
 from terrazzo.labels.palette import generate_palette
@@ -110,6 +111,7 @@ class LabelSpec:
         return cls(names, palette, id_map, colors)  # type: ignore[arg-type]  # __post_init__ makes tuples of them
 
     @classmethod
+    @checked
     def bundled(cls, name: str) -> LabelSpec:
         """Load a class list that ships with the package; `bundled_names` lists them.
 
@@ -131,6 +133,7 @@ class LabelSpec:
         return cls.from_names(**document_fields(document))
 
     @classmethod
+    @checked
     def from_yaml(cls, path: str | Path) -> LabelSpec:
         """Read a folder dataset's ``labels.yaml``.
 
@@ -177,6 +180,7 @@ class LabelSpec:
         grays = ((v, v, v) for v in (0, 255, *range(128, 255), *range(1, 128)))
         return next((color for color in grays if color not in taken), (0, 0, 0))
 
+    @checked
     def encode(self, stored_HW: NDArray[Any]) -> Mask:
         """Turn a stored index mask into class indices.
 
@@ -204,6 +208,7 @@ class LabelSpec:
         _, index_by_value = _value_tables(self.id_map, self.ignore_index)
         return _look_up(index_by_value, stored_HW)
 
+    @checked
     def unknown_values(self, stored_HW: NDArray[Any]) -> dict[int, int]:
         """Count the pixels of each stored value that the spec does not name, most frequent first.
 
@@ -222,6 +227,7 @@ class LabelSpec:
                 unknown_HW = (known_by_value[inside_HW] == 0) | (inside_HW != stored_HW)
         return _count(stored_HW[unknown_HW]) if unknown_HW.any() else {}
 
+    @checked
     def encode_rgb(self, rgb_HW3: NDArray[np.uint8]) -> Mask:
         """Turn a stored colour mask into class indices.
 
@@ -247,6 +253,7 @@ class LabelSpec:
             )
         return (codes_HW - np.uint32(1)).astype(self.mask_dtype)
 
+    @checked
     def unknown_colors(self, rgb_HW3: NDArray[np.uint8]) -> dict[Color, int]:
         """Count the pixels of each colour that the spec does not name, most frequent first.
 
@@ -281,6 +288,7 @@ class LabelSpec:
                 )
         return (*pairs.items(), (self.ignore_color, "ignore"))
 
+    @checked
     def colorize(self, mask_HW: NDArray[Any]) -> NDArray[np.uint8]:
         """Draw class indices in the palette's colours, ignored pixels in `ignore_color`.
 

@@ -119,7 +119,13 @@ def checked_pairs(
     field: Literal["map", "colors"], pairs: object, checked_key: Callable[[object], Key], num_classes: int
 ) -> tuple[tuple[Key, Target], ...]:
     """What stored values or colours stand for, sorted so that equal specs compare equal."""
-    items: Iterable[tuple[object, object]] = pairs.items() if isinstance(pairs, Mapping) else pairs  # type: ignore[assignment]
+    items = list(pairs.items() if isinstance(pairs, Mapping) else pairs if isinstance(pairs, Iterable) else [None])
+    if not all(isinstance(item, (tuple, list)) and len(item) == 2 for item in items):
+        raise LabelError(
+            f"`{field}` is {show(pairs)} that does not say what stands for what",
+            fix="give a mapping, or a list of pairs",
+            code=f"labels-{field}",
+        )
     checked: dict[Key, Target] = {}
     for left, right in items:
         key = checked_key(left)

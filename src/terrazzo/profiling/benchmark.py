@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from terrazzo.arguments import checked
 from terrazzo.engines.engine import ENGINES, available_cores
 from terrazzo.engines.trust import trust_file
 from terrazzo.errors import ConfigError, TerrazzoError
@@ -32,6 +33,7 @@ MOST_PHOTOS = 50
 REFERENCE = "reference.npy"
 
 
+@checked
 def benchmark(
     model: str | Path = DEFAULT_MODEL,
     *,

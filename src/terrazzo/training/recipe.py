@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from terrazzo.arguments import checked
 from terrazzo.config import read_yaml_mapping
 from terrazzo.errors import ConfigError
 from terrazzo.fields import as_plain, refuse_missing, refuse_unknown
@@ -129,6 +130,7 @@ class Recipe:
         }
 
     @classmethod
+    @checked
     def from_dict(cls, values: Mapping[str, Any], where: str) -> Recipe:
         """Read a complete mapping: sections, or the fields of a flat recipe of earlier versions.
 
@@ -163,6 +165,7 @@ class Recipe:
             raise ConfigError(f"{where}: {error.message}", fix=error.fix, code=error.code) from error
 
     @classmethod
+    @checked
     def from_file(cls, path: Path) -> Recipe:
         """Read a recipe file.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from terrazzo.arguments import checked
 from terrazzo.data import DataRules, open_dataset
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.errors import ConfigError
@@ -65,6 +66,7 @@ class Run:
     seconds: float
 
 
+@checked
 def train(
     data: str | Path,
     output: str | Path,

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from terrazzo.arguments import checked
 from terrazzo.atomic import clear_stale, refuse_unwritable
 from terrazzo.errors import ConfigError, OutputError
 from terrazzo.labels.matching import match_classes, reordered, side_by_side
@@ -25,6 +26,7 @@ FILES = {CONFIG_FILE, WEIGHTS_FILE, PROCESSOR_FILE, CARD_FILE}
 FORMATS = {"terrazzo": save_folder, "hf": save_huggingface}
 
 
+@checked
 def convert(
     source: str | Path,
     destination: str | Path,

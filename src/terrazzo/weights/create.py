@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from terrazzo.arguments import checked
 from terrazzo.models import ModelSpec, Segmenter, build, model_spec
 from terrazzo.models.encoders.backbone import Backbone
 from terrazzo.weights.backbones import is_named, load_backbone, locate, split_name
@@ -13,6 +14,7 @@ from terrazzo.weights.backbones import is_named, load_backbone, locate, split_na
 __all__ = ["create_model"]
 
 
+@checked
 def create_model(
     name: str | ModelSpec,
     num_classes: int,

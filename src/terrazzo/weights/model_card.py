@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from terrazzo.regular_files import open_regular
@@ -14,6 +15,7 @@ from terrazzo.weights.origin import licence_of, starts_of
 __all__ = ["CARD_FILE", "base_model_in_model_card", "licence_in_model_card", "model_card"]
 
 CARD_FILE = "README.md"
+LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "LICENCE.md", "LICENCE.txt")
 HUB_LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0")
 """Identifiers that the hub knows; everything else is called "other" there and named beside it."""
 LINKED = re.compile(r"(.+) \((https?://[^\s()]+)\)")  # a name with the address of the terms
@@ -49,13 +51,27 @@ def _plain(text: str) -> str:
 
 
 def licence_in_model_card(folder: Path) -> str | None:
-    """Return the licence that the head of a folder's ``README.md`` names, in the manner of the Hugging Face hub."""
+    """Return the licence that the head of a folder's ``README.md`` names, in the manner of the Hugging Face hub.
+
+    Where it names none, the first line of a file with the licence's text stands for it.
+    """
     head = _card_head(folder)
     licence = head.get("license")
+    if licence is None and "license_name" not in head:
+        return _licence_file(folder)
     if licence not in (None, "other"):
         return licence
     link, named = head.get("license_link", ""), head.get("license_name", licence)
     return f"{named} ({link})" if named is not None and link.startswith(("https://", "http://")) else named
+
+
+def _licence_file(folder: Path) -> str | None:
+    for name in LICENCE_FILES:
+        with suppress(OSError), open_regular(folder / name) as file:
+            text = file.read(2000).decode("utf-8-sig", "replace")
+            title = next((line.strip(" #*=-\t") for line in text.splitlines() if line.strip(" #*=-\t")), "")
+            return f"see its file {name}" + (f": {printable(title)[:100]}" if title else "")
+    return None
 
 
 def base_model_in_model_card(folder: Path) -> str | None:
@@ -79,6 +95,6 @@ def _card_head(folder: Path) -> dict[str, str]:
         else:
             key, _, value = line.partition(":")
             name = key = key.strip()
-        if value := value.strip().strip("'\"")[:100]:
+        if value := value.strip().strip("[]").strip().strip("'\"")[:100]:
             found.setdefault(name, value)
     return found

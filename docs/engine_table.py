@@ -4,39 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+from tables import add_table, markdown_table
+
 from terrazzo.engines.engine import ENGINES, EngineRecord
 from terrazzo.weights.exported import FORMATS
 
 
 def as_markdown() -> str:
     """Lay the records out as a Markdown table."""
-    lines = ["| `--engine` | runs | on | `--precision` | needs |", "|---|---|---|---|---|"]
-    return "\n".join([*lines, *map(_row, ENGINES.values())])
+    return markdown_table(("`--engine`", "runs", "on", "`--precision`", "needs"), map(_row, ENGINES.values()))
 
 
-def _row(engine: EngineRecord) -> str:
+def _row(engine: EngineRecord) -> list[str]:
     suffixes = " and ".join(f"`{FORMATS[name]}`" for name in engine.formats)
     files = f"exported {suffixes} files; " if suffixes else ""
     weights = "by converting them" if engine.runs_conversions else "of any kind"
     extra = "nothing more" if engine.extra is None else f"the extra `{engine.extra}`"
-    cells = [
+    return [
         f"`{engine.name}`",
         f"{files}weights {weights}",
         ", ".join(engine.devices),
         ", ".join(engine.precisions),
         extra,
     ]
-    return f"| {' | '.join(cells)} |"
 
 
 def setup(app: Any) -> dict[str, bool]:
     """Give Sphinx the directive ``engine-table``."""
-    from docutils import nodes
-    from sphinx.util.docutils import SphinxDirective
-
-    class EngineTable(SphinxDirective):
-        def run(self) -> list[nodes.Node]:
-            return self.parse_text_to_nodes(as_markdown())
-
-    app.add_directive("engine-table", EngineTable)
-    return {"parallel_read_safe": True}
+    return add_table(app, "engine-table", as_markdown)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tables import add_table, markdown_table
+
 from terrazzo import errors
 
 CLASSES = {name: getattr(errors, name).code for name in errors.__all__}
@@ -57,25 +59,14 @@ def rows_of(package: Path) -> list[Row]:
 
 def as_markdown(rows: list[Row]) -> str:
     """Lay the rows out as a Markdown table."""
-    lines = ["| code | what it says | what to do |", "|---|---|---|"]
-    lines += [f"| `{row.code}` | {_cell(row.message)} | {_cell(row.fix)} |" for row in rows]
-    return "\n".join(lines)
+    cells = ((f"`{row.code}`", _escaped(row.message), _escaped(row.fix)) for row in rows)
+    return markdown_table(("code", "what it says", "what to do"), cells)
 
 
 def setup(app: Any) -> dict[str, bool]:
     """Give Sphinx the directive ``error-table``."""
-    from docutils import nodes
-    from sphinx.util.docutils import SphinxDirective
-
-    class ErrorTable(SphinxDirective):
-        def run(self) -> list[nodes.Node]:
-            package = Path(errors.__file__).parent
-            for path in package.rglob("*.py"):
-                self.env.note_dependency(str(path))
-            return self.parse_text_to_nodes(as_markdown(rows_of(package)))
-
-    app.add_directive("error-table", ErrorTable)
-    return {"parallel_read_safe": True}
+    package = Path(errors.__file__).parent
+    return add_table(app, "error-table", lambda: as_markdown(rows_of(package)), list(package.rglob("*.py")))
 
 
 def _rows(call: ast.Call) -> set[Row]:
@@ -111,7 +102,7 @@ def _texts(node: ast.expr) -> list[str]:
             return ["…"]
 
 
-def _cell(text: str) -> str:
+def _escaped(text: str) -> str:
     """Escape Markdown's signs, which inside backticks are plain text already."""
     pieces = text.replace("\n", " ").split("`")
     for plain in range(0, len(pieces), 2):

@@ -10,6 +10,8 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from tables import markdown_table
+
 from terrazzo.fields import accepted
 from terrazzo.training.augment import AUGMENTATIONS
 from terrazzo.training.losses import LOSSES
@@ -46,14 +48,13 @@ def _row(name: str, kind: type[Any]) -> str:
 
 def _table(kind: type[Any], values: dict[str, Any]) -> str:
     meanings = _meanings(kind)
-    lines = ["| field | takes | default | meaning |", "|---|---|---|---|"]
+    rows = []
     for field in fields(kind):
         value = values.get(field.name, field.default)
         default = "" if value is MISSING else f"`{json.dumps(value)}`"
         takes = accepted(kind, field.name).replace(", such as 6.0e-5", "")
-        cells = (f"`{field.name}`", takes, default, meanings[field.name])
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    return "\n".join(lines)
+        rows.append((f"`{field.name}`", takes, default, meanings[field.name]))
+    return markdown_table(("field", "takes", "default", "meaning"), rows)
 
 
 def _meanings(kind: type[Any]) -> dict[str, str]:

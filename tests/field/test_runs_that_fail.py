@@ -102,11 +102,13 @@ def test_batchnorm_of_an_average_over_the_map_is_refused_whatever_the_crop(
     """These decoders average the whole map to 1 x 1, and a larger crop does not help."""
     encoder = Part("mit", {"embed_dims": (8, 8, 10, 16), "depths": (1, 1, 1, 1)})
     monkeypatch.setitem(MODELS, "pooled", ModelSpec(encoder, Part(decoder, {"embed_dim": 8}), name="pooled"))
+    alone = tiny_trainer(data, tmp_path, batch_size=1, crop=(128, 128), model="pooled")
     with pytest.raises(TrainingError, match="a single value for each channel") as caught:
-        memory_plan(tiny_trainer(data, tmp_path, batch_size=1, crop=(128, 128), model="pooled"))
+        memory_plan(alone.model, alone.recipe, alone.loss, ALONE)
     assert caught.value.code == "training-batchnorm"
     assert "--batch-size to 2" in caught.value.fix and "--crop" not in caught.value.fix
-    assert memory_plan(tiny_trainer(data, tmp_path, batch_size=2, crop=(32, 32), model="pooled")).lines
+    two = tiny_trainer(data, tmp_path, batch_size=2, crop=(32, 32), model="pooled")
+    assert memory_plan(two.model, two.recipe, two.loss, ALONE).lines
 
 
 def test_the_disk_that_a_run_takes_is_told(

@@ -41,16 +41,16 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return path.strip(), parsed
 
 
-def full_paths(changes: Mapping[str, Any]) -> dict[str, Any]:
+def full_paths(changes: Mapping[str, Any], where: str = "the options") -> dict[str, Any]:
     """Write the short names among the fields in full: `lr` is `optimizer.lr`.
 
     Raises:
         ConfigError: a name is neither a path nor a short name, or a value is nothing that a recipe can hold.
     """
-    values = plain(changes, "the options")
+    values = plain(changes, where)
     if not isinstance(values, Mapping):
         raise ConfigError(
-            f"the options are {show(values)}", fix='give a mapping such as {"epochs": 20}', code="recipe-value"
+            f"{where} are {show(values)}", fix='give a mapping such as {"epochs": 20}', code="recipe-value"
         )
     return {_full_path(name, value): value for name, value in values.items()}
 

@@ -91,7 +91,7 @@ class Recipe:
         Raises:
             ConfigError: there is no such field, or a value has the wrong type or range.
         """
-        return Recipe.from_dict(with_values(self.to_dict(), full_paths(changes)), where) if changes else self
+        return Recipe.from_dict(with_values(self.to_dict(), full_paths(changes, where)), where) if changes else self
 
     def differences(self, other: Recipe) -> list[str]:
         """Return the paths of the fields in which two recipes differ; of other rows, that of their list.

@@ -16,7 +16,6 @@ from terrazzo.evaluation.report import Report
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import ModelSpec
 from terrazzo.text import printable
-from terrazzo.training.arguments import refuse_wrong_types
 from terrazzo.training.artifacts import write_artifacts
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
@@ -117,7 +116,6 @@ def train(
             compiler, or the run diverged.
         OutputError: the output folder cannot be written to.
     """
-    refuse_wrong_types(train, locals())
     data, output = Path(data), Path(output)
     resume = resume or (restarted_by_torchrun() and has_checkpoint(output / CHECKPOINT_FOLDER))
     refuse_or_resume(output, resume)

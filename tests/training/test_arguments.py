@@ -53,7 +53,7 @@ def cyclic() -> list[Any]:
     ids=repr,
 )
 def test_what_is_no_recipe_is_refused(values: Any) -> None:
-    with pytest.raises(ConfigError, match="here|values is") as caught:
+    with pytest.raises(ConfigError, match=r"here|values is") as caught:
         Recipe.from_dict(values, "here")
     assert caught.value.code in ("recipe-value", "argument-type") and len(caught.value.message) < 300
 

@@ -1,4 +1,4 @@
-"""Settings of the manual: MyST pages, furo, the reference from docstrings, two tables made from the source."""
+"""Settings of the manual: MyST pages, furo, the reference from docstrings, tables made from the source."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from terrazzo.text import list_names, nearest, printable, show, shown_path
+from terrazzo.text import did_you_mean, list_names, nearest, printable, said_by, show, shown_path
 
 
 @pytest.mark.parametrize("text", ["sky", "ciel é", "a\nb", "\x1b[2Jgone", "\u202eflipped", "\x00", "\ud800"])
@@ -28,3 +28,13 @@ def test_long_and_nested_values_are_cut() -> None:
 def test_nearest_finds_what_was_meant() -> None:
     assert nearest("bicyle", ["car", "bicycle"]) == "bicycle"
     assert nearest("zebra", ["car", "bicycle"]) is None
+
+
+def test_what_an_error_says_is_one_line() -> None:
+    assert said_by(ValueError("two\n lines\x1b[2J")) == "two lines\\x1b[2J"
+    assert said_by(KeyError()) == "KeyError" and len(said_by(ValueError("x" * 999), 200)) == 200
+
+
+def test_the_nearest_name_begins_a_fix() -> None:
+    assert did_you_mean("filp", ["crop", "flip"]) == "did you mean flip? "
+    assert did_you_mean("zzz", ["crop"]) == did_you_mean(3, ["crop"]) == ""

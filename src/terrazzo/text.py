@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-__all__ = ["did_you_mean", "list_names", "nearest", "printable", "show", "shown_path"]
+__all__ = ["did_you_mean", "list_names", "nearest", "printable", "said_by", "show", "shown_path"]
 
 LONGEST = 200  # characters of a stranger's text in one message
 LONGEST_PATH = 1000
@@ -17,6 +17,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(" " if c == "\n" else c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def said_by(error: BaseException, most: int = 300) -> str:
+    """What an error of another library says, on one line and cut; its class if it says nothing."""
+    return printable(" ".join(str(error).split()))[:most] or type(error).__name__
 
 
 def shown_path(path: str | os.PathLike[str] | os.PathLike[bytes] | bytes) -> str:

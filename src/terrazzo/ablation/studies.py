@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from terrazzo.errors import ConfigError
 from terrazzo.models import MODELS, ModelSpec, Part
-from terrazzo.text import nearest, show
+from terrazzo.text import did_you_mean, show
 
 __all__ = ["STUDIES", "Study", "Variant", "find_study"]
 
@@ -59,10 +59,10 @@ def find_study(name: str) -> Study:
         ConfigError: there is none.
     """
     if name not in STUDIES:
-        near = nearest(name, STUDIES)
-        hint = f"did you mean {near}? " if near else ""
         raise ConfigError(
-            f"unknown study {show(name)}", fix=f"{hint}choose one of {', '.join(STUDIES)}", code="ablation-study"
+            f"unknown study {show(name)}",
+            fix=f"{did_you_mean(name, STUDIES)}choose one of {', '.join(STUDIES)}",
+            code="ablation-study",
         )
     return STUDIES[name]
 

@@ -15,6 +15,7 @@ from terrazzo.engines.engine import EngineOptions, Side, at_least, refuse_size
 from terrazzo.engines.onnx_file import unopened
 from terrazzo.engines.trust import read_trusted
 from terrazzo.errors import ConfigError
+from terrazzo.text import said_by
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
 
 __all__ = ["TorchExportEngine", "open_file"]
@@ -65,7 +66,7 @@ class TorchExportEngine:
             example = next(node for node in program.graph.nodes if node.name == names[0]).meta["val"]
             sides: list[Side] = [(side, side) if isinstance(side, int) else (1, None) for side in example.shape]
         except Exception as error:  # a damaged archive can fail in any way
-            raise unopened(self.path, error, " ".join(str(error).split())[:200] or type(error).__name__) from error
+            raise unopened(self.path, error, said_by(error, 200)) from error
         self.description = ExportedDescription.from_json(texts[METADATA_KEY] or None, str(path))
         self.sides = at_least(sides, self.description)
         self.threads = options.threads

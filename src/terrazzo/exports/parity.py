@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from terrazzo.errors import CheckpointError
 from terrazzo.models import Segmenter
+from terrazzo.text import said_by
 from terrazzo.weights.exported import ExportedDescription
 
 __all__ = ["SIZES", "Comparison", "Parity", "check_parity"]
@@ -98,8 +99,7 @@ def check_parity(
                 comparisons.append(_compare(network, run, images, description.output))
             except Exception as error:  # whatever a runtime raises for a graph that fails at some sizes
                 raise CheckpointError(
-                    f"the exported file does not run on images of {height} x {width} and was removed: "
-                    f"{' '.join(str(error).split())[:300]}",
+                    f"the exported file does not run on images of {height} x {width} and was removed: {said_by(error)}",
                     fix="choose another format, or the engine torch",
                     code="export-parity",
                 ) from error

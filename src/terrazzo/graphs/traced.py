@@ -18,6 +18,7 @@ from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.graphs import OPSET
 from terrazzo.models.encoders.backbone import Backbone
 from terrazzo.models.segmenter import Segmenter
+from terrazzo.text import said_by
 from terrazzo.weights.exported import ExportedDescription, Output
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def untraceable(description: ExportedDescription, format: str, error: Exception)
     cause: BaseException = error
     while cause.__cause__ is not None:  # the exporters wrap it in advice about reports to their authors
         cause = cause.__cause__
-    reason = (" ".join(str(cause).split()) or type(cause).__name__)[:300]
+    reason = said_by(cause)
     return ConfigError(
         f"{description.architecture} cannot be written as {format}: {reason}",
         fix="run the model itself (--engine torch), or choose a SegFormer or SETR",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.errors import ImageError, TerrazzoError
-from terrazzo.text import shown_path
+from terrazzo.text import said_by, shown_path
 
 __all__ = ["Failure", "path_name"]
 
@@ -34,7 +34,7 @@ class Failure:
         if is_out_of_memory(error):
             fix = "make it smaller, give a smaller --batch-size, or use a machine with more memory"
             return cls(path, ImageError(f"{where}: there is not enough memory for it", fix=fix, code="image-memory"))
-        reason = " ".join(str(error).split())[:300]
+        reason = said_by(error)
         fix = "try it with another --engine; if it fails there too, report it with this line"
         return cls(path, ImageError(f"{where}: {type(error).__name__}: {reason}", fix=fix, code="image-failed"))
 

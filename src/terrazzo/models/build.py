@@ -15,7 +15,7 @@ from terrazzo.models.encoders.backbone import Backbone
 from terrazzo.models.encoders.hybrid import HybridEncoder
 from terrazzo.models.segmenter import AggregatingDecoder, Encoder, Segmenter
 from terrazzo.models.spec import ModelSpec, Part
-from terrazzo.text import printable
+from terrazzo.text import said_by
 
 __all__ = ["build"]
 
@@ -38,7 +38,7 @@ def build(spec: ModelSpec) -> Segmenter:
         ]
     except (ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError, RuntimeError) as error:
         raise ConfigError(
-            f"{spec.title} cannot be built: {printable(' '.join(str(error).split())[:300])}",
+            f"{spec.title} cannot be built: {said_by(error)}",
             fix="correct the description of the model",
             code="spec-build",
         ) from error

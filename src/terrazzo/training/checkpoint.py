@@ -13,6 +13,7 @@ import torch
 from terrazzo.atomic import make_folder, replacing
 from terrazzo.errors import TrainingError
 from terrazzo.regular_files import open_regular
+from terrazzo.text import said_by
 
 __all__ = ["has_checkpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -62,7 +63,7 @@ def load_checkpoint(folder: Path) -> tuple[dict[str, Any], list[str]]:
                 zipfile.BadZipFile,
                 UnpicklingError,
             ) as error:
-                reason = " ".join(str(error).split())[:100] or type(error).__name__
+                reason = said_by(error, 100)
                 warnings.append(f"{path} is damaged ({reason}) and was passed over")
     raise TrainingError(
         f"{folder} holds no checkpoint that can be read{': ' if warnings else ''}{'; '.join(warnings)}",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from terrazzo.errors import CheckpointError, TerrazzoError, TrainingError
+from terrazzo.text import said_by
 from terrazzo.training.rng import generator_states, set_generators
 
 __all__ = [
@@ -41,7 +42,7 @@ def told_of_failures(step: int, device: torch.device) -> Iterator[None]:
                 code="training-memory",
             ) from error
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            reason = " ".join(str(error).split())[:200]
+            reason = said_by(error, 200)
             raise TrainingError(
                 f"the network could not be compiled: {reason}",
                 fix="train without --compile",

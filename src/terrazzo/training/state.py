@@ -19,7 +19,7 @@ from torch import nn
 
 from terrazzo.errors import TerrazzoError, TrainingError
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.text import list_names, show
+from terrazzo.text import list_names, said_by, show
 from terrazzo.training.distributed import Ranks
 from terrazzo.training.ema import WeightAverage
 from terrazzo.training.log import RunLog
@@ -153,7 +153,7 @@ class TrainState:
                 self.average.updates = state["average_updates"]
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _not_ours(f"{where} does not fit the network: {_in_short(error)}") from error
+            raise _not_ours(f"{where} does not fit the network: {said_by(error, 200)}") from error
         if self.ranks.rank < len(state["rng"]):  # a rank that was not there before keeps its fresh generators
             self._loaded_generators = state["rng"][self.ranks.rank]
         if state["origin"] is not None:
@@ -174,7 +174,7 @@ class TrainState:
             set_generators(self._loaded_generators, self.ranks.device)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             where = f"the checkpoint in {self.log.output}"
-            raise _not_ours(f"{where} has no states of random generators: {_in_short(error)}") from error
+            raise _not_ours(f"{where} has no states of random generators: {said_by(error, 200)}") from error
         self._loaded_generators = None
 
 
@@ -228,7 +228,3 @@ def _plan(state: Mapping[str, Any], where: str) -> Plan:
 
 def _not_ours(message: str) -> TrainingError:
     return TrainingError(message, fix="train into a new folder", code="training-checkpoint")
-
-
-def _in_short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

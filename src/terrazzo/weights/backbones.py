@@ -20,7 +20,7 @@ from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.models import ON
 from terrazzo.models.encoders.backbone import NEW_NORMS, Backbone
 from terrazzo.preprocess import Preprocess
-from terrazzo.text import show, shown_path
+from terrazzo.text import said_by, show, shown_path
 from terrazzo.weights.bands import fitted_bands
 from terrazzo.weights.hub import download
 from terrazzo.weights.processor import normalisation, read_processor
@@ -130,7 +130,7 @@ def load_backbone(backbone: Backbone, folder: Path, bands: int) -> None:
             )
     except Exception as error:  # transformers raises whatever its readers do
         raise CheckpointError(
-            f"the weights in {folder} cannot be loaded: {' '.join(str(error).split())[:300]}",
+            f"the weights in {folder} cannot be loaded: {said_by(error)}",
             fix=f"copy the folder again; for random weights give {PREFIX}{folder / 'config.json'}",
             code="encoder-weights",
         ) from error

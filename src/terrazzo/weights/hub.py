@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from terrazzo.errors import CheckpointError
+from terrazzo.text import said_by
 
 __all__ = ["download"]
 
@@ -55,7 +56,7 @@ def download(model: str) -> Path:
         ) from error
     except (errors.HfHubHTTPError, OSError) as error:
         raise CheckpointError(
-            f"{model} could not be fetched from the hub: {' '.join(str(error).split())[:200]}",
+            f"{model} could not be fetched from the hub: {said_by(error, 200)}",
             fix=f"try again; what was fetched so far is kept in {cache}",
             code="hub-failed",
         ) from error

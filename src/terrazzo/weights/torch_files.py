@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from terrazzo.errors import CheckpointError
-from terrazzo.text import printable, show
+from terrazzo.text import printable, said_by, show
 from terrazzo.weights.pickles import (
     MAX_BYTES,
     Global,
@@ -253,7 +253,7 @@ def open_torch_file(path: Path, size: int) -> Iterator[TorchFile]:
     except Exception as error:  # a damaged pickle can fail in any way
         if isinstance(error, zipfile.BadZipFile) and "CRC" in str(error):
             raise CheckpointError(
-                f"{path} is damaged: {' '.join(str(error).split())[:200]}",
+                f"{path} is damaged: {said_by(error, 200)}",
                 fix="copy or download it again",
                 code="checkpoint-checksum",
             ) from error

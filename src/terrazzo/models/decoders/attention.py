@@ -23,7 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.fields import Share
 from terrazzo.models.layers import ConvNormReLU
+from terrazzo.models.sizes import Size
 
 __all__ = ["FCNAttentionDecoder", "PositionAttention"]
 
@@ -76,9 +78,9 @@ class FCNAttentionDecoder(nn.Module):
         strides: Sequence[int],
         num_classes: int,
         *,
-        embed_dim: int | None = None,
-        key_dim: int | None = None,
-        dropout: float = 0.1,
+        embed_dim: Size | None = None,
+        key_dim: Size | None = None,
+        dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes

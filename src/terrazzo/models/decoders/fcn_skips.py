@@ -27,7 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.fields import Share
 from terrazzo.models.layers import ConvNormReLU, first_cells
+from terrazzo.models.sizes import Size
 
 __all__ = ["FCNSkipsDecoder", "Upscore"]
 
@@ -112,8 +114,8 @@ class FCNSkipsDecoder(nn.Module):
         *,
         skips: int = 2,
         learned: bool = True,
-        embed_dim: int | None = None,
-        dropout: float = 0.1,
+        embed_dim: Size | None = None,
+        dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         if not 0 <= skips < len(channels):

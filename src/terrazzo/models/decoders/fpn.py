@@ -21,6 +21,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.models.sizes import Size
+
 __all__ = ["FPNDecoder"]
 
 GROUPS = 32
@@ -55,8 +57,8 @@ class FPNDecoder(nn.Module):
         strides: Sequence[int],
         num_classes: int,
         *,
-        embed_dim: int = 256,
-        branch_dim: int = 128,
+        embed_dim: Size = 256,
+        branch_dim: Size = 128,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes

@@ -25,7 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.fields import Share
 from terrazzo.models.layers import ConvNormReLU
+from terrazzo.models.sizes import Size, Sizes
 
 __all__ = ["ASPPDecoder", "PSPDecoder", "PooledBranch", "PyramidPooling", "average_cells"]
 
@@ -107,10 +109,10 @@ class PSPDecoder(nn.Module):
         strides: Sequence[int],
         num_classes: int,
         *,
-        bins: Sequence[int] = (1, 2, 3, 6),
-        embed_dim: int | None = None,
-        branch_dim: int | None = None,
-        dropout: float = 0.1,
+        bins: Sizes = (1, 2, 3, 6),
+        embed_dim: Size | None = None,
+        branch_dim: Size | None = None,
+        dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -146,10 +148,10 @@ class ASPPDecoder(nn.Module):
         strides: Sequence[int],
         num_classes: int,
         *,
-        rates: Sequence[int] | None = None,
+        rates: Sizes | None = None,
         image_pooling: bool = True,
-        embed_dim: int = 256,
-        dropout: float = 0.1,
+        embed_dim: Size = 256,
+        dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         rates = [max(round(reach / strides[-1]), 1) for reach in REACHES] if rates is None else rates

@@ -19,8 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.fields import Share
 from terrazzo.models.decoders.pyramid import PyramidPooling
 from terrazzo.models.layers import ConvNormReLU
+from terrazzo.models.sizes import Size, Sizes
 
 __all__ = ["UPerNetDecoder"]
 
@@ -43,9 +45,9 @@ class UPerNetDecoder(nn.Module):
         strides: Sequence[int],
         num_classes: int,
         *,
-        bins: Sequence[int] = (1, 2, 3, 6),
-        embed_dim: int = 512,
-        dropout: float = 0.1,
+        bins: Sizes = (1, 2, 3, 6),
+        embed_dim: Size = 512,
+        dropout: Share = 0.1,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes

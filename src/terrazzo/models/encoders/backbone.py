@@ -45,7 +45,7 @@ from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.fields import BelowOne
 from terrazzo.models.layers import ceil_div, first_cells
 from terrazzo.models.maps import Maps
-from terrazzo.text import printable
+from terrazzo.text import printable, said_by
 
 __all__ = ["NEW_NORMS", "Backbone", "backbone_config", "create_backbone", "dilate_last_stages"]
 
@@ -86,7 +86,7 @@ class Backbone(nn.Module):
             maps = self._maps_of_nothing(side, 2 * side)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ConfigError(
-                f"{config.model_type} cannot be used as an encoder: {' '.join(str(error).split())[:200]}",
+                f"{config.model_type} cannot be used as an encoder: {said_by(error, 200)}",
                 fix="choose a backbone for RGB images of any size",
                 code="encoder-backbone",
             ) from error
@@ -240,7 +240,7 @@ def backbone_config(
 
 def _unusable(kind: str, error: Exception) -> ConfigError:
     return ConfigError(
-        f"the encoder has no usable {kind} configuration: {' '.join(str(error).split())[:200]}",
+        f"the encoder has no usable {kind} configuration: {said_by(error, 200)}",
         fix="start from the config.json of a published model",
         code="encoder-config",
     )

@@ -19,10 +19,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from terrazzo.fields import BelowOne
 from terrazzo.models.encoders.backbone import create_backbone, dilate_last_stages
 from terrazzo.models.encoders.vit import SIZES as VIT_SIZES
 from terrazzo.models.encoders.vit import VisionTransformer
 from terrazzo.models.layers import ceil_div
+from terrazzo.models.sizes import Depth, Size
 
 __all__ = ["SIZES", "HybridEncoder"]
 
@@ -54,14 +56,14 @@ class HybridEncoder(nn.Module):
     def __init__(
         self,
         config: Mapping[str, Any],
-        embed_dim: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: int = 4,
+        embed_dim: Size,
+        depth: Depth,
+        num_heads: Size,
+        mlp_ratio: Size = 4,
         image_size: tuple[int, int] = (768, 768),
         layers: Sequence[int] | None = None,
         class_token_in_blocks: bool = True,
-        drop_path_rate: float = 0.0,
+        drop_path_rate: BelowOne = 0.0,
         in_channels: int = 3,
     ) -> None:
         super().__init__()

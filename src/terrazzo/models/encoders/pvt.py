@@ -23,9 +23,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from terrazzo.fields import BelowOne
 from terrazzo.models.encoders.mit import Block, MixFFN, OverlapPatchEmbed, SequenceReduction
 from terrazzo.models.encoders.vit import resize_positions
 from terrazzo.models.layers import ceil_div, init_conv_fan_out, init_transformer_linear, linear_ramp, recomputed
+from terrazzo.models.sizes import Depths, Sizes
 
 __all__ = ["SIZES", "PyramidVisionTransformer"]
 
@@ -84,13 +86,13 @@ class PyramidVisionTransformer(nn.Module):
 
     def __init__(
         self,
-        depths: Sequence[int],
-        embed_dims: Sequence[int] = (64, 128, 320, 512),
-        num_heads: Sequence[int] = (1, 2, 5, 8),
-        sr_ratios: Sequence[int] = (8, 4, 2, 1),
-        mlp_ratios: Sequence[int] = (8, 8, 4, 4),
-        patch_strides: Sequence[int] = (4, 2, 2, 2),
-        drop_path_rate: float = 0.1,
+        depths: Depths,
+        embed_dims: Sizes = (64, 128, 320, 512),
+        num_heads: Sizes = (1, 2, 5, 8),
+        sr_ratios: Sizes = (8, 4, 2, 1),
+        mlp_ratios: Sizes = (8, 8, 4, 4),
+        patch_strides: Sizes = (4, 2, 2, 2),
+        drop_path_rate: BelowOne = 0.1,
         image_size: tuple[int, int] = (224, 224),
         in_channels: int = 3,
     ) -> None:

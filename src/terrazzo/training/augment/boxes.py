@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated, TypeAlias
 
 import numpy as np
 
-__all__ = ["random_box"]
+from terrazzo.fields import Within
+
+__all__ = ["Area", "random_box"]
+
+Area: TypeAlias = Annotated[tuple[float, float], Within(above=0, at_most=1, ordered=True)]
+"""Bounds of a rectangle's share of the window."""
 
 
 def random_box(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 
-from terrazzo.fields import Bounds, Share, Within
-from terrazzo.training.augment.boxes import random_box
+from terrazzo.fields import Bounds, Share
+from terrazzo.training.augment.boxes import Area, random_box
 from terrazzo.training.augment.step import Context, Image, Mask
 from terrazzo.training.rows import Checked
 
@@ -26,7 +25,7 @@ class CutMix(Checked):
     """
 
     p: Share = 0.5
-    area: Annotated[tuple[float, float], Within(above=0, at_most=1, ordered=True)] = (0.1, 0.5)
+    area: Area = (0.1, 0.5)
     aspect: Bounds = (0.5, 2.0)
 
     def __call__(self, image: Image, mask: Mask, context: Context) -> tuple[Image, Mask]:

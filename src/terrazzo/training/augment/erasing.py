@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 
-from terrazzo.fields import Bounds, Share, Within
-from terrazzo.training.augment.boxes import random_box
+from terrazzo.fields import Bounds, Share
+from terrazzo.training.augment.boxes import Area, random_box
 from terrazzo.training.augment.step import Context, Image, Mask
 from terrazzo.training.rows import Checked
 
@@ -27,7 +27,7 @@ class RandomErasing(Checked):
     """
 
     p: Share = 0.5
-    area: Annotated[tuple[float, float], Within(above=0, at_most=1, ordered=True)] = (0.02, 0.4)
+    area: Area = (0.02, 0.4)
     aspect: Bounds = (0.3, 3.3)
     labels: Literal["ignore", "keep"] = "ignore"
 

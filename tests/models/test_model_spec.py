@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from terrazzo import models
 from terrazzo.errors import ConfigError
+from terrazzo.fields import fields_of
 from terrazzo.models import MODELS, ModelSpec, Part, build, create_model, model_spec
-from terrazzo.models.encoders import SIZES
+from terrazzo.models.encoders import ENCODERS, SIZES
 
 TINY: dict[str, Any] = {
     "encoder": {"name": "mit", "embed_dims": [8, 8, 10, 16], "depths": [1, 1, 1, 1]},
@@ -182,6 +183,18 @@ def test_what_is_refused(document: Any, message: str, fix: str) -> None:
 def test_configurations_that_would_fill_the_memory(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(ModelSpec(Part("backbone", {"config": values}), Part("fcn")))
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_no_encoder_has_more_blocks_than_any_real_one(name: str) -> None:
+    known = fields_of(ENCODERS[name].module)
+    for key in known.keys() & {"depth", "depths"}:
+        blocks = 513 if key == "depth" else [256, 257]
+        fields: dict[str, Any] = {"embed_dims": [8, 8], "embed_dim": 8, "config": {}, key: blocks}
+        fields["num_heads"] = 1 if key == "depth" else [1, 1]
+        with pytest.raises(ConfigError, match=f"{key} is ") as caught:
+            ModelSpec(Part(name, {one: value for one, value in fields.items() if one in known}), Part("fcn"))
+        assert caught.value.code == "spec-value" and "512" in caught.value.fix
 
 
 VALUES = st.recursive(

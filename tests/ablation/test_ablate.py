@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from flat_recipes import flat
 from PIL import Image
 
@@ -19,10 +21,11 @@ from terrazzo.ablation.ablate import ablate
 from terrazzo.ablation.results import Result
 from terrazzo.ablation.studies import STUDIES, Variant
 from terrazzo.cli.main import main
-from terrazzo.errors import ConfigError, TrainingError
+from terrazzo.errors import CheckpointError, ConfigError, TrainingError
 from terrazzo.models import ModelSpec, model_spec
 from terrazzo.models.segformer import segformer_spec
 from terrazzo.models.setr import setr_spec
+from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.trainer import Trainer
 from tiny_backbones import TINY_BACKBONES
@@ -124,6 +127,24 @@ def test_a_run_leaves_its_model_and_no_checkpoints(finished: tuple[Path, Result]
     assert terrazzo.load(changed / "model").spec.encoder.fields["positions"]
 
 
+def test_a_network_of_a_study_is_used_like_any_other(finished: tuple[Path, Result], tmp_path: Path) -> None:
+    """Loaded from its run folder by name, it predicts, is explained, and is exported."""
+    pytest.importorskip("onnxruntime")
+    folder = finished[0] / "runs" / "learned_positions"
+    model, variant = terrazzo.load(folder), TINY["position"].variants[1]
+    assert model.architecture == "segformer_b0 (learned positions, plain FFN)"
+    assert model.spec == model_spec(variant.model, 3, 0.0, (32, 32))
+    assert Recipe.from_file(folder / "recipe.yaml").model.spec == variant.model
+    image = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
+    result = terrazzo.predict(image, model, engine="torch", probabilities=True)
+    assert result.probabilities is not None and result.mask.shape == (48, 64)
+    maps = terrazzo.attention_maps(image, model)
+    assert [layer.weights_PNhw.sum((2, 3)) for layer in maps.layers] == [pytest.approx(1, abs=1e-4)] * 4
+    exported = terrazzo.export(folder, tmp_path / "positions.onnx")
+    again = terrazzo.predict(image, exported.path, probabilities=True)
+    assert again.probabilities == pytest.approx(result.probabilities, abs=1e-4)
+
+
 def test_nothing_is_trained_twice(
     finished: tuple[Path, Result], tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,10 +158,14 @@ def test_nothing_is_trained_twice(
     assert stages.rows[0].mIoU == result.rows[0].mIoU
 
 
+@pytest.mark.parametrize("flat_recipe", [False, True])
 def test_an_interrupted_study_goes_on(
-    finished: tuple[Path, Result], tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flat_recipe: bool, finished: tuple[Path, Result], tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped between the two epochs of its second network, it ends with the same weights."""
+    """Stopped between the two epochs of its second network, it ends with the same weights.
+
+    Earlier versions named the network in the checkpoint's flat recipe, and did not say what it is.
+    """
     whole, result = finished
     really = Trainer.save
 
@@ -155,6 +180,9 @@ def test_an_interrupted_study_goes_on(
     assert (tmp_path / "runs" / "segformer_b0" / "result.json").exists()
     assert not (tmp_path / "runs" / "learned_positions" / "result.json").exists()
     assert not (tmp_path / "position.md").exists()
+    if flat_recipe:
+        state, _ = load_checkpoint(checkpoints := tmp_path / "runs" / "learned_positions" / "checkpoints")
+        save_checkpoint(checkpoints, {**state, "recipe": flat(Recipe.from_dict(state["recipe"], "here"))})
     names = trainings(monkeypatch)
     again = run("position", tiny_data, tmp_path)
     assert names == ["segformer_b0 (learned positions, plain FFN)", "segformer_b0 (plain FFN, no positions)"]
@@ -163,9 +191,10 @@ def test_an_interrupted_study_goes_on(
     assert (tmp_path / weights).read_bytes() == (whole / weights).read_bytes()
 
 
-def test_results_from_before_recipes_had_sections_are_found(
+def test_finished_networks_of_earlier_versions_are_found(
     finished: tuple[Path, Result], tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Their recipes were flat, and their models went by names that nothing could load; now they are saved again."""
     output, result = finished
     path = output / "runs" / "no_positions" / "result.json"
     written = path.read_text()
@@ -174,6 +203,17 @@ def test_results_from_before_recipes_had_sections_are_found(
     path.write_text(json.dumps(older))
     names = trainings(monkeypatch)
     assert run("position", tiny_data, output) == result and names == []
+    model = output / "runs" / "no_positions" / "model"
+    network = terrazzo.load(model).network.state_dict()
+    config = json.loads((model / "config.json").read_text())
+    del config["model"]
+    (model / "config.json").write_text(json.dumps({**config, "format_version": 1}))
+    with pytest.raises(CheckpointError, match="plain FFN, no positions"):
+        terrazzo.load(model)
+    assert run("position", tiny_data, output) == result and names == []
+    again = terrazzo.load(model)
+    assert again.spec == model_spec(TINY["position"].variants[2].model, 3, 0.0, (32, 32))
+    assert all(torch.equal(value, network[key]) for key, value in again.network.state_dict().items())
     path.write_text(json.dumps({**older, "recipe": {}}))
     with pytest.raises(TrainingError, match="does not hold a result"):
         run("position", tiny_data, output)

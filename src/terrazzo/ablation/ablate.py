@@ -141,8 +141,8 @@ def ablate(
 
 
 def _recipe(data: Path, labels: str | None, overrides: Mapping[str, Any], short_side: int | None) -> Recipe:
-    changes = {"data.labels": labels, **full_paths(overrides)}
-    if changes.get("run.steps") is None and changes.get("run.epochs") is None:
+    changes = {"data.labels": labels, "run.epochs": None, "run.steps": None, **full_paths(overrides)}
+    if changes["run.epochs"] is None and changes["run.steps"] is None:
         changes["run.epochs"] = EPOCHS
     own: dict[str, Any] = {"model.drop_path": 0.0, "run.validate_every": NEVER, "run.patience": None}
     if short_side is not None:

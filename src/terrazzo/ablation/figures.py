@@ -68,6 +68,7 @@ def _bars(figure: Figure, result: Result) -> None:
     right.set_xlim(0, max(costs) * 1.05)
     _style(right, "GMAC for a photo of {1} x {0}".format(*result.side))
     right.tick_params(axis="y", length=0)
+    right.spines["left"].set_visible(False)
 
 
 def _sizes(figure: Figure, result: Result) -> None:

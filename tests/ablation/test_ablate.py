@@ -19,7 +19,7 @@ from PIL import Image
 import terrazzo
 from terrazzo.ablation.ablate import ablate
 from terrazzo.ablation.results import Result
-from terrazzo.ablation.studies import STUDIES, Variant
+from terrazzo.ablation.studies import STUDIES, Study, Variant
 from terrazzo.cli.main import main
 from terrazzo.errors import CheckpointError, ConfigError, TrainingError
 from terrazzo.models import ModelSpec, model_spec
@@ -299,3 +299,27 @@ def test_models_of_all_kinds(tiny_data: Path, tmp_path: Path) -> None:
         assert picture.width > picture.height > 200
     model = terrazzo.load(tmp_path / "runs" / "pvt" / "model")
     assert model.architecture == "all_mlp"
+
+
+def test_a_network_is_trained_by_its_spec(tiny_data: Path, tmp_path: Path) -> None:
+    """By `terrazzo.train` itself; the run's recipe holds the spec, and goes on with it."""
+    spec = TINY["patches"].variants[1].model
+    settings = {**SHORT, "steps": 1}
+    run = terrazzo.train(tiny_data, tmp_path / "run", spec, overrides=settings, workers=0, device="cpu")
+    assert run is not None and run.steps == 1
+    recipe = Recipe.from_file(tmp_path / "run" / "recipe.yaml")
+    assert recipe.model.spec == spec and recipe.model.name == "segformer_b0 (4 x 4, side by side)"
+    assert terrazzo.load(run.model).spec.encoder.fields["patch_sizes"] == (4, 2, 2, 2)
+    again = terrazzo.train(tiny_data, tmp_path / "run", spec, resume=True, workers=0, device="cpu")
+    assert again is not None and again.report.metrics.mIoU == run.report.metrics.mIoU
+    with pytest.raises(ConfigError, match="the recipe's is another"):
+        terrazzo.train(tiny_data, tmp_path / "other", NARROW, recipe=recipe)
+    with pytest.raises(ConfigError, match="since the spec has an encoder"):
+        terrazzo.train(tiny_data, tmp_path / "other", NARROW, encoder="mit_b0")
+
+
+def test_a_study_of_ones_own_compares_models_by_name(tiny_data: Path, tmp_path: Path) -> None:
+    study = Study("own", "Mine", "A claim.", (Variant("fcn", "FCN on MiT", "mit_b0+fcn"),))
+    result = ablate(study, tiny_data, tmp_path, overrides={**SHORT, "steps": 1}, device="cpu")
+    assert [row.key for row in result.rows] == ["fcn"] and (tmp_path / "own.png").exists()
+    assert terrazzo.load(tmp_path / "runs" / "fcn").spec.title == "mit_b0+fcn"

@@ -6,7 +6,7 @@ Figures are drawn on their own canvas, without pyplot, so that nothing global is
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -31,113 +31,97 @@ OTHERS = "#6d8fb5"
 COLORS = ("#c2410c", "#1f5fa8", "#2f8f5b", "#8a63b8", "#7a7a7a")  # the paper's own first
 DPI = 150
 LINE = 0.062  # of a name beside a chart, of the chart's height
+PLAIN: dict[str, Any] = {"color": INK, "parse_math": False}
 
 
 def study_png(result: Result) -> bytes:
     """Draw a study: the scores of its networks, and what they cost or how they fare at other sizes."""
-    from matplotlib.figure import Figure
-
     first = result.rows[0]
-    draw = _position if first.mIoU_by_side else _models if first.seconds_by_side else _bars
-    figure = Figure(figsize=(10, 3.1 + 0.34 * len(result.rows)), layout="constrained")
+    draw = _sizes if first.mIoU_by_side else _resources if first.seconds_by_side else _bars
+    title = "\n".join([result.title, *textwrap.wrap(f"Claim: {result.claim}", 118)])
+    figure = _figure((10, 3.1 + 0.34 * len(result.rows)), title, linespacing=1.4)
     draw(figure, result)
-    lines = textwrap.wrap(f"Claim: {result.claim}", 118)
-    small = f"{result.data}. {result.trained}"
-    figure.suptitle(
-        "\n".join([result.title, *lines]), x=0.01, ha="left", fontsize=11, color=INK, parse_math=False, linespacing=1.4
-    )
-    figure.supxlabel(small, x=0.01, ha="left", fontsize=8, color=FAINT, parse_math=False)
+    about = f"{result.data}. {result.trained}"
+    figure.supxlabel(about, x=0.01, ha="left", fontsize=8, color=FAINT, parse_math=False)
     return to_png(figure, DPI, trimmed=True)
 
 
 def attention_png(rows: Sequence[Row]) -> bytes:
     """Draw what attention costs against the side of the image, which takes counting and no training."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    title = "Attention with and without sequence reduction in SegFormer-B0, by the ratios of its stages"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK, parse_math=False)
-    _curves(
-        figure.subplots(),
-        rows,
-        lambda row: {side: count / 1e9 for side, count in row.attention_by_side.items()},
-        "billions of multiply-accumulates in attention's two products, by the side of a square image",
-        logarithmic=True,
+    figure = _figure(
+        (9, 5), "Attention with and without sequence reduction in SegFormer-B0, by the ratios of its stages"
     )
+    heading = "billions of multiply-accumulates in attention's two products, by the side of a square image"
+    _curves(figure.subplots(), rows, lambda row: row.attention_by_side, heading, unit=1e9, logarithmic=True)
     return to_png(figure, DPI, trimmed=True)
 
 
 def _bars(figure: Figure, result: Result) -> None:
+    rows = result.rows
     left, right = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
-    _score_bars(left, result.rows, (COLORS[0], *[OTHERS] * (len(result.rows) - 1)))
-    _cost_bars(right, result)
-
-
-def _position(figure: Figure, result: Result) -> None:
-    figure.set_size_inches(12, 4.9)
-    left, right = figure.subplots(1, 2, width_ratios=(5, 3))
-    left.axvline(min(result.side), color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    _curves(
-        left, result.rows, lambda row: row.mIoU_by_side, "validation mIoU, %, of whole photos by their shorter side"
-    )
-    left.annotate(
-        "training's size,\non average",
-        (min(result.side), 0),
-        xytext=(5, 8),
-        textcoords="offset points",
-        fontsize=9,
-        color=FAINT,
-    )
-    for place, (row, color) in enumerate(zip(result.rows, COLORS, strict=False)):
-        for side, in_windows in row.mIoU_in_windows.items():
-            whole = row.mIoU_by_side[side]
-            right.plot([in_windows, whole], [place, place], color=color, linewidth=3, zorder=2)
-            right.plot(in_windows, place, "s", ms=9, mfc="white", mec=color, mew=2, zorder=3)
-            right.plot(whole, place, "o", ms=9, color=color, zorder=3)
-            text = f"{in_windows:.1f} in windows, {whole:.1f} whole: {whole - in_windows:+.1f}"
-            right.annotate(
-                text,
-                ((in_windows + whole) / 2, place),
-                xytext=(0, 13),
-                textcoords="offset points",
-                ha="center",
-                fontsize=9.5,
-                color=INK,
-            )
-    scores = [
-        score
-        for row in result.rows
-        for side in row.mIoU_in_windows
-        for score in (row.mIoU_in_windows[side], row.mIoU_by_side[side])
-    ]
-    middle, span = (min(scores) + max(scores)) / 2, max(max(scores) - min(scores), 4)
-    right.set_xlim(middle - span, middle + span)
-    right.set_yticks(range(len(result.rows)), [""] * len(result.rows))
-    right.set_ylim(len(result.rows) - 0.4, -0.8)
-    height, width = result.recipe.crop
-    largest = max(result.rows[0].mIoU_in_windows)
-    _style(right, f"mIoU at {largest}, in windows of {width} x {height} (squares) and whole (dots)")
+    _score_bars(left, rows, (COLORS[0], *[OTHERS] * (len(rows) - 1)))
+    costs = [row.operations / 1e9 for row in rows]
+    right.barh(range(len(costs)), costs, height=0.62, color="#b9c3cf")
+    for place, (row, cost) in enumerate(zip(rows, costs, strict=True)):
+        text = f" {cost:.2f}, {row.parameters / 1e6:.1f} M parameters"
+        right.text(0, place, text, va="center", fontsize=9, color=INK)
+    right.set_xlim(0, max(costs) * 1.05)
+    _style(right, "GMAC for a photo of {1} x {0}".format(*result.side))
     right.tick_params(axis="y", length=0)
     right.spines["left"].set_visible(False)
 
 
-def _models(figure: Figure, result: Result) -> None:
+def _sizes(figure: Figure, result: Result) -> None:
+    figure.set_size_inches(12, 4.9)
+    rows, training = result.rows, min(result.side)
+    left, right = figure.subplots(1, 2, width_ratios=(5, 3))
+    left.axvline(training, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    heading = "validation mIoU, %, of whole photos by their shorter side"
+    _curves(left, rows, lambda row: row.mIoU_by_side, heading)
+    below: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9, "color": FAINT}
+    left.annotate("training's size,\non average", (training, 0), xytext=(5, 8), **below)
+    above: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 9.5, "color": INK}
+    (largest,) = rows[0].mIoU_in_windows
+    pairs = [(row.mIoU_in_windows[largest], row.mIoU_by_side[largest]) for row in rows]
+    for place, ((in_windows, whole), color) in enumerate(zip(pairs, COLORS, strict=False)):
+        right.plot([in_windows, whole], [place, place], color=color, linewidth=3, zorder=2)
+        right.plot(in_windows, place, "s", ms=9, mfc="white", mec=color, mew=2, zorder=3)
+        right.plot(whole, place, "o", ms=9, color=color, zorder=3)
+        text = f"{in_windows:.1f} in windows, {whole:.1f} whole: {whole - in_windows:+.1f}"
+        right.annotate(text, ((in_windows + whole) / 2, place), xytext=(0, 13), **above)
+    low, high = min(map(min, pairs)), max(map(max, pairs))
+    middle, span = (low + high) / 2, max(high - low, 4)
+    right.set_xlim(middle - span, middle + span)
+    right.set_yticks(range(len(rows)), [""] * len(rows))
+    right.set_ylim(len(rows) - 0.4, -0.8)
+    window = "{1} x {0}".format(*result.recipe.crop)
+    _style(right, f"mIoU at {largest}, in windows of {window} (squares) and whole (dots)")
+    right.tick_params(axis="y", length=0)
+    right.spines["left"].set_visible(False)
+
+
+def _resources(figure: Figure, result: Result) -> None:
     figure.set_size_inches(12, 8.6)
-    (scores, operations), (seconds, memory) = figure.subplots(2, 2)
-    _score_bars(scores, result.rows)
-    for axes, name, unit, title in (
-        (operations, "operations_by_side", 1e9, "counted operations, GMAC"),
-        (seconds, "seconds_by_side", 1e-3, "time of one forward, milliseconds"),
-        (memory, "memory_by_side", 1e6, "feature maps in memory at most, MB"),
+    (scores, *axes), rows = figure.subplots(2, 2).ravel(), result.rows
+    _score_bars(scores, rows)
+    by = "by the side of a square image"
+    for place, curve, unit, heading in (
+        (axes[0], lambda row: row.operations_by_side, 1e9, f"counted operations, GMAC, {by}"),
+        (axes[1], lambda row: row.seconds_by_side, 1e-3, f"time of one forward, milliseconds, {by}"),
+        (axes[2], lambda row: row.memory_by_side, 1e6, f"feature maps in memory at most, MB, {by}"),
     ):
-
-        def curve(row: Row, name: str = name, unit: float = unit) -> dict[int, float]:
-            return {side: value / unit for side, value in getattr(row, name).items()}
-
-        _curves(axes, result.rows, curve, f"{title}, by the side of a square image", logarithmic=True)
+        _curves(place, rows, curve, heading, unit=unit, logarithmic=True)
 
 
 # -- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _figure(size: tuple[float, float], title: str, points: float = 11, **style: Any) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=points, **PLAIN, **style)
+    return figure
 
 
 def _score_bars(axes: Axes, rows: Sequence[Row], colors: Sequence[str] = COLORS) -> None:
@@ -153,34 +137,21 @@ def _score_bars(axes: Axes, rows: Sequence[Row], colors: Sequence[str] = COLORS)
     axes.spines["left"].set_visible(False)
 
 
-def _cost_bars(axes: Axes, result: Result) -> None:
-    height, width = result.side
-    costs = [row.operations / 1e9 for row in result.rows]
-    axes.barh(range(len(costs)), costs, height=0.62, color="#b9c3cf")
-    for place, (row, cost) in enumerate(zip(result.rows, costs, strict=True)):
-        text = f" {cost:.2f}, {row.parameters / 1e6:.1f} M parameters"
-        axes.text(0, place, text, va="center", fontsize=9, color=INK)
-    axes.set_xlim(0, max(costs) * 1.05)
-    _style(axes, f"GMAC for a photo of {width} x {height}")
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-
-
 def _curves(
     axes: Axes,
     rows: Sequence[Row],
-    curve: Callable[[Row], dict[int, float] | Any],
-    title: str,
+    curve: Callable[[Row], Mapping[int, float]],
+    heading: str,
+    *,
+    unit: float = 1.0,
     logarithmic: bool = False,
 ) -> None:
     """Draw a line for each network, named at its end."""
     from matplotlib.ticker import LogLocator
 
-    ends = []
+    sides, ends = sorted(curve(rows[0])), []
     for place, row in enumerate(rows):
-        values = curve(row)
-        sides = sorted(values)
-        heights = [values[side] for side in sides]
+        heights = [curve(row)[side] / unit for side in sides]
         color = COLORS[place % len(COLORS)]
         axes.plot(sides, heights, color=color, linewidth=2.2 if place == 0 else 1.6, marker="o", markersize=4, zorder=3)
         ends.append((heights[-1], row.title, color))
@@ -205,18 +176,10 @@ def _curves(
     places[order[-1]] = min(places[order[-1]], 1 - LINE / 2)
     for above, below in pairwise(order[::-1]):
         places[below] = min(places[below], places[above] - LINE)
+    beside: dict[str, Any] = {"xycoords": "axes fraction", "va": "center", "fontsize": 9, "annotation_clip": False}
     for height, (_, name, color) in zip(places, ends, strict=True):
-        axes.annotate(
-            name,
-            (1.01, height),
-            xycoords="axes fraction",
-            va="center",
-            fontsize=9,
-            color=color,
-            annotation_clip=False,
-            parse_math=False,
-        )
-    _style(axes, title)
+        axes.annotate(name, (1.01, height), color=color, parse_math=False, **beside)
+    _style(axes, heading)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
 
 
@@ -229,7 +192,7 @@ def _style(axes: Axes, title: str) -> None:
     axes.spines[["left", "bottom"]].set_color("#b0b0b0")
 
 
-# -- masks ------------------------------------------------------------------------------------------------------------
+# -- pictures ---------------------------------------------------------------------------------------------------------
 
 
 def masks_png(
@@ -243,20 +206,16 @@ def masks_png(
         title: what is compared.
         labels: the classes.
     """
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    columns = len(headings)
-    height, width = rows[0][0].shape[:2]
-    figure = Figure(figsize=(3.2 * columns, 1.1 + 3.2 * len(rows) * height / width), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK, parse_math=False)
+    (height, width), columns = rows[0][0].shape[:2], len(headings)
+    figure = _figure((3.2 * columns, 1.1 + 3.2 * len(rows) * height / width), title, 12)
     grid = figure.subplots(len(rows), columns, squeeze=False)
-    for place, (line, row) in enumerate(zip(grid, rows, strict=True)):
-        for axes, picture, heading in zip(line, row, headings, strict=True):
-            axes.imshow(picture, interpolation="nearest")
-            axes.set_axis_off()
-            if place == 0:
-                axes.set_title(heading, loc="left", fontsize=10, color=INK, parse_math=False)
+    for axes, picture in zip(grid.ravel(), (picture for row in rows for picture in row), strict=True):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_axis_off()
+    for axes, heading in zip(grid[0], headings, strict=True):
+        axes.set_title(heading, loc="left", fontsize=10, **PLAIN)
     masks = [mask for row in rows for mask in row[1:]]
     seen = {tuple(color) for mask in masks for color in np.unique(mask.reshape(-1, 3), axis=0).tolist()}
     handles = [
@@ -264,38 +223,26 @@ def masks_png(
         for name, color in zip(labels.names, labels.palette, strict=True)
         if tuple(color) in seen
     ]
-    figure.legend(
-        handles=handles[:24], loc="outside lower left", ncols=min(len(handles), 8) or 1, frameon=False, fontsize=9
-    )
+    below: dict[str, Any] = {"loc": "outside lower left", "frameon": False, "fontsize": 9}
+    figure.legend(handles=handles[:24], ncols=min(len(handles), 8) or 1, **below)
     return to_png(figure, DPI, trimmed=True)
-
-
-# -- receptive fields -------------------------------------------------------------------------------------------------
 
 
 def fields_png(networks: Sequence[ReceptiveFields]) -> bytes:
     """Draw networks side by side: the field of the encoder's last map above, that of the logits below."""
-    from matplotlib.figure import Figure
-
     height, width = networks[0].fields[0].share_HW.shape
-    figure = Figure(figsize=(2.6 * len(networks), 1.05 + 5.4 * height / width), layout="constrained")
-    over = f"mean of {networks[0].photos} photos, window of {width} x {height} pixels"
-    figure.suptitle(
+    title = (
         "What the middle of the result depends on: effective receptive fields\n"
-        f"{over}; on a logarithmic scale, with 50% (white) and 95% (blue) of all contributions inside the lines",
-        x=0.01,
-        ha="left",
-        fontsize=11,
-        color=INK,
-        linespacing=1.4,
+        f"mean of {networks[0].photos} photos, window of {width} x {height} pixels; on a logarithmic scale, with 50% "
+        "(white) and 95% (blue) of all contributions inside the lines"
     )
+    figure = _figure((2.6 * len(networks), 1.05 + 5.4 * height / width), title, linespacing=1.4)
     grid = figure.subplots(2, len(networks), squeeze=False)
     for column, network in enumerate(networks):
-        for line, (field, what) in enumerate(zip(network.fields[-2:], ("last map", "result"), strict=True)):
-            axes = grid[line, column]
+        for axes, field, what in zip(grid[:, column], network.fields[-2:], ("last map", "result"), strict=True):
             draw_field(axes, field)
             axes.set_aspect("equal")
+            name = f"{network.model}\n" if what == "last map" else ""
             held = percent(area_holding(field.share_HW, 0.5))
-            name = f"{network.model}\n" if line == 0 else ""
-            axes.set_title(f"{name}{what}: 50% in {held}", loc="left", fontsize=9, color=INK, parse_math=False)
+            axes.set_title(f"{name}{what}: 50% in {held}", loc="left", fontsize=9, **PLAIN)
     return to_png(figure, DPI, trimmed=True)

@@ -206,7 +206,7 @@ MUTATIONS = (
         "precision=percent(hits, label_pixels)", ("confusion",)),
     Mutation("boundary: bands a pixel too wide", "boundary", "(2 * width - 1, 2 * width - 1)",
         "(2 * width + 1, 2 * width + 1)", ("boundary",)),
-    Mutation("boundary: the frame is no outline", "boundary", "cv2.BORDER_CONSTANT, value=outside)",
+    Mutation("boundary: the frame is not an outline", "boundary", "cv2.BORDER_CONSTANT, value=outside)",
         "cv2.BORDER_REPLICATE)", ("boundary",)),
     Mutation("boundary: the union counts both bands", "boundary", ")[:K] - both", ")[:K]", ("boundary",)),
     Mutation("boundary: width by the longer side", "boundary", "float(np.hypot(*label_HW.shape))",

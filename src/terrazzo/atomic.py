@@ -155,7 +155,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     """Make sure that the folder `path` exists, its parents too, and return it.
 
     Raises:
-        OutputError: it cannot be created, or something that is no folder has its name.
+        OutputError: it cannot be created, or something that is not a folder has its name.
     """
     folder = Path(path)
     try:

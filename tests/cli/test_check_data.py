@@ -96,7 +96,7 @@ def test_errors_are_grouped_counted_and_cut_short(data: Path, capsys: pytest.Cap
         add_pair(data, "train", number, [[0, 1, 7, 9]])
     (data / "train/masks/00.png").write_bytes(b"")
     out = report(capsys, 2, data)
-    assert "error: 15 masks with values or colours that are no class\n" in out
+    assert "error: 15 masks with values or colours that have no class\n" in out
     assert "  train/masks/10.png: holds 7 (1 pixel), 9 (1 pixel)\n" in out
     assert "train/masks/19.png" in out
     assert "train/masks/20.png" not in out

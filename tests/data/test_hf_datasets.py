@@ -115,7 +115,7 @@ def test_a_damaged_cell_is_named_with_its_row() -> None:
     table = [{"image": {"bytes": b"x"}, "mask": encoded(quarters(0, 1, 1, 9))}, {"mask": encoded(photo(1), "JPEG")}]
     with pytest.raises(ImageError, match=r"^train: row 0, image: this is"):
         TableCell(Path("train"), table, 0, "image", Path()).read()
-    with pytest.raises(DatasetError, match=r"^train: row 0, mask: the mask holds values that are no class: 9 \(48 pix"):
+    with pytest.raises(DatasetError, match=r"^train: row 0, mask: the mask holds values that have no class: 9 \(48"):
         read_mask(CellMask(TableCell(Path("train"), table, 0, "mask", Path())), AB)
     with pytest.raises(DatasetError, match=r"^train: row 1, mask: it is a JPEG") as caught:
         CellMask(TableCell(Path("train"), table, 1, "mask", Path())).read()

@@ -125,7 +125,7 @@ def test_a_data_set_smaller_than_a_batch_is_repeated(train: Dataset) -> None:
     assert counts.min() >= 2  # 16 = 7 + 7 + 2
     assert counts.max() == 3
     twins = [i for i, index in enumerate(batch.indices) if index == batch.indices[0]]
-    assert not torch.equal(batch.images[twins[0]], batch.images[twins[1]])  # each time augmented anew
+    assert not torch.equal(batch.images[twins[0]], batch.images[twins[1]])  # each time augmented again
 
 
 def test_pinning_reaches_the_tensors(monkeypatch: pytest.MonkeyPatch, train: Dataset) -> None:

@@ -282,7 +282,7 @@ def test_it_is_set_aside_and_named(tmp_path: Path, nvlabs: dict[str, Tensor], ke
 def test_what_is_no_tensor_is_set_aside_among_the_weights_of_a_known_network(
     tmp_path: Path, nvlabs: dict[str, Tensor]
 ) -> None:
-    with pytest.warns(TerrazzoWarning, match="set aside what is no tensor: 'epoch', 'best'"):
+    with pytest.warns(TerrazzoWarning, match="set aside what is not a tensor: 'epoch', 'best'"):
         assert is_ours(load(save(tmp_path / "x.pth", {**nvlabs, "epoch": 3, "best": 0.5})))
 
 

@@ -1,4 +1,4 @@
-"""The runs whose numbers are stored under data/. After a change that is meant to alter them, store them anew:
+"""The runs whose numbers are stored under data/. After a change that is meant to alter them, store them again:
 
     python tests/golden/golden_cases.py
 

@@ -192,7 +192,7 @@ def test_resized_positions_are_kept_until_they_change(monkeypatch: pytest.Monkey
     assert len(calls) == 4
     for _ in range(2):
         model.positions(5, 6)
-    assert len(calls) == 6  # gradients are wanted, so each time anew
+    assert len(calls) == 6  # gradients are wanted, so each time again
 
 
 @torch.no_grad()

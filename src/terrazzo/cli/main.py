@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: what follows the program's name; by default the process's own.
     """
     for stream in (sys.stdout, sys.stderr):
-        # File names may hold bytes that are no text, and terminals may not know every letter: escapes print everywhere.
+        # File names may hold bytes that are not text, and terminals may lack letters: escapes print everywhere.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:

@@ -58,7 +58,7 @@ def bitmap(png: bytes) -> NDArray[np.bool_]:
     """Read which pixels of a bitmap are inside: those that are not transparent, or else those that are not 0.
 
     Raises:
-        ValueError: it is no image that can be read.
+        ValueError: it is not an image that can be read.
     """
     try:
         with opened_image(png) as image:

@@ -38,7 +38,7 @@ from terrazzo.text import list_names, show, shown_path
 
 __all__ = ["ClassCount", "DatasetCheck", "Sizes", "SplitCheck", "check_dataset"]
 
-MOST_VALUES = 256  # stored values listed where they are no classes
+MOST_VALUES = 256  # stored values listed where they are not classes
 
 
 @dataclass(frozen=True)

@@ -37,22 +37,22 @@ PROBLEMS = {
         "outline-missing",
         None,
         "annotations without an outline (`segmentation`)",
-        "export outlines: boxes are no masks",
+        "export outlines: boxes are not masks",
     ),
     "damaged": Problem(
-        "error", "outline-damaged", None, "annotations whose outline cannot be read", "export the document anew"
+        "error", "outline-damaged", None, "annotations whose outline cannot be read", "export the document again"
     ),
     "category": Problem(
-        "error", "outline-damaged", None, "annotations of a category that is not listed", "export the document anew"
+        "error", "outline-damaged", None, "annotations of a category that is not listed", "export the document again"
     ),
     "photo": Problem(
-        "error", "outline-damaged", None, "annotations of a photo that is not listed", "export the document anew"
+        "error", "outline-damaged", None, "annotations of a photo that is not listed", "export the document again"
     ),
     "thin": Problem(
         "warning", "outline-empty", None, "annotations with a polygon of fewer than three points, left out", "remove it"
     ),
     "entry": Problem(
-        "error", "outline-damaged", None, "photos without an id, a file name or a size", "export the document anew"
+        "error", "outline-damaged", None, "photos without an id, a file name or a size", "export the document again"
     ),
 }
 
@@ -115,7 +115,7 @@ class OutlinedMask:
             objects = [(figure.value, self._region(figure)) for figure in self.figures]
         except ValueError as error:
             raise DatasetError(
-                f"{shown_path(self.file)}: {self.part}{error}", fix="export the document anew", code="outline-damaged"
+                f"{shown_path(self.file)}: {self.part}{error}", fix="export the document again", code="outline-damaged"
             ) from error
         empty = sum(not region.inside_hw.any() for _, region in objects)
         return StoredMask(paint(objects, self.height, self.width), empty=empty)
@@ -254,6 +254,6 @@ def _problem(path: Path, kind: str, ids: list[object]) -> Problem:
 def _no_document(path: Path, message: str) -> DatasetError:
     return DatasetError(
         f"{shown_path(path)}: {message}",
-        fix="export the annotations anew, as COCO instances",
+        fix="export the annotations again, as COCO instances",
         code="dataset-annotations",
     )

@@ -40,7 +40,7 @@ Stored: TypeAlias = int | Color  # what one pixel of a mask file holds
 
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16L", "I;16B")
 SAMPLE_STEP = {"L;2": 85, "L;4": 17}  # Pillow spreads 2- and 4-bit greys over 0 to 255; class indices are not greys
-LARGEST_FLOAT = 2.0**31  # float masks beyond it are no class indices either, and would overflow
+LARGEST_FLOAT = 2.0**31  # float masks beyond it are not class indices either, and would overflow
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def _refused(layout: Layout, split: str, errors: list[Problem]) -> DatasetError:
     listed = f"`terrazzo check-data {shown_path(layout.root)}` lists them all"
     if all(error.code in PAIR_CODES for error in errors):
         return DatasetError(
-            f"{len(errors)} files of {split} are no pairs of photo and mask: {shown}",
+            f"{len(errors)} files of {split} are not pairs of photo and mask: {shown}",
             fix=f"give every photo one mask of the same name; {listed}",
             code="dataset-pairs",
         )

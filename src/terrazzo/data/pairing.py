@@ -41,7 +41,7 @@ class Listing:
     Attributes:
         folder: which.
         by_stem: files by name without ending, letters with accents in one piece.
-        others: what is no image file.
+        others: what is not an image file.
     """
 
     folder: Path
@@ -87,7 +87,7 @@ class Listing:
 
     @property
     def errors(self) -> list[Problem]:
-        """Names of image files that are no files."""
+        """Names of image files that are not files."""
         return [problem for problem in self.others if problem.severity == "error"]
 
 

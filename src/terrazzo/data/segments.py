@@ -73,7 +73,7 @@ class Categories:
     def note(self, document: Path) -> Problem:
         """Say how pixels of no segment are read, which can be read in two ways."""
         what = "the background, as all categories are things" if self.only_things else "ignored"
-        fix = "nothing to do if that is right; a category that is no thing has them ignored"
+        fix = "nothing to do if that is right; a category that is not a thing has them ignored"
         fix = fix if self.only_things else "nothing to do if that is right; label the background as a category if not"
         return Problem("note", "segments-unlabelled", document, f"pixels of no segment are {what}", fix)
 

@@ -110,7 +110,7 @@ def class_names(names: Any, most: int) -> list[str]:
     if isinstance(names, dict):
         names = [names.get(number) for number in range(len(names))]  # None where the numbers leave one out
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise LabelError("`names` is no list of texts", fix="write `names: [leaf, flower]`", code="labels-names")
+        raise LabelError("`names` is not a list of texts", fix="write `names: [leaf, flower]`", code="labels-names")
     if len(names) > most:
         message = f"`names` has {len(names)} names, and a mask tells {most} apart"
         raise LabelError(message, fix="merge some of them", code="labels-names")

@@ -57,7 +57,7 @@ def return_freed_memory() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a computation failed for want of memory, whichever library says so."""
+    """Whether a computation failed because memory ran out, whichever library says so."""
     return isinstance(error, MemoryError) or OUT_OF_MEMORY.search(f"{type(error).__name__} {error}") is not None
 
 

@@ -81,7 +81,7 @@ def damaged(path: Path, problem: str) -> CheckpointError:
 
 
 def unopened(path: Path, error: Exception, problem: str) -> TerrazzoError:
-    """Return the error for an exported file that a runtime could not open: for want of memory, or it is damaged."""
+    """Return the error for an exported file that a runtime could not open: memory ran out, or it is damaged."""
     if not is_out_of_memory(error):
         return damaged(path, problem)
     return ConfigError(

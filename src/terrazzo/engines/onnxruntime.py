@@ -65,7 +65,7 @@ class OnnxRuntimeEngine:
         settings.log_severity_level = QUIET
         # Threads that wait for work by spinning take the processor from those that decode and save photos.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.streams == 1 else "0")
-        settings.enable_mem_pattern = False  # a plan of memory for one size of photo, and made anew for the next
+        settings.enable_mem_pattern = False  # a plan of memory for one size of photo, and made again for the next
         chosen = (provider, {"device_id": int(number[1] or 0)} if number else {})
         self._settings = settings
         self._open: Callable[[], Any] = lambda: ort.InferenceSession(str(self.path), settings, providers=[chosen])

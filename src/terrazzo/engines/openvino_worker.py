@@ -39,7 +39,7 @@ if __name__ == "__main__":
     keep_freed_memory()
     share_freed_memory()
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # whatever a library prints is not an answer
     path, options = json.loads(sys.argv[1])
     serve(path, options, sys.stdin.buffer, answers)
     os._exit(0)  # OpenVINO may not survive its own end

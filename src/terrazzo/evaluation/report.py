@@ -69,7 +69,7 @@ class Report:
     def subject(self) -> str:
         """What was evaluated on what."""
         text = f"{self.model} on {self.dataset}/{self.split}"
-        # Names of files and folders may hold bytes that are no text, or that a terminal would obey.
+        # Names of files and folders may hold bytes that are not text, or that a terminal would obey.
         return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
     @property
@@ -153,7 +153,7 @@ class Report:
             overwrite: replace whatever is there.
 
         Raises:
-            OutputError: a file is there that is no earlier result, or the folder cannot be written to.
+            OutputError: a file is there that is not an earlier result, or the folder cannot be written to.
         """
         paths = report_files(folder)
         refuse_foreign(paths, kind, overwrite=overwrite, option="folder")

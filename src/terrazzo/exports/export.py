@@ -147,7 +147,7 @@ def export(
         ConfigError: an option is wrong, or the model has an operation that the format cannot express.
         DatasetError: the labelled photos cannot be read, or their classes are not the model's.
         MissingExtraError: a package that the format needs is not installed.
-        OutputError: a file is there that is no earlier export, or the place cannot be written.
+        OutputError: a file is there that is not an earlier export, or the place cannot be written.
     """
     path = Path(output)
     kind = _format(path, format)
@@ -209,7 +209,7 @@ def _refuse_options(kind: Format, output_kind: str, precision: str, calibrated: 
         raise ConfigError(f"there is no output kind {output_kind!r}", fix="choose logits or mask", code="export-output")
     if precision not in PRECISIONS[kind] or (precision == "int8" and output_kind != "logits"):
         raise ConfigError(
-            f"{precision} is no precision that a {kind} file with {output_kind} can be written in here",
+            f"{precision} is not a precision that a {kind} file with {output_kind} can be written in here",
             fix=f"choose {' or '.join(PRECISIONS[kind])}; int8 gives logits only",
             code="export-precision",
         )

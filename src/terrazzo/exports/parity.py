@@ -41,7 +41,7 @@ class Comparison:
         difference: largest difference of a logit, divided by the largest logit where that is above 1. None where the
             file gives masks.
         equal: share of mask pixels, at the input's size, that have the same class.
-        wrong: share of those that differ where it is no tie: where the model prefers its class by more than twice the
+        wrong: share of those that differ and are not ties: where the model prefers its class by more than twice the
             tolerance.
     """
 

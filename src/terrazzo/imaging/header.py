@@ -97,7 +97,7 @@ def opened_image(source: Encoded | Image.Image) -> Iterator[Image.Image]:
         short = re.search("truncat|not enough|incomplete", str(error), re.IGNORECASE)
         raise ImageError(
             f"{name}: the image is {'cut short' if short else 'damaged or unusual'}: {error}",
-            fix="copy or download it again, or save it anew as PNG or JPEG",
+            fix="copy or download it again, or save it again as PNG or JPEG",
             code="image-truncated" if short else "image-corrupt",
         ) from error
 
@@ -196,7 +196,7 @@ OTHER_FORMATS = {
 
 
 def _other_format(head: bytes) -> tuple[str, str]:
-    """Say what a file is that is no photo, and what to do about it."""
+    """Say what a file is that is not a photo, and what to do about it."""
     for magic, name in OTHER_FORMATS.items():
         if head.startswith(magic):
             return name, "convert it to PNG or JPEG"

@@ -57,7 +57,7 @@ def _read_whole(file: Any) -> bytes:
         if file.seekable():
             file.seek(0)
         data = file.read()
-    except (OSError, ValueError, AttributeError) as error:  # ValueError: closed, or bytes that are no text
+    except (OSError, ValueError, AttributeError) as error:  # ValueError: closed, or bytes that are not text
         raise ImageError(
             f"the open file cannot be read: {error}", fix="open it for reading, in binary mode", code="image-unreadable"
         ) from error

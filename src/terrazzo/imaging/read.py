@@ -381,12 +381,12 @@ def _from_array(array: NDArray[Any], options: ReadOptions, background: tuple[int
     is_deep = array.dtype.kind in "iuf" and array.dtype != np.uint8
     if array.size == 0 or array.ndim not in (2, 3) or channels not in ((1, 3) if is_deep else (1, 3, 4)):
         raise ImageError(
-            f"an array of shape {array.shape} is no image",
+            f"an array of shape {array.shape} is not an image",
             fix=shape_advice(array.shape),
             code="image-array",
         )
     if not is_deep and array.dtype != np.uint8:
-        raise ImageError(f"an array of {array.dtype} is no image", fix="convert it to uint8", code="image-array")
+        raise ImageError(f"an array of {array.dtype} is not an image", fix="convert it to uint8", code="image-array")
     if array.shape[0] * array.shape[1] > options.max_pixels:
         raise ImageError(
             f"{array.shape[1]} x {array.shape[0]} pixels are more than the {options.max_pixels:,} allowed",

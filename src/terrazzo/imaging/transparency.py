@@ -1,4 +1,4 @@
-"""Transparent pixels on a background, and what is no transparency although a file says so."""
+"""Transparent pixels on a background, and what is not transparency although a file says so."""
 
 from __future__ import annotations
 

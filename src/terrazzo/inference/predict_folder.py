@@ -129,7 +129,7 @@ def predict_folder(
         ConfigError: an option is wrong.
         ImageError: a place has no photos.
         CheckpointError: the model cannot be loaded.
-        OutputError: something stands at a destination that is no earlier result, or nothing can be written there.
+        OutputError: something stands at a destination that is not an earlier result, or nothing can be written there.
     """
     kinds = check_kinds(save)
     if batch_size < 1:

@@ -174,7 +174,7 @@ class Predictor:
                     yield result
 
     def segment_alone(self, image: Image, *, probabilities: bool = False) -> tuple[Segmentation | Failure, str]:
-        """Segment a photo that is no file, in windows where it is too large; return what is to be said about it too."""
+        """Segment an image in memory, in windows where it is too large; return what is to be said about it too."""
         (outcome,) = self._attempt([(None, image)], probabilities)
         if isinstance(outcome, Failure) and outcome.for_memory:
             return self._again(None, lambda: image, probabilities)
@@ -270,7 +270,7 @@ class Predictor:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Do what failed for want of memory while no photo is read, computed or saved, and the engine keeps nothing."""
+        """Repeat what ran out of memory, while no photo is read, computed or saved, and the engine keeps nothing."""
         with self.turns.alone():
             release_memory(self.engine)
             return_freed_memory()
@@ -400,7 +400,7 @@ def _nearest(mask_hw: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 def _batches(
     images: Iterable[tuple[Path, Image | Streamed | Failure]], size: int
 ) -> Iterator[list[tuple[Path, Image]] | Streamed | Failure]:
-    """Neighbours of equal size together; what is no array keeps its place."""
+    """Neighbours of equal size together; what is not an array keeps its place."""
     waiting: list[tuple[Path, Image]] = []
     for path, image in images:
         fits = isinstance(image, np.ndarray) and (not waiting or image.shape == waiting[0][1].shape)

@@ -1,4 +1,4 @@
-"""Several threads at once, or one alone: for work that fails for want of memory beside other work."""
+"""Several threads at once, or one alone: for work that runs out of memory beside other work."""
 
 from __future__ import annotations
 

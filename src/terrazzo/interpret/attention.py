@@ -106,7 +106,7 @@ class AttentionMaps:
             overwrite: replace whatever is there, not only earlier results.
 
         Raises:
-            OutputError: a file is there that is no earlier result, or the place cannot be written.
+            OutputError: a file is there that is not an earlier result, or the place cannot be written.
         """
         endings = ["attention.png", "attention.npz"]
         if heads:
@@ -196,8 +196,8 @@ def attention_layers(network: Segmenter) -> dict[str, AttentionModule]:
         found[DECODER] = network.decoder.attention
     if not found:
         raise ConfigError(
-            f"a {type(encoder).__name__} has no attention that can be drawn: it is no encoder of SegFormer, SETR or "
-            "PVT, and the decoder has none",
+            f"a {type(encoder).__name__} has no attention that can be drawn: it is not the encoder of SegFormer, SETR "
+            "or PVT, and the decoder has none",
             fix="ask for its receptive field alone: --show receptive-field",
             code="explain-no-attention",
         )

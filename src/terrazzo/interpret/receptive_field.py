@@ -96,7 +96,7 @@ class ReceptiveFields:
             overwrite: replace whatever is there, not only earlier results.
 
         Raises:
-            OutputError: a file is there that is no earlier result, or the place cannot be written.
+            OutputError: a file is there that is not an earlier result, or the place cannot be written.
         """
         picture, numbers = (Path(folder, name) for name in FILES)
         refuse_foreign([picture, numbers], "explain", overwrite=overwrite, option="folder")

@@ -2,7 +2,7 @@
 
 Case, spaces, underscores and hyphens do not count. The same names in another order are mapped. Names that are mere
 numbers, such as ``class 0`` and ``LABEL_0``, are matched by these; where only one side has them, or the guessed
-``background, foreground``, they say nothing but the order, and are taken by it. Everything else is no match: pairing
+``background, foreground``, they say nothing but the order, and are taken by it. Everything else is not a match: pairing
 classes by position would give wrong numbers that look right.
 """
 

@@ -100,7 +100,7 @@ def _stored_values(key: object) -> Sequence[Any]:
         return [_integer(key)]
     if not low <= high <= MAX_STORED:
         raise LabelError(
-            f"`map` has {show(key)}, which is no range of stored values",
+            f"`map` has {show(key)}, which is not a range of stored values",
             fix=f"write the smaller value first, from 0 to {MAX_STORED}",
             code="labels-map",
         )

@@ -199,7 +199,7 @@ class LabelSpec:
             if not all(0 <= value <= MAX_STORED for value in unknown):
                 fix = "`map:` cannot have them: save masks as 8-bit or 16-bit PNG, with 255 where nothing is labelled"
             raise LabelError(
-                f"the mask holds values that are no class: {list_counts(unknown)}",
+                f"the mask holds values that have no class: {list_counts(unknown)}",
                 fix=fix,
                 code="labels-unknown-value",
             )
@@ -247,7 +247,7 @@ class LabelSpec:
         codes_HW = self._color_codes(rgb_HW3)
         if not codes_HW.all():
             raise LabelError(
-                f"the mask holds colours that are no class: {list_counts(self.unknown_colors(rgb_HW3))}",
+                f"the mask holds colours that have no class: {list_counts(self.unknown_colors(rgb_HW3))}",
                 fix='say what each colour means in `colors:`, as in {"255,0,0": 0, "0,0,0": ignore}',
                 code="labels-unknown-color",
             )

@@ -98,7 +98,7 @@ def checked_color(color: object) -> Color:
             return int(red), int(green), int(blue)
     shown = [show(part) for part in color] if isinstance(color, (list, tuple)) and len(color) <= 4 else show(color)
     raise LabelError(
-        f"{', '.join(shown) if isinstance(shown, list) else shown} is no colour",
+        f"{', '.join(shown) if isinstance(shown, list) else shown} is not a colour",
         fix="write red, green and blue from 0 to 255: [255, 0, 0]",
         code="labels-color",
     )
@@ -108,7 +108,7 @@ def checked_stored(value: object) -> int:
     """A value that an 8-bit or 16-bit mask file can hold."""
     if not is_int(value, MAX_STORED):
         raise LabelError(
-            f"stored value {show(value)} in `map` is no integer from 0 to {MAX_STORED}",
+            f"stored value {show(value)} in `map` is not an integer from 0 to {MAX_STORED}",
             fix="write stored mask values on the left, class indices or `ignore` on the right",
             code="labels-map",
         )

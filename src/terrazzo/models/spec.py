@@ -26,7 +26,7 @@ MOST_CLASSES = 65_535  # a mask of 16 bits stores no more
 MOST_HEADS = 64
 FIX = "correct the description of the model"
 FROM_SPEC = frozenset({"in_channels", "image_size", "maps", "channels", "strides", "num_classes"})
-"""Arguments of a class that are no fields of its part."""
+"""Arguments of a class that are not fields of its part."""
 
 ImageSize: TypeAlias = Annotated[tuple[int, int], Within(at_least=1, at_most=LARGEST)]
 

@@ -69,7 +69,7 @@ def memory_plan(model: Segmenter, recipe: Recipe, loss: CombinedLoss, ranks: Ran
             f"{'another decoder' if pools else 'a larger --crop'}",
             code="training-batchnorm",
         ) from error
-    except Exception as error:  # an encoder from elsewhere may do anything; a run must not end for want of a forecast
+    except Exception as error:  # whatever an encoder from elsewhere does: a run goes on without an estimate
         return _unknown(error)
     # Processes on a CPU share its memory; each GPU has its own.
     on_cpu = ranks.device.type == "cpu"

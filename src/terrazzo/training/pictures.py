@@ -226,5 +226,5 @@ def _sheet(rows: list[_Row], legend: list[tuple[str, Color]], title: str) -> byt
 
 
 def _printable(text: str) -> str:
-    """Return a file name that can be drawn: it may hold bytes that are no text."""
+    """Return a file name that can be drawn: it may hold bytes that are not text."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -20,7 +20,7 @@ DEEPEST = 16
 """Levels of lists and mappings in a recipe; its own have five."""
 
 MOST = 1 << 63
-"""A larger whole number is no setting, and overflows what computes with it."""
+"""A larger whole number is not a setting, and overflows what computes with it."""
 
 
 class Checked:

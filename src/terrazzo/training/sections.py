@@ -1,4 +1,4 @@
-"""The sections of a recipe that are no lists, each a frozen dataclass of its own fields.
+"""The sections of a recipe that are not lists, each a frozen dataclass of its own fields.
 
 A field that is added must have a default: what runs did before, since recipes on disk lack it.
 """

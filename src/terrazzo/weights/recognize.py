@@ -119,7 +119,7 @@ def recognize(tensors: dict[str, Tensor], where: str, config: Mapping[str, Any] 
         config: what a ``config.json`` of transformers beside it says of the network.
 
     Raises:
-        CheckpointError: they are no model that is known here.
+        CheckpointError: they are not a model that is known here.
     """
     names = {key: unwrapped(key) for key in tensors}
     if len(set(names.values())) < len(names):  # then it is not only wrapping
@@ -130,7 +130,7 @@ def recognize(tensors: dict[str, Tensor], where: str, config: Mapping[str, Any] 
     if layout is None:
         known = "; ".join(layout.name for layout in LAYOUTS if not layout.encoder_only)
         raise CheckpointError(
-            f"{where} is no model that is known here: its tensors begin with {_first(list(tensors))}",
+            f"{where} is not a model that is known here: its tensors begin with {_first(list(tensors))}",
             fix=f"give one of these: {known}",
             code="checkpoint-unknown",
         )

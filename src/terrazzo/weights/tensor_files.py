@@ -166,7 +166,7 @@ def _read_torch(path: Path, size: int, part: str) -> TensorFile:
                 code="checkpoint-not-tensor",
             )
         if chosen.others:
-            note(f"{path}: set aside what is no tensor: {list_names(chosen.others)}")
+            note(f"{path}: set aside what is not a tensor: {list_names(chosen.others)}")
         for key, stored in chosen.tensors.items():
             _check_plain(key, stored, path)
         total = sum(stored.nbytes for stored in chosen.tensors.values())

@@ -51,7 +51,7 @@ class WeightSet:
         path: the entries and prefixes that lead to it.
         tensors: as the file names them.
         layout: whose names these are, if anybody's.
-        others: what stands among them and is no tensor.
+        others: what stands among them and is not a tensor.
         meta: what is noted beside it.
     """
 

@@ -165,7 +165,7 @@ def _pairs(
             mask = OutlinedMask(path, f"{shown}: ", photo.height, photo.width, figures)
             samples[file] = photo.name, Sample(ImageFile(file), mask)
     if not samples and not problems:
-        fix = "export it anew, with its images"
+        fix = "export it again, with its images"
         problems.append(Problem("error", "dataset-empty", path, "this split holds no photos", fix))
     return [sample for _, sample in sorted(samples.values(), key=lambda item: item[0])], problems
 

@@ -110,7 +110,7 @@ def _pairs(root: Path, tables: dict[str, Path], splits: tuple[str, ...], columns
         Sample(TableCell(folder, table, row, image, root), CellMask(TableCell(folder, table, row, mask, root)))
         for row in range(len(table))
     ]
-    message, fix = "this split holds no rows", "save it anew"
+    message, fix = "this split holds no rows", "save it again"
     return samples, [] if samples else [Problem("error", "dataset-empty", folder, message, fix)]
 
 
@@ -128,7 +128,7 @@ def _table(folder: Path, columns: tuple[str, str]) -> Any:
     except Exception as error:  # the package meets damaged files with every kind of exception
         raise DatasetError(
             f"{shown_path(folder)}: cannot be read as a table: {error}",
-            fix="save it anew with save_to_disk",
+            fix="save it again with save_to_disk",
             code="dataset-annotations",
         ) from error
     return table

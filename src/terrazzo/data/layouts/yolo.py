@@ -66,7 +66,7 @@ class PolygonFile:
         """Paint it.
 
         Raises:
-            DatasetError: a line is no polygon, or the photo has no size.
+            DatasetError: a line is not a polygon, or the photo has no size.
         """
         try:
             height, width = ImageFile(self.photo).size
@@ -83,7 +83,7 @@ class PolygonFile:
         if len(words) == 5:
             raise DatasetError(
                 f"{where} is a box, not the corners of an outline",
-                fix="export outlines: boxes are no masks",
+                fix="export outlines: boxes are not masks",
                 code="outline-missing",
             )
         try:
@@ -92,7 +92,7 @@ class PolygonFile:
             value, corners_N2 = 0, np.empty((0, 2))
         if not 0 < value < IGNORED or len(corners_N2) < 3 or not np.isfinite(corners_N2).all():
             raise DatasetError(
-                f"{where} is no outline: {show(entry[:40])}",
+                f"{where} is not an outline: {show(entry[:40])}",
                 fix="write a class number and at least three corners: 0 0.1 0.2 0.3 0.2 0.3 0.4",
                 code="outline-damaged",
             )

@@ -130,7 +130,7 @@ def confidence_along(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAx
     highest_HW, entropy_HW = np.empty((height, width), np.float32), np.zeros((height, width), np.float32)
     for top, margin_KRW in _iter_margins(logits_KHW, rows, columns):
         here = slice(top, top + margin_KRW.shape[1])
-        np.maximum(margin_KRW, -87, out=margin_KRW)  # below it exp is no normal float32, and slow
+        np.maximum(margin_KRW, -87, out=margin_KRW)  # below it exp is not a normal float32, and slow
         share_KRW = np.exp(margin_KRW)
         total_RW = share_KRW.sum(axis=0)
         highest_HW[here] = 1 / total_RW

@@ -12,8 +12,8 @@ Departures from the paper:
   layers.
 * A transposed convolution has one kernel for each class. The released networks have a kernel from every class to every
   other, of which all but these are zero and stay so.
-* A finer map that is no whole number of times as large as the coarser one (an odd side is halved upwards) gets the part
-  of the enlarged scores that covers it.
+* A finer map that is not a whole number of times as large as the coarser one (an odd side is halved upwards) gets the
+  part of the enlarged scores that covers it.
 
 Shapes: B batch, C decoder width, K classes, h and w the size of the finest map that is read.
 """

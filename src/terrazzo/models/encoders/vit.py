@@ -7,8 +7,8 @@ SETR's decoders have one for each level they read.
 
 Deliberate departures from SETR's released code, all of which leave its results at the sizes it takes unchanged:
 
-* Any image of at least 1 x 1 works, where the code asserts one square size. A side that is no multiple of the patch is
-  resized up to the next one, bilinearly, so that the grid of tokens covers the image evenly; the position embeddings
+* Any image of at least 1 x 1 works, where the code asserts one square size. A side that is not a multiple of the patch
+  is resized up to the next one, bilinearly, so that the grid of tokens covers the image evenly; the position embeddings
   are resized to that grid, bilinearly too, as the code does once when it loads weights.
 * The class token's position is a parameter of its own, and those of the patches keep the shape of their grid. So the
   class token is known and not found by counting, and no side is the square root of a number of tokens.
@@ -62,7 +62,7 @@ class PatchEmbed(nn.Module):
         """Return (B, ceil(H / P), ceil(W / P), C)."""
         H, W = images_B3HW.shape[2:]
         P = self.patch_size
-        if torch.compiler.is_exporting() or H % P or W % P:  # sizes are no numbers yet while exporting
+        if torch.compiler.is_exporting() or H % P or W % P:  # sizes are not numbers yet while exporting
             whole = ceil_div(H, P) * P, ceil_div(W, P) * P
             images_B3HW = F.interpolate(images_B3HW, whole, mode="bilinear", align_corners=False)
         tokens_BhwC: Tensor = self.proj(images_B3HW).permute(0, 2, 3, 1)

@@ -27,7 +27,7 @@ class Context:
 
     Attributes:
         rng: where all draws come from.
-        ignore_index: the mask value that is no class.
+        ignore_index: the mask value that is not a class.
         pixels_K: pixels of each class in all training photos.
         pixels_NK: the same in each of them.
         other: reads a training photo by its place and takes it through the steps before this one.
@@ -54,7 +54,7 @@ class Augmentation:
         steps: in their order.
         read: gives a photo and its mask by their place in the data set.
         pixels_NK: pixels of each class in each of these photos.
-        ignore_index: the mask value that is no class.
+        ignore_index: the mask value that is not a class.
     """
 
     steps: Sequence[Step]

@@ -85,7 +85,7 @@ def check_fields(instance: Any) -> None:
 def _check(where: str, name: str, value: Any, annotation: Any) -> None:
     if not _fits(value, annotation):
         raise ConfigError(
-            f"{where}: {name} is {show(value)}", fix=f"give {_in_words(annotation)}", code="argument-type"
+            f"{where}: {name} is {_shown(value)}", fix=f"give {_in_words(annotation)}", code="argument-type"
         )
     if isinstance(value, (str, os.PathLike)) and not _can_be_a_name(value, Path in (annotation, *get_args(annotation))):
         raise ConfigError(
@@ -93,6 +93,13 @@ def _check(where: str, name: str, value: Any, annotation: Any) -> None:
             fix="leave out zero bytes and halves of characters, and make names shorter",
             code="argument-type",
         )
+
+
+def _shown(value: Any) -> str:
+    """A value as messages have it; of a short tuple, its items, of which one has another type or there are too many."""
+    if isinstance(value, tuple) and len(value) <= 6:
+        return f"({', '.join(map(show, value))})"
+    return show(value)
 
 
 def _can_be_a_name(value: str | os.PathLike[Any], is_path: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,7 +15,7 @@ __all__ = ["ClassWeightedLoss", "Loss"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss(Checked):
+class Loss(Checked, ABC):
     """A loss between low-resolution logits and full-size labels.
 
     Every loss is that of the logits upsampled bilinearly (align_corners=False) to the labels' size, as both papers
@@ -26,6 +27,7 @@ class Loss(Checked):
 
     weight: NotNegative = 1.0
 
+    @abstractmethod
     def __call__(
         self, logits_BKhw: Tensor, labels_BHW: Tensor, ignore_index: int, class_weights_K: Tensor | None
     ) -> Tensor:
@@ -37,7 +39,6 @@ class Loss(Checked):
             ignore_index: the label that does not count, 0 or more.
             class_weights_K: factor of each class's pixels, or None; only for a `ClassWeightedLoss`.
         """
-        raise NotImplementedError
 
     def rehearse(self, logits_BKhw: Tensor, labels_BHW: Tensor) -> Tensor:
         """Take as much memory as a call, with fake tensors: here that of one strip, and no strip takes more."""

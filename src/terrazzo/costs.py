@@ -126,7 +126,7 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: dict[int, object] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # A storage that is first seen as an input came from outside. A view of it, or a result in place, is no new one.
+        # A storage that is first seen as an input came from outside. A view of it or an in-place result adds none.
         for tensor in tree_leaves((args, kwargs)):
             self._note(tensor, made_here=False)
         result = func(*args, **(kwargs or {}))

@@ -47,14 +47,14 @@ class Cost:
 
 def main() -> None:
     options = parse()
-    photos = sorted(path for path in options.photos.iterdir() if path.suffix.lower() in SUFFIXES)[: options.count]
-    if not photos:
-        raise SystemExit(f"there is no photo in {options.photos}")
+    images = sorted(path for path in options.images.iterdir() if path.suffix.lower() in SUFFIXES)[: options.count]
+    if not images:
+        raise SystemExit(f"there is no photo in {options.images}")
     engines = options.engines.split(",")
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for some, place in ((photos, "photos"), (photos[:1], "one")):
+        for some, place in ((images, "photos"), (images[:1], "one")):
             (folder / place).mkdir()
             for path in some:
                 shutil.copy(path, folder / place)
@@ -63,8 +63,8 @@ def main() -> None:
             first[engine] = predict(engine, "one", options, folder)
             again[engine] = predict(engine, "one", options, folder)
             costs[engine] = predict(engine, "photos", options, folder)
-        peer_cost = apart(peer, options.model, photos[: options.peer_count], folder)
-        differences = apart(compare, options.model, photos, engines, folder)
+        peer_cost = apart(peer, options.model, images[: options.peer_count], folder)
+        differences = apart(compare, options.model, images, engines, folder)
         peer_difference = differing(masks_in(folder / "peer"), masks_in(folder / engines[0]))
     rows = []
     peer_wall, peer_cpu = peer_cost.wall / options.peer_count, peer_cost.cpu / options.peer_count
@@ -75,8 +75,8 @@ def main() -> None:
                 f"ours, {engine}",
                 f"{cost.wall:.1f}",
                 f"{cost.cpu:.1f}",
-                f"{1e3 * cost.cpu / len(photos):.0f}",
-                f"{peer_cpu / (cost.cpu / len(photos)):.1f}",
+                f"{1e3 * cost.cpu / len(images):.0f}",
+                f"{peer_cpu / (cost.cpu / len(images)):.1f}",
                 f"{cost.memory / 1e6:.0f}",
                 f"{again[engine].cpu:.1f}",
                 f"{first[engine].cpu:.1f}",
@@ -96,9 +96,9 @@ def main() -> None:
             f"{peer_difference} from {engines[0]}",
         ]
     )
-    with Image.open(photos[0]) as image:
+    with Image.open(images[0]) as image:
         width, height = image.size
-    title = f"A directory of {len(photos)} photos of {height} x {width}, {options.model}"
+    title = f"A directory of {len(images)} photos of {height} x {width}, {options.model}"
     timing = (
         "Processor time of all threads, from starting the command to its end. Where the machine was shared, wall time "
         "means little."
@@ -116,7 +116,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--photos", dest="images", type=Path, required=True)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--peer-count", type=int, default=20)
     parser.add_argument("--model", default="segformer_b0.camvid")
@@ -126,10 +126,10 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def predict(engine: str, photos: str, options: argparse.Namespace, folder: Path) -> Cost:
+def predict(engine: str, images: str, options: argparse.Namespace, folder: Path) -> Cost:
     """Run the command and return what it cost."""
     command = [
-        sys.executable, "-m", "terrazzo", "predict", str(folder / photos), "--model", options.model, "--engine",
+        sys.executable, "-m", "terrazzo", "predict", str(folder / images), "--model", options.model, "--engine",
         engine, "--threads", str(options.threads), "--save", "mask", "--output", str(folder / engine),
     ]  # fmt: skip
     environment = {**os.environ, "TERRAZZO_CACHE": str(folder / f"{engine}-cache")}
@@ -143,7 +143,7 @@ def predict(engine: str, photos: str, options: argparse.Namespace, folder: Path)
     return Cost(time.perf_counter() - started, usage.ru_utime + usage.ru_stime, kilobyte * usage.ru_maxrss)
 
 
-def peer(model: str, photos: list[Path], folder: Path) -> Cost:
+def peer(model: str, images: list[Path], folder: Path) -> Cost:
     """Turn photos into mask files as transformers' documentation does."""
     import torch
     from transformers import SegformerForSemanticSegmentation, SegformerImageProcessor
@@ -166,14 +166,14 @@ def peer(model: str, photos: list[Path], folder: Path) -> Cost:
         (mask,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[photo.size[::-1]])
         Image.fromarray(mask.numpy().astype(np.uint8)).save(folder / "peer" / f"{path.stem}_mask.png")
 
-    segment(photos[0])
+    segment(images[0])
     wall, cpu = time.perf_counter(), time.process_time()
-    for path in photos:
+    for path in images:
         segment(path)
     return Cost(time.perf_counter() - wall, time.process_time() - cpu, peak_memory() or 0)
 
 
-def compare(model: str, photos: list[Path], engines: list[str], folder: Path) -> dict[str, str]:
+def compare(model: str, images: list[Path], engines: list[str], folder: Path) -> dict[str, str]:
     """Return each engine's pixels that are not what PyTorch gives, and how near to a tie they are."""
     import torch
     import torch.nn.functional as F
@@ -184,7 +184,7 @@ def compare(model: str, photos: list[Path], engines: list[str], folder: Path) ->
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     trained = load(model)
     counts, gaps = dict.fromkeys(engines, 0), dict.fromkeys(engines, 0.0)
-    for path in photos:
+    for path in images:
         image = read_image(path)
         x = torch.from_numpy(np.ascontiguousarray(trained.preprocess(image)))[None]
         with torch.inference_mode():

@@ -70,7 +70,7 @@ class Case:
 class Measured:
     """A side's photos a second and the bytes that a call adds to what is allocated; None without a GPU."""
 
-    photos_per_second: float
+    images_per_second: float
     memory: int | None
 
 
@@ -184,16 +184,16 @@ def infer(pair: Pair, batch: int, ways: Sequence[str], case: Case, peak: float, 
             if case.device == "cuda":
                 torch.cuda.empty_cache()
             continue
-        cells.append(f"{measured[0].photos_per_second:.4g} / {measured[1].photos_per_second:.4g}")
+        cells.append(f"{measured[0].images_per_second:.4g} / {measured[1].images_per_second:.4g}")
         found.append(measured)
     arrays = images.float().cpu().numpy()
     for _ in range(SETTLING_PASSES):
         pair.engine(arrays)
     (engine,) = alternate([lambda: pair.engine(arrays)], batch, case)
-    cells.append(f"{engine.photos_per_second:.4g}")
+    cells.append(f"{engine.images_per_second:.4g}")
     if not found:
         return [*cells, "", "", "", "", ""]
-    ours, theirs = (max(result.photos_per_second for result in side) for side in zip(*found, strict=True))
+    ours, theirs = (max(result.images_per_second for result in side) for side in zip(*found, strict=True))
     first = found[0]  # a CUDA graph has its memory set aside before it runs
     return [
         *cells,
@@ -253,9 +253,9 @@ def train(model: str, precisions: Sequence[str], batches: Sequence[int], case: C
                 [
                     precision,
                     str(batch),
-                    f"{mine.photos_per_second:.4g}",
-                    f"{peers.photos_per_second:.4g}",
-                    f"{mine.photos_per_second / peers.photos_per_second:.2f}",
+                    f"{mine.images_per_second:.4g}",
+                    f"{peers.images_per_second:.4g}",
+                    f"{mine.images_per_second / peers.images_per_second:.2f}",
                     megabytes(mine.memory),
                     megabytes(peers.memory),
                 ]

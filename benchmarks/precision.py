@@ -36,7 +36,7 @@ from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 from terrazzo.engines.openvino import OpenVINOEngine
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.evaluation.evaluator import score
-from terrazzo.exports.int8 import split_photos
+from terrazzo.exports.int8 import split_images
 from terrazzo.inference.predictor import Predictor
 from terrazzo.weights.files import TrainedModel, save_folder
 
@@ -71,13 +71,13 @@ def main() -> None:
     trained = terrazzo.load(MODEL)
     labels = replace(trained.labels, id_map=None, colors=None)
     dataset = open_dataset(options.data, options.split, fallback=labels)
-    step = max(len(dataset) // (options.photos or len(dataset)), 1)
-    indices = range(0, len(dataset), step)[: options.photos]
-    photos = [str(sample.image.file) for sample in open_dataset(options.data, "train", labels).samples]
+    step = max(len(dataset) // (options.images or len(dataset)), 1)
+    indices = range(0, len(dataset), step)[: options.images]
+    images = [str(sample.image.file) for sample in open_dataset(options.data, "train", labels).samples]
     with tempfile.TemporaryDirectory() as folder:
-        ways = open_ways(trained, photos, Path(folder))
+        ways = open_ways(trained, images, Path(folder))
         rows = compare(ways, trained, dataset, indices, options.rounds)
-    asked = f" --photos {options.photos}" if options.photos else ""
+    asked = f" --photos {options.images}" if options.images else ""
     text = measure.header(
         f"Precisions of {MODEL} on CamVid {options.split}, {len(indices)} photos",
         f"python benchmarks/precision.py --data CAMVID{asked} --write",
@@ -85,7 +85,7 @@ def main() -> None:
     )
     text += (
         f"Milliseconds as median / least of {options.rounds} rounds of {TIMED} photos. int8 was calibrated with "
-        f"{len(split_photos(photos)[0])} photos of train.\n"
+        f"{len(split_images(images)[0])} photos of train.\n"
     )
     columns = ["", "mIoU", "points lost", "file, MB", "ms a photo", "times as fast as PyTorch in fp32"]
     measure.publish("precision", text + "\n" + measure.table(columns, rows), options.write)
@@ -95,19 +95,19 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CamVid's folder, with train and the split")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--photos", type=int, help="of the split, for mIoU; by default all")
+    parser.add_argument("--photos", dest="images", type=int, help="of the split, for mIoU; by default all")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--write", action="store_true", help="put the table under results/")
     return parser.parse_args()
 
 
-def open_ways(trained: TrainedModel, photos: list[str], folder: Path) -> dict[str, Way]:
+def open_ways(trained: TrainedModel, images: list[str], folder: Path) -> dict[str, Way]:
     """Export the model in every precision, and open each file in the engine that it is for."""
     save_folder(folder / "model", trained)
     whole = (folder / "model" / "model.safetensors").stat().st_size
     sizes = {}
     for name, how in FILES.items():
-        calibrate = photos if how.get("precision") == "int8" else ()
+        calibrate = images if how.get("precision") == "int8" else ()
         sizes[name] = terrazzo.export(trained, folder / name, calibrate=calibrate, **how).size
     one, half = EngineOptions(threads=1), EngineOptions(threads=1, precision="bf16")
 

@@ -41,14 +41,16 @@ CASES = [(1, 0), (2, 0), (4, 0), (2, 10), (4, 10)]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
-    parser.add_argument("--photos", type=int, help="as many photos, spread over the split; by default all")
+    parser.add_argument(
+        "--photos", dest="images", type=int, help="as many photos, spread over the split; by default all"
+    )
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
     dataset = open_dataset(options.data, "val")
-    chosen = range(0, len(dataset), max(len(dataset) // (options.photos or len(dataset)), 1))
+    chosen = range(0, len(dataset), max(len(dataset) // (options.images or len(dataset)), 1))
     model = terrazzo.load(DEFAULT_MODEL)
     engine, labels = TorchEngine(model.network), model.labels
     totals = {
@@ -56,9 +58,9 @@ def main() -> None:
     }
     seconds: dict[str, list[float]] = {name: [] for name in FILTERS}
     for index in chosen:
-        photo, mask = dataset.read(index)
+        image, mask = dataset.read(index)
         for factor, noise in CASES:
-            large, large_mask = enlarged(photo, factor, noise, seed=index), mask.repeat(factor, 0).repeat(factor, 1)
+            large, large_mask = enlarged(image, factor, noise, seed=index), mask.repeat(factor, 0).repeat(factor, 1)
             for name, how in FILTERS.items():
                 preprocess = replace(model.preprocess, **how)
                 if factor == 4:
@@ -78,20 +80,20 @@ def main() -> None:
     publish("resizing", text, options.write)
 
 
-def enlarged(photo_HW3: NDArray[np.uint8], factor: int, noise: int, seed: int) -> NDArray[np.uint8]:
+def enlarged(image_HW3: NDArray[np.uint8], factor: int, noise: int, seed: int) -> NDArray[np.uint8]:
     """Return the photo enlarged and made noisy."""
     if factor == 1:
-        return photo_HW3
-    height, width = photo_HW3.shape[:2]
-    large = cv2.resize(photo_HW3, (factor * width, factor * height), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+        return image_HW3
+    height, width = image_HW3.shape[:2]
+    large = cv2.resize(image_HW3, (factor * width, factor * height), interpolation=cv2.INTER_CUBIC).astype(np.float32)
     large += np.random.default_rng(seed).normal(0, noise, large.shape) if noise else 0
     return np.clip(np.rint(large), 0, 255).astype(np.uint8)
 
 
-def timed(preprocess: Preprocess, photo_HW3: NDArray[np.uint8]) -> float:
+def timed(preprocess: Preprocess, image_HW3: NDArray[np.uint8]) -> float:
     """Return the CPU seconds of one resize."""
     started = time.process_time()
-    preprocess.resize(photo_HW3)
+    preprocess.resize(image_HW3)
     return time.process_time() - started
 
 

@@ -227,7 +227,7 @@ def test_other_settings_are_refused(finished: tuple[Path, Result], tiny_data: Pa
     assert caught.value.code == "ablation-settings"
 
 
-def test_other_photos_are_refused(finished: tuple[Path, Result], tiny_data: Path, tmp_path: Path) -> None:
+def test_other_images_are_refused(finished: tuple[Path, Result], tiny_data: Path, tmp_path: Path) -> None:
     output, _ = finished
     other = tmp_path / "other"
     other.symlink_to(tiny_data)

@@ -82,8 +82,8 @@ def test_directory(start, tmp_path: Path) -> None:
     folder = tmp_path / "some"
     folder.mkdir()
     for number in range(3):
-        photo = np.repeat(np.repeat(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), 12, 0), 12, 1)
-        Image.fromarray(photo).save(folder / f"{number}.png")
+        image = np.repeat(np.repeat(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), 12, 0), 12, 1)
+        Image.fromarray(image).save(folder / f"{number}.png")
     text = start("directory", "--photos", str(folder), "--peer-count", "2")
     rows = {row[0]: row for row in rows_of(text)}
     for engine in ("torch", "onnxruntime", "openvino"):
@@ -93,7 +93,7 @@ def test_directory(start, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_photo_to_mask(start) -> None:
+def test_image_to_mask(start) -> None:
     pytest.importorskip("openvino")
     pytest.importorskip("onnxruntime")
     text = start("photo_to_mask", "--rounds", "1")

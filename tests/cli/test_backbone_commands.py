@@ -46,8 +46,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(count):
             mask = np.zeros((40, 48), np.uint8)
             mask[:, 20 + 4 * number :] = 1
-            photo = (mask[..., None] * 150 + rng.integers(0, 60, (40, 48, 3))).astype(np.uint8)
-            Image.fromarray(photo).save(root / split / "images" / f"{number}.png")
+            image = (mask[..., None] * 150 + rng.integers(0, 60, (40, 48, 3))).astype(np.uint8)
+            Image.fromarray(image).save(root / split / "images" / f"{number}.png")
             Image.fromarray(mask).save(root / split / "masks" / f"{number}.png")
     return root
 
@@ -132,9 +132,9 @@ def test_a_model_whose_backbone_needs_transformers_says_so(
     labels = LabelSpec.from_names(["dark", "bright"])
     save_folder(here / "run", TrainedModel("fcn", network, labels, Preprocess(), {}, "run"))
     monkeypatch.setitem(sys.modules, "transformers", None)
-    photo = str(data / "val" / "images" / "0.png")
+    image = str(data / "val" / "images" / "0.png")
     for arguments in (
-        ["predict", photo, "--model", "run", "--output", "masks"],
+        ["predict", image, "--model", "run", "--output", "masks"],
         ["evaluate", "--data", str(data), "--model", "run"],
         ["train", "--data", str(data), "--output", "more", "--model", "fcn", "--encoder", "hf:resnet.json"],
     ):

@@ -27,8 +27,8 @@ def write(path: Path, pixels: np.ndarray) -> Path:
 
 def add_pair(root: Path, split: str, number: int, values: list[list[int]]) -> None:
     mask = np.array(values, np.uint8)
-    photo = np.random.default_rng([number, len(split)]).integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
-    write(root / split / "images" / f"{number:02}.png", photo)
+    image = np.random.default_rng([number, len(split)]).integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
+    write(root / split / "images" / f"{number:02}.png", image)
     write(root / split / "masks" / f"{number:02}.png", mask)
 
 
@@ -107,15 +107,15 @@ def test_errors_are_grouped_counted_and_cut_short(data: Path, capsys: pytest.Cap
     assert out.endswith("Not ready to train: 16 errors must be fixed first.\n")
 
 
-def test_unreadable_photos_share_a_title(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_images_share_a_title(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(2):
         (data / f"train/images/{number:02}.png").write_bytes(b"")
     assert "error: 2 photos that cannot be read\n" in report(capsys, 2, data)
 
 
-def test_strict_refuses_shared_photos(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    photo = (data / "train/images/01.png").read_bytes()
-    (data / "val/images/00.png").write_bytes(photo)
+def test_strict_refuses_shared_images(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = (data / "train/images/01.png").read_bytes()
+    (data / "val/images/00.png").write_bytes(image)
     message = ": val/images/00.png: shows the same as 01.png in train\n"
     assert "warning" + message in report(capsys, 0, data)
     assert "error" + message in report(capsys, 2, data, strict=True)

@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "photos"
     (folder / "deep").mkdir(parents=True)
@@ -43,7 +43,7 @@ def written(folder: str) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
 
 
-def test_one_photo(model: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_image(model: str, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["explain", "photos/a.png", "-m", model, "-o", "out", "--at", "5,40", "--at", "60,3", "--layers", "1.2, 4.1"])
     assert written("out") == ["a_attention.npz", "a_attention.png", "receptive_field.npz", "receptive_field.png"]
     with np.load("out/a_attention.npz") as archive:
@@ -55,7 +55,7 @@ def test_one_photo(model: str, photos: Path, capsys: pytest.CaptureFixture[str])
     assert "stage 1, block 2" in printed and "decoder" in printed and "out/receptive_field.png" in printed
 
 
-def test_a_folder_and_one_kind_at_a_time(model: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_and_one_kind_at_a_time(model: str, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["explain", "photos", "-m", model, "-o", "one", "--show", "attention", "--heads", "--layers", "2.1"])
     assert written("one") == [
         *("a_attention.npz", "a_attention.png", "a_attention_heads_2.1.png"),
@@ -68,8 +68,8 @@ def test_a_folder_and_one_kind_at_a_time(model: str, photos: Path, capsys: pytes
         assert archive["shares"].shape == (5, 32, 32) and archive["photos"] == 2
 
 
-def test_a_setr(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["explain", "photos/a.png", "-m", saved(photos.parent / "setr", "setr_naive_tiny"), "-o", "out"])
+def test_a_setr(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["explain", "photos/a.png", "-m", saved(images.parent / "setr", "setr_naive_tiny"), "-o", "out"])
     printed = capsys.readouterr().out
     assert all(f"block {number} " in printed for number in (3, 6, 9, 12))
     with np.load("out/a_attention.npz") as archive:
@@ -77,10 +77,10 @@ def test_a_setr(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("skip", [True, False])
-def test_bad_photos_are_told_and_the_good_ones_done(
-    skip: bool, model: str, photos: Path, capsys: pytest.CaptureFixture[str]
+def test_bad_images_are_told_and_the_good_ones_done(
+    skip: bool, model: str, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (photos / "c.png").write_bytes((photos / "a.png").read_bytes()[:300])
+    (images / "c.png").write_bytes((images / "a.png").read_bytes()[:300])
     arguments = ["explain", "photos", "-m", model, "-o", "out", "--at", "3,3", "--show", "attention", "--layers", "1.1"]
     if skip:
         main([*arguments, "--skip-bad"])
@@ -109,7 +109,7 @@ def test_bad_photos_are_told_and_the_good_ones_done(
     ],
 )
 def test_what_a_user_can_get_wrong(
-    options: list[str], code: str, words: str, model: str, photos: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], code: str, words: str, model: str, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = [] if "--model" in options else ["--model", model]
     shown = ["--show", "receptive-field"] if "--window" in options else []
@@ -121,7 +121,7 @@ def test_what_a_user_can_get_wrong(
     assert not Path("terrazzo-output").exists()
 
 
-def test_a_photo_that_is_not_there(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_image_that_is_not_there(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(["explain", "photos/none.png"])
     assert left.value.code == 2 and "image-missing" in capsys.readouterr().err

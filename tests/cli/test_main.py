@@ -129,10 +129,10 @@ def test_unknown_verb(word: str, fix: str, leave: Leave) -> None:
     assert leave(word, "--data", "x") == (2, "", f"error[usage]: there is no command {word!r}\n  fix: {fix}\n")
 
 
-def test_a_photo_in_the_place_of_the_verb(tmp_path: Path, leave: Leave) -> None:
-    photo = tmp_path / "street.jpg"
-    photo.touch()
-    assert leave(str(photo))[2].endswith(f"fix: to segment it, run `terrazzo predict {photo}`\n")
+def test_a_image_in_the_place_of_the_verb(tmp_path: Path, leave: Leave) -> None:
+    image = tmp_path / "street.jpg"
+    image.touch()
+    assert leave(str(image))[2].endswith(f"fix: to segment it, run `terrazzo predict {image}`\n")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "photos"
     (folder / "deep").mkdir(parents=True)
@@ -46,8 +46,8 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, l
     return code, capsys.readouterr().err.splitlines()
 
 
-def test_one_photo_writes_four_files_at_its_own_size(
-    model: str, photos: Path, capsys: pytest.CaptureFixture[str]
+def test_one_image_writes_four_files_at_its_own_size(
+    model: str, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["predict", "photos/a.jpg", "--model", model, "--output", "out"])
     names = sorted(path.name for path in Path("out").iterdir())
@@ -60,7 +60,7 @@ def test_one_photo_writes_four_files_at_its_own_size(
     assert "%" in printed and "out/a_mask.png" in printed
 
 
-def test_a_folder_keeps_its_subfolders_and_no_photo_overwrites_another(model: str, photos: Path) -> None:
+def test_a_folder_keeps_its_subfolders_and_no_image_overwrites_another(model: str, images: Path) -> None:
     main(["predict", "photos", "--model", model, "--output", "out", "--save", "mask"])
     found = {str(path.relative_to("out")): np.asarray(Image.open(path)).shape for path in Path("out").rglob("*.png")}
     assert found == {
@@ -71,10 +71,10 @@ def test_a_folder_keeps_its_subfolders_and_no_photo_overwrites_another(model: st
     }
 
 
-def test_bad_photos_are_told_and_counted_and_the_good_ones_done(
-    model: str, photos: Path, capsys: pytest.CaptureFixture[str]
+def test_bad_images_are_told_and_counted_and_the_good_ones_done(
+    model: str, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (photos / "c.jpg").write_bytes((photos / "a.jpg").read_bytes()[:300])
+    (images / "c.jpg").write_bytes((images / "a.jpg").read_bytes()[:300])
     code, errors = failure(capsys, "predict", "photos", "--model", model, "--output", "out", "--save", "mask")
     assert code == 2
     assert any("c.jpg" in line for line in errors)
@@ -83,7 +83,7 @@ def test_bad_photos_are_told_and_counted_and_the_good_ones_done(
     assert "4 of 5 photos" in capsys.readouterr().out
 
 
-def test_only_bad_photos_fail_whatever_is_skipped(model: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_bad_images_fail_whatever_is_skipped(model: str, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty.png").write_bytes(b"")
     assert failure(capsys, "predict", "empty.png", "--model", model, "--skip-bad")[0] == 2
 
@@ -100,7 +100,7 @@ def test_only_bad_photos_fail_whatever_is_skipped(model: str, photos: Path, caps
     ],
 )
 def test_mistakes_are_two_lines_and_status_2(
-    arguments: list[str], code: str, photos: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], code: str, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, errors = failure(capsys, "predict", *arguments)
     assert status == 2
@@ -109,14 +109,14 @@ def test_mistakes_are_two_lines_and_status_2(
     assert errors[1].startswith("  fix: ")
 
 
-def test_an_output_that_is_a_file_is_refused(model: str, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_output_that_is_a_file_is_refused(model: str, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("out").write_text("mine")
     status, errors = failure(capsys, "predict", "photos/a.jpg", "--model", model, "--output", "out")
     assert status == 2 and "out" in errors[0]
     assert Path("out").read_text() == "mine"
 
 
-def test_probabilities_are_saved_when_asked_for(model: str, photos: Path) -> None:
+def test_probabilities_are_saved_when_asked_for(model: str, images: Path) -> None:
     main(["predict", "photos/a.jpg", "--model", model, "--output", "out", "--save", "probabilities"])
     with np.load("out/a_probabilities.npz") as archive:
         np.testing.assert_allclose(archive["probabilities"].sum(0), 1, atol=1e-2)

@@ -33,8 +33,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             mask = np.zeros((40, 40), np.uint8)
             top, left = rng.integers(0, 20, 2)
             mask[top : top + 20, left : left + 20] = 1
-            photo = (mask[..., None] * 150 + rng.integers(0, 60, (40, 40, 3))).astype(np.uint8)
-            Image.fromarray(photo).save(root / split / "images" / f"{number}.png")
+            image = (mask[..., None] * 150 + rng.integers(0, 60, (40, 40, 3))).astype(np.uint8)
+            Image.fromarray(image).save(root / split / "images" / f"{number}.png")
             Image.fromarray(mask).save(root / split / "masks" / f"{number}.png")
     return root
 

@@ -20,16 +20,16 @@ class Folder:
 
     root: Path
 
-    def photo(
+    def image(
         self, name: str, *, split: str = "train", size: tuple[int, int] = (12, 16), seed: int | None = None
     ) -> Path:
         """Write a photo of random pixels, the same for the same seed; by default each name has its own."""
         drawn = np.random.default_rng(list(os.fsencode(f"{split}/{name}")) if seed is None else seed)
-        return self.image(f"{split}/images/{name}", drawn.integers(0, 256, (*size, 3), dtype=np.uint8))
+        return self.picture(f"{split}/images/{name}", drawn.integers(0, 256, (*size, 3), dtype=np.uint8))
 
     def mask(self, name: str, values: Any = None, *, split: str = "train") -> Path:
         """Write a mask; by default its left half is 0 and its right half 1."""
-        return self.image(f"{split}/masks/{name}", halves() if values is None else as_pixels(values))
+        return self.picture(f"{split}/masks/{name}", halves() if values is None else as_pixels(values))
 
     def pair(
         self, stem: str, values: Any = None, *, split: str = "train", seed: int | None = None
@@ -38,9 +38,9 @@ class Folder:
         mask = self.mask(f"{stem}.png", values, split=split)
         with Image.open(mask) as image:
             size = image.height, image.width
-        return self.photo(f"{stem}.png", split=split, size=size, seed=seed), mask
+        return self.image(f"{stem}.png", split=split, size=size, seed=seed), mask
 
-    def image(self, path: str, pixels: NDArray[Any], **options: Any) -> Path:
+    def picture(self, path: str, pixels: NDArray[Any], **options: Any) -> Path:
         """Write any image below the root."""
         return self.saved(path, Image.fromarray(pixels), **options)
 

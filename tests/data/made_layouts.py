@@ -53,14 +53,14 @@ def quarters(a: Any, b: Any, c: Any, d: Any, size: tuple[int, int] = SIZE) -> ND
 
 def noise(folder: Folder, path: str, size: tuple[int, int] = SIZE) -> None:
     """Write a photo; each path has its own."""
-    folder.image(path, np.random.default_rng(list(path.encode())).integers(0, 256, (*size, 3), dtype=np.uint8))
+    folder.picture(path, np.random.default_rng(list(path.encode())).integers(0, 256, (*size, 3), dtype=np.uint8))
 
 
 def folders(folder: Folder) -> Made:
     folder.labels("names: [sky, ground, tree]")
     for split, name in (("train", "a"), ("train", "b"), ("val", "c")):
         noise(folder, f"{split}/images/{name}.jpg")
-        folder.image(f"{split}/masks/{name}.png", quarters(0, 1, 2, 255))
+        folder.picture(f"{split}/masks/{name}.png", quarters(0, 1, 2, 255))
     mask = quarters(0, 1, 2, 255)
     return Made(
         "a folder of photos and masks, split by folders", 3, {"train": {"a": mask, "b": mask}, "val": {"c": mask}}
@@ -73,7 +73,7 @@ def color_map(folder: Folder) -> Made:
     stored = quarters((90, 60, 30), (0, 200, 0), (0, 90, 0), (255, 255, 255))
     for split in ("train", "val"):
         noise(folder, f"{split}/images/a.png")
-        folder.image(f"{split}/masks/a.png", stored)
+        folder.picture(f"{split}/masks/a.png", stored)
     mask = quarters(0, 1, 1, 255)
     return Made("a folder of photos and masks, split by folders", 2, {"train": {"a": mask}, "val": {"a": mask}})
 
@@ -83,7 +83,7 @@ def listed_pairs(folder: Folder) -> Made:
     folder.labels("names: [sky, ground]")
     for name in ("a", "b c", "d"):
         noise(folder, f"JPEG/{name}.jpg")
-        folder.image(f"Annotations/day 1/{name}_gt.png", quarters(0, 1, 1, 255))
+        folder.picture(f"Annotations/day 1/{name}_gt.png", quarters(0, 1, 1, 255))
     folder.text(
         "train.txt",
         "# photo, mask\nJPEG/a.jpg\tAnnotations/day 1/a_gt.png\n./JPEG/b c.jpg,Annotations/day 1/b c_gt.png\n",
@@ -98,7 +98,7 @@ def listed_names(folder: Folder) -> Made:
     folder.labels("names: [sky, ground]")
     for name in ("a", "b"):
         noise(folder, f"images/{name}.jpg")
-        folder.image(f"masks/{name}.png", quarters(0, 1, 1, 0))
+        folder.picture(f"masks/{name}.png", quarters(0, 1, 1, 0))
     folder.text("train.txt", "a\n")
     folder.text("val.txt", "images/b.jpg\n")
     mask = quarters(0, 1, 1, 0)
@@ -113,7 +113,7 @@ def ade20k(folder: Folder) -> Made:
         ("val", "validation", "ADE_val_00000001"),
     ):
         noise(folder, f"images/{long}/{name}.jpg")
-        folder.image(f"annotations/{long}/{name}.png", quarters(0, 1, 2, 150))
+        folder.picture(f"annotations/{long}/{name}.png", quarters(0, 1, 2, 150))
         masks[split][name] = quarters(255, 0, 1, 149)
     folder.text("objectInfo150.txt", "Idx\tRatio\n")
     return Made("ADE20K", 150, masks)
@@ -128,8 +128,8 @@ def cityscapes(folder: Folder, train_ids: bool = False) -> Made:
         stem = f"{city}_000000_000019"
         noise(folder, f"leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png")
         for kind, values in stored.items():
-            folder.image(f"gtFine/{split}/{city}/{stem}_gtFine_{kind}.png", values)
-        folder.image(f"gtFine/{split}/{city}/{stem}_gtFine_color.png", quarters(*[(9, 9, k) for k in range(4)]))
+            folder.picture(f"gtFine/{split}/{city}/{stem}_gtFine_{kind}.png", values)
+        folder.picture(f"gtFine/{split}/{city}/{stem}_gtFine_color.png", quarters(*[(9, 9, k) for k in range(4)]))
         folder.text(f"gtFine/{split}/{city}/{stem}_gtFine_polygons.json", "{}")
         if split != "test":
             masks.setdefault(split, {})[f"{stem}_leftImg8bit"] = quarters(0, 18, 255, 2)
@@ -140,14 +140,14 @@ def cityscapes_train_ids(folder: Folder) -> Made:
     return cityscapes(folder, train_ids=True)
 
 
-COCO_PHOTOS = (("train2017", "000000000009"), ("train2017", "000000000025"), ("val2017", "000000000139"))
+COCO_IMAGES = (("train2017", "000000000009"), ("train2017", "000000000025"), ("val2017", "000000000139"))
 
 
 def coco_stuff(folder: Folder) -> Made:
     """As published: ids with gaps, up to 181."""
-    for split, name in COCO_PHOTOS:
+    for split, name in COCO_IMAGES:
         noise(folder, f"{split}/{name}.jpg")
-        folder.image(f"stuffthingmaps/{split}/{name}.png", quarters(0, 12, 181, 255))
+        folder.picture(f"stuffthingmaps/{split}/{name}.png", quarters(0, 12, 181, 255))
     mask = quarters(0, 11, 170, 255)
     masks = {"train": {"000000000009": mask, "000000000025": mask}, "val": {"000000000139": mask}}
     return Made("COCO-Stuff 164k (published ids in stuffthingmaps/)", 171, masks)
@@ -155,10 +155,10 @@ def coco_stuff(folder: Folder) -> Made:
 
 def coco_stuff_train_ids(folder: Folder) -> Made:
     """As mmsegmentation converts it: both kinds of masks side by side."""
-    for split, name in COCO_PHOTOS:
+    for split, name in COCO_IMAGES:
         noise(folder, f"images/{split}/{name}.jpg")
-        folder.image(f"annotations/{split}/{name}.png", quarters(0, 12, 181, 255))
-        folder.image(f"annotations/{split}/{name}_labelTrainIds.png", quarters(0, 11, 170, 255))
+        folder.picture(f"annotations/{split}/{name}.png", quarters(0, 12, 181, 255))
+        folder.picture(f"annotations/{split}/{name}_labelTrainIds.png", quarters(0, 11, 170, 255))
     mask = quarters(0, 11, 170, 255)
     masks = {"train": {"000000000009": mask, "000000000025": mask}, "val": {"000000000139": mask}}
     return Made("COCO-Stuff 164k (labelTrainIds in annotations/)", 171, masks)
@@ -167,7 +167,7 @@ def coco_stuff_train_ids(folder: Folder) -> Made:
 def pascal_context(folder: Folder) -> Made:
     for name in ("2008_000002", "2008_000003"):
         noise(folder, f"JPEGImages/{name}.jpg")
-        folder.image(f"SegmentationClassContext/{name}.png", quarters(0, 1, 2, 59))
+        folder.picture(f"SegmentationClassContext/{name}.png", quarters(0, 1, 2, 59))
     folder.text("ImageSets/SegmentationContext/train.txt", "2008_000002\n")
     folder.text("ImageSets/SegmentationContext/val.txt", "2008_000003\n")
     mask = quarters(0, 1, 2, 59)
@@ -197,7 +197,7 @@ def voc_label_map(folder: Folder) -> Made:
     )
     for name in ("one", "two"):
         noise(folder, f"JPEGImages/{name}.jpg")
-        folder.image(f"SegmentationClass/{name}.png", quarters((0, 0, 0), (0, 158, 115), (9, 9, 200), (0, 0, 0)))
+        folder.picture(f"SegmentationClass/{name}.png", quarters((0, 0, 0), (0, 158, 115), (9, 9, 200), (0, 0, 0)))
     folder.text("ImageSets/Segmentation/train.txt", "one\n")
     folder.text("ImageSets/Segmentation/val.txt", "two\n")
     mask = quarters(0, 1, 2, 0)
@@ -208,7 +208,7 @@ def camvid(folder: Folder) -> Made:
     masks: Masks = {}
     for split, name in (("train", "0001TP_006690"), ("val", "0016E5_07959"), ("test", "Seq05VD_f00000")):
         noise(folder, f"{split}/{name}.png")
-        folder.image(f"{split}annot/{name}.png", quarters(0, 4, 10, 11))
+        folder.picture(f"{split}annot/{name}.png", quarters(0, 4, 10, 11))
         folder.text(f"{split}.txt", f"/SegNet/CamVid/{split}/{name}.png /SegNet/CamVid/{split}annot/{name}.png\n")
         masks[split] = {name: quarters(0, 4, 10, 255)}
     return Made("CamVid (index masks)", 11, masks)
@@ -228,7 +228,7 @@ def camvid_published(folder: Folder) -> Made:
         ("test", "Seq05VD_f05100"),
     ):
         noise(folder, f"701_StillsRaw_full/{name}.png")
-        folder.image(f"LabeledApproved_full/{name}_L.png", CAMVID_COLORS)
+        folder.picture(f"LabeledApproved_full/{name}_L.png", CAMVID_COLORS)
         masks.setdefault(split, {})[name] = quarters(0, 10, 4, 255)
     return Made("CamVid (32 colours, unsplit)", 11, masks)
 
@@ -237,19 +237,19 @@ def camvid_split_colors(folder: Folder) -> Made:
     masks: Masks = {}
     for split, name in (("train", "0001TP_006690"), ("val", "0016E5_07959")):
         noise(folder, f"{split}/{name}.png")
-        folder.image(f"{split}_labels/{name}_L.png", CAMVID_COLORS)
+        folder.picture(f"{split}_labels/{name}_L.png", CAMVID_COLORS)
         masks[split] = {name: quarters(0, 10, 4, 255)}
     folder.text("class_dict.csv", "name,r,g,b\n")
     return Made("CamVid (32 colours)", 11, masks)
 
 
-def coco_document(photos: list[tuple[int, str, int, int]], annotations: list[dict[str, Any]]) -> str:
+def coco_document(images: list[tuple[int, str, int, int]], annotations: list[dict[str, Any]]) -> str:
     """Instances of cat (id 17), dog (18) and a category that is never used (90)."""
     numbered = [{"id": number, "iscrowd": 0, **annotation} for number, annotation in enumerate(annotations, 1)]
     return json.dumps(
         {
             "info": {"year": 2017},
-            "images": [{"id": i, "file_name": name, "height": h, "width": w} for i, name, h, w in photos],
+            "images": [{"id": i, "file_name": name, "height": h, "width": w} for i, name, h, w in images],
             "annotations": numbered,
             "categories": [{"id": 90, "name": "zebra"}, {"id": 17, "name": "cat"}, {"id": 18, "name": "dog"}],
         }
@@ -281,11 +281,11 @@ def coco_json(folder: Folder) -> Made:
     for name, size in (("train2017/000000000009.jpg", SIZE), ("train2017/000000000025.jpg", SIZE)):
         noise(folder, name, size)
     noise(folder, "val2017/000000000139.jpg", RUN_MASK.shape)
-    photos = [(25, "000000000025.jpg", *SIZE), (9, "000000000009.jpg", *SIZE)]
-    folder.text("annotations/instances_train2017.json", coco_document(photos, objects))
+    images = [(25, "000000000025.jpg", *SIZE), (9, "000000000009.jpg", *SIZE)]
+    folder.text("annotations/instances_train2017.json", coco_document(images, objects))
     runs = {"image_id": 7, "category_id": 90, "segmentation": {"size": list(RUN_MASK.shape), "counts": RUNS}}
-    photos = [(7, "000000000139.jpg", *RUN_MASK.shape)]
-    folder.text("annotations/instances_val2017.json", coco_document(photos, [runs]))
+    images = [(7, "000000000139.jpg", *RUN_MASK.shape)]
+    folder.text("annotations/instances_val2017.json", coco_document(images, [runs]))
     folder.text("annotations/captions_train2017.json", "{}")
     empty = np.zeros(SIZE, np.uint8)
     masks = {"train": {"000000000009": mask, "000000000025": empty}, "val": {"000000000139": RUN_MASK * 3}}

@@ -23,20 +23,20 @@ def test_counts_by_hand(folder: Folder) -> None:
     folder.pair("z", [[1]], split="val")
     check = check_dataset(folder.root, AB)
     train, val = check.splits
-    assert (train.name, train.photos, val.name, val.photos) == ("train", 2, "val", 1)
-    assert [(c.name, c.pixels, c.photos) for c in train.classes] == [("a", 7, 2), ("b", 2, 1)]
-    assert [(c.name, c.pixels, c.photos) for c in val.classes] == [("a", 0, 0), ("b", 1, 1)]
+    assert (train.name, train.images, val.name, val.images) == ("train", 2, "val", 1)
+    assert [(c.name, c.pixels, c.images) for c in train.classes] == [("a", 7, 2), ("b", 2, 1)]
+    assert [(c.name, c.pixels, c.images) for c in val.classes] == [("a", 0, 0), ("b", 1, 1)]
     assert (train.labelled_pixels, train.ignored_pixels) == (9, 1)
     assert [problem.code for problem in check.problems] == ["class-absent", "mask-unlabelled"]
 
 
-def test_a_class_stored_in_two_ways_counts_each_photo_once(folder: Folder) -> None:
+def test_a_class_stored_in_two_ways_counts_each_image_once(folder: Folder) -> None:
     folder.pair("x", [[1, 2, 3, 9]])
     folder.pair("x", [[3, 3, 9, 9]], split="val")
     labels = LabelSpec.from_names(["a", "b"], id_map={1: 0, 2: 0, 3: 1, 9: "ignore"})
     train, val = check_dataset(folder.root, labels).splits
-    assert [(c.pixels, c.photos) for c in train.classes] == [(2, 1), (1, 1)]
-    assert [(c.pixels, c.photos) for c in val.classes] == [(0, 0), (2, 1)]
+    assert [(c.pixels, c.images) for c in train.classes] == [(2, 1), (1, 1)]
+    assert [(c.pixels, c.images) for c in val.classes] == [(0, 0), (2, 1)]
     assert (train.ignored_pixels, val.ignored_pixels) == (1, 2)
 
 
@@ -79,7 +79,7 @@ def test_a_broken_labels_file_is_a_problem_and_stored_values_are_counted(folder:
     check = check_dataset(folder.root)
     assert [(problem.code, problem.file) for problem in check.errors] == [("labels-file", folder.root / "labels.yaml")]
     assert check.labels is None
-    assert [(c.name, c.photos) for c in check.splits[0].classes] == [("value 0", 3), ("value 1", 3)]
+    assert [(c.name, c.images) for c in check.splits[0].classes] == [("value 0", 3), ("value 1", 3)]
 
 
 def test_masks_of_0_and_255_are_told_what_to_do(folder: Folder) -> None:
@@ -103,14 +103,14 @@ def test_colour_masks_beside_index_masks_do_not_hide_the_classes(folder: Folder)
     assert [problem.code for problem in check.errors] == ["mask-colors"]
     assert check.labels is not None
     assert check.splits[0].labelled_pixels == 2 * 192
-    assert [c.photos for c in check.splits[0].classes] == [2, 2]
+    assert [c.images for c in check.splits[0].classes] == [2, 2]
 
 
-def test_a_photo_in_the_place_of_a_mask_does_not_fill_the_memory(folder: Folder) -> None:
+def test_a_image_in_the_place_of_a_mask_does_not_fill_the_memory(folder: Folder) -> None:
     folder.fill()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    folder.image("train/images/train_0.png", noise)
-    folder.image("train/masks/train_0.png", noise)
+    folder.picture("train/images/train_0.png", noise)
+    folder.picture("train/masks/train_0.png", noise)
     for labels in (None, AB):
         check = check_dataset(folder.root, labels)
         assert len(check.errors) == 1
@@ -120,7 +120,7 @@ def test_a_photo_in_the_place_of_a_mask_does_not_fill_the_memory(folder: Folder)
 
 def test_progress_counts_every_pair_of_every_split(folder: Folder) -> None:
     folder.fill(train=3, val=2)
-    folder.photo("lone.png")
+    folder.image("lone.png")
     calls: list[tuple[int, int]] = []
     check_dataset(folder.root, AB, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(done, 5) for done in range(1, 6)]
@@ -132,13 +132,13 @@ def test_text_splits_are_checked_too(folder: Folder) -> None:
     (folder.root / "train.txt").write_text("a\nb\nmissing\n")
     (folder.root / "val.txt").write_text("c\na\n")
     check = check_dataset(folder.root, AB)
-    assert [(split.name, split.photos) for split in check.splits] == [("train", 2), ("val", 2)]
+    assert [(split.name, split.images) for split in check.splits] == [("train", 2), ("val", 2)]
     assert [problem.code for problem in check.problems] == ["photo-missing", "split-overlap"]
 
 
 def test_json_is_plain_and_relative(folder: Folder) -> None:
     folder.fill()
-    folder.photo("lone.png")
+    folder.image("lone.png")
     document = json.loads(json.dumps(check_dataset(folder.root).to_dict()))
     assert document["ready"] is False
     assert LabelSpec.from_dict(document["labels"]).names == ("background", "foreground")
@@ -162,7 +162,7 @@ def test_no_such_place_and_no_split(folder: Folder, tmp_path: Path) -> None:
 
 def test_paths_may_be_given_as_text(folder: Folder) -> None:
     folder.fill()
-    assert check_dataset(str(folder.root), AB).splits[0].photos == 3
+    assert check_dataset(str(folder.root), AB).splits[0].images == 3
 
 
 def some_of(source: Path, root: Path, count: int) -> Path:
@@ -183,7 +183,7 @@ def test_camvid(shared_data: Path, tmp_path: Path) -> None:
     check = check_dataset(some_of(shared_data / "camvid", tmp_path / "d", 20), LabelSpec.bundled("camvid"), strict=True)
     assert not check.problems
     for split in check.splits:
-        assert split.photos == 20
+        assert split.images == 20
         assert split.labelled_pixels + split.ignored_pixels == 20 * 360 * 480
         assert max(split.classes, key=lambda count: count.pixels).name in ("Road", "Building")
 
@@ -193,7 +193,7 @@ def test_nuclei(shared_data: Path, tmp_path: Path) -> None:
     assert not check.problems
     assert check.labels is not None
     assert check.labels.names == ("background", "foreground")
-    assert [split.photos for split in check.splits] == [20, 20]
+    assert [split.images for split in check.splits] == [20, 20]
     sizes = check.splits[0].sizes
     assert sizes is not None
     assert sizes.distinct > 1

@@ -73,11 +73,11 @@ def test_categories_of_one_name_are_one_class(folder: Folder) -> None:
     assert dataset.read(0)[1].mean() == 0.5
 
 
-@pytest.mark.parametrize("photos", ["train2017", "images/train2017", "train", "images/train", "images", "data", "."])
-def test_photos_are_found_wherever_they_usually_lie(photos: str, folder: Folder) -> None:
-    noise(folder, f"{photos}/a.jpg")
+@pytest.mark.parametrize("images", ["train2017", "images/train2017", "train", "images/train", "images", "data", "."])
+def test_images_are_found_wherever_they_usually_lie(images: str, folder: Folder) -> None:
+    noise(folder, f"{images}/a.jpg")
     folder.text("annotations/instances_train2017.json", coco_document([(1, "a.jpg", *SIZE)], [SQUARE]))
-    assert open_dataset(folder.root, "train").samples[0].image.file == folder.root / photos / "a.jpg"
+    assert open_dataset(folder.root, "train").samples[0].image.file == folder.root / images / "a.jpg"
 
 
 def test_file_names_may_hold_folders(folder: Folder) -> None:
@@ -172,10 +172,10 @@ def test_a_polygon_of_two_points_is_left_out_with_a_warning(folder: Folder) -> N
     assert open_dataset(folder.root, "train").read(0)[1].sum() == 16
 
 
-def test_photos_that_are_not_there_or_listed_twice_or_elsewhere(folder: Folder) -> None:
+def test_images_that_are_not_there_or_listed_twice_or_elsewhere(folder: Folder) -> None:
     noise(folder, "train/a.jpg")
-    photos = [(number, name, *SIZE) for number, name in enumerate(("a.jpg", "b.jpg", "a.jpg", "../a.jpg", "/a.jpg"))]
-    path = folder.text("annotations/instances_train.json", coco_document(photos, []))
+    images = [(number, name, *SIZE) for number, name in enumerate(("a.jpg", "b.jpg", "a.jpg", "../a.jpg", "/a.jpg"))]
+    path = folder.text("annotations/instances_train.json", coco_document(images, []))
     problems = check(folder).errors
     assert {problem.file for problem in problems} == {path}
     assert [problem.code for problem in problems] == ["photo-missing", "name-shared", "list-entry", "list-entry"]
@@ -184,13 +184,13 @@ def test_photos_that_are_not_there_or_listed_twice_or_elsewhere(folder: Folder) 
 
 
 @pytest.mark.parametrize("size", [(0, 5), (-1, 5), (5, 10**9), (1.5, 2), (None, 2)])
-def test_a_photo_without_a_sensible_size_is_no_photo(size: Any, folder: Folder) -> None:
+def test_a_image_without_a_sensible_size_is_no_image(size: Any, folder: Folder) -> None:
     noise(folder, "train/a.jpg")
     folder.text("annotations/instances_train.json", coco_document([(1, "a.jpg", *size)], []))
     assert "outline-damaged" in [problem.code for problem in check(folder).errors]
 
 
-def test_another_size_than_the_photos_is_named_with_both(folder: Folder) -> None:
+def test_another_size_than_the_images_is_named_with_both(folder: Folder) -> None:
     noise(folder, "train/a.jpg", (16, 12))
     path = folder.text("annotations/instances_train.json", coco_document([(1, "a.jpg", *SIZE)], [SQUARE]))
     (problem,) = check(folder).errors
@@ -223,7 +223,7 @@ def test_documents_that_are_none(text: str, message: str, folder: Folder) -> Non
     assert {problem.file for problem in problems} == {path}
 
 
-def test_no_photos_at_all(folder: Folder) -> None:
+def test_no_images_at_all(folder: Folder) -> None:
     folder.text("annotations/instances_train.json", coco_document([], []))
     assert refused(folder).code == "dataset-empty"
 

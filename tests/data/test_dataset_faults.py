@@ -56,7 +56,7 @@ def test_23_mask_on_its_side_points_to_the_orientation(folder: Folder) -> None:
     assert "EXIF orientation" in found(folder, "mask-size")[0].fix
 
 
-def test_23_photo_turned_by_exif_fits_the_mask_of_the_turned_view(folder: Folder) -> None:
+def test_23_image_turned_by_exif_fits_the_mask_of_the_turned_view(folder: Folder) -> None:
     folder.fill()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -82,7 +82,7 @@ def test_24_labels_beyond_the_classes(folder: Folder) -> None:
     assert messages["train_0"] == "holds 7 (6 pixels), 200 (1 pixel)"
     assert messages["train_11"] == "holds 200 (12 pixels), 7 (6 pixels)"
     train = check_dataset(folder.root, AB).splits[0]
-    assert [(count.name, count.pixels, count.photos) for count in train.unexplained] == [
+    assert [(count.name, count.pixels, count.images) for count in train.unexplained] == [
         ("value 200", 78, 12),
         ("value 7", 72, 12),
     ]
@@ -137,7 +137,7 @@ def test_25_colour_mask_with_a_map_is_read_and_its_unknown_colours_listed(folder
         folder.mask("x.png", colors, split=split)
     check = check_dataset(folder.root)
     assert not check.problems
-    assert [(count.pixels, count.photos) for count in check.splits[0].classes] == [(48, 1), (144, 1)]
+    assert [(count.pixels, count.images) for count in check.splits[0].classes] == [(48, 1), (144, 1)]
     colors[0, 0] = (128, 64, 1)
     folder.mask("x.png", colors)
     (problem,) = found(folder, "mask-values", labels=None)
@@ -215,7 +215,7 @@ def test_28_a_split_without_labels_is_refused(folder: Folder) -> None:
 def test_29_float_masks(folder: Folder, value: float) -> None:
     folder.fill()
     (folder.root / "train/masks/train_0.png").unlink()
-    folder.image("train/masks/train_0.tif", np.full((12, 16), value, np.float32))
+    folder.picture("train/masks/train_0.tif", np.full((12, 16), value, np.float32))
     (problem,) = found(folder, "mask-mode")
     assert problem.severity == "error"
     assert "fractions, NaN or negative" in problem.message
@@ -225,7 +225,7 @@ def test_29_float_masks(folder: Folder, value: float) -> None:
 def test_29_negative_integers(folder: Folder) -> None:
     folder.fill()
     (folder.root / "train/masks/train_0.png").unlink()
-    folder.image("train/masks/train_0.tif", halves().astype(np.int32) - 1)
+    folder.picture("train/masks/train_0.tif", halves().astype(np.int32) - 1)
     assert "-1 (96 pixels)" in found(folder, "mask-values")[0].message
     assert "-1 (96 pixels)" in refused(folder).message
     assert "negative" in found(folder, "dataset-classes", labels=None)[0].message
@@ -244,7 +244,7 @@ def test_30_jpeg_mask(folder: Folder) -> None:
 
 def test_31_missing_pairs_are_counted_and_listed(folder: Folder) -> None:
     folder.fill()
-    photos = [folder.photo(f"lone_{number}.png") for number in range(3)]
+    photos = [folder.image(f"lone_{number}.png") for number in range(3)]
     mask = folder.mask("orphan.png")
     assert [problem.file for problem in found(folder, "mask-missing")] == photos
     assert [problem.file for problem in found(folder, "photo-missing")] == [mask]
@@ -255,7 +255,7 @@ def test_31_missing_pairs_are_counted_and_listed(folder: Folder) -> None:
 
 def test_32_duplicated_stem(folder: Folder) -> None:
     folder.fill()
-    folder.photo("train_0.jpg")
+    folder.image("train_0.jpg")
     folder.mask("train_1.bmp")
     photo, mask = found(folder, "name-shared")
     assert photo.file == folder.root / "train/images/train_0.jpg"
@@ -292,7 +292,7 @@ def test_34_absent_class(folder: Folder) -> None:
     assert "left out of the mean" in val.message
 
 
-def test_35_photos_in_two_splits(folder: Folder) -> None:
+def test_35_images_in_two_splits(folder: Folder) -> None:
     folder.fill()
     folder.pair("x", seed=9)
     photo, _ = folder.pair("y", split="val", seed=9)
@@ -305,10 +305,10 @@ def test_35_photos_in_two_splits(folder: Folder) -> None:
     assert [problem.severity for problem in found(folder, "split-overlap", strict=True)] == ["error"]
 
 
-def test_35_photos_of_equal_bytes_and_other_shape_are_different(folder: Folder) -> None:
+def test_35_images_of_equal_bytes_and_other_shape_are_different(folder: Folder) -> None:
     folder.fill()
-    folder.image("train/images/train_0.png", np.zeros((12, 16, 3), np.uint8))
-    folder.image("val/images/val_0.png", np.zeros((16, 12, 3), np.uint8))
+    folder.picture("train/images/train_0.png", np.zeros((12, 16, 3), np.uint8))
+    folder.picture("val/images/val_0.png", np.zeros((16, 12, 3), np.uint8))
     folder.mask("val_0.png", halves(size=(16, 12)), split="val")
     assert not check_dataset(folder.root, AB).problems
 
@@ -334,7 +334,7 @@ def snapshot(root: Path) -> dict[str, tuple[int, int, str]]:
 def test_37_the_data_set_is_never_modified(folder: Folder) -> None:
     folder.fill()
     folder.mask("train_0.png", halves(0, 9))
-    folder.photo("lone.png")
+    folder.image("lone.png")
     for path in folder.root.rglob("*"):
         path.chmod(0o555 if path.is_dir() else 0o444)
     before = snapshot(folder.root)
@@ -356,10 +356,10 @@ def test_a_broken_file_never_ends_the_check(folder: Folder) -> None:
     (images / "train_1.png").write_bytes(b"")
     (images / "train_2.png").write_text("<html>")
     (masks / "train_3.png").write_bytes((masks / "train_3.png").read_bytes()[:60])
-    folder.image("train/masks/train_4.jpg", halves()).rename(masks / "train_4.png")
+    folder.picture("train/masks/train_4.jpg", halves()).rename(masks / "train_4.png")
     folder.mask("train_5.png", halves(0, 77))
     folder.mask("train_6.png", halves(size=(3, 4)))
-    folder.photo("lone.png")
+    folder.image("lone.png")
     check = check_dataset(folder.root, AB)
     assert sorted(problem.code for problem in check.errors) == [
         "image-empty", "image-format", "image-truncated", "mask-damaged", "mask-lossy", "mask-missing", "mask-size",
@@ -368,9 +368,9 @@ def test_a_broken_file_never_ends_the_check(folder: Folder) -> None:
     assert all(problem.file is not None and problem.file.exists() for problem in check.errors)
     assert no_path_in_messages(check)
     train, val = check.splits
-    assert train.photos == 8
-    assert [count.photos for count in train.classes] == [6, 5]
-    assert [count.photos for count in val.classes] == [2, 2]
+    assert train.images == 8
+    assert [count.images for count in train.classes] == [6, 5]
+    assert [count.images for count in val.classes] == [2, 2]
 
 
 def no_path_in_messages(check: DatasetCheck) -> bool:

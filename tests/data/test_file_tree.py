@@ -53,10 +53,10 @@ def test_names_relative_to_a_folder_may_go_up_to_the_root_and_no_further(root: P
     assert tree.find("../../../outside.jpg", root / "day 1/deep") is None
 
 
-def test_photos_and_folders_by_name(root: Path) -> None:
+def test_images_and_folders_by_name(root: Path) -> None:
     tree = FileTree(root)
-    assert tree.find_photo("b", root / "day 1") == root / "day 1/b.JPG"
-    assert tree.find_photo("b", root) is None
+    assert tree.find_image("b", root / "day 1") == root / "day 1/b.JPG"
+    assert tree.find_image("b", root) is None
     assert tree.folder_with("c.png") == root / "day 1/deep"
     assert tree.folder_with("deep/c.png") == root / "day 1"
     assert tree.folder_with("d.jpg") is None

@@ -41,15 +41,15 @@ def test_pairs_by_name_in_a_fixed_order(folder: Folder) -> None:
 
 
 def test_suffixes_in_capitals_and_of_different_formats_pair(folder: Folder) -> None:
-    folder.photo("a.JPG")
+    folder.image("a.JPG")
     folder.mask("a.PNG")
-    folder.photo("b.bmp")
+    folder.image("b.bmp")
     folder.mask("b.tif")
     assert [sample.image.name for sample in open_dataset(folder.root, "train", AB).samples] == ["a.JPG", "b.bmp"]
 
 
 def test_a_number_that_goes_on_is_no_match(folder: Folder) -> None:
-    folder.photo("a.png")
+    folder.image("a.png")
     folder.mask("ab.png")
     error = refused(folder.root)
     assert error.code == "dataset-pairs"
@@ -93,7 +93,7 @@ def test_hidden_files_and_other_files_are_left_out(folder: Folder) -> None:
 def test_many_problems_are_counted_and_the_first_shown(folder: Folder) -> None:
     folder.fill()
     for number in range(8):
-        folder.photo(f"lone_{number}.png")
+        folder.image(f"lone_{number}.png")
     error = refused(folder.root)
     assert "8 files of train" in error.message
     assert "lone_4.png" in error.message
@@ -101,9 +101,9 @@ def test_many_problems_are_counted_and_the_first_shown(folder: Folder) -> None:
     assert "and 3 more" in error.message
 
 
-def test_photos_in_folders_below_are_explained(folder: Folder) -> None:
-    folder.image("train/images/day/a.png", halves())
-    folder.image("train/masks/day/a.png", halves())
+def test_images_in_folders_below_are_explained(folder: Folder) -> None:
+    folder.picture("train/images/day/a.png", halves())
+    folder.picture("train/masks/day/a.png", halves())
     error = refused(folder.root)
     assert error.code == "dataset-empty"
     assert "directly" in error.fix
@@ -115,14 +115,14 @@ def test_no_such_place(folder: Folder, tmp_path: Path) -> None:
     error = refused(folder.root, "test")
     assert error.code == "dataset-split"
     assert "train, val" in error.fix
-    file = folder.photo("a.png")
+    file = folder.image("a.png")
     assert refused(file).code == "dataset-missing"
 
 
 def test_what_is_not_laid_out_is_told_how(folder: Folder, tmp_path: Path) -> None:
     assert "train/images" in refused(tmp_path).fix
-    folder.image("images/a.png", halves())
-    folder.image("masks/a.png", halves())
+    folder.picture("images/a.png", halves())
+    folder.picture("masks/a.png", halves())
     assert "--val 0.1" in refused(folder.root).fix
 
 
@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_listed_is_named(folder: Folder) -> None:
 def test_names_that_are_no_text(folder: Folder) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     folder.fill()
-    folder.photo(name)
+    folder.image(name)
     assert r"caf\udce9.png: has no mask" in refused(folder.root).message  # in letters that print anywhere
     folder.mask(name)
     assert open_dataset(folder.root, "train", AB).read(0)[1].shape == (12, 16)
@@ -158,8 +158,8 @@ def test_names_that_are_no_text(folder: Folder) -> None:
 @pytest.fixture
 def listed(folder: Folder) -> Folder:
     for stem in ("a", "b", "c.d", "night/e"):
-        folder.image(f"images/{stem}.JPG", halves())
-        folder.image(f"masks/{stem}.png", halves())
+        folder.picture(f"images/{stem}.JPG", halves())
+        folder.picture(f"masks/{stem}.png", halves())
     return folder
 
 
@@ -186,7 +186,7 @@ def test_other_text_files_are_splits_only_when_asked_for(listed: Folder) -> None
     assert open_dataset(listed.root, "fold_1", AB).samples[0].name == "b"
 
 
-def test_lines_that_name_no_photo_are_counted_with_their_numbers(listed: Folder) -> None:
+def test_lines_that_name_no_image_are_counted_with_their_numbers(listed: Folder) -> None:
     write_list(listed, "train", "a\nz\n../a\n/etc/passwd\nb.png\n.\n")
     message = refused(listed.root).message
     assert "5 files of train" in message
@@ -206,17 +206,17 @@ def test_a_line_that_comes_twice_counts_once(listed: Folder) -> None:
     assert [(problem.code, problem.severity) for problem in problems] == [("list-entry", "warning")]
 
 
-def test_a_listed_photo_needs_one_mask(listed: Folder) -> None:
-    listed.image("masks/a.tif", halves())
-    listed.image("images/f.png", halves())
+def test_a_listed_image_needs_one_mask(listed: Folder) -> None:
+    listed.picture("masks/a.tif", halves())
+    listed.picture("images/f.png", halves())
     write_list(listed, "train", "a\nb\nf\n")
     message = refused(listed.root).message
     assert "masks/a.png: shares its name with a.tif" in message
     assert "images/f.png: has no mask" in message
 
 
-def test_an_exact_name_chooses_among_photos_of_one_stem(listed: Folder) -> None:
-    listed.image("images/a.png", halves())
+def test_an_exact_name_chooses_among_images_of_one_stem(listed: Folder) -> None:
+    listed.picture("images/a.png", halves())
     write_list(listed, "train", "a.png")
     assert open_dataset(listed.root, "train", AB).samples[0].image.name == "a.png"
     write_list(listed, "train", "a")
@@ -232,8 +232,8 @@ def test_an_empty_list_is_an_empty_split(listed: Folder) -> None:
 
 def test_lists_hold_names_in_any_encoding(listed: Folder) -> None:
     name = os.fsdecode(b"caf\xe9")
-    listed.image(f"images/{name}.png", halves())
-    listed.image(f"masks/{name}.png", halves())
+    listed.picture(f"images/{name}.png", halves())
+    listed.picture(f"masks/{name}.png", halves())
     write_list(listed, "train", b"caf\xe9\n")
     assert open_dataset(listed.root, "train", AB).samples[0].name == name
 

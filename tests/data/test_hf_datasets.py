@@ -97,7 +97,7 @@ def test_the_missing_package_is_named_with_its_extra(folder: Folder, monkeypatch
         assert ".[datasets]" in caught.value.fix
 
 
-def test_cells_are_photos_and_masks() -> None:
+def test_cells_are_images_and_masks() -> None:
     """A table is anything whose rows are dictionaries."""
     turned = io.BytesIO()
     exif = Image.Exif()
@@ -124,7 +124,7 @@ def test_a_damaged_cell_is_named_with_its_row() -> None:
 
 def test_a_table_that_names_files_outside_of_the_data_set_is_refused(folder: Folder, tmp_path: Path) -> None:
     Image.fromarray(quarters(0, 1, 1, 255)).save(tmp_path / "private.png")
-    own = folder.image("own.png", quarters(0, 1, 1, 255))
+    own = folder.picture("own.png", quarters(0, 1, 1, 255))
     paths = [str(tmp_path / "private.png"), "../private.png", str(own)]
     table = [{"image": {"bytes": None, "path": path}} for path in paths]
     cells = [TableCell(folder.root / "train", table, row, "image", folder.root) for row in range(3)]
@@ -176,7 +176,7 @@ def test_saved_tables_are_checked_and_labelled(saved: Path) -> None:
     check = check_dataset(saved)
     assert check.errors == ()
     assert check.labels_from == "guessed"
-    assert [split.photos for split in check.splits] == [2, 2]
+    assert [split.images for split in check.splits] == [2, 2]
     (saved / "labels.yaml").write_text("names: [sky, ground]")
     assert open_dataset(saved, "train").labels.names == ("sky", "ground")
 

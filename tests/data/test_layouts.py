@@ -47,7 +47,7 @@ def test_check_data_counts_the_same(made: Made, folder: Folder) -> None:
     assert [str(error) for error in check.errors] == []
     for split in check.splits:
         masks = np.concatenate([mask.ravel() for mask in made.masks[split.name].values()])
-        assert split.photos == len(made.masks[split.name])
+        assert split.images == len(made.masks[split.name])
         assert [c.pixels for c in split.classes] == np.bincount(masks, minlength=256)[: made.classes].tolist()
         assert split.ignored_pixels == np.count_nonzero(masks == 255)
 
@@ -78,7 +78,7 @@ def test_a_split_that_is_not_there_is_told_with_those_that_are(name: str, folder
 @pytest.mark.parametrize(
     "name", ["ade20k", "cityscapes", "coco_stuff_train_ids", "voc", "camvid_published", "coco_json"]
 )
-def test_a_missing_photo_or_mask_is_told(name: str, folder: Folder) -> None:
+def test_a_missing_image_or_mask_is_told(name: str, folder: Folder) -> None:
     ALL[name](folder)
     sample = open_dataset(folder.root, "train").samples[0]
     expected = {sample.image.file: "photo-missing", sample.mask.file: "mask-missing"}
@@ -125,7 +125,7 @@ def test_two_data_sets_in_one_folder_are_told_apart_by_what_only_one_has(folder:
     )  # the documents' own folder finds photos beside it
 
 
-def test_context_and_voc_share_photos(folder: Folder) -> None:
+def test_context_and_voc_share_images(folder: Folder) -> None:
     made_layouts.voc(folder)
     made_layouts.pascal_context(folder)
     with pytest.raises(DatasetError, match="can be taken for 2 data sets"):
@@ -214,7 +214,7 @@ def test_near_misses_say_what_is_missing(name: str, removed: list[str], message:
     ("make", "old", "new"),
     [("ade20k", "ADE_", "my_"), ("camvid", "0001TP", "street"), ("camvid_published", "0", "x"), ("voc", "2007_", "v")],
 )
-def test_other_photos_in_well_known_folders_are_not_read_with_well_known_classes(
+def test_other_images_in_well_known_folders_are_not_read_with_well_known_classes(
     make: str, old: str, new: str, folder: Folder
 ) -> None:
     ALL[make](folder)
@@ -288,7 +288,7 @@ def test_cityscapes_reads_all_splits_from_one_kind_of_mask(folder: Folder) -> No
 def test_cityscapes_license_plates_and_other_unnamed_ids_are_refused(folder: Folder) -> None:
     made_layouts.cityscapes(folder)
     mask = next((folder.root / "gtFine/train/aachen").glob("*labelIds*"))
-    folder.image(str(mask.relative_to(folder.root)), quarters(7, 34, 4, 11))
+    folder.picture(str(mask.relative_to(folder.root)), quarters(7, 34, 4, 11))
     with pytest.raises(DatasetError, match=r"34 \(48 pixels\)"):
         open_dataset(folder.root, "train").read(0)
 
@@ -296,7 +296,7 @@ def test_cityscapes_license_plates_and_other_unnamed_ids_are_refused(folder: Fol
 def test_voc_lists_by_other_names_and_augmented_masks(folder: Folder) -> None:
     made_layouts.voc(folder)
     assert len(open_dataset(folder.root, "trainval")) == 3
-    folder.image("SegmentationClassAug/2007_000027.png", quarters(0, 7, 7, 255))
+    folder.picture("SegmentationClassAug/2007_000027.png", quarters(0, 7, 7, 255))
     folder.text("ImageSets/Segmentation/trainaug.txt", "2007_000027\n2007_000032\n")
     augmented = open_dataset(folder.root, "trainaug")
     np.testing.assert_array_equal(augmented.read(0)[1], quarters(0, 7, 7, 255))
@@ -306,7 +306,7 @@ def test_voc_lists_by_other_names_and_augmented_masks(folder: Folder) -> None:
 def test_voc_masks_in_its_colours(folder: Folder) -> None:
     made_layouts.voc(folder)
     colors = quarters((0, 0, 0), (128, 0, 0), (0, 64, 128), (224, 224, 192))
-    folder.image("SegmentationClass/2007_000032.png", colors)
+    folder.picture("SegmentationClass/2007_000032.png", colors)
     np.testing.assert_array_equal(open_dataset(folder.root, "train").read(0)[1], quarters(0, 1, 20, 255))
 
 

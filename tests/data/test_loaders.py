@@ -298,12 +298,12 @@ def test_camvid_batches(shared_data: Path) -> None:
     assert count == 367 // 4 - 89
 
 
-def test_halves_of_a_photo_stay_with_their_labels(folder: Folder) -> None:
+def test_halves_of_a_image_stay_with_their_labels(folder: Folder) -> None:
     """Through reading, augmentation and batching, what is bright is class 1 and what is dark class 0."""
     mask = halves(0, 1, (24, 32))
     for number in range(4):
-        folder.image(f"train/masks/{number}.png", mask)
-        folder.image(f"train/images/{number}.png", np.repeat(mask[..., None] * np.uint8(255), 3, axis=2))
+        folder.picture(f"train/masks/{number}.png", mask)
+        folder.picture(f"train/images/{number}.png", np.repeat(mask[..., None] * np.uint8(255), 3, axis=2))
     dataset = open_dataset(folder.root, "train", LabelSpec.from_names(["dark", "bright"]))
     steps = over(dataset, [RandomResize(), RandomCrop(size=(16, 16), cat_max_ratio=1.0), RandomFlip()])
     for batch in TrainLoader(dataset, steps, Preprocess(), (16, 16), 2, 0, 0).epoch(0):

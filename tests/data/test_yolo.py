@@ -54,7 +54,7 @@ def test_lines_that_are_no_outline(text: str, code: str, message: str, folder: F
     assert (problem.code, problem.file) == (code, folder.root / "labels/train/a.txt")
 
 
-def test_the_photo_as_viewers_show_it_gives_the_size(folder: Folder) -> None:
+def test_the_image_as_viewers_show_it_gives_the_size(folder: Folder) -> None:
     with_labels(folder, ALL_OVER)
     with Image.open(folder.root / "images/train/a.jpg") as image:
         exif = image.getexif()
@@ -65,7 +65,7 @@ def test_the_photo_as_viewers_show_it_gives_the_size(folder: Folder) -> None:
     assert (mask == 1).all()
 
 
-def test_a_photo_that_is_gone_or_damaged_is_named(folder: Folder) -> None:
+def test_a_image_that_is_gone_or_damaged_is_named(folder: Folder) -> None:
     made_layouts.yolo(folder)
     dataset = open_dataset(folder.root, "train")
     (folder.root / "images/train/a.jpg").write_bytes(b"")
@@ -75,7 +75,7 @@ def test_a_photo_that_is_gone_or_damaged_is_named(folder: Folder) -> None:
         dataset.read(0)
 
 
-def test_photos_in_several_folders_and_in_lists(folder: Folder) -> None:
+def test_images_in_several_folders_and_in_lists(folder: Folder) -> None:
     for name in ("one/images/a", "two/images/b", "two/images/c"):
         noise(folder, f"{name}.jpg")
         folder.text(f"{name.replace('images', 'labels')}.txt", ALL_OVER)
@@ -91,7 +91,7 @@ def test_photos_in_several_folders_and_in_lists(folder: Folder) -> None:
     )
 
 
-def test_labels_beside_the_photos(folder: Folder) -> None:
+def test_labels_beside_the_images(folder: Folder) -> None:
     noise(folder, "pictures/a.jpg")
     folder.text("pictures/a.txt", ALL_OVER)
     folder.text("data.yaml", "train: pictures\nnames: [x]\n")
@@ -106,7 +106,7 @@ def test_no_labels_at_all_is_no_data_set(folder: Folder) -> None:
         open_dataset(folder.root, "train")
 
 
-def test_photos_of_one_name(folder: Folder) -> None:
+def test_images_of_one_name(folder: Folder) -> None:
     made_layouts.yolo(folder)
     noise(folder, "images/train/a.png")
     with pytest.raises(DatasetError, match=r"a\.jpg: shares its name with a\.png"):

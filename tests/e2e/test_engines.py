@@ -49,7 +49,7 @@ def camvid(shared_data: Path, count: int) -> list[Path]:
     return [path for folder in folders for path in sorted(folder.iterdir())[: count // 2]]
 
 
-def test_a_few_photos_get_the_same_masks_from_every_engine(shared_data: Path) -> None:
+def test_a_few_images_get_the_same_masks_from_every_engine(shared_data: Path) -> None:
     compare(camvid(shared_data, 4))
 
 

@@ -95,7 +95,7 @@ def engine_of(model: str | Path | TrainedModel, **options: object) -> type:
 
 
 @pytest.mark.usefixtures("empty_cache")
-def test_few_photos_are_converted_for_the_next_start_and_many_are_not(
+def test_few_images_are_converted_for_the_next_start_and_many_are_not(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert engine_of(folder, workload=MANY) is TorchEngine
@@ -111,7 +111,7 @@ def test_few_photos_are_converted_for_the_next_start_and_many_are_not(
 
 
 @pytest.mark.usefixtures("empty_cache")
-def test_many_photos_of_one_size_are_openvinos(
+def test_many_images_of_one_size_are_openvinos(
     folder: Path, trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is OpenVINOEngine  # converted on the way
@@ -139,7 +139,7 @@ def test_a_network_that_would_be_traced_is_not_converted_unasked(
     assert not cache_folder().exists()
 
 
-def test_a_workload_is_of_one_size_where_a_sample_of_the_photos_is(tmp_path: Path) -> None:
+def test_a_workload_is_of_one_size_where_a_sample_of_the_images_is(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number:02}.png" for number in range(25)]
     for path in paths:
         Image.new("RGB", (30, 20)).save(path)
@@ -255,7 +255,7 @@ def test_a_damaged_conversion_is_made_anew(folder: Path, photo: Path) -> None:
     assert kept.stat().st_size > 1000
 
 
-def test_photos_too_small_for_a_graph_of_free_sizes_go_through_pytorch(folder: Path) -> None:
+def test_images_too_small_for_a_graph_of_free_sizes_go_through_pytorch(folder: Path) -> None:
     tiny = np.random.default_rng(1).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     expected = terrazzo.predict(tiny, folder, engine="torch").mask
     for engine in ("onnxruntime", "openvino"):
@@ -281,20 +281,20 @@ def test_masks_are_the_same_whatever_computes_them(protocol: str, folder: Path, 
         np.testing.assert_allclose(result.probabilities, expected.probabilities, atol=1e-4)
 
 
-def test_many_photos_come_in_order_from_several_streams(exported: Path, tmp_path: Path) -> None:
-    photos = []
+def test_many_images_come_in_order_from_several_streams(exported: Path, tmp_path: Path) -> None:
+    images = []
     for number in range(9):
         size = (40, 50) if number % 3 else (50, 40)
         pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
-        photos.append(tmp_path / f"{number}.png")
-        Image.fromarray(pixels).save(photos[-1])
+        images.append(tmp_path / f"{number}.png")
+        Image.fromarray(pixels).save(images[-1])
     predictor = make_predictor(exported)
-    alone = [predictor.segment_files([path]) for path in photos]
+    alone = [predictor.segment_files([path]) for path in images]
     expected = [next(results).mask for results in alone]  # type: ignore[union-attr]
     several = replace(make_predictor(exported, threads=3, workload=Workload(9)), streams=3)
     for batch_size in (1, 2):
-        results = list(several.segment_files(photos, batch_size=batch_size))
-        assert [result.path for result in results] == photos
+        results = list(several.segment_files(images, batch_size=batch_size))
+        assert [result.path for result in results] == images
         for result, mask in zip(results, expected, strict=True):
             assert np.mean(result.mask == mask) > 0.999  # type: ignore[union-attr]
 
@@ -335,7 +335,7 @@ def test_a_mask_file_gives_its_masks_as_they_are(mask_file: Path, folder: Path, 
     assert mask.dtype == np.uint8 and np.mean(mask == expected) > 0.999
 
 
-def test_a_mask_of_another_size_is_brought_to_the_photos_by_the_nearest_pixel(
+def test_a_mask_of_another_size_is_brought_to_the_images_by_the_nearest_pixel(
     trained: TrainedModel, tmp_path: Path, photo: Path
 ) -> None:
     path = tmp_path / "mask.onnx"

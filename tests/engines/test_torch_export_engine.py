@@ -139,21 +139,21 @@ def test_a_file_is_declared_trusted_once(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    photo = tmp_path / "photo.png"
-    Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(photo)
-    command = ["predict", str(photo), "--model", str(exported), "--output", str(tmp_path / "out"), "--save", "mask"]
+    image = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(image)
+    command = ["predict", str(image), "--model", str(exported), "--output", str(tmp_path / "out"), "--save", "mask"]
     with pytest.raises(SystemExit) as caught:
         main(command)
     assert caught.value.code == 2 and capsys.readouterr().err.startswith("error[model-untrusted]: ")
     with pytest.raises(CheckpointError):
-        predict(photo, exported)
+        predict(image, exported)
     assert not (tmp_path / "config").exists() and not (tmp_path / "out").exists()
     main([*command, "--trust-file"])
     (tmp_path / "out" / "photo_mask.png").unlink()
     main(command)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "photo_mask.png")), predict(photo, exported).mask)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "photo_mask.png")), predict(image, exported).mask)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "python"))
-    assert predict(photo, exported, trust=True).mask.shape == (32, 40)
+    assert predict(image, exported, trust=True).mask.shape == (32, 40)
     assert make_predictor(exported).labels == DESCRIPTION.labels
 
 

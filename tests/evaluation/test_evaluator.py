@@ -31,14 +31,14 @@ def data(tmp_path: Path) -> Path:
         (tmp_path / "halves" / "val" / folder).mkdir(parents=True)
     for number, (height, width) in enumerate([(20, 30), (24, 16), (10, 10)]):
         bright = np.arange(width) >= width // 2
-        photo = np.zeros((height, width, 3), np.uint8)
-        photo[:, bright] = 255
+        image = np.zeros((height, width, 3), np.uint8)
+        image[:, bright] = 255
         mask = np.tile(bright.astype(np.uint8), (height, 1))
         if number == 1:
             mask[:5, :3] = 1
         if number == 2:
             mask[:] = 255
-        Image.fromarray(photo).save(tmp_path / "halves" / "val" / "images" / f"{number}.png")
+        Image.fromarray(image).save(tmp_path / "halves" / "val" / "images" / f"{number}.png")
         Image.fromarray(mask).save(tmp_path / "halves" / "val" / "masks" / f"{number}.png")
     (tmp_path / "halves" / "labels.yaml").write_text("names: [dark, bright]\n")
     return tmp_path / "halves"
@@ -60,7 +60,7 @@ def predictor(protocol: Protocol = WHOLE, preprocess: Preprocess = UNIT) -> tupl
     return Predictor(engine, preprocess, LABELS, "brightness", protocol), engine
 
 
-def test_counts_add_up_and_each_photo_has_its_own_score(data: Path) -> None:
+def test_counts_add_up_and_each_image_has_its_own_score(data: Path) -> None:
     calls = []
     brightness, _ = predictor()
     dataset = open_dataset(data, "val")

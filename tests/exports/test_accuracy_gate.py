@@ -34,10 +34,10 @@ def data(tmp_path: Path, models: Models) -> Path:
     for folder in ("images", "masks"):
         (tmp_path / "data" / "val" / folder).mkdir(parents=True)
     for number in range(3):
-        photo = cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (128, 96))
-        (mask,) = predictor.masks([photo])
+        image = cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (128, 96))
+        (mask,) = predictor.masks([image])
         mask[:8, :8] = number
-        cv2.imwrite(str(tmp_path / "data" / "val" / "images" / f"{number}.png"), photo[..., ::-1])
+        cv2.imwrite(str(tmp_path / "data" / "val" / "images" / f"{number}.png"), image[..., ::-1])
         cv2.imwrite(str(tmp_path / "data" / "val" / "masks" / f"{number}.png"), mask)
     return tmp_path / "data"
 
@@ -101,7 +101,7 @@ def test_a_mask_file_is_measured_too(models: Models, data: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_an_int8_file_is_measured_on_labelled_photos(models: Models, data: Path, tmp_path: Path) -> None:
+def test_an_int8_file_is_measured_on_labelled_images(models: Models, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     path = tmp_path / "a.xml"
     photos = [str(data / "val" / "images")]
@@ -138,7 +138,7 @@ def test_what_is_wrong_with_the_data_is_said_before_anything_is_written(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_file_in_fp32_needs_no_labelled_photos(models: Models, tmp_path: Path) -> None:
+def test_a_file_in_fp32_needs_no_labelled_images(models: Models, tmp_path: Path) -> None:
     for name in ("a.onnx", "a.xml", "a.pt2"):
         with pytest.raises(ConfigError) as caught:
             terrazzo.export(models("segformer_b0"), tmp_path / name, data=tmp_path)

@@ -211,14 +211,14 @@ def test_unknown_options_are_told(options: dict[str, Any], code: str, models: Mo
     assert caught.value.code == code
 
 
-def test_the_shipped_models_masks_are_the_same_on_photos(shared_data: Path, tmp_path: Path) -> None:
+def test_the_shipped_models_masks_are_the_same_on_images(shared_data: Path, tmp_path: Path) -> None:
     model = terrazzo.load("segformer_b0.camvid")
     photos = sorted((shared_data / "camvid" / "val" / "images").iterdir())[:2]
-    expected = [terrazzo.predict(photo, model).mask for photo in photos]
+    expected = [terrazzo.predict(image, model).mask for image in photos]
     for name in ("a.onnx", "a.xml"):
         path = terrazzo.export(model, tmp_path / name).path
-        for photo, mask in zip(photos, expected, strict=True):
-            np.testing.assert_array_equal(terrazzo.predict(photo, str(path)).mask, mask)
+        for image, mask in zip(photos, expected, strict=True):
+            np.testing.assert_array_equal(terrazzo.predict(image, str(path)).mask, mask)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from terrazzo.engines.openvino import OpenVINOEngine
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.exports import int8
-from terrazzo.exports.int8 import agreement, refuse_loss, split_photos
+from terrazzo.exports.int8 import agreement, refuse_loss, split_images
 from terrazzo.exports.int8_onnx import OnnxQuantiser
 from terrazzo.exports.int8_openvino import OpenVINOQuantiser
 from terrazzo.graphs.onnx import describe
@@ -28,7 +28,7 @@ from terrazzo.weights.files import TrainedModel
 Models = Callable[[str], TrainedModel]
 
 
-def test_int8_needs_photos_and_a_format_that_has_it(models: Models, tmp_path: Path) -> None:
+def test_int8_needs_images_and_a_format_that_has_it(models: Models, tmp_path: Path) -> None:
     model = models("segformer_b0")
     for name, options, code in [
         ("a.xml", {"precision": "int8"}, "export-calibrate"),
@@ -67,15 +67,15 @@ def test_agreement_is_the_percentage_of_pixels_that_keep_their_class(models: Mod
     assert measure(unlike_in_squares) == 75.0
 
 
-def test_photos_for_the_gate_are_held_back_from_calibration(tmp_path: Path) -> None:
+def test_images_for_the_gate_are_held_back_from_calibration(tmp_path: Path) -> None:
     for number in range(40):
         cv2.imwrite(str(tmp_path / f"{number:02}.png"), np.zeros((2, 2, 3), np.uint8))
-    photos, checked = split_photos([str(tmp_path)])
+    photos, checked = split_images([str(tmp_path)])
     assert len(photos) + len(checked) == 40 and not set(photos) & set(checked)
     assert len(checked) >= 8
     few = sorted(tmp_path.iterdir())[:3]
-    assert split_photos([str(path) for path in few]) == (few, few)
-    every, none = split_photos([str(tmp_path)], hold_back=False)  # labelled photos take their place
+    assert split_images([str(path) for path in few]) == (few, few)
+    every, none = split_images([str(tmp_path)], hold_back=False)  # labelled photos take their place
     assert len(every) == 40 and none == []
 
 
@@ -160,8 +160,8 @@ def test_layers_go_back_until_enough_is_kept_or_half_of_them_are(
 def test_an_onnx_file_in_int8(models: Models, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for number in range(3):
-        photo = cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (128, 96))
-        cv2.imwrite(str(tmp_path / f"{number}.png"), photo)
+        image = cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (128, 96))
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image)
     model, path, handlers = models("segformer_b0"), tmp_path / "a.onnx", list(logging.getLogger().handlers)
     written = terrazzo.export(model, path, precision="int8", calibrate=[str(tmp_path / "*.png")], max_loss=60)
     assert written.agreement is not None and 0.4 < written.agreement < 1
@@ -180,7 +180,7 @@ def test_an_onnx_file_in_int8(models: Models, tmp_path: Path) -> None:
         assert 1e-4 < np.abs(engine(images) - exact).mean() / np.abs(exact).mean() < 0.2
 
 
-def ten_photos(shared_data: Path) -> list[str]:
+def ten_images(shared_data: Path) -> list[str]:
     return [str(shared_data / "camvid" / "train" / "images" / f"0001TP_00{number}*") for number in (67, 68, 69)]
 
 
@@ -190,8 +190,8 @@ def test_an_int8_file_is_smaller_and_nearly_the_same(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     pytest.importorskip("nncf")
-    path, photos = tmp_path / name, ten_photos(shared_data)
-    written = terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=photos)
+    path, images = tmp_path / name, ten_images(shared_data)
+    written = terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=images)
     assert written.agreement is not None and 0.98 < written.agreement < 1
     assert written.int8 is not None and written.int8.restored == 0 and written.int8.layers > 50
     assert written.size < 5e6
@@ -200,7 +200,7 @@ def test_an_int8_file_is_smaller_and_nearly_the_same(
     before = path.read_bytes()
     monkeypatch.setattr(int8, "costliest_layers", lambda *_: [])  # none goes back, and nothing gets better
     with pytest.raises(CheckpointError) as caught:
-        terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=photos, max_loss=0.0)
+        terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=images, max_loss=0.0)
     assert caught.value.code == "export-loss"
     assert path.read_bytes() == before
 
@@ -209,11 +209,11 @@ def test_an_int8_file_is_smaller_and_nearly_the_same(
 @pytest.mark.parametrize("name", ["a.xml", "a.onnx"])
 def test_layers_that_cost_too_much_go_back_to_float32(shared_data: Path, tmp_path: Path, name: str) -> None:
     pytest.importorskip("nncf")
-    path, photos = tmp_path / name, ten_photos(shared_data)
-    plain = terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=photos)
+    path, images = tmp_path / name, ten_images(shared_data)
+    plain = terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=images)
     assert plain.agreement is not None
     allowed = 100 * (1 - plain.agreement) / 2
-    written = terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=photos, max_loss=allowed)
+    written = terrazzo.export("segformer_b0.camvid", path, precision="int8", calibrate=images, max_loss=allowed)
     assert written.int8 is not None and plain.int8 is not None and written.agreement is not None
     assert 0 < written.int8.restored < written.int8.layers
     assert 100 * (1 - written.agreement) <= allowed

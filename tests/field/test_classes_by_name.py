@@ -213,11 +213,11 @@ def test_camvid_renumbered_alphabetically_scores_as_before(
     for root in (tmp_path / "as-is", tmp_path / "renumbered"):
         for kind in ("images", "masks"):
             (root / "val" / kind).mkdir(parents=True)
-        for photo in sorted((source / "images").iterdir())[::34]:
-            (root / "val" / "images" / photo.name).write_bytes(photo.read_bytes())
-            stored = np.asarray(Image.open(source / "masks" / f"{photo.stem}.png"))
+        for image in sorted((source / "images").iterdir())[::34]:
+            (root / "val" / "images" / image.name).write_bytes(image.read_bytes())
+            stored = np.asarray(Image.open(source / "masks" / f"{image.stem}.png"))
             written = stored if root.name == "as-is" else table[stored]
-            Image.fromarray(written).save(root / "val" / "masks" / f"{photo.stem}.png")
+            Image.fromarray(written).save(root / "val" / "masks" / f"{image.stem}.png")
     (tmp_path / "renumbered" / "labels.yaml").write_text(json.dumps({"names": order}))
     scores = []
     for name in ("as-is", "renumbered"):

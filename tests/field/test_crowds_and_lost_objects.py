@@ -64,7 +64,7 @@ def test_some_crowds_are_counted(crowds: int, severity: str, tmp_path: Path) -> 
         assert (open_dataset(root, "train").read(0)[1][6:] == 255).all()
 
 
-def test_objects_outside_the_photo_are_counted(tmp_path: Path) -> None:
+def test_objects_outside_the_image_are_counted(tmp_path: Path) -> None:
     root = coco(tmp_path, [(1, 0, SQUARE), (2, 0, STRIPE), (2, 0, OUTSIDE), (2, 0, [1, 1, 1.2, 1, 1.2, 1.2])])
     (warning, _) = check_dataset(root).warnings
     assert warning.code == "outline-empty" and "2 objects fill no pixel" in warning.message

@@ -122,7 +122,7 @@ def test_a_label_that_labels_txt_lacks_is_refused(tmp_path: Path) -> None:
     assert "shape 1 has the label 'bug', which is not in labels.txt" in refused(tmp_path).message
 
 
-def test_photos_that_nobody_labelled_are_counted(tmp_path: Path) -> None:
+def test_images_that_nobody_labelled_are_counted(tmp_path: Path) -> None:
     EXPORTS["labelme_in_order"](tmp_path)
     photo(tmp_path / "b.jpg")
     photo(tmp_path / "c.jpg")
@@ -130,7 +130,7 @@ def test_photos_that_nobody_labelled_are_counted(tmp_path: Path) -> None:
     assert problem.message == "2 photos have no JSON file, and are left out: 'b.jpg', 'c.jpg'"
 
 
-def test_two_files_of_one_photo_are_refused(tmp_path: Path) -> None:
+def test_two_files_of_one_image_are_refused(tmp_path: Path) -> None:
     EXPORTS["labelme_in_order"](tmp_path)
     document(tmp_path / "b.json", labelme_file("a.JPG", []))
     assert "b.json: shows a.JPG, as a.json does" in refused(tmp_path).message

@@ -60,10 +60,10 @@ def test_names_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["predict", "{photo}"],
-        ["predict", "{photo}", "--engine", "onnxruntime"],
-        ["predict", "{photo}", "--engine", "openvino"],
-        ["explain", "{photo}"],
+        ["predict", "{image}"],
+        ["predict", "{image}", "--engine", "onnxruntime"],
+        ["predict", "{image}", "--engine", "openvino"],
+        ["explain", "{image}"],
     ],
     ids=" ".join,
 )
@@ -72,10 +72,10 @@ def test_commands(command: list[str], device: str, tmp_path: Path, capsys: pytes
     for engine in ("onnxruntime", "openvino"):
         if engine in command:
             pytest.importorskip(engine)
-    photo = tmp_path / "a.png"
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(photo)
+    image = tmp_path / "a.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(image)
     with pytest.raises(SystemExit) as ended:
-        main([part.format(photo=photo) for part in command] + ["--device", device, "--output", str(tmp_path / "out")])
+        main([part.format(image=image) for part in command] + ["--device", device, "--output", str(tmp_path / "out")])
     assert ended.value.code == 2
     first, fix = capsys.readouterr().err.splitlines()
     assert first.startswith("error[engine-device]: ") and repr(device) in first and fix.startswith("  fix: ")

@@ -204,7 +204,7 @@ def coco(folder: Path, **changes: Any) -> Path:
 def test_a_name_that_no_file_has_in_a_coco_document(tmp_path: Path, name: str) -> None:
     entries = [{"id": k, "file_name": n, "height": SIDE, "width": SIDE} for k, n in enumerate(["a.png", name])]
     check = check_dataset(coco(tmp_path / "coco", images=entries))
-    assert [split.photos for split in check.splits] == [1]
+    assert [split.images for split in check.splits] == [1]
     missing = [problem.message for problem in check.problems if problem.code == "photo-missing"]
     assert len(missing) == 1 and missing[0].isprintable() and len(missing[0]) < 1200
 

@@ -104,7 +104,7 @@ def test_a_recipe_that_changes_it_is_followed_and_it_is_said(
         (Preprocess(), (352, 352), None),
     ],
 )
-def test_windows_are_cut_from_photos_of_the_size_that_the_network_sees(
+def test_windows_are_cut_from_images_of_the_size_that_the_network_sees(
     preprocess: Preprocess, crop: tuple[int, int], resize: tuple[int, int] | None
 ) -> None:
     recipe = automatic_recipe("segformer_b0", [(360, 480)] * 4, weights="x", preprocess=preprocess)

@@ -21,7 +21,7 @@ def leave(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, 
     return left.value.code, capsys.readouterr().err
 
 
-def test_the_example_needs_no_photo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_needs_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["predict", "--example", "--save", "mask", "--output", str(tmp_path), "--engine", "torch"])
     assert [path.name for path in tmp_path.iterdir()] == ["example_mask.png"]
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "example_mask.png")
@@ -41,7 +41,7 @@ def test_every_model_that_ships_has_an_example_with_its_terms(name: str) -> None
     assert all(word in terms for word in ("Source:", "Author:", "Licence:", "Changes:"))
 
 
-def test_the_example_and_photos_together_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_and_images_together_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert leave(capsys, "predict", "a.jpg", "--example") == (
         2,
         "error[usage]: --example takes the place of photos, and 'a.jpg' is given too\n  fix: leave out one of them\n",
@@ -54,7 +54,7 @@ def test_a_model_without_an_example_says_which_has_one(capsys: pytest.CaptureFix
     assert said.startswith("error[example-none]: runs/mine has no example photo\n") and DEFAULT_MODEL in said
 
 
-def test_no_photos_at_all_are_told_of_the_example() -> None:
+def test_no_images_at_all_are_told_of_the_example() -> None:
     with pytest.raises(ConfigError, match="no photos are named") as caught:
         predict()
     assert "--example" in caught.value.fix and caught.value.code == "usage"

@@ -22,12 +22,12 @@ def test_an_export_is_recognised_and_every_pixel_has_its_class(name: str, tmp_pa
     assert layout.splits == tuple(made.masks)
     check = check_dataset(tmp_path)
     assert [str(error) for error in check.errors if error.code != "dataset-split"] == []
-    assert [split.photos for split in check.splits] == [len(masks) for masks in made.masks.values()]
+    assert [split.images for split in check.splits] == [len(masks) for masks in made.masks.values()]
     for split, masks in made.masks.items():
         dataset = pickle.loads(pickle.dumps(open_dataset(tmp_path, split)))
         assert dataset.labels.names == made.names
         assert len(dataset) == len(masks)
         for index, (stem, expected) in enumerate(sorted(masks.items())):
-            photo, mask = dataset.read(index)
-            assert photo.shape == (*expected.shape, 3), stem
+            image, mask = dataset.read(index)
+            assert image.shape == (*expected.shape, 3), stem
             np.testing.assert_array_equal(mask, expected, err_msg=f"{split} {stem}")

@@ -196,7 +196,7 @@ def test_grey_levels_are_offered_as_a_map(tmp_path: Path) -> None:
     assert "map: {0: 0, 85: 1, 170: 2, 255: 3}" in error.fix
 
 
-def test_a_photo_in_grey_is_no_mask(tmp_path: Path) -> None:
+def test_a_image_in_grey_is_no_mask(tmp_path: Path) -> None:
     ramp = np.add.outer(np.arange(80), np.arange(160)).astype(np.uint8)
     error = refused(masks(tmp_path, [ramp]))
     assert "grey levels" in error.message and "239 values" in error.message

@@ -40,7 +40,7 @@ def paired(found: Pairs) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("photos", "masks", "told"),
+    ("images", "masks", "told"),
     [
         (["0cdf_01.jpg", "0cdf_02.jpg"], ["0cdf_01_mask.gif", "0cdf_02_mask.gif"], "NAME with NAME_mask"),
         (["0001TP_006690.png"], ["0001TP_006690_L.png"], "NAME with NAME_L"),
@@ -52,10 +52,10 @@ def paired(found: Pairs) -> list[tuple[str, str]]:
         (["a.b.jpg"], ["a.b_color_mask.png"], "NAME with NAME_color_mask"),
     ],
 )
-def test_what_masks_have_more_is_found_and_told(photos: list[str], masks: list[str], told: str, tmp_path: Path) -> None:
-    touched(tmp_path, *(f"train/images/{name}" for name in photos), *(f"train/masks/{name}" for name in masks))
+def test_what_masks_have_more_is_found_and_told(images: list[str], masks: list[str], told: str, tmp_path: Path) -> None:
+    touched(tmp_path, *(f"train/images/{name}" for name in images), *(f"train/masks/{name}" for name in masks))
     found = find_layout(tmp_path).pairs("train")
-    assert sorted(paired(found)) == sorted(zip(photos, masks, strict=True))
+    assert sorted(paired(found)) == sorted(zip(images, masks, strict=True))
     assert [problem.message for problem in found[1]] == [f"photos and masks are paired as {told}"]
 
 
@@ -68,7 +68,7 @@ def test_training_says_how_names_were_paired(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("photos", "masks"),
+    ("images", "masks"),
     [
         (["1.jpg"], ["12.png"]),  # another number
         (["cat.jpg"], ["cats.png"]),  # another word
@@ -76,8 +76,8 @@ def test_training_says_how_names_were_paired(tmp_path: Path) -> None:
         (["a.jpg"], ["b_mask.png"]),
     ],
 )
-def test_what_only_looks_alike_is_not_paired(photos: list[str], masks: list[str], tmp_path: Path) -> None:
-    touched(tmp_path, *(f"train/images/{name}" for name in photos), *(f"train/masks/{name}" for name in masks))
+def test_what_only_looks_alike_is_not_paired(images: list[str], masks: list[str], tmp_path: Path) -> None:
+    touched(tmp_path, *(f"train/images/{name}" for name in images), *(f"train/masks/{name}" for name in masks))
     samples, problems = find_layout(tmp_path).pairs("train")
     assert not samples and {problem.code for problem in problems} == {"mask-missing", "photo-missing"}
 
@@ -100,7 +100,7 @@ def test_masks_of_two_kinds_in_one_folder_are_not_chosen_from(tmp_path: Path) ->
     st.sets(st.text("abc019_", min_size=1, max_size=6), min_size=1, max_size=6),
     st.sampled_from(["_mask", "_L", ".labels", "-gt"]),
 )
-def test_every_photo_gets_the_mask_with_the_ending(names: set[str], ending: str) -> None:
+def test_every_image_gets_the_mask_with_the_ending(names: set[str], ending: str) -> None:
     masks = {name + ending for name in names}
     ways = find_affixes(names, masks)
     if ways and not names & masks:
@@ -145,7 +145,7 @@ def test_a_plain_folder_gives_way_to_a_layout_that_says_more(tmp_path: Path) -> 
     assert find_layout(tmp_path).splits == ("train",)
 
 
-def test_photos_alone_are_no_data_set(tmp_path: Path) -> None:
+def test_images_alone_are_no_data_set(tmp_path: Path) -> None:
     touched(tmp_path, "a.jpg", "a_2.jpg", "b.jpg", "b_small.jpg")
     with pytest.raises(DatasetError, match="holds 4 images, and nothing that says which of them are masks"):
         find_layout(tmp_path)

@@ -83,7 +83,7 @@ def _all_right() -> bool:
 
 
 @pytest.mark.parametrize("streams", [1, 3])
-def test_what_an_engine_keeps_is_let_go_and_the_photo_done_whole(photos: Path, streams: int) -> None:
+def test_what_an_engine_keeps_is_let_go_and_the_image_done_whole(photos: Path, streams: int) -> None:
     engine = Keeping(most=4 * 1200)
     summary = predict_folder(photos, "out", _predictor(engine, streams), save="mask")
     assert not summary.failures and _all_right() and set(engine.widths) == {20, 1200}
@@ -161,7 +161,7 @@ def test_writing_that_runs_out_of_memory_is_tried_again(
     assert len(failed) == 3 and _all_right()
 
 
-def test_a_photo_in_python_is_done_in_windows_too_and_refused_where_these_do_not_fit(photos: Path) -> None:
+def test_a_image_in_python_is_done_in_windows_too_and_refused_where_these_do_not_fit(photos: Path) -> None:
     with pytest.warns(TerrazzoWarning, match="windows of"):
         mask = terrazzo.predict("set/2.png", _predictor(_PerRun(Keeping(most=4 * 1190)))).mask
     np.testing.assert_array_equal(mask[0], np.arange(1200) >= 600)
@@ -258,7 +258,7 @@ def _predict(arguments: list[str], limit: int | None = None) -> tuple[subprocess
         ("openvino", "m.xml"),
     ],
 )
-def test_a_photo_too_large_for_a_limit_of_memory_is_done_in_windows(
+def test_a_image_too_large_for_a_limit_of_memory_is_done_in_windows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, file: str | None
 ) -> None:
     monkeypatch.chdir(tmp_path)

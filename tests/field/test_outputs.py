@@ -56,7 +56,7 @@ def predictor() -> Predictor:
 
 
 @pytest.fixture
-def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "set"
     folder.mkdir()
@@ -72,19 +72,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 # -- files that are not ours
 
 
-def test_a_users_masks_are_never_replaced(predictor: Predictor, photos: Path) -> None:
-    Image.fromarray(np.full((6, 8), 7, np.uint8)).save(photos / "1_mask.png")
-    before = contents(photos)
+def test_a_users_masks_are_never_replaced(predictor: Predictor, images: Path) -> None:
+    Image.fromarray(np.full((6, 8), 7, np.uint8)).save(images / "1_mask.png")
+    before = contents(images)
     with pytest.raises(OutputError, match=r"set/1_mask\.png would be replaced") as caught:
         predict_folder("set/*.jpg", "set", predictor, save="mask")
     assert caught.value.code == "output-not-ours" and "--overwrite" in caught.value.fix
-    assert contents(photos) == before, "and no other result was written before"
+    assert contents(images) == before, "and no other result was written before"
     predict_folder("set/*.jpg", "set", predictor, save="mask", overwrite=True)
-    assert np.asarray(Image.open(photos / "1_mask.png")).max() == 0
+    assert np.asarray(Image.open(images / "1_mask.png")).max() == 0
 
 
 @pytest.mark.parametrize("kind", ["path", "link", "hard link", "folder link"])
-def test_an_input_is_never_replaced_whatever_it_is_called(predictor: Predictor, photos: Path, kind: str) -> None:
+def test_an_input_is_never_replaced_whatever_it_is_called(predictor: Predictor, images: Path, kind: str) -> None:
     Image.fromarray(np.full((6, 8), 7, np.uint8)).save("real.png")
     named, output = "real.png", Path("out")
     output.mkdir()
@@ -105,16 +105,16 @@ def test_an_input_is_never_replaced_whatever_it_is_called(predictor: Predictor, 
     assert np.asarray(Image.open(output / "1_mask.png")).max() == 7
 
 
-def test_the_second_run_takes_the_same_photos_and_replaces_its_own_results(predictor: Predictor, photos: Path) -> None:
+def test_the_second_run_takes_the_same_images_and_replaces_its_own_results(predictor: Predictor, images: Path) -> None:
     first = predict_folder("set", "set", predictor)
-    before = contents(photos)
+    before = contents(images)
     with pytest.warns(TerrazzoWarning, match="left out 6 results of earlier runs"):
         second = predict_folder("set", "set", predictor)
     assert [w.path.name for w in second.written] == [w.path.name for w in first.written] == ["1.jpg", "2.jpg"]
-    assert len(second.skipped) == 6 and contents(photos) == before
+    assert len(second.skipped) == 6 and contents(images) == before
 
 
-def test_results_alone_are_no_photos_unless_they_are_named(predictor: Predictor, photos: Path) -> None:
+def test_results_alone_are_no_images_unless_they_are_named(predictor: Predictor, images: Path) -> None:
     predict_folder("set", "out", predictor, save="color")
     for place in ("out", "out/*.png"):
         with pytest.raises(ImageError, match="all 2 images there are results") as caught:
@@ -127,7 +127,7 @@ def test_results_alone_are_no_photos_unless_they_are_named(predictor: Predictor,
     assert [w.path.name for w in found.written] == ["1.jpg"]
 
 
-def test_a_corrected_result_is_its_owners(predictor: Predictor, photos: Path) -> None:
+def test_a_corrected_result_is_its_owners(predictor: Predictor, images: Path) -> None:
     predict_folder("set/1.jpg", "out", predictor, save="mask,json")
     with Image.open("out/1_mask.png") as mask:
         text = PngInfo()
@@ -202,14 +202,14 @@ def test_files_without_room_for_a_mark_are_known_by_the_one_beside_them(tmp_path
     ],
 )
 def test_every_command_refuses_before_it_works(
-    photos: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], taken: str
+    images: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], taken: str
 ) -> None:
     Path(taken).parent.mkdir(parents=True, exist_ok=True)
     Path(taken).write_text("mine")
     if arguments[0] == "evaluate":
         for part in ("images", "masks"):
-            (photos / "val" / part).mkdir(parents=True)
-            Image.fromarray(np.zeros((6, 8), np.uint8)).save(photos / "val" / part / "1.png")
+            (images / "val" / part).mkdir(parents=True)
+            Image.fromarray(np.zeros((6, 8), np.uint8)).save(images / "val" / part / "1.png")
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     errors = capsys.readouterr().err.splitlines()
@@ -218,9 +218,9 @@ def test_every_command_refuses_before_it_works(
     assert Path(taken).read_text() == "mine"
 
 
-def test_data_are_not_replaced_by_a_report(photos: Path) -> None:
+def test_data_are_not_replaced_by_a_report(images: Path) -> None:
     with pytest.raises(OutputError) as caught:
-        check_outputs([photos / "1.jpg"], "evaluate", inputs=[photos], overwrite=True)
+        check_outputs([images / "1.jpg"], "evaluate", inputs=[images], overwrite=True)
     assert caught.value.code == "output-is-input"
 
 
@@ -233,8 +233,8 @@ def test_a_run_killed_before_its_first_checkpoint_can_be_started_again(tmp_path:
         refuse_or_resume(tmp_path, resume=False)
 
 
-def test_a_result_saved_in_python_replaces_nothing_of_the_users(predictor: Predictor, photos: Path) -> None:
-    (result,) = predictor.segment_files([photos / "1.jpg"])
+def test_a_result_saved_in_python_replaces_nothing_of_the_users(predictor: Predictor, images: Path) -> None:
+    (result,) = predictor.segment_files([images / "1.jpg"])
     assert not isinstance(result, Failure)
     Path("mask.png").write_bytes(b"mine")
     with pytest.raises(OutputError):
@@ -246,7 +246,7 @@ def test_a_result_saved_in_python_replaces_nothing_of_the_users(predictor: Predi
     result.save("mask.png", "mask")
 
 
-def test_a_write_protected_result_is_kept(predictor: Predictor, photos: Path) -> None:
+def test_a_write_protected_result_is_kept(predictor: Predictor, images: Path) -> None:
     """As a cache of versions holds them, with a link in the folder: replacing it would change an old version."""
     predict_folder("set/1.jpg", "out", predictor, save="mask")
     Path("out/1_mask.png").rename("cached")
@@ -282,8 +282,8 @@ def test_what_somebody_wrote_into_a_run_is_kept_when_it_goes_on(tmp_path: Path) 
 
 def test_a_study_trains_over_no_other_run(tmp_path: Path) -> None:
     recipe = automatic_recipe("segformer_b0", [(48, 64)])
-    photos = Dataset(tmp_path, "train", LABELS, (), "a folder")
-    setting = Setting(tmp_path, recipe, photos, photos, tmp_path)
+    images = Dataset(tmp_path, "train", LABELS, (), "a folder")
+    setting = Setting(tmp_path, recipe, images, images, tmp_path)
     mine = tmp_path / "segformer_b0" / "model" / "config.json"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
@@ -292,7 +292,7 @@ def test_a_study_trains_over_no_other_run(tmp_path: Path) -> None:
     assert caught.value.code == "training-output-taken" and mine.read_text() == "mine"
 
 
-def test_pictures_of_a_run_of_an_earlier_version_are_no_photos(predictor: Predictor, photos: Path) -> None:
+def test_pictures_of_a_run_of_an_earlier_version_are_no_images(predictor: Predictor, images: Path) -> None:
     Path("runs/mine/report").mkdir(parents=True)
     Path("runs/mine/recipe.yaml").write_text("model: segformer_b0\n")
     Path("runs/mine/log.csv").write_text("epoch\n")
@@ -306,7 +306,7 @@ def test_pictures_of_a_run_of_an_earlier_version_are_no_photos(predictor: Predic
 # -- names
 
 
-def test_names(predictor: Predictor, photos: Path) -> None:
+def test_names(predictor: Predictor, images: Path) -> None:
     for name in (".hidden.png", "-dash.png", "A.png", "a.png", "cafe\u0301.png", "caf\u00e9.png"):
         Image.fromarray(np.full((6, 8, 3), 20, np.uint8)).save(name)
     names = [".hidden.png", "A.png", "a.png", "cafe\u0301.png", "caf\u00e9.png"]
@@ -316,15 +316,15 @@ def test_names(predictor: Predictor, photos: Path) -> None:
     assert len({name.casefold() for name in found}) == 5, "also on disks that do not tell A from a"
 
 
-def test_a_photo_whose_name_begins_with_a_dash(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_whose_name_begins_with_a_dash(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    monkeypatch.setattr("terrazzo.cli.predict.predict_folder", lambda photos, *_, **__: taken.append(photos) or 1 / 0)
+    monkeypatch.setattr("terrazzo.cli.predict.predict_folder", lambda images, *_, **__: taken.append(images) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["predict", "--save", "mask", "--", "-dash.png", "--output"])
     assert taken == [["-dash.png", "--output"]]
 
 
-def test_an_undeclared_dash_says_what_to_do(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_undeclared_dash_says_what_to_do(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("-dash.png").write_bytes(b"")
     with pytest.raises(SystemExit):
         main(["predict", "-dash.png"])
@@ -332,13 +332,13 @@ def test_an_undeclared_dash_says_what_to_do(photos: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(("output", "save"), [("x.jpg", "mask"), ("x.png", "mask,color"), ("x.png", "json")])
-def test_an_output_that_looks_like_a_file_is_refused_first(photos: Path, output: str, save: str) -> None:
+def test_an_output_that_looks_like_a_file_is_refused_first(images: Path, output: str, save: str) -> None:
     with pytest.raises(ConfigError, match="cannot be the file") as caught:
         predict_folder("set/1.jpg", output, "no-model-is-looked-for", save=save)
     assert caught.value.code == "config-save" and not Path(output).exists()
 
 
-def test_one_photo_and_one_kind_can_be_a_file(predictor: Predictor, photos: Path) -> None:
+def test_one_image_and_one_kind_can_be_a_file(predictor: Predictor, images: Path) -> None:
     predict_folder("set/2.jpg", "x.png", predictor, save="mask")
     assert np.asarray(Image.open("x.png")).min() == 1
 
@@ -370,12 +370,12 @@ class Fragile:
         RuntimeError("OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes"),
     ],
 )
-def test_a_photo_too_large_for_the_memory_is_done_in_windows(
-    predictor: Predictor, photos: Path, error: Exception
+def test_a_image_too_large_for_the_memory_is_done_in_windows(
+    predictor: Predictor, images: Path, error: Exception
 ) -> None:
     wide = np.full((4, 1200, 3), 20, np.uint8)
     wide[:, 700:] = 220
-    Image.fromarray(wide).save(photos / "1b.png")
+    Image.fromarray(wide).save(images / "1b.png")
     fragile = replace(predictor, engine=Fragile(error, widest=600))
     with pytest.warns(TerrazzoWarning, match=r"1b\.png: there is not enough memory .* windows of 512 x 512"):
         summary = predict_folder("set", "out", fragile, save="mask", batch_size=2)
@@ -383,16 +383,16 @@ def test_a_photo_too_large_for_the_memory_is_done_in_windows(
     np.testing.assert_array_equal(np.asarray(Image.open("out/1b_mask.png"))[0], np.arange(1200) >= 700)
 
 
-def test_windows_too_large_fail_alone(predictor: Predictor, photos: Path) -> None:
-    Image.fromarray(np.full((6, 900, 3), 20, np.uint8)).save(photos / "1b.png")
+def test_windows_too_large_fail_alone(predictor: Predictor, images: Path) -> None:
+    Image.fromarray(np.full((6, 900, 3), 20, np.uint8)).save(images / "1b.png")
     summary = predict_folder("set", "out", replace(predictor, engine=Fragile(MemoryError(), 20)), save="mask")
     assert len(summary.written) == 2
     (failure,) = summary.failures
     assert failure.error.code == "image-memory" and "set/1b.png" in failure.error.message
 
 
-def test_whatever_goes_wrong_with_a_photo_takes_no_other_along(predictor: Predictor, photos: Path) -> None:
-    Image.fromarray(np.full((6, 90, 3), 20, np.uint8)).save(photos / "1b.png")
+def test_whatever_goes_wrong_with_a_image_takes_no_other_along(predictor: Predictor, images: Path) -> None:
+    Image.fromarray(np.full((6, 90, 3), 20, np.uint8)).save(images / "1b.png")
     Path("out/1_mask.png").mkdir(parents=True)
     with pytest.raises(OutputError, match="is a folder"):
         predict_folder("set", "out", predictor, save="mask")
@@ -404,7 +404,7 @@ def test_whatever_goes_wrong_with_a_photo_takes_no_other_along(predictor: Predic
     assert summary.failures[0].error.code == "image-failed"
 
 
-def test_a_photo_in_memory_fails_as_one_of_a_folder_does(predictor: Predictor) -> None:
+def test_a_image_in_memory_fails_as_one_of_a_folder_does(predictor: Predictor) -> None:
     wide = np.full((4, 1200, 3), 20, np.uint8)
     wide[:, 700:] = 220
     with pytest.warns(TerrazzoWarning, match=r"the image: there is not enough memory .* windows of 512 x 512"):
@@ -418,7 +418,7 @@ def test_a_photo_in_memory_fails_as_one_of_a_folder_does(predictor: Predictor) -
         terrazzo.predict(wide, replace(predictor, engine=Fragile(MemoryError(), widest=0)))
 
 
-def test_a_missing_package_is_named_with_the_photo() -> None:
+def test_a_missing_package_is_named_with_the_image() -> None:
     """Its error takes other arguments than the rest."""
     failure = Failure.of(Path("set/1.jpg"), MissingExtraError("torch", "train"))
     assert failure.error.message == "set/1.jpg: torch is not installed" and "pip install torch" in failure.error.fix
@@ -426,7 +426,7 @@ def test_a_missing_package_is_named_with_the_photo() -> None:
 
 
 def test_a_place_that_cannot_be_written_fails_alone(
-    predictor: Predictor, photos: Path, monkeypatch: pytest.MonkeyPatch
+    predictor: Predictor, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flush = os.fsync
 
@@ -436,7 +436,7 @@ def test_a_place_that_cannot_be_written_fails_alone(
         flush(descriptor)
 
     rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 256, (80, 90, 3), dtype=np.uint8)).save(photos / "1b.png")
+    Image.fromarray(rng.integers(0, 256, (80, 90, 3), dtype=np.uint8)).save(images / "1b.png")
     monkeypatch.setattr(os, "fsync", full)
     summary = predict_folder("set", "out", predictor, save="overlay")
     (failure,) = summary.failures
@@ -473,7 +473,7 @@ def test_windows_are_not_taken_for_other_failures() -> None:
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_being_stopped_is_no_failure_of_a_photo(predictor: Predictor, photos: Path, stop: type[BaseException]) -> None:
+def test_being_stopped_is_no_failure_of_a_image(predictor: Predictor, images: Path, stop: type[BaseException]) -> None:
     def engine(_: NDArray[np.float32]) -> NDArray[np.float32]:
         raise stop
 
@@ -485,7 +485,7 @@ def test_being_stopped_is_no_failure_of_a_photo(predictor: Predictor, photos: Pa
 
 
 def test_leftovers_of_a_killed_process_go_at_the_next_start_and_a_living_ones_stay(
-    predictor: Predictor, photos: Path
+    predictor: Predictor, images: Path
 ) -> None:
     Path("out").mkdir()
     dead, folder = Path(f"out/{PARTIAL_PREFIX}dead.png"), Path(f"out/{PARTIAL_PREFIX}folder")
@@ -563,10 +563,10 @@ CALLS: dict[str, Callable[[TrainedModel, Path], object]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_network_in_training_stays_in_training(in_training: TrainedModel, photos: Path, call: str) -> None:
+def test_a_network_in_training_stays_in_training(in_training: TrainedModel, images: Path, call: str) -> None:
     network = in_training.network
     network.train()
     network.encoder.eval()  # frozen on purpose
     before = [module.training for module in network.modules()]
-    CALLS[call](in_training, photos.parent)
+    CALLS[call](in_training, images.parent)
     assert [module.training for module in network.modules()] == before

@@ -37,7 +37,7 @@ RAW: dict[str, Any] = {"do_normalize": False, "do_rescale": False}
 
 
 @pytest.fixture(scope="module")
-def photo() -> NDArray[np.uint8]:
+def image() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (135, 240, 3), dtype=np.uint8)
 
 
@@ -56,9 +56,9 @@ def folder_of(folder: Path, weights: dict[str, Any], processor: dict[str, Any] |
     return folder
 
 
-def seen(preprocess: Preprocess, photo: NDArray[np.uint8]) -> NDArray[np.float32]:
+def seen(preprocess: Preprocess, image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What the network is given, back on the scale of 0 to 255."""
-    (x,) = find_protocol("whole").views(ArraySource(photo), replace(preprocess, mean=(0, 0, 0), std=(1, 1, 1)))
+    (x,) = find_protocol("whole").views(ArraySource(image), replace(preprocess, mean=(0, 0, 0), std=(1, 1, 1)))
     return x.read().transpose(1, 2, 0)
 
 
@@ -66,13 +66,13 @@ def seen(preprocess: Preprocess, photo: NDArray[np.uint8]) -> NDArray[np.float32
     ("code", "resampling"), [(2, Image.Resampling.BILINEAR), (3, Image.Resampling.BICUBIC), (4, Image.Resampling.BOX)]
 )
 def test_a_folder_of_transformers_is_shown_pillows_pixels(
-    code: int, resampling: Any, photo: NDArray[np.uint8], weights: dict[str, Any], tmp_path: Path
+    code: int, resampling: Any, image: NDArray[np.uint8], weights: dict[str, Any], tmp_path: Path
 ) -> None:
     model = load(folder_of(tmp_path / "hf", weights, {"size": {"height": 48, "width": 64}, "resample": code}))
-    expected = np.asarray(Image.fromarray(photo).resize((64, 48), resampling))
-    np.testing.assert_array_equal(seen(model.preprocess, photo), expected)
+    expected = np.asarray(Image.fromarray(image).resize((64, 48), resampling))
+    np.testing.assert_array_equal(seen(model.preprocess, image), expected)
     # OpenCV's plain filter, which was used for all, is far from it.
-    plain = cv2.resize(photo, (64, 48), interpolation=cv2.INTER_LINEAR)
+    plain = cv2.resize(image, (64, 48), interpolation=cv2.INTER_LINEAR)
     assert np.abs(plain.astype(int) - expected).mean() > 10
 
 
@@ -84,15 +84,15 @@ def test_a_processor_is_found_where_transformers_keeps_it(file: str, weights: di
     assert load(folder).preprocess == Preprocess(size=(320, 320), interpolation="bicubic", antialias=True)
 
 
-def test_a_model_folder_of_before_is_resized_as_before(photo: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_a_model_folder_of_before_is_resized_as_before(image: NDArray[np.uint8], tmp_path: Path) -> None:
     model = TrainedModel(
         "segformer_b0", create_model("segformer_b0", 3).eval(), LabelSpec.from_names(NAMES), Preprocess(short_side=60)
     )
     save_folder(tmp_path / "old", model)
     stored = json.loads((tmp_path / "old" / "config.json").read_text())["preprocess"]
     assert stored.keys() == {"short_side", "long_side", "multiple_of", "mean", "std", "size"}
-    plain = cv2.resize(photo, (107, 60), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_array_equal(seen(load(tmp_path / "old").preprocess, photo), plain)
+    plain = cv2.resize(image, (107, 60), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(seen(load(tmp_path / "old").preprocess, image), plain)
 
 
 def test_the_rule_goes_into_folders_exports_and_recipes_and_comes_back() -> None:
@@ -145,16 +145,16 @@ def test_what_cannot_be_followed_is_refused(said: dict[str, Any], named: str) ->
     assert caught.value.code == "checkpoint-preprocess" and named in caught.value.message
 
 
-def test_a_centre_crop_is_said_and_the_mask_covers_the_photo(
-    photo: NDArray[np.uint8], weights: dict[str, Any], tmp_path: Path
+def test_a_centre_crop_is_said_and_the_mask_covers_the_image(
+    image: NDArray[np.uint8], weights: dict[str, Any], tmp_path: Path
 ) -> None:
     processor = {"image_processor_type": "BeitImageProcessor", "size": 48, "do_center_crop": True, "crop_size": 32}
     folder = folder_of(tmp_path / "hf", weights, processor)
     with pytest.warns(TerrazzoWarning, match="crops the centre.*photos are not cropped"):
         model = load(folder)
-    assert seen(model.preprocess, photo).shape == (48, 48, 3)
-    (mask,) = make_predictor(model, "cpu", engine="torch").masks([photo])
-    assert mask.shape == photo.shape[:2]
+    assert seen(model.preprocess, image).shape == (48, 48, 3)
+    (mask,) = make_predictor(model, "cpu", engine="torch").masks([image])
+    assert mask.shape == image.shape[:2]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_of_an_encoders_processor_only_the_scale_counts() -> None:
         {"short_side": 100, "multiple_of": 10000},
     ],
 )
-def test_a_rule_that_asks_for_too_much_of_any_photo_is_refused_at_once(rule: dict[str, Any]) -> None:
+def test_a_rule_that_asks_for_too_much_of_any_image_is_refused_at_once(rule: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as caught:
         Preprocess(**rule)
     assert caught.value.code == "preprocess-pixels" and "every photo" in caught.value.message
@@ -220,7 +220,7 @@ def test_a_hostile_folder_is_named(tmp_path: Path) -> None:
     ("rule", "size"),
     [(Preprocess(short_side=512), (1, 4000)), (Preprocess(multiple_of=9000), (9001, 4)), (Preprocess(9000), (9, 11))],
 )
-def test_a_photo_that_would_become_too_large_is_refused_before_there_is_memory(
+def test_a_image_that_would_become_too_large_is_refused_before_there_is_memory(
     rule: Preprocess, size: tuple[int, int]
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -228,13 +228,13 @@ def test_a_photo_that_would_become_too_large_is_refused_before_there_is_memory(
     assert caught.value.code == "preprocess-pixels" and f"makes a {size[1]} x {size[0]} photo" in caught.value.message
 
 
-def test_a_photo_that_was_let_in_as_it_is_is_not_refused_later() -> None:
+def test_a_image_that_was_let_in_as_it_is_is_not_refused_later() -> None:
     side = int(MAX_PIXELS**0.5) + 1000
     assert Preprocess().target_size(side, side) == (side, side)
     assert Preprocess(multiple_of=32).target_size(side, side) == (-(-side // 32) * 32,) * 2
 
 
-def test_several_scales_of_a_model_that_squeezes_photos() -> None:
+def test_several_scales_of_a_model_that_squeezes_images() -> None:
     views = find_protocol("multi-scale").views(ArraySource(np.zeros((30, 50, 3), np.uint8)), Preprocess(size=(40, 64)))
     assert [x.size for x in views if not x.mirrored][:2] == [(20, 32), (30, 48)]
 

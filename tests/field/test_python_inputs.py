@@ -21,8 +21,8 @@ from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel
 
-PHOTO = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
-TENSOR = torch.from_numpy(PHOTO.copy())
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
+TENSOR = torch.from_numpy(IMAGE.copy())
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +39,19 @@ def predictor(model: TrainedModel) -> Predictor:
 
 @pytest.fixture(scope="module")
 def mask(predictor: Predictor) -> np.ndarray:
-    return terrazzo.predict(PHOTO, predictor).mask
+    return terrazzo.predict(IMAGE, predictor).mask
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("photos") / "a.png"
-    Image.fromarray(PHOTO).save(path)
+    Image.fromarray(IMAGE).save(path)
     return path
 
 
 def written() -> io.BytesIO:
     file = io.BytesIO()
-    Image.fromarray(PHOTO).save(file, "PNG")
+    Image.fromarray(IMAGE).save(file, "PNG")
     return file  # which stands at its end
 
 
@@ -62,7 +62,7 @@ def written() -> io.BytesIO:
         lambda: written().getvalue(),
         lambda: bytearray(written().getvalue()),
         lambda: memoryview(written().getvalue()),
-        lambda: Image.fromarray(PHOTO),
+        lambda: Image.fromarray(IMAGE),
         lambda: TENSOR,
         lambda: TENSOR.permute(2, 0, 1),
         lambda: TENSOR.permute(2, 0, 1) / 255,
@@ -70,7 +70,7 @@ def written() -> io.BytesIO:
     ],
     ids=["BytesIO", "bytes", "bytearray", "memoryview", "PIL", "HWC", "CHW", "CHW float", "HWC double"],
 )
-def test_every_form_of_one_photo(made: Callable[[], Any], predictor: Predictor, mask: np.ndarray) -> None:
+def test_every_form_of_one_image(made: Callable[[], Any], predictor: Predictor, mask: np.ndarray) -> None:
     np.testing.assert_array_equal(terrazzo.predict(made(), predictor).mask, mask)
 
 
@@ -85,12 +85,12 @@ def test_open_files(file: Path, predictor: Predictor, mask: np.ndarray) -> None:
 
 def test_lists_tuples_and_other_iterables_of_anything(file: Path, predictor: Predictor, mask: np.ndarray) -> None:
     for several in (
-        [PHOTO, Image.fromarray(PHOTO), TENSOR, file, str(file), written()],
+        [IMAGE, Image.fromarray(IMAGE), TENSOR, file, str(file), written()],
         (file,),
         (path for path in [str(file)]),
         {file},
         [str(file.parent)],
-        [str(file.parent / "*.png"), PHOTO],
+        [str(file.parent / "*.png"), IMAGE],
     ):
         count = len(several) if isinstance(several, list) else 1
         results = terrazzo.predict(several, predictor)
@@ -106,11 +106,11 @@ def test_lists_tuples_and_other_iterables_of_anything(file: Path, predictor: Pre
         (3.5, "3.5 is not an image"),
         ({"a": 1}, "a dict is not an image"),
         (TENSOR[None], "give a list of images"),
-        (PHOTO.transpose(2, 0, 1), "channels last"),
+        (IMAGE.transpose(2, 0, 1), "channels last"),
         (TENSOR.float(), "--value-range 0,255"),
     ],
 )
-def test_what_is_no_photo_is_told_what_to_give(source: Any, said: str, predictor: Predictor) -> None:
+def test_what_is_no_image_is_told_what_to_give(source: Any, said: str, predictor: Predictor) -> None:
     with pytest.raises(ImageError, match=said):
         terrazzo.predict(source, predictor)
 
@@ -122,24 +122,24 @@ def test_a_folder_as_a_string_is_told_to_go_into_a_list(file: Path, predictor: P
 
 
 def test_what_messages_advise_is_accepted(predictor: Predictor, mask: np.ndarray) -> None:
-    deep = PHOTO.astype(np.float32) / 255
+    deep = IMAGE.astype(np.float32) / 255
     np.testing.assert_array_equal(terrazzo.predict(deep, predictor, value_range=(0, 1)).mask, mask)
-    np.testing.assert_array_equal(terrazzo.predict(PHOTO, predictor, bands=(1, 2, 3)).mask, mask)
+    np.testing.assert_array_equal(terrazzo.predict(IMAGE, predictor, bands=(1, 2, 3)).mask, mask)
     frames = io.BytesIO()
-    Image.new("RGB", (52, 40)).save(frames, "TIFF", save_all=True, append_images=[Image.fromarray(PHOTO)])
+    Image.new("RGB", (52, 40)).save(frames, "TIFF", save_all=True, append_images=[Image.fromarray(IMAGE)])
     with pytest.raises(ImageError, match="frame=0"):
         terrazzo.predict(frames, predictor)
     np.testing.assert_array_equal(terrazzo.predict(frames, predictor, frame=1).mask, mask)
     with pytest.raises(ImageError, match="max_pixels"):
-        terrazzo.predict(PHOTO, predictor, max_pixels=100)
+        terrazzo.predict(IMAGE, predictor, max_pixels=100)
 
 
 @pytest.mark.parametrize("kind", ["network", "nothing", "number"])
 def test_what_is_no_model_is_told_what_one_is(model: TrainedModel, kind: str) -> None:
     given: Any = {"network": model.network, "nothing": None, "number": 3}[kind]
-    for call in (terrazzo.predict, lambda photo, wrong: terrazzo.evaluate(wrong, ".")):
+    for call in (terrazzo.predict, lambda image, wrong: terrazzo.evaluate(wrong, ".")):
         with pytest.raises(ConfigError, match=f"is a {type(given).__name__}, which does not say its classes") as caught:
-            call(PHOTO, given)
+            call(IMAGE, given)
         assert caught.value.code == "model-type" and "terrazzo.load" in caught.value.fix
 
 
@@ -148,7 +148,7 @@ def test_a_network_in_another_precision(model: TrainedModel, mask: np.ndarray, d
     torch.manual_seed(0)
     network = getattr(create_model("segformer_b0", 4).eval(), dtype)()
     changed = TrainedModel("segformer_b0", network, model.labels, model.preprocess)
-    result = terrazzo.predict(PHOTO, changed, device="cpu")
+    result = terrazzo.predict(IMAGE, changed, device="cpu")
     assert (result.mask == mask).mean() >= least
     assert next(network.parameters()).dtype == getattr(torch, dtype), "its owner's choice stays"
 

@@ -32,7 +32,7 @@ def quiet_run(data: Path, output: Path, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_photo_that_is_none_is_found_before_the_first_step(tmp_path: Path, split: str) -> None:
+def test_a_image_that_is_none_is_found_before_the_first_step(tmp_path: Path, split: str) -> None:
     data = make_data(tmp_path / "data")
     bad = data / split / "images" / f"{split}_1.png"
     bad.write_bytes(b"<html>404</html>")
@@ -59,7 +59,7 @@ def test_damage_behind_the_header_is_found_by_check(tmp_path: Path) -> None:
     assert not has_checkpoint(tmp_path / "run/checkpoints")
 
 
-def test_photos_with_four_bands_or_twelve_bits_are_told_before_the_first_step(tmp_path: Path) -> None:
+def test_images_with_four_bands_or_twelve_bits_are_told_before_the_first_step(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
     name = data / "train/images/train_0.png"
     values = np.arange(48 * 64).reshape(48, 64).astype(np.uint16)  # up to 3071

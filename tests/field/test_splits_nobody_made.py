@@ -60,7 +60,7 @@ def test_groups_stay_together(plain: Path, group_by: str) -> None:
     assert not {name[:6] for name in val} & {name[:6] for name in train}
 
 
-def test_the_same_photos_however_their_names_are_composed() -> None:
+def test_the_same_images_however_their_names_are_composed() -> None:
     names = [f"é{number}" for number in range(30)]
     apart = [f"e\N{COMBINING ACUTE ACCENT}{number}" for number in range(30)]
     chosen = []
@@ -114,10 +114,10 @@ def test_without_a_rule_the_way_is_said(plain: Path) -> None:
     assert "--val 0.1" in caught.value.fix
     assert len(open_dataset(plain, "all")) == 20
     check = check_dataset(plain)
-    assert [(split.name, split.photos) for split in check.splits] == [("all", 20)]
+    assert [(split.name, split.images) for split in check.splits] == [("all", 20)]
     assert [problem.code for problem in check.errors] == ["dataset-split"]
     check = check_dataset(plain, rules=DataRules(split=RULE))
-    assert [(split.name, split.photos) for split in check.splits] == [("train", 14), ("val", 6)]
+    assert [(split.name, split.images) for split in check.splits] == [("train", 14), ("val", 6)]
     assert not check.errors and "14 photos in train, 6 in val" in check.problems[0].message
 
 

@@ -31,7 +31,7 @@ def test_a_pgm_holds_the_numbers_written_in_it(tmp_path: Path, content: bytes) -
 
 
 @pytest.mark.parametrize(("orientation", "shown"), [(1, MASK), (3, MASK[::-1, ::-1]), (6, np.rot90(MASK, -1))])
-def test_a_mask_is_turned_as_its_photo_is(
+def test_a_mask_is_turned_as_its_image_is(
     tmp_path: Path, orientation: int, shown: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 ) -> None:
     exif = Image.Exif()

@@ -47,7 +47,7 @@ ODD: dict[str, Any] = {
 }
 
 LABELS = LabelSpec.from_names(["dark", "bright"])
-PHOTO = np.zeros((4, 4, 3), np.uint8)
+IMAGE = np.zeros((4, 4, 3), np.uint8)
 MASK = np.zeros((4, 4), np.uint8)
 
 
@@ -57,7 +57,7 @@ def engine(images_B3HW: np.ndarray) -> np.ndarray:
 
 
 PREDICTOR = Predictor(engine, Preprocess(), LABELS)
-SHOWN = Segmentation(MASK, LABELS, PHOTO)
+SHOWN = Segmentation(MASK, LABELS, IMAGE)
 PLAIN = {"protocol": "whole", "engine": "torch", "device": "cpu", "trust": False}
 NOWHERE = {"data": "nowhere", "labels": None}  # the work itself would take long
 
@@ -71,9 +71,9 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "LabelSpec.from_dict": (LabelSpec.from_dict, {"document": {"names": ["a"]}}),
     "LabelSpec.from_yaml": (LabelSpec.from_yaml, {"path": "labels.yaml"}),
     "LabelSpec.encode": (LABELS.encode, {"stored_HW": MASK}),
-    "LabelSpec.encode_rgb": (LABELS.encode_rgb, {"rgb_HW3": PHOTO}),
+    "LabelSpec.encode_rgb": (LABELS.encode_rgb, {"rgb_HW3": IMAGE}),
     "LabelSpec.unknown_values": (LABELS.unknown_values, {"stored_HW": MASK}),
-    "LabelSpec.unknown_colors": (LABELS.unknown_colors, {"rgb_HW3": PHOTO}),
+    "LabelSpec.unknown_colors": (LABELS.unknown_colors, {"rgb_HW3": IMAGE}),
     "LabelSpec.colorize": (LABELS.colorize, {"mask_HW": MASK}),
     "Preprocess": (
         Preprocess,
@@ -91,13 +91,13 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "Preprocess.from_dict": (Preprocess.from_dict, {"values": {}}),
     "Preprocess.target_size": (Preprocess(short_side=8).target_size, {"height": 4, "width": 4}),
-    "Preprocess.resize": (Preprocess(short_side=8).resize, {"image_HW3": PHOTO}),
-    "Preprocess.normalize": (Preprocess().normalize, {"image_HW3": PHOTO}),
+    "Preprocess.resize": (Preprocess(short_side=8).resize, {"image_HW3": IMAGE}),
+    "Preprocess.normalize": (Preprocess().normalize, {"image_HW3": IMAGE}),
     "Recipe.from_dict": (Recipe.from_dict, {"values": {}, "where": "here"}),
     "Recipe.from_file": (Recipe.from_file, {"path": Path("recipe.yaml")}),
     "Segmentation": (
         Segmentation,
-        {"mask": MASK, "labels": LABELS, "image": PHOTO, "path": None, "probabilities": None, "model": None},
+        {"mask": MASK, "labels": LABELS, "image": IMAGE, "path": None, "probabilities": None, "model": None},
     ),
     "Segmentation.save": (SHOWN.save, {"output": "out", "save": "mask", "stem": None, "overwrite": True}),
     "Segmentation.overlay": (SHOWN.overlay, {"alpha": 0.5, "legend": False}),
@@ -122,11 +122,11 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "attention_maps": (
         terrazzo.attention_maps,
-        {"photo": "nowhere.png", "model": "nothing", "points": None, "layers": None, "device": "cpu"},
+        {"image": "nowhere.png", "model": "nothing", "points": None, "layers": None, "device": "cpu"},
     ),
     "receptive_fields": (
         terrazzo.receptive_fields,
-        {"photos": "nowhere.png", "model": "nothing", "window": 64, "device": "cpu", "reading": None},
+        {"images": "nowhere.png", "model": "nothing", "window": 64, "device": "cpu", "reading": None},
     ),
     "benchmark": (
         terrazzo.benchmark,
@@ -137,7 +137,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "engines": "torch",
             "threads": 1,
             "device": "cpu",
-            "photos": None,
+            "images": None,
             "rounds": 1,
             "trust": False,
         },
@@ -204,7 +204,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         terrazzo.predict,
         {
             **PLAIN,
-            "photos": PHOTO,
+            "images": IMAGE,
             "model": PREDICTOR,
             "probabilities": False,
             "bands": None,
@@ -217,7 +217,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         terrazzo.predict_folder,
         {
             **PLAIN,
-            "photos": "nowhere.png",
+            "images": "nowhere.png",
             "output": "out",
             "model": PREDICTOR,
             "save": "mask",
@@ -282,7 +282,7 @@ def test_every_public_function_is_tried() -> None:
 @pytest.mark.parametrize(
     ("call", "said", "fix"),
     [
-        (lambda: terrazzo.predict(PHOTO, PREDICTOR, frame="2"), "predict: frame is '2'", "a whole number or None"),
+        (lambda: terrazzo.predict(IMAGE, PREDICTOR, frame="2"), "predict: frame is '2'", "a whole number or None"),
         (lambda: terrazzo.export("m", "m.onnx", calibrate="photos"), "calibrate is 'photos'", "each is text"),
         (lambda: terrazzo.train("d", "r", resume=1), "train: resume is 1", "True or False"),
         (lambda: Preprocess(mean=5), "Preprocess: mean is 5", "a tuple of 3, each a number"),
@@ -299,6 +299,6 @@ def test_the_message_names_the_argument_what_was_given_and_what_is_taken(
 
 def test_numpy_scalars_and_lists_pass_and_python_keeps_its_own_type_error() -> None:
     assert Preprocess(short_side=8).target_size(np.int32(4), np.int32(4)) == (8, 8)
-    assert terrazzo.predict(PHOTO, PREDICTOR, bands=[1, 2, 3]).mask.shape == (4, 4)
+    assert terrazzo.predict(IMAGE, PREDICTOR, bands=[1, 2, 3]).mask.shape == (4, 4)
     with pytest.raises(TypeError, match="unexpected keyword"):
-        terrazzo.predict(PHOTO, PREDICTOR, thread=3)
+        terrazzo.predict(IMAGE, PREDICTOR, thread=3)

@@ -148,14 +148,14 @@ def test_paint_mixes_colours_and_draws_lines_between_classes() -> None:
 def test_paint_leaves_pixels_without_a_class_alone() -> None:
     mask = np.full((20, 20), 255, dtype=np.uint8)
     mask[:10] = 0
-    photo = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
     colors = np.full((20, 20, 3), RED, dtype=np.uint8)
-    painted = paint(photo, colors, mask, 1.0, bare=255)
-    np.testing.assert_array_equal(painted[11:], photo[11:])
+    painted = paint(image, colors, mask, 1.0, bare=255)
+    np.testing.assert_array_equal(painted[11:], image[11:])
     np.testing.assert_array_equal(painted[:9], colors[:9])
 
 
-def test_lines_grow_with_the_photo() -> None:
+def test_lines_grow_with_the_image() -> None:
     mask = np.zeros((2400, 2400), dtype=np.uint8)
     mask[:, 1200:] = 1
     colors = np.zeros((2400, 2400, 3), dtype=np.uint8)

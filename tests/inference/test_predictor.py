@@ -46,7 +46,7 @@ def plain_logits(model: TrainedModel, image: NDArray[np.uint8]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [(48, 64), (97, 130), (31, 29), (1, 1), (1, 200)])
-def test_the_mask_has_the_photos_size_and_equals_the_plain_way(model: TrainedModel, size: tuple[int, int]) -> None:
+def test_the_mask_has_the_images_size_and_equals_the_plain_way(model: TrainedModel, size: tuple[int, int]) -> None:
     image = photo(*size)
     result = terrazzo.predict(image, model, probabilities=True)
     logits = plain_logits(model, image)
@@ -88,7 +88,7 @@ def test_results_come_in_order_whatever_the_batches(model: TrainedModel, batch_s
             assert np.mean(result.mask == alone.mask) > 0.999  # batches round differently
 
 
-def test_photos_of_one_shape_that_preprocess_to_another_are_not_mixed() -> None:
+def test_images_of_one_shape_that_preprocess_to_another_are_not_mixed() -> None:
     """The engine sees one batch per run of equal sizes, and never two sizes at once."""
     seen = []
 
@@ -102,7 +102,7 @@ def test_photos_of_one_shape_that_preprocess_to_another_are_not_mixed() -> None:
     assert seen == [(2, 3, 8, 12)]
 
 
-def test_a_list_raises_at_the_first_photo_that_cannot_be_read(model: TrainedModel, tmp_path: Path) -> None:
+def test_a_list_raises_at_the_first_image_that_cannot_be_read(model: TrainedModel, tmp_path: Path) -> None:
     Image.fromarray(photo(20, 20)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"")
     with pytest.raises(ImageError) as caught:

@@ -174,7 +174,7 @@ def test_windows_of_the_papers() -> None:
     assert window_starts(1025, *windows["setr-cityscapes"]) == [0, 257]  # type: ignore[arg-type]
 
 
-def test_ade20k_photos_are_resized_twice() -> None:
+def test_ade20k_images_are_resized_twice() -> None:
     image = photo(500, 333)
     (view,) = PROTOCOLS["segformer-ade20k"].views(ArraySource(image), Preprocess(mean=(0, 0, 0), std=(1, 1, 1)))
     twice = cv2.resize(cv2.resize(image, (769, 512)), (800, 512))

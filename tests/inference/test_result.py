@@ -141,7 +141,7 @@ def test_color_is_the_palette() -> None:
     np.testing.assert_array_equal(found.color(), LABELS.colorize(found.mask))
 
 
-def test_overlay_shows_photo_and_colour_in_their_shares() -> None:
+def test_overlay_shows_image_and_colour_in_their_shares() -> None:
     found = segmentation()
     assert found.image is not None
     plain = found.overlay(0.25, legend=False).astype(int)
@@ -169,7 +169,7 @@ def test_traces_of_a_class_stay_out_of_the_legend() -> None:
     assert shown == [True, False, True]
 
 
-def test_without_a_photo_the_overlay_is_the_colours() -> None:
+def test_without_a_image_the_overlay_is_the_colours() -> None:
     found = segmentation(image=None)
     picture = found.overlay(legend=False)
     np.testing.assert_array_equal(picture[50, 5:70], found.color()[50, 5:70])

@@ -253,7 +253,7 @@ def test_bands_follow_one_another_and_come_before_the_last_window_is_seen() -> N
     assert [height for height, _ in heights] == [43, 44, 44, 44, 65]
 
 
-def test_memory_of_bands_does_not_grow_with_the_photos_height() -> None:
+def test_memory_of_bands_does_not_grow_with_the_images_height() -> None:
     engine = small_network(60, 4)
 
     def peak(height: int) -> float:

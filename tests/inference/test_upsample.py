@@ -252,7 +252,7 @@ def test_a_contender_at_minus_infinity_is_refused_and_a_class_that_never_wins_is
 
 
 @orders
-def test_memory_is_a_small_multiple_of_the_mask_for_a_third_of_a_4k_photo(order):
+def test_memory_is_a_small_multiple_of_the_mask_for_a_third_of_a_4k_image(order):
     rng = np.random.default_rng(11)
     coarse = 4 * rng.standard_normal((150, 15, 80), dtype=np.float32)
     logits = order(coarse.repeat(12, axis=1).repeat(12, axis=2))

@@ -54,7 +54,7 @@ def model(request: pytest.FixtureRequest) -> TrainedModel:
 
 
 @pytest.fixture(scope="module")
-def photo() -> np.ndarray[Any, np.dtype[np.uint8]]:
+def image() -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(0).integers(0, 256, (97, 130, 3), dtype=np.uint8)
 
 
@@ -173,7 +173,7 @@ def test_never_makes_the_whole_matrix(kind: type) -> None:
 
 
 def test_maps_are_the_weights_that_the_network_used(
-    model: TrainedModel, photo: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+    model: TrainedModel, image: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = [(0, 0), (65, 48), (129, 96), (3, 90)]
     names = list(attention_layers(model.network))
@@ -187,7 +187,7 @@ def test_maps_are_the_weights_that_the_network_used(
         return weights @ v
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", literal)
-    maps = attention_maps(photo, model, points=points, layers=names, device="cpu")
+    maps = attention_maps(image, model, points=points, layers=names, device="cpu")
     assert [layer.name for layer in maps.layers] == names and len(used) == len(names)
     for layer, weights_NTM in zip(maps.layers, used, strict=True):
         rows, columns = layer.query_grid
@@ -202,18 +202,18 @@ def test_maps_are_the_weights_that_the_network_used(
                 np.testing.assert_allclose(layer.class_token_PN[place], expected_NM[:, 0], atol=1e-6)
 
 
-def test_keys_lie_where_they_were_made_from(photo: np.ndarray[Any, Any]) -> None:
+def test_keys_lie_where_they_were_made_from(image: np.ndarray[Any, Any]) -> None:
     """97 x 130 pixels are 25 x 33 tokens, 24 x 32 of which fill windows of 8 x 8."""
-    first, *_, last = attention_maps(photo, tiny_segformer(), device="cpu").layers
+    first, *_, last = attention_maps(image, tiny_segformer(), device="cpu").layers
     assert first.query_grid == (25, 33) and first.weights_PNhw.shape[2:] == (3, 4)
     assert first.covered == (24 / 25, 32 / 33)
     assert last.query_grid == (4, 5) == last.weights_PNhw.shape[2:] and last.covered == (1, 1)
-    naive = attention_maps(photo, tiny_setr(True), device="cpu").layers[0]
+    naive = attention_maps(image, tiny_setr(True), device="cpu").layers[0]
     assert naive.query_grid == (13, 17) == naive.weights_PNhw.shape[2:] and naive.covered == (1, 1)
 
 
-def test_by_default_the_last_blocks_and_points_on_the_photo(model: TrainedModel, photo: np.ndarray[Any, Any]) -> None:
-    maps = attention_maps(photo, model, device="cpu")
+def test_by_default_the_last_blocks_and_points_on_the_image(model: TrainedModel, image: np.ndarray[Any, Any]) -> None:
+    maps = attention_maps(image, model, device="cpu")
     expected = {
         MixTransformer: ["1.1", "2.2", "3.1", "4.1"],
         VisionTransformer: ["1", "3"],
@@ -226,8 +226,8 @@ def test_by_default_the_last_blocks_and_points_on_the_photo(model: TrainedModel,
     assert len(maps.classes) == len(maps.points) and set(maps.classes) <= set(model.labels.names)
 
 
-def test_no_hook_stays(model: TrainedModel, photo: np.ndarray[Any, Any]) -> None:
-    attention_maps(photo, model, device="cpu")
+def test_no_hook_stays(model: TrainedModel, image: np.ndarray[Any, Any]) -> None:
+    attention_maps(image, model, device="cpu")
     assert not any(module._forward_pre_hooks for module in model.network.modules())
 
 
@@ -237,8 +237,8 @@ def test_an_image_of_one_pixel(model: TrainedModel) -> None:
     assert attention_png(*seen(maps), maps.layers).startswith(b"\x89PNG")
 
 
-def test_the_distance_of_attention_on_one_key_is_the_distance_to_it(photo: np.ndarray[Any, Any]) -> None:
-    (layer,) = attention_maps(photo, tiny_setr(False), points=[(4, 4)], layers=["1"], device="cpu").layers
+def test_the_distance_of_attention_on_one_key_is_the_distance_to_it(image: np.ndarray[Any, Any]) -> None:
+    (layer,) = attention_maps(image, tiny_setr(False), points=[(4, 4)], layers=["1"], device="cpu").layers
     layer.weights_PNhw[:] = 0
     layer.weights_PNhw[0, :, 0, 16] = 1
     assert layer.distances([(4, 4)], 97, 130)[0] == pytest.approx(np.hypot(97 / 26 - 4.5, 130 * 16.5 / 17 - 4.5))
@@ -258,23 +258,23 @@ def test_the_distance_of_attention_on_one_key_is_the_distance_to_it(photo: np.nd
         ({"layers": []}, "explain-layer", "no layer is asked for"),
     ],
 )
-def test_refuses_what_is_not_there(options: dict[str, Any], code: str, words: str, photo: np.ndarray[Any, Any]) -> None:
+def test_refuses_what_is_not_there(options: dict[str, Any], code: str, words: str, image: np.ndarray[Any, Any]) -> None:
     with pytest.raises(ConfigError) as error:
-        attention_maps(photo, tiny_segformer(), device="cpu", **options)
+        attention_maps(image, tiny_segformer(), device="cpu", **options)
     assert error.value.code == code and words in error.value.message and error.value.fix
 
 
-def test_refuses_a_network_without_attention(photo: np.ndarray[Any, Any]) -> None:
+def test_refuses_a_network_without_attention(image: np.ndarray[Any, Any]) -> None:
     with pytest.raises(ConfigError, match="ConvEncoder has no attention") as error:
-        attention_maps(photo, conv_network([4], [2]), device="cpu")
+        attention_maps(image, conv_network([4], [2]), device="cpu")
     assert error.value.code == "explain-no-attention"
 
 
 # -- what is written --------------------------------------------------------------------------------------------------
 
 
-def test_saves_pictures_and_the_weights(model: TrainedModel, photo: np.ndarray[Any, Any], tmp_path: Path) -> None:
-    maps = attention_maps(photo, model, points=[(9, 9), (100, 20)], device="cpu")
+def test_saves_pictures_and_the_weights(model: TrainedModel, image: np.ndarray[Any, Any], tmp_path: Path) -> None:
+    maps = attention_maps(image, model, points=[(9, 9), (100, 20)], device="cpu")
     paths = maps.save(tmp_path / "new", "street", heads=True)
     names = [layer.name for layer in maps.layers]
     expected = ["street_attention.png", "street_attention.npz", *(f"street_attention_heads_{n}.png" for n in names)]
@@ -289,15 +289,15 @@ def test_saves_pictures_and_the_weights(model: TrainedModel, photo: np.ndarray[A
     assert len(table) == 1 + len(names) and "px" in table[1] and "%" in table[1]
 
 
-def test_pictures_have_a_photo_for_each_point_and_rows_of_four_panels(photo: np.ndarray[Any, Any]) -> None:
+def test_pictures_have_a_image_for_each_point_and_rows_of_four_panels(image: np.ndarray[Any, Any]) -> None:
     def size(png: bytes) -> tuple[int, int]:
         with Image.open(io.BytesIO(png)) as picture:
             return picture.size
 
     model = tiny_segformer()
     blocks = ["1.1", "2.1", "2.2", "3.1", "4.1"]
-    five = attention_maps(photo, model, points=[(9, 9)], layers=blocks, device="cpu")
-    two = attention_maps(photo, model, points=[(9, 9), (50, 60)], layers=["1.1", "4.1"], device="cpu")
+    five = attention_maps(image, model, points=[(9, 9)], layers=blocks, device="cpu")
+    two = attention_maps(image, model, points=[(9, 9), (50, 60)], layers=["1.1", "4.1"], device="cpu")
     four_heads = heads_png(*seen(two), two.layers[1])
     assert two.layers[1].weights_PNhw.shape[1] == 4
     of_two, of_five = (attention_png(*seen(maps), maps.layers) for maps in (two, five))

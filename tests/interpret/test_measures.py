@@ -60,7 +60,7 @@ def test_asks_at_the_centre_and_deep_inside_the_largest_classes() -> None:
 
 @given(mask=arrays(np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=12), elements=st.integers(0, 9)))
 @settings(max_examples=50, deadline=None)
-def test_chosen_points_are_few_and_distinct_and_on_the_photo(mask: np.ndarray) -> None:
+def test_chosen_points_are_few_and_distinct_and_on_the_image(mask: np.ndarray) -> None:
     points = choose_points(mask)
     assert 1 <= len(points) == len(set(points)) <= 5
     assert all(0 <= x < mask.shape[1] and 0 <= y < mask.shape[0] for x, y in points)

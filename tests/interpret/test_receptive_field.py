@@ -16,10 +16,10 @@ from terrazzo.interpret.receptive_field import contributions, receptive_fields
 from terrazzo.models.encoders.mit import EfficientSelfAttention
 from terrazzo.weights.files import TrainedModel
 
-Photo = np.ndarray[Any, np.dtype[np.uint8]]
+Image = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def photo(height: int, width: int, seed: int = 0) -> Photo:
+def photo(height: int, width: int, seed: int = 0) -> Image:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -63,12 +63,12 @@ def test_random_signs_estimate_the_length_of_the_jacobian() -> None:
     np.testing.assert_allclose(estimate * (1 / 8), expected, rtol=0.2, atol=1e-9)
 
 
-def test_photos_count_alike() -> None:
+def test_images_count_alike() -> None:
     model = conv_network([3, 4], [2, 2], relu=True)
-    photos = [photo(24, 24, seed) // (1, 9)[seed] for seed in (0, 1)]
-    both = receptive_fields(photos, model, device="cpu")
-    single = [receptive_fields(one, model, device="cpu") for one in photos]
-    assert both.photos == 2
+    images = [photo(24, 24, seed) // (1, 9)[seed] for seed in (0, 1)]
+    both = receptive_fields(images, model, device="cpu")
+    single = [receptive_fields(one, model, device="cpu") for one in images]
+    assert both.images == 2
     for field, first, second in zip(both.fields, single[0].fields, single[1].fields, strict=True):
         np.testing.assert_allclose(field.share_HW, (first.share_HW + second.share_HW) / 2, atol=1e-7)
         assert field.share_HW.sum() == pytest.approx(1)
@@ -103,11 +103,11 @@ def test_the_first_block_of_a_setr_sees_everything(class_token: bool) -> None:
     assert all(support(field.share_HW) == (0, 39, 0, 60) for field in fields)
 
 
-def test_the_window_is_the_smallest_photos_and_bounded() -> None:
+def test_the_window_is_the_smallest_images_and_bounded() -> None:
     model = conv_network([2], [2])
-    photos = [photo(40, 60), photo(64, 48)]
-    assert receptive_fields(photos, model, device="cpu").fields[0].share_HW.shape == (40, 48)
-    assert receptive_fields(photos, model, window=44, device="cpu").fields[0].share_HW.shape == (40, 44)
+    images = [photo(40, 60), photo(64, 48)]
+    assert receptive_fields(images, model, device="cpu").fields[0].share_HW.shape == (40, 48)
+    assert receptive_fields(images, model, window=44, device="cpu").fields[0].share_HW.shape == (40, 44)
     assert receptive_fields(photo(1, 1), model, device="cpu").fields[0].share_HW.shape == (1, 1)
 
 
@@ -115,9 +115,9 @@ def test_the_same_every_time_and_the_network_as_it_was() -> None:
     model = tiny_setr(False)
     before = [parameter.requires_grad for parameter in model.network.parameters()]
     told: list[tuple[int, int]] = []
-    photos = [photo(16, 16), photo(16, 16, 1)]
+    images = [photo(16, 16), photo(16, 16, 1)]
     first, second = (
-        receptive_fields(photos, model, device="cpu", progress=lambda done, total: told.append((done, total)))
+        receptive_fields(images, model, device="cpu", progress=lambda done, total: told.append((done, total)))
         for _ in range(2)
     )
     for one, other in zip(first.fields, second.fields, strict=True):
@@ -128,11 +128,11 @@ def test_the_same_every_time_and_the_network_as_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("photos", "window", "words"), [([], 512, "no photo"), (photo(8, 8), 0, "the window is 0 pixels")]
+    ("images", "window", "words"), [([], 512, "no photo"), (photo(8, 8), 0, "the window is 0 pixels")]
 )
-def test_refuses_what_cannot_be_measured(photos: Any, window: int, words: str) -> None:
+def test_refuses_what_cannot_be_measured(images: Any, window: int, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        receptive_fields(photos, conv_network([2], [2]), window=window, device="cpu")
+        receptive_fields(images, conv_network([2], [2]), window=window, device="cpu")
 
 
 def test_saves_picture_and_shares(tmp_path: Path) -> None:

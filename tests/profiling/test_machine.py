@@ -37,7 +37,7 @@ def test_the_machine_has_a_name_and_absent_packages_are_left_out() -> None:
     assert list(package_versions("numpy", "no-such-package-here")) == ["numpy"]
 
 
-def test_scenes_are_photos_of_any_size_and_always_the_same() -> None:
+def test_scenes_are_images_of_any_size_and_always_the_same() -> None:
     for size in ((1, 1), (7, 300), (120, 80)):
         scene = draw_scene(*size)
         assert scene.shape == (*size, 3) and scene.dtype == np.uint8

@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     rng = np.random.default_rng(0)
     for place in ("one", "two"):  # the same name twice: masks must not be mixed up
@@ -41,51 +41,51 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def figures(model: Path, photos: Path, tmp_path: Path, *options: str) -> dict[str, object]:
+def figures(model: Path, images: Path, tmp_path: Path, *options: str) -> dict[str, object]:
     file = tmp_path / "speed.json"
-    main(["benchmark", "--model", str(model), "--rounds", "2", "--photos", str(photos), "--json", str(file), *options])
+    main(["benchmark", "--model", str(model), "--rounds", "2", "--photos", str(images), "--json", str(file), *options])
     values: dict[str, object] = json.loads(file.read_text())
     return values
 
 
-def test_pytorch_alone(model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    values = figures(model, photos, tmp_path, "--engine", "torch", "--size", "32x48", "--threads", "1")
+def test_pytorch_alone(model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = figures(model, images, tmp_path, "--engine", "torch", "--size", "32x48", "--threads", "1")
     assert (values["architecture"], values["classes"], values["size"]) == ("segformer_b0", 3, [32, 48])
     assert values["gemm_peak"] > 1e9 and values["operations"] > 1e6  # type: ignore[operator]
     (row,) = values["engines"]  # type: ignore[misc]
     assert len(row["wall"]["seconds"]) == len(row["cpu"]["seconds"]) == 2
     assert row["first_start"] > 0 and row["start"] > 0
     assert row["memory"] > 50e6 and row["difference"] < 1e-4 and row["differing"] <= 1 and row["pixels"] == 32 * 48
-    assert (row["photos"]["differing"], row["photos"]["pixels"]) == (0, 2 * 40 * 60)
+    assert (row["images"]["differing"], row["images"]["pixels"]) == (0, 2 * 40 * 60)
     table = capsys.readouterr().out
     assert "segformer_b0, 3 classes, photos of 32 x 48, batch of 1" in table
     assert len([line for line in table.splitlines() if line.startswith("torch ")]) == 2
 
 
 @pytest.mark.slow
-def test_all_engines_agree(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_all_engines_agree(model: Path, images: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     pytest.importorskip("onnxruntime")
-    values = figures(model, photos, tmp_path, "--size", "64x96", "--batch-size", "2", "--threads", "1")
+    values = figures(model, images, tmp_path, "--size", "64x96", "--batch-size", "2", "--threads", "1")
     assert values["problems"] == []
     assert [row["engine"] for row in values["engines"]] == list(ENGINES)  # type: ignore[attr-defined]
     for row in values["engines"]:  # type: ignore[attr-defined]
         assert row["pixels"] == 2 * 64 * 96
-        assert row["difference"] < 1e-4 and row["differing"] <= 2 and row["photos"]["differing"] <= 2
+        assert row["difference"] < 1e-4 and row["differing"] <= 2 and row["images"]["differing"] <= 2
 
 
 @pytest.mark.slow
-def test_an_exported_file_runs_where_it_can(model: Path, photos: Path, tmp_path: Path) -> None:
+def test_an_exported_file_runs_where_it_can(model: Path, images: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from terrazzo.graphs.onnx import write_onnx
     from terrazzo.weights.load import load
 
     file = tmp_path / "tiny.onnx"
     write_onnx(load(model), file)
-    report = benchmark(file, size=(64, 64), engines=["onnxruntime"], threads=1, photos=photos, rounds=1)
+    report = benchmark(file, size=(64, 64), engines=["onnxruntime"], threads=1, images=images, rounds=1)
     assert (report.architecture, report.classes, report.operations) == ("segformer_b0", 3, None)
     (speed,) = report.engines
-    assert speed.differing is None and speed.photos is not None
+    assert speed.differing is None and speed.images is not None
     assert "torch: not measured" in benchmark(file, size=(64, 64), threads=1, rounds=1).table()
 
 
@@ -118,9 +118,9 @@ def test_a_size_that_is_none(size: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "give height and width, as in 512x512" in capsys.readouterr().err
 
 
-def test_photos_that_are_not_there(tmp_path: Path) -> None:
+def test_images_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"no-such"):
-        benchmark(photos=tmp_path / "no-such.jpg")
+        benchmark(images=tmp_path / "no-such.jpg")
 
 
 # -- the processes ----------------------------------------------------------------------------------------------------

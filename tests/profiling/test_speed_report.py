@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from terrazzo.profiling.machine import Times
-from terrazzo.profiling.report import EngineSpeed, PhotoSpeed, Problem, SpeedReport
+from terrazzo.profiling.report import EngineSpeed, ImageSpeed, Problem, SpeedReport
 
 TORCH = EngineSpeed(
     engine="torch",
@@ -29,7 +29,7 @@ REPORT = SpeedReport(
     batch_size=2,
     threads=2,
     rounds=3,
-    photos=0,
+    images=0,
     operations=10_000_000_000,
     gemm_peak=200e9,
     processor="A processor",
@@ -84,9 +84,9 @@ def test_lines_fit_a_wide_terminal() -> None:
     assert max(map(len, replace(REPORT, load=6.5).table().splitlines())) <= 110
 
 
-def test_photos_have_a_table_of_their_own() -> None:
-    photos = PhotoSpeed(Times((0.5, 0.5)), Times((0.6, 0.7)), differing=3, pixels=1000)
-    report = replace(REPORT, photos=2, engines=(replace(TORCH, photos=photos),))
+def test_images_have_a_table_of_their_own() -> None:
+    images = ImageSpeed(Times((0.5, 0.5)), Times((0.6, 0.7)), differing=3, pixels=1000)
+    report = replace(REPORT, images=2, engines=(replace(TORCH, images=images),))
     assert cells_of(report, "torch", 1) == ["torch", "500 ms", "500 ms", "2", "650 ms", "all but 3"]
     assert "2 in all" in report.table()
 

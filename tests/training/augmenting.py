@@ -20,11 +20,11 @@ def labelled(height: int, width: int, seed: int, classes: int = 5) -> Pair:
     return np.repeat(mask[..., None], 3, axis=2), mask
 
 
-def context(rng: Any, photos: Sequence[Pair] = (), classes: int = 5) -> Context:
+def context(rng: Any, images: Sequence[Pair] = (), classes: int = 5) -> Context:
     """A context in which the other photos are these, as they are."""
-    counts = [np.bincount(mask.ravel(), minlength=256)[:classes] for _, mask in photos]
-    pixels_NK = np.array(counts, np.uint32).reshape(len(photos), classes)
-    return Context(rng, 255, pixels_NK.sum(axis=0), pixels_NK, lambda place: photos[place])
+    counts = [np.bincount(mask.ravel(), minlength=256)[:classes] for _, mask in images]
+    pixels_NK = np.array(counts, np.uint32).reshape(len(images), classes)
+    return Context(rng, 255, pixels_NK.sum(axis=0), pixels_NK, lambda place: images[place])
 
 
 def through(steps: Sequence[Step], image: Any, mask: Any, rng: np.random.Generator) -> Pair:

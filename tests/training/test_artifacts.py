@@ -18,7 +18,7 @@ from terrazzo.inference.predictor import Predictor
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.artifacts import write_artifacts
-from terrazzo.training.pictures import BEST, CELL, WRONG, choose_photos, curves_png, sheet_png
+from terrazzo.training.pictures import BEST, CELL, WRONG, choose_images, curves_png, sheet_png
 from terrazzo.weights.files import load_folder, save_folder
 
 pytestmark = pytest.mark.usefixtures("tiny_variant")
@@ -74,16 +74,16 @@ def test_curves_of_any_length_can_be_drawn(log: list[dict[str, Any]]) -> None:
 # -- sheets -----------------------------------------------------------------------------------------------------------
 
 
-def test_photos_are_chosen_evenly_from_the_best_to_the_worst() -> None:
+def test_images_are_chosen_evenly_from_the_best_to_the_worst() -> None:
     scores = [float(k) for k in range(100)]
-    chosen = choose_photos(scores)
+    chosen = choose_images(scores)
     assert chosen[0] == 99 and chosen[-1] == 0 and len(chosen) == 8
     assert chosen == sorted(chosen, reverse=True)
     gaps = -np.diff(chosen)
     assert gaps.max() - gaps.min() <= 1
-    assert choose_photos([50.0, math.nan, 70.0]) == [2, 0]
-    assert choose_photos([50.0]) == [0]
-    assert choose_photos([]) == []
+    assert choose_images([50.0, math.nan, 70.0]) == [2, 0]
+    assert choose_images([50.0]) == [0]
+    assert choose_images([]) == []
 
 
 def sheet(folder: Path, labels: LabelSpec, sizes: list[tuple[int, int]], wrong_from: int) -> NDArray[np.uint8]:
@@ -114,7 +114,7 @@ def sheet(folder: Path, labels: LabelSpec, sizes: list[tuple[int, int]], wrong_f
 
 
 @pytest.mark.parametrize("classes", [2, 150, 300])
-def test_sheets_show_photo_label_prediction_and_errors(tmp_path: Path, classes: int) -> None:
+def test_sheets_show_image_label_prediction_and_errors(tmp_path: Path, classes: int) -> None:
     labels = LabelSpec.from_names([f"class {k}" for k in range(classes)])
     drawn = sheet(tmp_path / "photos", labels, [(40, 80), (80, 40), (2, 50)], wrong_from=45)
     assert drawn.shape[1] == 4 * CELL + 60

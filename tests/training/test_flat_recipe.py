@@ -61,7 +61,7 @@ def test_a_flat_recipe_and_its_twin_in_sections_are_one_recipe(name: str) -> Non
 def test_the_first_batch_is_the_same_bit_for_bit(name: str) -> None:
     boxed = {"resize": (200, 70)} if name == "segformer" else {}
     recipe = read(name).changed({"crop": (64, 64), **boxed})
-    augment = Augmentation(recipe.augment, _photo, np.ones((8, 5), np.uint32), 255)
+    augment = Augmentation(recipe.augment, _image, np.ones((8, 5), np.uint32), 255)
     masks, draws, pixels = hashlib.sha256(), hashlib.sha256(), []
     for position in range(8):
         rng = np.random.default_rng((recipe.run.seed, 0, position))
@@ -74,7 +74,7 @@ def test_the_first_batch_is_the_same_bit_for_bit(name: str) -> None:
     assert pixels == pytest.approx(BATCHES[name][2], abs=2e-3)
 
 
-def _photo(place: int) -> tuple[Any, Any]:
+def _image(place: int) -> tuple[Any, Any]:
     rng = np.random.default_rng(place)
     mask = np.kron(rng.integers(0, 5, (9, 12)), np.ones((10, 10))).astype(np.uint8)
     mask[:5] = 255

@@ -235,8 +235,8 @@ def tiny_copy(root: Path, labels: str) -> Path:
             (root / split / kind).mkdir(parents=True)
         for number in range(count):
             mask = np.kron(rng.choice(stored, (6, 8)), np.ones((8, 8))).astype(np.uint8)
-            photo = (mask[..., None] // 2 + rng.integers(0, 100, (48, 64, 3))).astype(np.uint8)
-            Image.fromarray(photo).save(root / split / "images" / f"{number}.png")
+            image = (mask[..., None] // 2 + rng.integers(0, 100, (48, 64, 3))).astype(np.uint8)
+            Image.fromarray(image).save(root / split / "images" / f"{number}.png")
             Image.fromarray(mask).save(root / split / "masks" / f"{number}.png")
     return root
 

@@ -155,14 +155,14 @@ sizes = st.tuples(st.integers(1, 4000), st.integers(1, 4000))
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(sizes, min_size=1, max_size=20), st.integers(1, 300), st.integers(1, 64))
-def test_any_photos_get_a_usable_recipe(photos: list[tuple[int, int]], epochs: int, batch_size: int) -> None:
-    recipe = automatic_recipe("segformer_tiny", photos, epochs=epochs, batch_size=batch_size)
+def test_any_images_get_a_usable_recipe(images: list[tuple[int, int]], epochs: int, batch_size: int) -> None:
+    recipe = automatic_recipe("segformer_tiny", images, epochs=epochs, batch_size=batch_size)
     assert Recipe.from_dict(recipe.to_dict(), "here") == recipe
     assert all(128 <= side <= 512 and side % 32 == 0 for side in recipe.crop)
-    steps = max(len(photos) // batch_size, 1) * epochs
+    steps = max(len(images) // batch_size, 1) * epochs
     assert recipe.optimizer.warmup_steps <= min(300, steps / 10)
-    if len(set(photos)) == 1:
-        assert recipe.data.preprocess.short_side == min(photos[0])
+    if len(set(images)) == 1:
+        assert recipe.data.preprocess.short_side == min(images[0])
     else:
         assert recipe.data.preprocess.short_side is None
 

@@ -106,7 +106,7 @@ def test_resuming_takes_the_runs_own_recipe(run: Run, data: Path, tmp_path: Path
     assert Recipe.from_file(tmp_path / "copy/recipe.yaml").run.epochs == 2
 
 
-def test_resuming_with_other_photos_is_refused(run: Run, data: Path, tmp_path: Path) -> None:
+def test_resuming_with_other_images_is_refused(run: Run, data: Path, tmp_path: Path) -> None:
     shutil.copytree(run.output, tmp_path / "copy")
     more = make_data(tmp_path / "more", train=9)
     with pytest.raises(TrainingError, match="was to have 4 steps, and has 8") as caught:
@@ -115,7 +115,7 @@ def test_resuming_with_other_photos_is_refused(run: Run, data: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_without_a_recipe_one_is_made_for_the_photos_and_the_length(
+def test_without_a_recipe_one_is_made_for_the_images_and_the_length(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = {"epochs": 1, "batch_size": 5, "crop": [32, 32]}
@@ -209,7 +209,7 @@ def test_mistakes_are_told_before_training(
     assert not (tmp_path / "run/checkpoints").exists() and not (tmp_path / "run/model").exists()
 
 
-def test_splits_without_photos_or_labels_are_refused(data: Path, tmp_path: Path) -> None:
+def test_splits_without_images_or_labels_are_refused(data: Path, tmp_path: Path) -> None:
     root = tmp_path / "tiles"
     shutil.copytree(data, root)
     for mask in (root / "val/masks").iterdir():

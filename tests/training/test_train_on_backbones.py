@@ -53,8 +53,8 @@ def test_two_steps_and_all_that_follows(model: str, family: str, data: Path, tmp
         path.unlink()  # from here on the run's folder is enough
     trained = terrazzo.load(tmp_path / "run")
     assert trained.architecture == model and trained.preprocess.mean == recipe.data.preprocess.mean
-    photo = data / "val" / "images" / "val_0.png"
-    result = terrazzo.predict(photo, trained)
+    image = data / "val" / "images" / "val_0.png"
+    result = terrazzo.predict(image, trained)
     assert result.mask.shape == (48, 64) and result.mask.max() < 3
     report = terrazzo.evaluate(trained, data, split="val")
     assert np.isfinite(report.metrics.mIoU) and report.metrics.mIoU == run.report.metrics.mIoU

@@ -246,7 +246,7 @@ def test_a_batch_without_finite_gradients_changes_nothing_and_is_named(
     assert math.isfinite(trainer.train_step(good)) and trainer.state.bad_steps == 0
 
 
-def test_a_run_that_has_diverged_ends_with_the_photos_named(
+def test_a_run_that_has_diverged_ends_with_the_images_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(failures, "MOST_BAD_STEPS", 3)
@@ -444,7 +444,7 @@ def test_an_encoder_alone_is_taken_over_under_a_random_decoder(data: Path, tmp_p
     assert_equal({key: trainer.model.state_dict()[key] for key in initial}, initial)
 
 
-def test_held_out_photos_are_validated_on_and_not_learnt_from(data: Path) -> None:
+def test_held_out_images_are_validated_on_and_not_learnt_from(data: Path) -> None:
     train, val = open_splits(tiny_recipe(holdout=("train_1", "*_3")).data, data)
     assert [sample.name for sample in val.samples] == ["train_1", "train_3"] and val.split == "holdout"
     assert [sample.name for sample in train.samples] == ["train_0", "train_2", "train_4"]

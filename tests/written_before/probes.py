@@ -20,7 +20,7 @@ CLEAR = 1e-2
 """A pixel's class is noted where its logit, or probability, lies so far above the second."""
 
 
-def photo() -> NDArray[np.uint8]:
+def image() -> NDArray[np.uint8]:
     """Return an RGB photo of 61 x 45 pixels."""
     y, x, channel = np.mgrid[:45, :61, :3]
     return ((x * (3 + channel) + y * (7 - 2 * channel) + (x * y) % 17 * 5 + channel * 50) % 256).astype(np.uint8)
@@ -28,7 +28,7 @@ def photo() -> NDArray[np.uint8]:
 
 def images() -> NDArray[np.float32]:
     """Return the photo as what a network takes, (1, 3, 45, 61), and without a `Preprocess`."""
-    return ((photo().astype(np.float32) - 120) / 64).transpose(2, 0, 1)[None]
+    return ((image().astype(np.float32) - 120) / 64).transpose(2, 0, 1)[None]
 
 
 def noted(scores_BKhw: NDArray[np.floating[Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from probes import DATA, EXPECTED, assert_agrees, photo, unpacked
+from probes import DATA, EXPECTED, assert_agrees, image, unpacked
 
 import terrazzo
 
@@ -43,7 +43,7 @@ def test_it_runs_as_before(name: str, folder: Path) -> None:
     assert predictor.preprocess.mean == (123.675, 116.28, 103.53)
     assert predictor.record["licence"] == "CC0-1.0" and predictor.record["val_mIoU"] == 61.25
     wants = "mask" not in expected
-    result = terrazzo.predict(photo(), predictor, probabilities=wants)
+    result = terrazzo.predict(image(), predictor, probabilities=wants)
     if wants:
         assert result.probabilities is not None
         precision = Path(name).stem.rpartition("_")[2]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from probes import DATA, EXPECTED, assert_agrees, images, photo, unpacked
+from probes import DATA, EXPECTED, assert_agrees, image, images, unpacked
 
 import terrazzo
 from terrazzo.errors import TerrazzoError
@@ -70,8 +70,8 @@ def test_the_network_is_the_same(name: str, place: Path, expected: dict[str, Any
 
 
 @pytest.mark.parametrize("name", LOADED)
-def test_a_photo_is_prepared_and_decided_as_before(name: str, place: Path, expected: dict[str, Any]) -> None:
-    result = terrazzo.predict(photo(), loaded(name, place), probabilities=True, engine="torch")
+def test_a_image_is_prepared_and_decided_as_before(name: str, place: Path, expected: dict[str, Any]) -> None:
+    result = terrazzo.predict(image(), loaded(name, place), probabilities=True, engine="torch")
     assert result.probabilities is not None
     assert_agrees(result.probabilities, expected[f"{name}, photo"])
 

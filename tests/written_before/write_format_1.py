@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from probes import DATA, EXPECTED, images, noted, photo
+from probes import DATA, EXPECTED, image, images, noted
 from safetensors.torch import load_file
 from tiny_runs import make_data
 
@@ -157,7 +157,7 @@ def written_models(expected: dict[str, Any]) -> None:
             model = terrazzo.load(folder)
             with torch.no_grad():
                 logits = model.network(torch.from_numpy(images()))
-            result = terrazzo.predict(photo(), model, probabilities=True, engine="torch")
+            result = terrazzo.predict(image(), model, probabilities=True, engine="torch")
             expected[folder.name] = noted(logits.numpy())
             expected[f"{folder.name}, photo"] = noted(result.probabilities)
         packed(folder / "model.safetensors")
@@ -197,7 +197,7 @@ EXPORTS: dict[str, tuple[str, dict[str, Any]]] = {
 def written_exports(expected: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for number in range(8):
-            Image.fromarray(np.roll(photo(), 5 * number, axis=(0, 1))).save(Path(folder) / f"{number}.png")
+            Image.fromarray(np.roll(image(), 5 * number, axis=(0, 1))).save(Path(folder) / f"{number}.png")
         (DATA / "exports").mkdir(parents=True)
         for name, (architecture, options) in EXPORTS.items():
             path = DATA / "exports" / name
@@ -207,7 +207,7 @@ def written_exports(expected: dict[str, Any]) -> None:
     for name in EXPORTS:
         path = DATA / "exports" / name
         wants = "mask" not in name
-        result = terrazzo.predict(photo(), path, probabilities=wants)
+        result = terrazzo.predict(image(), path, probabilities=wants)
         expected[name] = noted(result.probabilities) if wants else {"mask": result.mask[::4, ::4].tolist()}
     for path in sorted((DATA / "exports").iterdir()):
         packed(path)

@@ -48,7 +48,7 @@ FILES = (".md", ".csv", ".png", ".json")
 PICTURES = {"attention": "_attention.png", "masks": "_masks.png", "resources": "_receptive_fields.png"}
 """What a study draws besides its plot, by what it measures; the name of the file begins with the study's."""
 
-PHOTOS_SHOWN = 3
+IMAGES_SHOWN = 3
 FIELD_WINDOW = 256
 """Side of what is cut from the middle of photos at their own size for receptive fields; SETR's fill any window."""
 
@@ -195,9 +195,9 @@ def _measured(
     return {}
 
 
-def _shown_photos(setting: Setting) -> list[tuple[NDArray[np.uint8], NDArray[Any]]]:
+def _shown_images(setting: Setting) -> list[tuple[NDArray[np.uint8], NDArray[Any]]]:
     """Return some validation photos, evenly spaced, and their masks."""
-    places = np.linspace(0, len(setting.val) - 1, PHOTOS_SHOWN + 2).round().astype(int)[1:-1]
+    places = np.linspace(0, len(setting.val) - 1, IMAGES_SHOWN + 2).round().astype(int)[1:-1]
     return [setting.val.read(index) for index in sorted(set(places.tolist()))]
 
 
@@ -205,7 +205,7 @@ def _masks(setting: Setting, study: Study, models: Sequence[TrainedModel]) -> by
     """Draw some photos, their labels, and the masks of each network."""
     labels, predictors = setting.val.labels, [setting.predictor(model) for model in models]
     pictures = []
-    for image, label in _shown_photos(setting):
+    for image, label in _shown_images(setting):
         masks = [label, *(predictor.masks([image])[0] for predictor in predictors)]
         pictures.append([image, *map(labels.colorize, masks)])
     headings = ["photo", "label", *(variant.title for variant in study.variants)]
@@ -214,12 +214,12 @@ def _masks(setting: Setting, study: Study, models: Sequence[TrainedModel]) -> by
 
 def _fields(setting: Setting, models: Sequence[TrainedModel]) -> bytes:
     """Draw what the middle of each network's last map, and of its result, depends on."""
-    photos = [image for image, _ in _shown_photos(setting)]
+    images = [image for image, _ in _shown_images(setting)]
     measured = []
     for model in models:
         _say(f"{model.name}: receptive fields")
         whole = replace(model, preprocess=replace(model.preprocess, short_side=None, long_side=None))
-        measured.append(receptive_fields(photos, whole, window=FIELD_WINDOW, device=setting.device))
+        measured.append(receptive_fields(images, whole, window=FIELD_WINDOW, device=setting.device))
     return fields_png(measured)
 
 

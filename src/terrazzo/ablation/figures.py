@@ -233,7 +233,7 @@ def fields_png(networks: Sequence[ReceptiveFields]) -> bytes:
     height, width = networks[0].fields[0].share_HW.shape
     title = (
         "What the middle of the result depends on: effective receptive fields\n"
-        f"mean of {networks[0].photos} photos, window of {width} x {height} pixels; on a logarithmic scale, with 50% "
+        f"mean of {networks[0].images} photos, window of {width} x {height} pixels; on a logarithmic scale, with 50% "
         "(white) and 95% (blue) of all contributions inside the lines"
     )
     figure = _figure((2.6 * len(networks), 1.05 + 5.4 * height / width), title, linespacing=1.4)

@@ -28,7 +28,7 @@ def benchmark(
     engine: Annotated[str, Parameter(help=ENGINES_HELP)] = "all",
     threads: int | None = None,
     device: str | None = None,
-    photos: str | None = None,
+    images: Annotated[str | None, Parameter(name="--photos")] = None,
     rounds: int = 10,
     json: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
@@ -57,7 +57,7 @@ def benchmark(
         Computing threads of each engine; by default one for each core.
     device
         For torch: cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
-    photos
+    images
         Also time photo files to mask files: a photo, folder or pattern, of which 50 photos are taken.
     rounds
         Passes that are timed.
@@ -84,7 +84,7 @@ def benchmark(
             engines=engines,
             threads=threads,
             device=device,
-            photos=photos,
+            images=images,
             rounds=rounds,
             trust=trust_file,
             progress=progress,

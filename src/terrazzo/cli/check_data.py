@@ -151,11 +151,11 @@ def _labels(text: str | None) -> LabelSpec | None:
 def _print_overview(console: Console, check: DatasetCheck) -> None:
     from rich.text import Text  # a class called [red] is not markup
 
-    photos = sum(split.photos for split in check.splits)
+    images = sum(split.images for split in check.splits)
     classes = "unknown classes" if check.labels is None else f"{check.labels.num_classes} classes"
     _print(console, shown_path(check.root))
     _print(console, f"taken for {check.layout}")
-    _print(console, f"{_counted(photos, 'labelled photo')}, {classes}")
+    _print(console, f"{_counted(images, 'labelled photo')}, {classes}")
     if check.labels is not None and check.labels_from == "guessed":
         _print(console, "The classes are guessed from the numbers in the masks: name them in labels.yaml.")
     console.print()
@@ -167,7 +167,7 @@ def _print_overview(console: Console, check: DatasetCheck) -> None:
     for split in check.splits:
         table.add_row(
             Text(shown_path(split.name)),
-            f"{split.photos:,}",
+            f"{split.images:,}",
             _share(split.labelled_pixels, _all_pixels(split)),
             _sizes(split),
         )
@@ -199,14 +199,14 @@ def _print_classes(console: Console, check: DatasetCheck) -> None:
             table.add_column("pixels", justify="right", no_wrap=True)
             table.add_column("photos", justify="right", no_wrap=True)
             table.add_column("", justify="right", no_wrap=True)
-        counts = [{count.name: (count.pixels, count.photos) for count in split.classes} for split in splits]
+        counts = [{count.name: (count.pixels, count.images) for count in split.classes} for split in splits]
         for name in names:
             cells = []
             for split, by_name in zip(splits, counts, strict=True):
-                pixels, photos = by_name.get(name, (0, 0))
+                pixels, images = by_name.get(name, (0, 0))
                 share = pixels / max(split.labelled_pixels, 1)
                 cells += [_bar(console, share / top if top else 0.0, bar_width), _share(pixels, split.labelled_pixels)]
-                cells += [f"{photos:,}", _share(photos, split.photos, digits=0)]
+                cells += [f"{images:,}", _share(images, split.images, digits=0)]
             table.add_row(Text(name), *cells)
         console.print(table)
         console.print()
@@ -248,13 +248,13 @@ def _print_group(console: Console, check: DatasetCheck, problems: list[Problem])
 def _unexplained(check: DatasetCheck) -> str:
     """Sum up over the splits what masks hold and the labels do not name."""
     pixels: Counter[str] = Counter()
-    photos: Counter[str] = Counter()
+    images: Counter[str] = Counter()
     for split in check.splits:
         for count in split.unexplained:
             pixels[count.name] += count.pixels
-            photos[count.name] += count.photos
+            images[count.name] += count.images
     shown = [
-        f"{name} in {_counted(photos[name], 'mask')} ({n:,} pixels)" for name, n in pixels.most_common(SHOWN_FILES)
+        f"{name} in {_counted(images[name], 'mask')} ({n:,} pixels)" for name, n in pixels.most_common(SHOWN_FILES)
     ]
     return "; ".join(shown) + (f"; and {len(pixels) - SHOWN_FILES} more" if len(pixels) > SHOWN_FILES else "")
 

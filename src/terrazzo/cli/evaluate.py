@@ -91,7 +91,7 @@ def evaluate(
     reading = read_options(bands, frame, value_range)
 
     from terrazzo.data import find_layout
-    from terrazzo.evaluation.evaluator import MANY_PHOTOS
+    from terrazzo.evaluation.evaluator import MANY_IMAGES
     from terrazzo.evaluation.evaluator import evaluate as measure
     from terrazzo.evaluation.report import report_files
 
@@ -111,7 +111,7 @@ def evaluate(
         threads=threads,
         precision=precision,
         compiled=compile,
-        workload=MANY_PHOTOS,
+        workload=MANY_IMAGES,
         trust=trust_file,
     )
     tell_origin(model, predictor.record)

@@ -36,7 +36,7 @@ SHOWN = ("attention", "receptive-field")
 
 
 def explain(
-    photos: Annotated[list[str], Parameter(negative=(), help=PHOTOS)],
+    images: Annotated[list[str], Parameter(name="PHOTOS", negative=(), help=PHOTOS)],
     /,
     *,
     model: Annotated[str, Parameter(name=["--model", "-m"])] = DEFAULT_MODEL,
@@ -91,8 +91,8 @@ def explain(
         raise ConfigError(f"--show has an unknown kind {unknown[0]!r}", fix=f"choose from {', '.join(SHOWN)}")
     points = None if at is None else [_point(text) for text in at]
     reading = read_options(bands, frame, value_range)
-    paths, _ = leave_out_results(find_images(photos), photos)
-    places = output_places(paths, photos, output)
+    paths, _ = leave_out_results(find_images(images), images)
+    places = output_places(paths, images, output)
     files = [[folder / f"{stem}_attention{suffix}" for suffix in (".png", ".npz")] for folder, stem in places]
     files = files if "attention" in kinds else []
     if "receptive-field" in kinds:

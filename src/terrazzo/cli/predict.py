@@ -41,7 +41,7 @@ __all__ = ["predict"]
 
 
 def predict(
-    photos: Annotated[list[str] | None, Parameter(negative=(), help=PHOTOS)] = None,
+    images: Annotated[list[str] | None, Parameter(name="PHOTOS", negative=(), help=PHOTOS)] = None,
     /,
     *,
     example: Annotated[bool, Parameter(negative=())] = False,
@@ -91,7 +91,7 @@ def predict(
     overwrite
         Replace files that are not results of `terrazzo predict`, too. Photos are never replaced.
     """
-    chosen = _photos(photos or [], example, model)
+    chosen = _images(images or [], example, model)
     keep_freed_memory()
     share_freed_memory()
     with progress_bar("predict") as bar:
@@ -134,19 +134,19 @@ def predict(
         sys.exit(2)
 
 
-def _photos(photos: list[str], example: bool, model: str) -> list[str]:
+def _images(images: list[str], example: bool, model: str) -> list[str]:
     """Return the photos to segment: those named, or the model's example."""
     if not example:
-        if not photos:
+        if not images:
             raise ConfigError(
                 "no photos are named",
                 fix="name photos, folders or patterns, or try --example; see `terrazzo predict --help`",
                 code="usage",
             )
-        return photos
-    if photos:
+        return images
+    if images:
         raise ConfigError(
-            f"--example takes the place of photos, and {list_names(photos)} is given too",
+            f"--example takes the place of photos, and {list_names(images)} is given too",
             fix="leave out one of them",
             code="usage",
         )

@@ -47,7 +47,7 @@ class ClassCount:
 
     name: str
     pixels: int
-    photos: int
+    images: int
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class SplitCheck:
 
     Attributes:
         name: such as ``train``.
-        photos: pairs of photo and mask.
+        images: pairs of photo and mask.
         sizes: of the photos that can be read; None if there are none.
         classes: one count per class; without usable labels one per stored value, the most frequent first.
         labelled_pixels: pixels that carry a label.
@@ -75,7 +75,7 @@ class SplitCheck:
     """
 
     name: str
-    photos: int
+    images: int
     sizes: Sizes | None
     classes: tuple[ClassCount, ...]
     labelled_pixels: int
@@ -207,34 +207,34 @@ class _Tally:
     def __init__(self) -> None:
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.pixels: Counter[Stored] = Counter()
-        self.photos: Counter[Stored] = Counter()
+        self.images: Counter[Stored] = Counter()
         self.unexplained_pixels: Counter[Stored] = Counter()
-        self.unexplained_photos: Counter[Stored] = Counter()
+        self.unexplained_images: Counter[Stored] = Counter()
         self.turned = self.palettes = 0
 
     def add(self, facts: PairFacts) -> None:
         if facts.size is not None:
             self.sizes[facts.size] += 1
         self.pixels.update(facts.counts)
-        self.photos.update(facts.counts.keys())
+        self.images.update(facts.counts.keys())
         self.unexplained_pixels.update(facts.unexplained)
-        self.unexplained_photos.update(facts.unexplained.keys())
+        self.unexplained_images.update(facts.unexplained.keys())
         self.turned += facts.is_turned
         self.palettes += facts.has_palette
 
-    def split_check(self, name: str, photos: int, labels: LabelSpec | None) -> SplitCheck:
+    def split_check(self, name: str, images: int, labels: LabelSpec | None) -> SplitCheck:
         if labels is None:
             frequent = self.pixels.most_common(MOST_VALUES)
-            classes = tuple(ClassCount(_name(key), pixels, self.photos[key]) for key, pixels in frequent)
+            classes = tuple(ClassCount(_name(key), pixels, self.images[key]) for key, pixels in frequent)
             labelled, ignored = self.pixels.total(), 0
         else:
-            classes = tuple(ClassCount(n, self.pixels[k], self.photos[k]) for k, n in enumerate(labels.names))
+            classes = tuple(ClassCount(n, self.pixels[k], self.images[k]) for k, n in enumerate(labels.names))
             labelled, ignored = sum(count.pixels for count in classes), self.pixels[labels.ignore_index]
         unexplained = tuple(
-            ClassCount(_name(key), pixels, self.unexplained_photos[key])
+            ClassCount(_name(key), pixels, self.unexplained_images[key])
             for key, pixels in self.unexplained_pixels.most_common(MOST_VALUES)
         )
-        return SplitCheck(name, photos, self._summary_of_sizes(), classes, labelled, ignored, unexplained)
+        return SplitCheck(name, images, self._summary_of_sizes(), classes, labelled, ignored, unexplained)
 
     def notes(self, split: str) -> Iterator[Problem]:
         """Say how files were read that can be read in two ways."""
@@ -253,7 +253,7 @@ class _Tally:
         if labels.id_map is None and labels.colors is None and (pixels := self.pixels[void]):
             share = 100 * pixels / self.pixels.total()
             message = (
-                f"{void} is read as unlabelled: {share:.2g}% of the pixels of {split}, in {self.photos[void]} masks"
+                f"{void} is read as unlabelled: {share:.2g}% of the pixels of {split}, in {self.images[void]} masks"
             )
             fix = f"nothing to do if it is; if {void} is a class, say so in `map:` of {LABELS_FILE}"
             yield Problem("note", "mask-unlabelled", None, message, fix)
@@ -314,12 +314,12 @@ def _seen_before(
 ) -> Iterator[Problem]:
     """Say so where another split has a photo of the same pixels."""
     if facts.fingerprint is not None:
-        photo = facts.sample.image
-        other, twin = first_seen.setdefault(facts.fingerprint, (split, photo.name))
+        image = facts.sample.image
+        other, twin = first_seen.setdefault(facts.fingerprint, (split, image.name))
         if other != split:
-            message = f"{photo.part}shows the same as {shown_path(twin)} in {other}"
+            message = f"{image.part}shows the same as {shown_path(twin)} in {other}"
             fix = "keep each photo in one split: scores on photos that were learnt from mean nothing"
-            yield Problem(severity, "split-overlap", photo.file, message, fix)
+            yield Problem(severity, "split-overlap", image.file, message, fix)
 
 
 def _missing_splits(names: Sequence[str]) -> Iterator[Problem]:

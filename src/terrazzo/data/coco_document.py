@@ -82,14 +82,14 @@ class Document:
 
     Attributes:
         categories: names by id, in the order of ids.
-        photos: in the document's order.
+        images: in the document's order.
         problems: one for each kind of mistake.
         objects: outlined objects by category.
         crowds: those of them that are marked as crowds.
     """
 
     categories: dict[int, str]
-    photos: tuple[Entry, ...]
+    images: tuple[Entry, ...]
     problems: tuple[Problem, ...]
     objects: Mapping[int, int]
     crowds: Mapping[int, int]
@@ -143,22 +143,22 @@ def parse_document(path: Path) -> Document:
     if categories is None:
         raise _no_document(path, "its categories are not a list of ids and names")
     wrong: dict[str, list[object]] = defaultdict(list)
-    photos: dict[object, Entry] = {}
-    for image in content["images"]:
-        entry = _entry(image)
+    images: dict[object, Entry] = {}
+    for record in content["images"]:
+        entry = _entry(record)
         if entry is None:
-            wrong["entry"].append(image.get("id") if isinstance(image, dict) else image)
+            wrong["entry"].append(record.get("id") if isinstance(record, dict) else record)
         else:
-            photos[image["id"]] = entry
+            images[record["id"]] = entry
     for annotation in content["annotations"]:
-        kind = _add_figure(annotation, photos, categories)
+        kind = _add_figure(annotation, images, categories)
         if kind is not None:
             wrong[kind].append(annotation.get("id") if isinstance(annotation, dict) else annotation)
     problems = tuple(_problem(path, kind, ids) for kind, ids in wrong.items())
-    figures = [figure for photo in photos.values() for figure in photo.figures]
+    figures = [figure for image in images.values() for figure in image.figures]
     objects = Counter(figure.value for figure in figures)
     crowds = Counter(figure.value for figure in figures if figure.is_crowd)
-    return Document(categories, tuple(photos.values()), problems, objects, crowds)
+    return Document(categories, tuple(images.values()), problems, objects, crowds)
 
 
 def parse_categories(path: Path) -> dict[int, str] | None:
@@ -197,13 +197,13 @@ def _entry(image: Any) -> Entry | None:
     return Entry(name, height, width) if min(height, width) > 0 and height * width <= MAX_PIXELS else None
 
 
-def _add_figure(annotation: Any, photos: dict[object, Entry], categories: dict[int, str]) -> str | None:
+def _add_figure(annotation: Any, images: dict[object, Entry], categories: dict[int, str]) -> str | None:
     """Add an annotation to its photo; say what is wrong with it, if anything is."""
     if not isinstance(annotation, dict):
         return "damaged"
-    photo_id, category, shape = (annotation.get(key) for key in ("image_id", "category_id", "segmentation"))
-    photo = photos.get(photo_id) if isinstance(photo_id, (int, str)) else None
-    if photo is None:
+    image_id, category, shape = (annotation.get(key) for key in ("image_id", "category_id", "segmentation"))
+    image = images.get(image_id) if isinstance(image_id, (int, str)) else None
+    if image is None:
         return "photo"
     if not _is_int(category) or category not in categories:
         return "category"
@@ -212,7 +212,7 @@ def _add_figure(annotation: Any, photos: dict[object, Entry], categories: dict[i
         return "box"
     if isinstance(shape, dict):
         size, counts = shape.get("size"), shape.get("counts")
-        if size != [photo.height, photo.width]:
+        if size != [image.height, image.width]:
             return "damaged"
         if isinstance(counts, list):
             if not all(map(_is_int, counts)):
@@ -220,14 +220,14 @@ def _add_figure(annotation: Any, photos: dict[object, Entry], categories: dict[i
             counts = np.array(counts, np.int64)
         elif not isinstance(counts, str):
             return "damaged"
-        photo.figures.append(Figure(category, is_crowd, (), counts))
+        image.figures.append(Figure(category, is_crowd, (), counts))
         return None
     polygons = [_points(polygon) for polygon in shape] if isinstance(shape, list) else [None]
     if any(polygon is None for polygon in polygons):
         return "damaged"
     solid = tuple(polygon for polygon in polygons if polygon is not None and len(polygon) >= 3)
     if solid:
-        photo.figures.append(Figure(category, is_crowd, solid, None))
+        image.figures.append(Figure(category, is_crowd, solid, None))
     return None if len(solid) == len(polygons) else "thin"
 
 

@@ -57,7 +57,7 @@ class Names(NamedTuple):
 
     files: dict[str, str]
     folders: dict[str, str]
-    photos: dict[str, str]  # by name without ending
+    images: dict[str, str]  # by name without ending
 
 
 class FileTree:
@@ -86,9 +86,9 @@ class FileTree:
         file = _named(self._names(folder).files, parts[-1])
         return None if file is None else folder / file
 
-    def find_photo(self, stem: str, folder: Path) -> Path | None:
+    def find_image(self, stem: str, folder: Path) -> Path | None:
         """Find the image file of a name without ending that lies directly in a folder."""
-        name = _named(self._names(folder).photos, stem)
+        name = _named(self._names(folder).images, stem)
         return None if name is None else folder / name
 
     def folder_with(self, name: str) -> Path | None:
@@ -118,7 +118,7 @@ class FileTree:
                     _add(names.files, entry.name, entry.name)
                     stem, suffix = os.path.splitext(entry.name)
                     if suffix.lower() in IMAGE_SUFFIXES:
-                        _add(names.photos, stem, entry.name)
+                        _add(names.images, stem, entry.name)
         return self._known[folder]
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 __all__ = ["Affixes", "affixes_beside", "find_affixes", "same_name"]
 
 LOOKED_AT = 24  # names, to find out what is common to all
-PHOTO_WORDS = "leftimg8bit|original|images|image|photo|frame|input|orig|sat|img|rgb|src|raw|im"
+IMAGE_WORDS = "leftimg8bit|original|images|image|photo|frame|input|orig|sat|img|rgb|src|raw|im"
 MASK_WORDS = (
     "ground_?truth|segmentations?|annotations?|annotated|annot|masks?|labels?|labelids|trainids|semantic|seg|gt|l|lab"
 )
-BEFORE = re.compile(rf"(?:{PHOTO_WORDS})[-_. ]?(?=.)", re.IGNORECASE)
-AFTER = re.compile(rf"(?<=.)[-_. ](?:{PHOTO_WORDS})$", re.IGNORECASE)
+BEFORE = re.compile(rf"(?:{IMAGE_WORDS})[-_. ]?(?=.)", re.IGNORECASE)
+AFTER = re.compile(rf"(?<=.)[-_. ](?:{IMAGE_WORDS})$", re.IGNORECASE)
 MASK_BEFORE = re.compile(rf"(?:{MASK_WORDS})[-_. ](?=.)", re.IGNORECASE)
 MASK_AFTER = re.compile(rf"(?<=.)[-_. ](?:{MASK_WORDS})$", re.IGNORECASE)
 
@@ -25,18 +25,18 @@ MASK_AFTER = re.compile(rf"(?<=.)[-_. ](?:{MASK_WORDS})$", re.IGNORECASE)
 class Affixes:
     """What names have before and after the part that photo and mask share."""
 
-    photo: tuple[str, str]
+    image: tuple[str, str]
     mask: tuple[str, str]
 
-    def mask_of(self, photo: str) -> str | None:
+    def mask_of(self, image: str) -> str | None:
         """Name the mask of a photo; None where the photo is not named so."""
-        before, after = self.photo
-        if len(photo) <= len(before) + len(after) or not (photo.startswith(before) and photo.endswith(after)):
+        before, after = self.image
+        if len(image) <= len(before) + len(after) or not (image.startswith(before) and image.endswith(after)):
             return None
-        return self.mask[0] + photo[len(before) : len(photo) - len(after)] + self.mask[1]
+        return self.mask[0] + image[len(before) : len(image) - len(after)] + self.mask[1]
 
     def __str__(self) -> str:
-        return f"{'NAME'.join(self.photo)} with {'NAME'.join(self.mask)}"
+        return f"{'NAME'.join(self.image)} with {'NAME'.join(self.mask)}"
 
 
 def same_name(name: str) -> str:
@@ -44,19 +44,19 @@ def same_name(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def find_affixes(photos: Collection[str], masks: Collection[str]) -> list[Affixes]:
+def find_affixes(images: Collection[str], masks: Collection[str]) -> list[Affixes]:
     """Find how masks are named after photos, of which none has a mask of exactly its name.
 
     Returns:
         The way, several where masks have more than one ending each, or none.
     """
-    for own in _own_affixes(photos):
+    for own in _own_affixes(images):
         found: Counter[tuple[str, str]] = Counter()
-        for photo in _some(photos):
-            core = photo[len(own[0]) : len(photo) - len(own[1])]
+        for image in _some(images):
+            core = image[len(own[0]) : len(image) - len(own[1])]
             found.update(place for mask in masks for place in _around(core, mask))
         ways = [Affixes(own, affix) for affix, _ in found.most_common(4)]
-        covered = {way: sum(way.mask_of(photo) in masks for photo in photos) for way in ways}
+        covered = {way: sum(way.mask_of(image) in masks for image in images) for way in ways}
         best = max(covered.values(), default=0)
         if best:
             return [way for way in ways if 2 * covered[way] > best]
@@ -82,17 +82,17 @@ def _sided(before: str, after: str) -> Iterator[tuple[str, str]]:
     """The photo's own affixes that go with a mask's: none, or a word in the same place."""
     yield "", ""
     mark = (before[-1:] or after[:1]) or "_"
-    for word in PHOTO_WORDS.split("|"):
+    for word in IMAGE_WORDS.split("|"):
         yield (word + mark, "") if before else ("", mark + word)
 
 
-def _own_affixes(photos: Collection[str]) -> Iterator[tuple[str, str]]:
+def _own_affixes(images: Collection[str]) -> Iterator[tuple[str, str]]:
     """Nothing, and a word such as ``img_`` that all photos begin or end with."""
     yield "", ""
     for pattern in (BEFORE, AFTER):
-        words = {match[0] if match else "" for match in map(pattern.search, photos)}
+        words = {match[0] if match else "" for match in map(pattern.search, images)}
         if len(words) == 1 and (word := words.pop()):
-            if pattern is BEFORE and all(photo.startswith(word) for photo in photos):
+            if pattern is BEFORE and all(image.startswith(word) for image in images):
                 yield word, ""
             elif pattern is AFTER:
                 yield "", word

@@ -50,24 +50,24 @@ class PairFacts:
 def examine(sample: Sample, labels: LabelSpec | None, reading: ReadOptions | None = None) -> PairFacts:
     """Read a pair once; whatever is wrong with it is recorded."""
     facts = PairFacts(sample)
-    _examine_photo(facts, reading)
+    _examine_image(facts, reading)
     _examine_mask(facts, labels)
     return facts
 
 
-def _examine_photo(facts: PairFacts, reading: ReadOptions | None) -> None:
-    photo = facts.sample.image.with_reading(reading or ReadOptions())
+def _examine_image(facts: PairFacts, reading: ReadOptions | None) -> None:
+    image = facts.sample.image.with_reading(reading or ReadOptions())
     try:
-        image, remarks = photo.read_with_remarks()
-        facts.is_turned = photo.is_turned
+        pixels, remarks = image.read_with_remarks()
+        facts.is_turned = image.is_turned
     except ImageError as error:
-        facts.problems.append(Problem.from_error(error, photo.file))
+        facts.problems.append(Problem.from_error(error, image.file))
         return
     for remark in remarks:
         fix = "look at the photo as it was read, and say how to read it if that is wrong"
-        facts.problems.append(Problem("warning", "photo-reading", photo.file, f"{photo.part}{remark}", fix))
-    height, width = facts.size = image.shape[:2]
-    facts.fingerprint = hashlib.blake2b(image.tobytes(), digest_size=16, salt=f"{height} {width}".encode()).digest()
+        facts.problems.append(Problem("warning", "photo-reading", image.file, f"{image.part}{remark}", fix))
+    height, width = facts.size = pixels.shape[:2]
+    facts.fingerprint = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=f"{height} {width}".encode()).digest()
 
 
 def _examine_mask(facts: PairFacts, labels: LabelSpec | None) -> None:

@@ -161,14 +161,16 @@ def pair(images: list[Path], masks: list[Path]) -> Sample | Problem:
     return Problem("error", "photo-missing", masks[0], "this mask has no photo", "add the photo, or take the mask away")
 
 
-def listed_pairs(text_file: Path, root: Path, images: str, masks: tuple[str, ...], *, pairs: bool = False) -> Pairs:
+def listed_pairs(
+    text_file: Path, root: Path, image_folder: str, masks: tuple[str, ...], *, pairs: bool = False
+) -> Pairs:
     """Pair what a text file lists, in its order.
 
     Args:
         text_file: a name a line, as ``street_01``, ``street_01.jpg`` or ``images/street_01.jpg``; empty lines and lines
             that begin with # are skipped.
         root: the data set's folder.
-        images: the folder of the photos in it.
+        image_folder: the folder of the photos in it.
         masks: the folders of the masks; the first that has a mask of that name counts.
         pairs: a line may also hold a photo and its mask, as paths from `root` with a tab, comma or space between.
 
@@ -179,33 +181,33 @@ def listed_pairs(text_file: Path, root: Path, images: str, masks: tuple[str, ...
     samples: dict[Path, Sample] = {}
     problems: list[Problem] = []
     for number, entry in list_entries(text_file):
-        photos, found, told = _by_name(root, entry, images, masks, listings)
+        images, found, told = _by_name(root, entry, image_folder, masks, listings)
         problems += [problem for problem in told if problem not in problems]
-        two = split_pair(entry, lambda part: bool(_by_path(root, part, listings))) if pairs and not photos else None
+        two = split_pair(entry, lambda part: bool(_by_path(root, part, listings))) if pairs and not images else None
         if two is not None:
-            photos, found = (_by_path(root, part, listings) for part in two)
+            images, found = (_by_path(root, part, listings) for part in two)
         if any(_leads_elsewhere(part) for part in two or (entry,)):
             fix = "write names relative to the data set's folder"
             problems.append(
                 Problem("error", "list-entry", text_file, f"line {number} leads elsewhere: {show(entry)}", fix)
             )
             continue
-        if not photos:
-            where = "the data set" if two is not None else f"{images}/"
+        if not images:
+            where = "the data set" if two is not None else f"{image_folder}/"
             message, fix = (
                 f"line {number} names {show(entry)}, and {where} has no such photo",
                 "add it, or remove the line",
             )
             problems.append(Problem("error", "photo-missing", text_file, message, fix))
             continue
-        sample = pair(photos, found)
+        sample = pair(images, found)
         if isinstance(sample, Problem):
             problems.append(sample)
-        elif photos[0] in samples:
+        elif images[0] in samples:
             message = f"line {number} names {show(entry)} again"
             problems.append(Problem("warning", "list-entry", text_file, message, "remove the line"))
         else:
-            samples[photos[0]] = sample
+            samples[images[0]] = sample
     return list(samples.values()), problems
 
 
@@ -261,23 +263,23 @@ def shows_names(folder: Path, beginnings: tuple[str, ...]) -> bool:
 
 
 def _by_name(
-    root: Path, entry: str, images: str, masks: tuple[str, ...], listings: Listings
+    root: Path, entry: str, image_folder: str, masks: tuple[str, ...], listings: Listings
 ) -> tuple[list[Path], list[Path], list[Problem]]:
     """Find the photos and masks of a name that is relative to the photos' folder, and say how they were paired."""
     path = _relative(entry)
     if _leads_elsewhere(entry) or not path.name:
         return [], [], []
-    if path.parts[0] == images and len(path.parts) > 1:
-        path = path.relative_to(images)
-    place = listings(root / images / path.parent)
-    photos = place.named(path.name)
-    stem = same_name(photos[0].stem if photos else path.name)
+    if path.parts[0] == image_folder and len(path.parts) > 1:
+        path = path.relative_to(image_folder)
+    place = listings(root / image_folder / path.parent)
+    images = place.named(path.name)
+    stem = same_name(images[0].stem if images else path.name)
     for folder in masks:
         beside = listings(root / folder / path.parent)
         affixes, told = listings.affixes(place, beside)
         if files := beside.by_stem.get(_mask_stem(stem, affixes), []):
-            return photos, files, told
-    return photos, [], []
+            return images, files, told
+    return images, [], []
 
 
 def _by_path(root: Path, entry: str, listings: Listings) -> list[Path]:

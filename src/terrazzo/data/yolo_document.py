@@ -42,13 +42,13 @@ class DataYaml:
     def splits(self) -> tuple[str, ...]:
         return tuple(self.places)
 
-    def photos(self, split: str) -> tuple[list[Path], list[Problem]]:
+    def images(self, split: str) -> tuple[list[Path], list[Problem]]:
         """List the photos of a split, and what is wrong with others.
 
         Raises:
             DatasetError: the document names something that is not there.
         """
-        photos: list[Path] = []
+        images: list[Path] = []
         problems: list[Problem] = []
         given = self.places[split] if isinstance(self.places[split], list) else [self.places[split]]
         for name in given:
@@ -60,9 +60,9 @@ class DataYaml:
                     code="dataset-annotations",
                 )
             found, wrong = _listed(place, self.base) if place.suffix == ".txt" else _in_folder(place)
-            photos += found
+            images += found
             problems += wrong
-        return photos, problems
+        return images, problems
 
     def _place(self, name: Any) -> Path | None:
         return _place(self.file, self.base, name)
@@ -140,24 +140,24 @@ def _place(document: Path, base: Path, name: Any) -> Path | None:
 
 def _in_folder(folder: Path) -> tuple[list[Path], list[Problem]]:
     listing = Listing.of(folder)
-    photos: list[Path] = []
+    images: list[Path] = []
     problems = listing.errors
     for files in listing.by_stem.values():
-        photos.append(files[0])
+        images.append(files[0])
         if len(files) > 1:
             fix = "rename or remove all but one: photo and labels find each other by name"
             problems.append(Problem("error", "name-shared", files[0], f"shares its name with {files[1].name}", fix))
-    return photos, problems
+    return images, problems
 
 
 def _listed(text_file: Path, base: Path) -> tuple[list[Path], list[Problem]]:
-    photos: list[Path] = []
+    images: list[Path] = []
     problems: list[Problem] = []
     for number, entry in list_entries(text_file):
-        photo = next((p for p in (base / entry, text_file.parent / entry) if os.path.isfile(p)), None)
-        if photo is None:
+        image = next((p for p in (base / entry, text_file.parent / entry) if os.path.isfile(p)), None)
+        if image is None:
             message, fix = f"line {number} names {show(entry)}, which is not there", "add it, or remove the line"
             problems.append(Problem("error", "photo-missing", text_file, message, fix))
         else:
-            photos.append(photo)
-    return photos, problems
+            images.append(image)
+    return images, problems

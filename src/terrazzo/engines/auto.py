@@ -68,12 +68,12 @@ class Workload:
     """What is to be predicted, as far as a choice of engine hangs on it.
 
     Attributes:
-        photos: how many.
+        images: how many.
         size: (height, width) of a typical one.
         one_size: whether all have it, as far as is known.
     """
 
-    photos: int = 1
+    images: int = 1
     size: tuple[int, int] = (512, 512)
     one_size: bool = False
 
@@ -97,11 +97,11 @@ class Workload:
 
     def is_small(self, preprocess: Preprocess) -> bool:
         """Whether it is done before an engine that starts later could make up for that."""
-        return self.photos * self.megapixels(preprocess) <= FEW_MEGAPIXELS
+        return self.images * self.megapixels(preprocess) <= FEW_MEGAPIXELS
 
     def options(self, threads: int | None = None) -> EngineOptions:
         """One photo as soon as it can be, or many in the least time."""
-        streams = 1 if self.photos == 1 else min(threads or available_cores(), MOST_STREAMS)
+        streams = 1 if self.images == 1 else min(threads or available_cores(), MOST_STREAMS)
         return EngineOptions(threads, streams)
 
 

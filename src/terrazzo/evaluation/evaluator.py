@@ -41,12 +41,12 @@ from terrazzo.weights.metadata import names_are_guessed
 if TYPE_CHECKING:
     from terrazzo.weights.files import TrainedModel
 
-__all__ = ["MANY_PHOTOS", "evaluate", "in_order_of", "measure", "score", "select"]
+__all__ = ["MANY_IMAGES", "evaluate", "in_order_of", "measure", "score", "select"]
 
 Mask = NDArray[np.integer[Any]]
 Pair = tuple[NDArray[np.uint8], Mask]
 
-MANY_PHOTOS = Workload(photos=100)
+MANY_IMAGES = Workload(images=100)
 """What an engine is chosen for: how many photos a split has is known only after the model's labels are."""
 
 
@@ -107,7 +107,7 @@ def evaluate(
         predictor = model
     else:
         predictor = make_predictor(
-            model, device, protocol, engine=engine, precision="fp32", workload=MANY_PHOTOS, trust=trust
+            model, device, protocol, engine=engine, precision="fp32", workload=MANY_IMAGES, trust=trust
         )
     spec = LabelSpec.bundled(labels) if labels else None
     rules = DataRules.of_model(predictor.record, Path(data), split)
@@ -159,15 +159,15 @@ def measure(
     labels = dataset.labels
     total = ConfusionMatrix(labels.num_classes, labels.ignore_index)
     boundary = BoundaryIoU(labels.num_classes, labels.ignore_index)
-    photo_scores, void, soft = [], 0, 0
+    image_scores, void, soft = [], 0, 0
     in_order = has_own_order(labels)
     pairs = ([dataset.read(index)] for index in range(len(dataset)))
     for index, batch in enumerate(_predicted(predictor, pairs)):
-        photo = _counted(batch, labels, boundary)
-        total.merge(photo)
+        image = _counted(batch, labels, boundary)
+        total.merge(image)
         void += sum(int((label == labels.ignore_index).sum()) for _, label in batch)
         soft += sum(in_order and is_soft(label) for _, label in batch)
-        photo_scores.append(photo.metrics().mIoU)
+        image_scores.append(image.metrics().mIoU)
         if progress is not None:
             progress(index + 1, len(dataset))
     labelled: dict[Stored, int] = dict(enumerate(total.counts.sum(1).tolist()))
@@ -187,7 +187,7 @@ def measure(
         protocol_hash=predictor.protocol.digest(predictor.preprocess),
         seconds=time.monotonic() - started,
     )
-    return report, photo_scores
+    return report, image_scores
 
 
 def in_order_of(predictor: Predictor, dataset: Dataset) -> Dataset:

@@ -29,7 +29,7 @@ from terrazzo.exports.int8 import (
     quantise,
     read_input,
     refuse_loss,
-    split_photos,
+    split_images,
 )
 from terrazzo.exports.int8_onnx import OnnxQuantiser
 from terrazzo.exports.int8_openvino import OpenVINOQuantiser
@@ -153,7 +153,7 @@ def export(
     kind = _format(path, format)
     _refuse_options(kind, output_kind, precision, bool(calibrate), data is not None)
     labelled = None if data is None else LabelledData(data, split, labels, mask_values, progress)
-    photos, checked = split_photos(calibrate, hold_back=labelled is None) if calibrate else ([], [])
+    images, checked = split_images(calibrate, hold_back=labelled is None) if calibrate else ([], [])
     paths = [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
     sources = [] if isinstance(model, TrainedModel) else [Path(model)]
     check_outputs(paths, "export", inputs=sources, overwrite=overwrite)
@@ -182,7 +182,7 @@ def export(
                 return score(_opened(partial))
 
             if precision == "int8":
-                inputs = [read_input(photo, description) for photo in photos]
+                inputs = [read_input(path, description) for path in images]
                 int8 = quantise(graphs.quantiser(graph, inputs), save_and_score, exact_score, max_loss)
                 graph, reached = int8.network, int8.score
             elif labelled is not None:

@@ -33,7 +33,7 @@ __all__ = [
     "quantise",
     "read_input",
     "refuse_loss",
-    "split_photos",
+    "split_images",
 ]
 
 MAX_LOSS = 2.0
@@ -41,7 +41,7 @@ MAX_LOSS = 2.0
 
 MOST_CALIBRATION, MOST_CHECKED = 64, 16
 
-RANKING_PHOTOS = 2
+RANKING_IMAGES = 2
 """Photos on which the errors of single layers are measured."""
 
 HARMLESS = 1e-4
@@ -121,7 +121,7 @@ def costliest_layers(quantiser: Quantiser, int8: Any) -> list[str]:
         quantiser: of the model.
         int8: what it made.
     """
-    sources, inputs = quantiser.layers(int8), quantiser.inputs[:RANKING_PHOTOS]
+    sources, inputs = quantiser.layers(int8), quantiser.inputs[:RANKING_IMAGES]
     names = sorted({*sources, *sources.values()})
     errors = np.zeros(len(names))
     pairs = zip(quantiser.results(quantiser.exact, names, inputs), quantiser.results(int8, names, inputs), strict=True)
@@ -131,7 +131,7 @@ def costliest_layers(quantiser: Quantiser, int8: Any) -> list[str]:
     return sorted(sources, key=lambda name: error[name] / (error[sources[name]] + HARMLESS), reverse=True)
 
 
-def split_photos(arguments: Sequence[str], hold_back: bool = True) -> tuple[list[Path], list[Path]]:
+def split_images(arguments: Sequence[str], hold_back: bool = True) -> tuple[list[Path], list[Path]]:
     """Return photos for calibration and photos for the gate; of fewer than 8, all serve as both.
 
     Args:
@@ -141,18 +141,18 @@ def split_photos(arguments: Sequence[str], hold_back: bool = True) -> tuple[list
     Raises:
         ImageError: there are none.
     """
-    photos, _ = leave_out_results(find_images(list(arguments)), arguments)
-    if hold_back and len(photos) < 8:
-        return photos, photos
+    images, _ = leave_out_results(find_images(list(arguments)), arguments)
+    if hold_back and len(images) < 8:
+        return images, images
     # Spread over all of them, for photos of one drive follow each other.
-    checked = photos[:: max(len(photos) // MOST_CHECKED, 4)][:MOST_CHECKED] if hold_back else []
-    rest = [photo for photo in photos if photo not in set(checked)]
+    checked = images[:: max(len(images) // MOST_CHECKED, 4)][:MOST_CHECKED] if hold_back else []
+    rest = [image for image in images if image not in set(checked)]
     return rest[:: max(len(rest) // MOST_CALIBRATION, 1)][:MOST_CALIBRATION], checked
 
 
-def agreement(exact: Engine, photos: Sequence[Path], description: ExportedDescription) -> Callable[[Engine], float]:
+def agreement(exact: Engine, images: Sequence[Path], description: ExportedDescription) -> Callable[[Engine], float]:
     """Return what measures the percentage of mask pixels to which an engine gives the class that `exact` gives."""
-    inputs = [read_input(photo, description) for photo in photos]
+    inputs = [read_input(path, description) for path in images]
     expected = [exact(images).argmax(1) for images in inputs]
 
     def measure(engine: Engine) -> float:
@@ -174,17 +174,17 @@ def refuse_loss(agreed: float, max_loss: float) -> None:
         )
 
 
-def read_input(photo: Path, description: ExportedDescription) -> NDArray[np.float32]:
+def read_input(path: Path, description: ExportedDescription) -> NDArray[np.float32]:
     """Return a photo as an exported file is given it, (1, 3, H, W).
 
     Raises:
         ConfigError: it is too small ("export-size").
         ImageError: it cannot be read.
     """
-    image = description.preprocess(read_image(photo))
+    image = description.preprocess(read_image(path))
     if min(image.shape[1:]) < description.minimum_side:
         raise ConfigError(
-            f"{photo} has fewer than {description.minimum_side} pixels a side", fix="leave it out", code="export-size"
+            f"{path} has fewer than {description.minimum_side} pixels a side", fix="leave it out", code="export-size"
         )
     return np.ascontiguousarray(image[None])
 

@@ -51,7 +51,7 @@ class OnnxQuantiser:
         except ImportError as error:
             raise MissingExtraError(error.name or "onnxruntime", "export") from error
 
-        class Photos(CalibrationDataReader):  # type: ignore[misc]
+        class Images(CalibrationDataReader):  # type: ignore[misc]
             def __init__(self, inputs: Sequence[NDArray[np.float32]]) -> None:
                 self.rest = iter(inputs)
 
@@ -65,7 +65,7 @@ class OnnxQuantiser:
             quantize_static(
                 onnx.ModelProto.FromString(self.exact.SerializeToString()),  # it works on what it is given
                 path,
-                Photos(self.inputs),
+                Images(self.inputs),
                 op_types_to_quantize=LAYERS,
                 nodes_to_quantize=layers,
                 per_channel=True,

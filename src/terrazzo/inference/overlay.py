@@ -54,11 +54,11 @@ class LegendEntry:
     fallback: str = ""
 
 
-def paint(photo_HW3: Picture, colors_HW3: Picture, mask_HW: NDArray[np.integer], alpha: float, bare: int) -> Picture:
+def paint(image_HW3: Picture, colors_HW3: Picture, mask_HW: NDArray[np.integer], alpha: float, bare: int) -> Picture:
     """The photo with its classes' colours laid over it and a thin line wherever two classes meet.
 
     Args:
-        photo_HW3: the photo.
+        image_HW3: the photo.
         colors_HW3: each pixel's class colour.
         mask_HW: class indices.
         alpha: weight of the colours, 0 to 1.
@@ -66,8 +66,8 @@ def paint(photo_HW3: Picture, colors_HW3: Picture, mask_HW: NDArray[np.integer],
     """
     import cv2
 
-    painted = cv2.addWeighted(colors_HW3, alpha, photo_HW3, 1 - alpha, 0)
-    painted = cv2.copyTo(photo_HW3, (mask_HW == bare).view(np.uint8), painted)
+    painted = cv2.addWeighted(colors_HW3, alpha, image_HW3, 1 - alpha, 0)
+    painted = cv2.copyTo(image_HW3, (mask_HW == bare).view(np.uint8), painted)
     # Half white, half class: a line that shows on any colour, while a pole three pixels wide keeps its own.
     edges_N = np.flatnonzero(_boundaries(mask_HW))
     painted.reshape(-1, 3)[edges_N] = 128 + colors_HW3.reshape(-1, 3)[edges_N] // 2

@@ -180,7 +180,7 @@ def _open_conversion(
 
 @overload
 def predict(
-    photos: ImageSource,
+    images: ImageSource,
     model: Model | Predictor = ...,
     *,
     probabilities: bool = ...,
@@ -195,7 +195,7 @@ def predict(
 ) -> Segmentation: ...
 @overload
 def predict(
-    photos: list[Any] | tuple[Any, ...] | Iterator[Any],
+    images: list[Any] | tuple[Any, ...] | Iterator[Any],
     model: Model | Predictor = ...,
     *,
     probabilities: bool = ...,
@@ -211,7 +211,7 @@ def predict(
 @checked
 @keeps_mode
 def predict(
-    photos: ImageSource | Iterable[Any],
+    images: ImageSource | Iterable[Any],
     model: Model | Predictor = DEFAULT_MODEL,
     *,
     probabilities: bool = False,
@@ -227,7 +227,7 @@ def predict(
     """Segment one photo, or several.
 
     Args:
-        photos: for one result a path, encoded bytes, an open file, a PIL image, an (H, W, 3) uint8 RGB array or a torch
+        images: for one result a path, encoded bytes, an open file, a PIL image, an (H, W, 3) uint8 RGB array or a torch
             tensor, as `terrazzo.imaging.read.read_image` takes them; for a list of results a list or other iterable of
             these, in which paths may also be folders and glob patterns.
         model: a loaded model, what `terrazzo.load` takes, an exported file, or a predictor from `make_predictor`,
@@ -253,8 +253,8 @@ def predict(
         MissingExtraError: the engine is not installed.
     """
     reading = ReadOptions(bands, frame, value_range, max_pixels)
-    several = are_several(photos)
-    sources: list[Any] = list(photos) if several else [photos]  # type: ignore[arg-type]
+    several = are_several(images)
+    sources: list[Any] = list(images) if several else [images]  # type: ignore[arg-type]
     are_files = several and all(isinstance(source, (str, os.PathLike)) for source in sources)
     paths = leave_out_results(find_images(sources), sources)[0] if are_files else []
     if isinstance(model, Predictor):

@@ -83,7 +83,7 @@ class Summary:
 @checked
 @keeps_mode
 def predict_folder(
-    photos: Paths,
+    images: Paths,
     output: str | os.PathLike[str],
     model: str | Path | TrainedModel | Predictor = DEFAULT_MODEL,
     *,
@@ -107,7 +107,7 @@ def predict_folder(
     photo never is. Results found among the photos are left out, with a note.
 
     Args:
-        photos: a photo, a folder (searched to any depth) or a pattern, or a list of these.
+        images: a photo, a folder (searched to any depth) or a pattern, or a list of these.
         output: folder for the results, made if it is not there; or, for a single photo and kind, the file.
         model: a loaded model, what `terrazzo.load` takes, an exported file, or a predictor from `make_predictor`, which
             has its protocol, engine, device, threads and precision already.
@@ -134,7 +134,7 @@ def predict_folder(
     kinds = check_kinds(save)
     if batch_size < 1:
         raise ConfigError(f"the batch size is {batch_size}", fix="give at least 1")
-    protocol, arguments = find_protocol(protocol), _listed(photos)
+    protocol, arguments = find_protocol(protocol), _listed(images)
     paths, skipped = leave_out_results(find_images(arguments), arguments)
     places = _destinations(paths, arguments, Path(output), kinds)
     check_outputs(chain.from_iterable(place.values() for place in places), "predict", inputs=paths, overwrite=overwrite)
@@ -261,8 +261,8 @@ def _streamed(path: Path, result: Streamed, place: dict[str, Path], overwrite: b
         return Failure.of(path, error)
 
 
-def _listed(photos: Paths) -> list[str | os.PathLike[str]]:
-    return [photos] if isinstance(photos, (str, os.PathLike)) else list(photos)
+def _listed(images: Paths) -> list[str | os.PathLike[str]]:
+    return [images] if isinstance(images, (str, os.PathLike)) else list(images)
 
 
 def _folded(name: str | Path) -> str:

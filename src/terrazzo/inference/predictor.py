@@ -206,7 +206,7 @@ class Predictor:
         except Exception as error:
             if len(batch) == 1:
                 return [Failure.of(paths[0], error)]
-        return [outcome for photo in batch for outcome in self._attempt([photo], probabilities)]  # which of them it was
+        return [outcome for image in batch for outcome in self._attempt([image], probabilities)]  # which of them it was
 
     def bands(self, source: Source) -> Iterator[Mask]:
         """Segment an image that is read in strips of rows; yield the mask in bands of rows from the top.

@@ -173,8 +173,8 @@ class Segmentation:
         if not 0 <= alpha <= 1:
             raise ConfigError(f"alpha is {alpha}", fix="choose a value between 0 and 1")
         colors = self.color()
-        photo = colors if self.image is None else self.image
-        picture = paint(photo, colors, self.mask, alpha, bare=self.labels.ignore_index)
+        background = colors if self.image is None else self.image
+        picture = paint(background, colors, self.mask, alpha, bare=self.labels.ignore_index)
         return with_legend(picture, self._legend()) if legend else picture
 
     def _legend(self) -> list[LegendEntry]:
@@ -360,14 +360,14 @@ def check_kinds(save: str | Iterable[str]) -> list[str]:
     return kinds
 
 
-def destinations(output: Path, kinds: list[str], stem: str | None, photo: Path | None = None) -> dict[str, Path]:
+def destinations(output: Path, kinds: list[str], stem: str | None, image: Path | None = None) -> dict[str, Path]:
     """Return the file of each kind.
 
     Args:
         output: a folder; or, for a single kind and without a stem, a file with that kind's suffix.
         kinds: as in the module's table.
         stem: how the files' names begin; by default as the photo's.
-        photo: where the result comes from.
+        image: where the result comes from.
 
     Raises:
         ConfigError: `output` looks like a file, and is not one for these kinds; or the stem names a folder (code
@@ -382,7 +382,7 @@ def destinations(output: Path, kinds: list[str], stem: str | None, photo: Path |
                 code="config-save",
             )
         return {kinds[0]: output}
-    stem = stem or stem_of(photo)
+    stem = stem or stem_of(image)
     if Path(stem).name != stem:
         raise ConfigError(
             f"{show(stem)} is not the beginning of a file name", fix="leave folders out of it", code="config-save"
@@ -390,6 +390,6 @@ def destinations(output: Path, kinds: list[str], stem: str | None, photo: Path |
     return {kind: output / f"{stem}{KINDS[kind]}" for kind in kinds}
 
 
-def stem_of(photo: Path | None) -> str:
+def stem_of(image: Path | None) -> str:
     """Return how the names of a photo's results begin: results of a hidden file are not hidden."""
-    return (photo.stem.lstrip(".") if photo is not None else "") or "segmentation"
+    return (image.stem.lstrip(".") if image is not None else "") or "segmentation"

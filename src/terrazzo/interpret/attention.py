@@ -133,7 +133,7 @@ class AttentionMaps:
 @keeps_mode
 @checked
 def attention_maps(
-    photo: ImageSource,
+    image: ImageSource,
     model: str | Path | TrainedModel = DEFAULT_MODEL,
     *,
     points: Sequence[Point] | None = None,
@@ -143,7 +143,7 @@ def attention_maps(
     """Show where a SegFormer or a SETR looks from some points of a photo.
 
     Args:
-        photo: a path, encoded bytes, a PIL image or an (H, W, 3) uint8 RGB array.
+        image: a path, encoded bytes, a PIL image or an (H, W, 3) uint8 RGB array.
         model: a loaded model, or what `terrazzo.load` takes.
         points: (x, y) pixels of the photo; by default its centre and the middles of the largest classes seen.
         layers: names of layers, such as ``2.1`` (stage 2, block 1) of a SegFormer or ``12`` of a SETR; by default
@@ -157,10 +157,10 @@ def attention_maps(
         ConfigError: a point is not on the photo, or the model has no such layer or no attention.
     """
     trained = model if isinstance(model, TrainedModel) else load(model)
-    image_HW3 = read_image(photo)
+    image_HW3 = read_image(image)
     height, width = image_HW3.shape[:2]
     if points is not None:
-        check_points(points, height, width, str(photo) if isinstance(photo, (str, Path)) else "the photo")
+        check_points(points, height, width, str(image) if isinstance(image, (str, Path)) else "the photo")
     network = trained.network.eval().to(find_device(device))
     chosen = _chosen_layers(network, layers)
     images_13HW = torch.from_numpy(trained.preprocess(image_HW3)[None]).to(next(network.parameters()))

@@ -128,7 +128,7 @@ def _attention_sheet(
     """Draw each point's image and, beside it, its panels in rows of `MAPS_IN_A_ROW`."""
     from matplotlib.figure import Figure
 
-    photo_HW3 = _reduced(image_HW3)
+    reduced_HW3 = _reduced(image_HW3)
     height, width = image_HW3.shape[:2]
     tall = min(max(MAP * height / width, 0.4), 2 * MAP)
     columns = 1 + min(len(heads), MAPS_IN_A_ROW)
@@ -148,15 +148,15 @@ def _attention_sheet(
     for number, (row, point, name) in enumerate(zip(rows, points, classes, strict=True)):
         top = above + number * lines * line + HEAD
         _write(figure, GAP, top - 0.08, f"{number + 1}  {clipped(name)} at {point[0]},{point[1]}", 10, va="bottom")
-        photo_axes = axes_at(GAP, top)
-        photo_axes.imshow(photo_HW3, extent=(0, width, height, 0), aspect="auto")
-        drawn = [photo_axes]
+        image_axes = axes_at(GAP, top)
+        image_axes.imshow(reduced_HW3, extent=(0, width, height, 0), aspect="auto")
+        drawn = [image_axes]
         for place, (panel, text) in enumerate(zip(row, heads, strict=True)):
             left = GAP + (1 + place % MAPS_IN_A_ROW) * (MAP + GAP)
             upper = top + place // MAPS_IN_A_ROW * line
             _write(figure, left, upper - 0.08, text, 9, va="bottom", linespacing=1.35)
             drawn.append(axes_at(left, upper))
-            _draw_keys(drawn[-1], photo_HW3, panel, height, width)
+            _draw_keys(drawn[-1], reduced_HW3, panel, height, width)
             _write(figure, left, upper + tall + 0.18, panel.note, 8.5, color=FAINT)
         for axes in drawn:
             _mark(axes, point)
@@ -165,12 +165,12 @@ def _attention_sheet(
     return to_png(figure, DPI)
 
 
-def _draw_keys(axes: Axes, photo_HW3: Picture, panel: _Panel, height: int, width: int) -> None:
+def _draw_keys(axes: Axes, image_HW3: Picture, panel: _Panel, height: int, width: int) -> None:
     """The photo in grey, under one flat patch of colour for each key: no more detail than the attention has."""
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    grey_HW = photo_HW3.mean(axis=2)
+    grey_HW = image_HW3.mean(axis=2)
     # A dark street's outlines must show through the colours too.
     dark, bright = np.percentile(grey_HW, (1, 99))
     room = 0.15 * (bright - dark) + 1
@@ -195,15 +195,15 @@ def _mark(axes: Axes, point: Point) -> None:
     axes.plot(x, y, "o", ms=8, mfc="none", mec=MARK, mew=1.6, clip_on=False, zorder=6)
 
 
-def _reduced(photo_HW3: Picture) -> Picture:
+def _reduced(image_HW3: Picture) -> Picture:
     import cv2
 
-    height, width = photo_HW3.shape[:2]
+    height, width = image_HW3.shape[:2]
     factor = LARGEST_PICTURE / max(height, width)
     if factor >= 1:
-        return photo_HW3
+        return image_HW3
     size = max(round(width * factor), 1), max(round(height * factor), 1)
-    return np.asarray(cv2.resize(photo_HW3, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return np.asarray(cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 # -- receptive fields -------------------------------------------------------------------------------------------------

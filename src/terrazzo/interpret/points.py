@@ -19,7 +19,7 @@ CHOSEN = 5
 SMALLEST_SHARE = 0.005  # of the photo, that a class must fill to be asked about
 
 
-def check_points(points: Sequence[Point], height: int, width: int, photo: str) -> None:
+def check_points(points: Sequence[Point], height: int, width: int, image: str) -> None:
     """Refuse points that are not on a photo, or more than a picture can show.
 
     Raises:
@@ -32,7 +32,7 @@ def check_points(points: Sequence[Point], height: int, width: int, photo: str) -
     for x, y in points:
         if not (0 <= x < width and 0 <= y < height):
             raise ConfigError(
-                f"the point {x},{y} is not on {photo}, which is {width} x {height} pixels",
+                f"the point {x},{y} is not on {image}, which is {width} x {height} pixels",
                 fix=f"give x from 0 to {width - 1} and y from 0 to {height - 1}",
                 code="explain-point",
             )

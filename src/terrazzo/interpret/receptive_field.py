@@ -63,12 +63,12 @@ class ReceptiveFields:
 
     Attributes:
         fields: the encoder's maps in order, then the decoder's logits.
-        photos: how many photos they are the mean of.
+        images: how many photos they are the mean of.
         model: the model's name.
     """
 
     fields: tuple[ReceptiveField, ...]
-    photos: int
+    images: int
     model: str
 
     def table(self) -> str:
@@ -89,7 +89,7 @@ class ReceptiveFields:
         """Write receptive_field.png and receptive_field.npz, each atomically, and return their paths.
 
         The archive holds ``names`` of the M maps, ``shares`` (M, H, W), ``grids`` (M, 2), ``units`` (M, 2) and
-        ``photos``.
+        ``images``.
 
         Args:
             folder: where to; it is created.
@@ -105,13 +105,13 @@ class ReceptiveFields:
             "shares": np.stack([field.share_HW for field in self.fields]),
             "grids": np.array([field.grid for field in self.fields]),
             "units": np.array([field.unit for field in self.fields]),
-            "photos": np.array(self.photos),
+            "photos": np.array(self.images),
         }
         archive = io.BytesIO()
         np.savez_compressed(archive, **arrays)
         make_folder(folder)
         write_results(
-            {picture: receptive_fields_png(self.fields, self.photos, self.model), numbers: archive.getvalue()},
+            {picture: receptive_fields_png(self.fields, self.images, self.model), numbers: archive.getvalue()},
             "explain",
         )
         return [picture, numbers]
@@ -120,7 +120,7 @@ class ReceptiveFields:
 @keeps_mode
 @checked
 def receptive_fields(
-    photos: ImageSource | Sequence[ImageSource],
+    images: ImageSource | Sequence[ImageSource],
     model: str | Path | TrainedModel = DEFAULT_MODEL,
     *,
     window: int = WINDOW,
@@ -131,7 +131,7 @@ def receptive_fields(
     """Measure which pixels the middle of each feature map and of the logits depends on, on average over photos.
 
     Args:
-        photos: a path, encoded bytes, a PIL image or an (H, W, 3) uint8 RGB array, or a list of these.
+        images: a path, encoded bytes, a PIL image or an (H, W, 3) uint8 RGB array, or a list of these.
         model: a loaded model of any kind, or what `terrazzo.load` takes.
         window: largest side, in pixels of the network's input, of the window that is cut from the middle of every
             photo. The smallest photo bounds it too. Memory grows with its square, as in training.
@@ -144,7 +144,7 @@ def receptive_fields(
         CheckpointError: the model cannot be loaded.
         ConfigError: there is no photo, or the window is smaller than 1.
     """
-    sources: list[Any] = list(photos) if isinstance(photos, (list, tuple)) else [photos]
+    sources: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]
     if not sources:
         raise ConfigError("there is no photo to measure receptive fields on", fix="give at least one")
     if window < 1:

@@ -23,13 +23,13 @@ from terrazzo.inference.upsample.argmax import upsample_argmax
 from terrazzo.ownership import leave_out_results
 from terrazzo.profiling.engine_process import EngineProcess
 from terrazzo.profiling.machine import Times, package_versions, processor_name
-from terrazzo.profiling.report import EngineSpeed, PhotoSpeed, Problem, SpeedReport
+from terrazzo.profiling.report import EngineSpeed, ImageSpeed, Problem, SpeedReport
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.exported import exported_format
 
-__all__ = ["MOST_PHOTOS", "benchmark"]
+__all__ = ["MOST_IMAGES", "benchmark"]
 
-MOST_PHOTOS = 50
+MOST_IMAGES = 50
 REFERENCE = "reference.npy"
 
 
@@ -42,7 +42,7 @@ def benchmark(
     engines: str | Sequence[str] = "all",
     threads: int | None = None,
     device: str | None = None,
-    photos: str | Path | None = None,
+    images: str | Path | None = None,
     rounds: int = 10,
     trust: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -60,7 +60,7 @@ def benchmark(
         engines: names, or "all" for those that are installed.
         threads: that each engine may use; by default one for each core.
         device: ``cpu`` or ``cuda``, for PyTorch; by default a GPU where there is one.
-        photos: a file, folder or pattern; its first 50 photos are turned into mask files too.
+        images: a file, folder or pattern; its first 50 photos are turned into mask files too.
         rounds: passes that are timed.
         trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
         progress: is told (steps done, steps in all).
@@ -79,7 +79,7 @@ def benchmark(
     if trust and exported_format(model) == "torch":
         trust_file(Path(model))  # which the engine's process then opens
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    paths = leave_out_results(find_images([str(photos)]), [str(photos)])[0][:MOST_PHOTOS] if photos is not None else []
+    paths = leave_out_results(find_images([str(images)]), [str(images)])[0][:MOST_IMAGES] if images is not None else []
     steps = _Steps(progress, 1 + 2 * len(wanted) + rounds + len(paths))
     work: dict[str, Any] = {"model": str(model), "threads": threads, "size": size, "batch_size": batch_size}
     with tempfile.TemporaryDirectory(prefix="terrazzo-benchmark-") as name, ExitStack() as stack:
@@ -102,7 +102,7 @@ def benchmark(
         if not running:  # that an engine is not for such a file says less than why the right one fails
             raise next((error for error in errors if error.code != "engine-file"), errors[0])
         speeds = _measured(running, folder, size, rounds, steps)
-        of_photos = _photos_measured(running, folder, paths, steps) if paths else [None] * len(running)
+        of_images = _images_measured(running, folder, paths, steps) if paths else [None] * len(running)
     return SpeedReport(
         model=str(model),
         architecture=facts["architecture"],
@@ -111,7 +111,7 @@ def benchmark(
         batch_size=batch_size,
         threads=threads,
         rounds=rounds,
-        photos=len(paths),
+        images=len(paths),
         operations=facts["operations"],
         gemm_peak=facts["gemm_peak"],
         processor=processor_name(),
@@ -123,10 +123,10 @@ def benchmark(
                 first_start=each.first_start,
                 start=each.start,
                 pixels=batch_size * size[0] * size[1],
-                photos=of_photo,
+                images=of_image,
                 **speed,
             )
-            for each, speed, of_photo in zip(running, speeds, of_photos, strict=True)
+            for each, speed, of_image in zip(running, speeds, of_images, strict=True)
         ),
         problems=tuple(problems),
     )
@@ -212,19 +212,19 @@ def _compared(each: _Running, folder: Path, size: tuple[int, int]) -> dict[str, 
     return {"difference": float(np.abs(logits_BKhw - expected_BKhw).max()), "differing": differing}
 
 
-def _photos_measured(
+def _images_measured(
     running: Sequence[_Running], folder: Path, paths: Sequence[Path], steps: _Steps
-) -> list[PhotoSpeed | None]:
+) -> list[ImageSpeed | None]:
     """Turn each photo into a mask file by each engine in turn; masks are compared with the first engine's."""
     for each in running:
-        each.process.ask("photo", source=str(paths[0]), destination=str(folder / f"{each.engine}.png"))
+        each.process.ask("image", source=str(paths[0]), destination=str(folder / f"{each.engine}.png"))
     seconds: list[list[list[float]]] = [[] for _ in running]
     differing, pixels = [0] * len(running), 0
     for path in paths:
         masks = []
         for each, measured in zip(running, seconds, strict=True):
             destination = folder / f"{each.engine}.png"
-            measured.append(each.process.ask("photo", source=str(path), destination=str(destination)))
+            measured.append(each.process.ask("image", source=str(path), destination=str(destination)))
             with Image.open(destination) as image:
                 masks.append(np.asarray(image))
         for number, mask in enumerate(masks):
@@ -232,7 +232,7 @@ def _photos_measured(
         pixels += masks[0].size
         steps.done()
     return [
-        PhotoSpeed(**_wall_and_cpu(measured), differing=count, pixels=pixels)
+        ImageSpeed(**_wall_and_cpu(measured), differing=count, pixels=pixels)
         for measured, count in zip(seconds, differing, strict=True)
     ]
 

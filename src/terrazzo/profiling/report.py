@@ -9,13 +9,13 @@ from typing import Any
 from terrazzo.profiling.machine import Times
 from terrazzo.text import printable
 
-__all__ = ["EngineSpeed", "PhotoSpeed", "Problem", "SpeedReport"]
+__all__ = ["EngineSpeed", "ImageSpeed", "Problem", "SpeedReport"]
 
 BUSY = 0.7
 
 
 @dataclass(frozen=True)
-class PhotoSpeed:
+class ImageSpeed:
     """Photo file to mask file, one photo after the other.
 
     Attributes:
@@ -45,7 +45,7 @@ class EngineSpeed:
         difference: the largest of logits from PyTorch's, operator by operator; None where there is nothing to compare.
         differing: pixels of the batch's masks whose class is not that of PyTorch's.
         pixels: of the batch.
-        photos: what --photos adds.
+        images: what --photos adds.
     """
 
     engine: str
@@ -57,7 +57,7 @@ class EngineSpeed:
     difference: float | None
     differing: int | None
     pixels: int
-    photos: PhotoSpeed | None = None
+    images: ImageSpeed | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class SpeedReport:
         batch_size: photos in a pass.
         threads: that each engine may use.
         rounds: passes that were timed.
-        photos: number of photo files; 0 without.
+        images: number of photo files; 0 without.
         operations: floating-point operations of a pass; None where they cannot be counted.
         gemm_peak: FLOP/s of a float32 matrix product on these threads.
         processor: the machine's.
@@ -98,7 +98,7 @@ class SpeedReport:
     batch_size: int
     threads: int
     rounds: int
-    photos: int
+    images: int
     operations: int | None
     gemm_peak: float
     processor: str
@@ -127,9 +127,9 @@ class SpeedReport:
         lines.append("")
         if self.engines:
             lines += [*_columns(self._network_rows()), "", *self._legend()]
-        if self.photos:
-            lines += ["", f"Photo file to mask file, one after the other, {self.photos} in all:", ""]
-            lines += _columns(self._photo_rows())
+        if self.images:
+            lines += ["", f"Photo file to mask file, one after the other, {self.images} in all:", ""]
+            lines += _columns(self._image_rows())
         for problem in self.problems:
             lines += ["", f"{problem.engine}: not measured: {problem.message}", f"  fix: {problem.fix}"]
         return "\n".join(lines)
@@ -145,8 +145,8 @@ class SpeedReport:
                 "photos_per_second": self.batch_size / speed.wall.median,
                 "share_of_gemm_peak": self.share_of_peak(speed),
             }
-            if speed.photos is not None:
-                entry["photos"] |= {"median": speed.photos.wall.median, "cpu_median": speed.photos.cpu.median}
+            if speed.images is not None:
+                entry["images"] |= {"median": speed.images.wall.median, "cpu_median": speed.images.cpu.median}
         return values
 
     def to_json(self) -> str:
@@ -188,18 +188,18 @@ class SpeedReport:
             "same mask      pixels that get the class that PyTorch gives, operator by operator",
         ]
 
-    def _photo_rows(self) -> list[list[str]]:
+    def _image_rows(self) -> list[list[str]]:
         rows = [["engine", "median", "least", "photos/s", "processor", "same mask"]]
         for speed in self.engines:
-            if (photos := speed.photos) is not None:
+            if (images := speed.images) is not None:
                 rows.append(
                     [
                         speed.engine,
-                        _seconds(photos.wall.median),
-                        _seconds(photos.wall.least),
-                        f"{len(photos.wall.seconds) / sum(photos.wall.seconds):.3g}",
-                        _seconds(photos.cpu.median),
-                        _same(photos.differing, photos.pixels),
+                        _seconds(images.wall.median),
+                        _seconds(images.wall.least),
+                        f"{len(images.wall.seconds) / sum(images.wall.seconds):.3g}",
+                        _seconds(images.cpu.median),
+                        _same(images.differing, images.pixels),
                     ]
                 )
         return rows

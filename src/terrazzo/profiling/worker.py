@@ -62,7 +62,7 @@ class Worker:
 
         np.save(path, self.predictor.engine(self.batch_B3HW))
 
-    def photo(self, source: str, destination: str) -> tuple[float, float]:
+    def image(self, source: str, destination: str) -> tuple[float, float]:
         """Turn a photo file into a mask file; return the seconds and the processor seconds."""
         from terrazzo.imaging.read import read_image
 

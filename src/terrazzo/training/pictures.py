@@ -20,7 +20,7 @@ from terrazzo.plotting import FAINT, GRID, INK, clipped, to_png
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["choose_photos", "curves_png", "sheet_png"]
+__all__ = ["choose_images", "curves_png", "sheet_png"]
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Color = tuple[int, int, int]
@@ -30,7 +30,7 @@ WRONG: Color = (230, 30, 45)
 PAPER: Color = (255, 255, 255)
 
 SMALLEST_SPAN = 5.0  # mIoU points on the axis: a difference of a tenth must not look like a fall
-SHEET_PHOTOS = 8
+SHEET_IMAGES = 8
 MOST_CLASSES = 60  # in the sheet's legend
 CELL, GAP, HEAD, TITLE, LINE_HEIGHT = 400, 12, 96, 40, 26  # pixels
 DPI = 100
@@ -124,7 +124,7 @@ def sheet_png(predictor: Predictor, val: Dataset, scores: list[float], title: st
         scores: each photo's mIoU, NaN where nothing is labelled.
         title: what was trained on what.
     """
-    labels, chosen = val.labels, choose_photos(scores)
+    labels, chosen = val.labels, choose_images(scores)
     rows, pixels = [], np.zeros(labels.ignore_index + 1, np.int64)
     flat: list[str] = []  # the class of each prediction that has only one, where the label has more
     for place, index in enumerate(chosen):
@@ -155,7 +155,7 @@ def sheet_png(predictor: Predictor, val: Dataset, scores: list[float], title: st
     return _sheet(rows, legend, f"{title}: {which}, from the best mIoU to the worst")
 
 
-def choose_photos(scores: list[float], most: int = SHEET_PHOTOS) -> list[int]:
+def choose_images(scores: list[float], most: int = SHEET_IMAGES) -> list[int]:
     """Return the places of at most `most` photos: the best, the worst, and others evenly spaced by rank between."""
     ranked = sorted((place for place, value in enumerate(scores) if not np.isnan(value)), key=lambda k: -scores[k])
     picks = np.linspace(0, len(ranked) - 1, min(most, len(ranked))).round().astype(int)

@@ -111,9 +111,9 @@ def disk_lines(model: Segmenter, recipe: Recipe, output: Path) -> list[str]:
 
 
 def _look_at_first(split: Dataset) -> None:
-    photo = split.samples[0].image.with_reading(split.reading)
+    image = split.samples[0].image.with_reading(split.reading)
     try:
-        _, remarks = photo.read_with_remarks()
+        _, remarks = image.read_with_remarks()
     except ImageError as error:
         if error.code != "image-bands":
             return  # the others are told together with it
@@ -123,7 +123,7 @@ def _look_at_first(split: Dataset) -> None:
             code=error.code,
         ) from error
     for remark in remarks:
-        note(f"{split.split}, {photo.name}: {remark}; training takes photos as they are, so convert them first")
+        note(f"{split.split}, {image.name}: {remark}; training takes photos as they are, so convert them first")
 
 
 def _header(split: Dataset, index: int) -> None:

@@ -201,11 +201,11 @@ def recipe_for(data: Path, model: str | ModelSpec, changes: Mapping[str, Any]) -
     automatic_recipe(DEFAULT_ARCHITECTURE, [(1, 1)]).changed(changes)  # wrong values are told before photos are read
     spec = LabelSpec.bundled(changes["data.labels"]) if changes.get("data.labels") else None
     rules = DataRules.of_recipe({"split": changes.get("data.split"), "crowds": changes.get("data.crowds")})
-    photos = open_dataset(data, changes.get("data.train_split", "train"), spec, rules=rules).samples
+    images = open_dataset(data, changes.get("data.train_split", "train"), spec, rules=rules).samples
     # The length of the warm-up follows from how many steps there are to be, the rate from what is started from.
     given = {key: changes.get(f"run.{key}") for key in ("epochs", "steps", "batch_size")}
     length = {key: value for key, value in given.items() if isinstance(value, int)}
-    sizes = [photo.image.size for photo in photos]
+    sizes = [sample.image.size for sample in images]
     initial = starting_weights(changes.get("model.weights"))
     theirs, encoder = None if initial is None else initial.preprocess, changes.get("model.encoder")
     recipe = automatic_recipe(

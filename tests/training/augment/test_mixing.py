@@ -64,7 +64,7 @@ def test_cutmix_replaces_one_rectangle_in_its_place() -> None:
         assert 0.18 < (new_mask != 1).mean() < 0.43
 
 
-def test_cutmix_draws_every_photo() -> None:
+def test_cutmix_draws_every_image() -> None:
     photos = [flat(value) for value in range(10, 14)]
     seen = {int(CutMix(p=1.0)(*flat(1), context(rng(seed), photos, classes=20))[1].max()) for seed in range(40)}
     assert seen == {10, 11, 12, 13}
@@ -88,7 +88,7 @@ def stamped(value: int, rows: slice, columns: slice) -> Pair:
     return image, mask
 
 
-def test_copy_paste_takes_rare_classes_alone_each_alike_and_from_photos_that_show_them() -> None:
+def test_copy_paste_takes_rare_classes_alone_each_alike_and_from_images_that_show_them() -> None:
     # Class 1 fills half of the pixels; 2 has 30 and 3 has 12 of 6000, each in one photo.
     photos = [stamped(1, slice(0, 40), slice(0, 50)), stamped(2, slice(3, 8), slice(4, 10)),
               stamped(3, slice(30, 33), slice(40, 44))]  # fmt: skip

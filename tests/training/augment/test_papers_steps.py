@@ -196,7 +196,7 @@ def test_resize_by_hand(
     assert image.shape == (*expected, 3)
 
 
-def test_resize_interpolates_the_photo_and_picks_labels() -> None:
+def test_resize_interpolates_the_image_and_picks_labels() -> None:
     image = np.array([[[0] * 3, [200] * 3]])
     new_image, new_mask = applied(RandomResize(ratio_range=(2, 2)), image, [[3, 9]], ("uniform", 2.0))
     assert new_image[0, :, 0].tolist() == [0, 50, 150, 200]  # centres at -0.25, 0.25, 0.75 and 1.25 of the old ones

@@ -61,14 +61,14 @@ def test_a_probability_of_1_always_changes_something(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_inputs_and_the_other_photo_stay_as_they_are(name: str) -> None:
-    photos = [labelled(30, 24, 0), labelled(28, 30, 1)]
-    before = [(image.copy(), mask.copy()) for image, mask in photos]
+def test_inputs_and_the_other_image_stay_as_they_are(name: str) -> None:
+    images = [labelled(30, 24, 0), labelled(28, 30, 1)]
+    before = [(image.copy(), mask.copy()) for image, mask in images]
     step = row(name, **({"p": 1} if name in WITH_P else {}))
     for seed in range(5):
-        image, mask = step(*photos[0], context(np.random.default_rng(seed), [photos[1]]))
+        image, mask = step(*images[0], context(np.random.default_rng(seed), [images[1]]))
         assert image.shape == (*mask.shape, 3) and image.dtype == np.uint8 and mask.dtype == np.uint8
-    for photo, same in zip(photos, before, strict=True):
+    for photo, same in zip(images, before, strict=True):
         np.testing.assert_array_equal(photo[0], same[0])
         np.testing.assert_array_equal(photo[1], same[1])
 
@@ -108,7 +108,7 @@ def test_affine_makes_up_no_labels(
     assert set(np.unique(new_mask)) <= {*np.unique(mask), 255}
 
 
-def test_mixing_steps_take_the_other_photo_through_the_steps_before_them() -> None:
+def test_mixing_steps_take_the_other_image_through_the_steps_before_them() -> None:
     left = np.zeros((6, 8), np.uint8)
     left[:, :4] = 1
     photo = np.repeat(left[..., None], 3, axis=2), left

@@ -22,15 +22,15 @@ FOLDERS = {"train": "training", "val": "validation"}
 
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by its folders and by photos called ADE_..."""
-    photos, masks = root / "images", root / "annotations"
-    there = [split for split, folder in FOLDERS.items() if (photos / folder).is_dir()]
+    images, masks = root / "images", root / "annotations"
+    there = [split for split, folder in FOLDERS.items() if (images / folder).is_dir()]
     if not there:
         return None
     splits = tuple(split for split in there if (masks / FOLDERS[split]).is_dir())
     if not splits:
         fix = "unpack the whole of ADEChallengeData2016.zip"
         return NearMiss(NAME, f"annotations/{FOLDERS[there[0]]} is missing", fix)
-    if not shows_names(photos / FOLDERS[splits[0]], ("ADE_",)):
+    if not shows_names(images / FOLDERS[splits[0]], ("ADE_",)):
         return None  # somebody else's data, whose masks may well count from 0: see `parallel_folders`
     return Layout(NAME, root, masks, splits, partial(_pairs, root, splits), partial(LabelSpec.bundled, "ade20k"))
 

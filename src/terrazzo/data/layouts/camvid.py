@@ -30,23 +30,23 @@ def find(root: Path) -> Layout | NearMiss | None:
     for masks, ending, name in (("annot", "", "index masks"), ("_labels", COLOR_ENDING, "32 colours")):
         splits = tuple(s for s in USUAL_SPLITS if (root / s).is_dir() and (root / f"{s}{masks}").is_dir())
         if splits and not shows_names(root / splits[0], DRIVES):
-            return _other_photos(f"{splits[0]} and {splits[0]}{masks}")
+            return _other_images(f"{splits[0]} and {splits[0]}{masks}")
         if splits:
             pairs = partial(_split_pairs, root, splits, masks, ending)
             return Layout(f"{NAME} ({name})", root, root / f"{splits[0]}{masks}", splits, pairs, _labels(ending))
     folders = sorted(entry.name for entry in folder_entries(root) if entry.is_dir())
-    photos, colors = (
+    images, colors = (
         next((name for name in folders if name.startswith(start)), None)
         for start in ("701_StillsRaw", "LabeledApproved")
     )
-    if photos is None and colors is None:
+    if images is None and colors is None:
         return None
-    if photos is None or colors is None:
+    if images is None or colors is None:
         missing = "LabeledApproved_full" if colors is None else "701_StillsRaw_full"
         return NearMiss(NAME, f"{missing} is missing", "unpack photos and labels into two folders side by side")
-    if not shows_names(root / photos, DRIVES):
-        return _other_photos(f"{photos} and {colors}")
-    pairs = partial(_unsplit_pairs, root, root / photos, root / colors)
+    if not shows_names(root / images, DRIVES):
+        return _other_images(f"{images} and {colors}")
+    pairs = partial(_unsplit_pairs, root, root / images, root / colors)
     return Layout(f"{NAME} (32 colours, unsplit)", root, root / colors, USUAL_SPLITS, pairs, _labels(COLOR_ENDING))
 
 
@@ -59,7 +59,7 @@ def segnet_split(stem: str) -> str:
     return "val" if drive == "0016E5" and number in VAL_FRAMES else "train"
 
 
-def _other_photos(folders: str) -> NearMiss:
+def _other_images(folders: str) -> NearMiss:
     """Somebody else's masks in such folders do not hold CamVid's classes."""
     message = f"{folders} are folders of CamVid, but no photo is called after its drives ({', '.join(DRIVES)})"
     return NearMiss(NAME, message, "lay your own data out as train/images, train/masks, val/images and val/masks")
@@ -75,10 +75,10 @@ def _split_pairs(root: Path, splits: tuple[str, ...], masks: str, ending: str, s
     return pair_folders(Listing.of(root / split), Listing.of(root / f"{split}{masks}", ending))
 
 
-def _unsplit_pairs(root: Path, photos: Path, masks: Path, split: str) -> Pairs:
+def _unsplit_pairs(root: Path, images: Path, masks: Path, split: str) -> Pairs:
     if split not in USUAL_SPLITS:
         raise no_such_split(NAME, root, split, USUAL_SPLITS)
-    listings = [Listing.of(photos), Listing.of(masks, COLOR_ENDING)]
+    listings = [Listing.of(images), Listing.of(masks, COLOR_ENDING)]
     for listing in listings:
         for stem in [stem for stem in listing.by_stem if segnet_split(stem) != split]:
             del listing.by_stem[stem]

@@ -20,18 +20,18 @@ __all__ = ["NAME", "SHAPE", "find"]
 
 NAME = "Cityscapes"
 SHAPE = "leftImg8bit/train, gtFine/train"
-PHOTO_ENDING = "_leftImg8bit"
+IMAGE_ENDING = "_leftImg8bit"
 MASK_ENDINGS = {"_gtFine_labelTrainIds": "cityscapes", "_gtFine_labelIds": "cityscapes_ids"}
 
 
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by ``leftImg8bit`` and ``gtFine``."""
-    photos, masks = root / "leftImg8bit", root / "gtFine"
-    if not photos.is_dir() and not masks.is_dir():
+    images, masks = root / "leftImg8bit", root / "gtFine"
+    if not images.is_dir() and not masks.is_dir():
         return None
-    splits = tuple(split for split in ("train", "val") if (photos / split).is_dir() and (masks / split).is_dir())
+    splits = tuple(split for split in ("train", "val") if (images / split).is_dir() and (masks / split).is_dir())
     if not splits:
-        missing = next(folder for folder in (photos / "train", masks / "train") if not folder.is_dir())
+        missing = next(folder for folder in (images / "train", masks / "train") if not folder.is_dir())
         fix = "unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into one folder"
         return NearMiss(NAME, f"{missing.relative_to(root)} is missing", fix)
     ending = _mask_ending(root, splits)
@@ -48,7 +48,7 @@ def _mask_ending(root: Path, splits: tuple[str, ...]) -> str:
             names = {entry.name for entry in folder_entries(city)}
             folder = root / "gtFine" / split / city.name
             masks = {entry.name for entry in folder_entries(folder)} if folder.is_dir() else set()
-            stems = (name.removesuffix(f"{PHOTO_ENDING}.png") for name in names if name.endswith(f"{PHOTO_ENDING}.png"))
+            stems = (name.removesuffix(f"{IMAGE_ENDING}.png") for name in names if name.endswith(f"{IMAGE_ENDING}.png"))
             if not all(f"{stem}{preferred}.png" in masks for stem in stems):
                 return always
     return preferred
@@ -61,13 +61,13 @@ def _cities(folder: Path) -> list[Path]:
 def _pairs(root: Path, splits: tuple[str, ...], ending: str, split: str) -> Pairs:
     if split not in splits:
         raise no_such_split(NAME, root, split, splits)
-    photos, masks = root / "leftImg8bit" / split, root / "gtFine" / split
+    images, masks = root / "leftImg8bit" / split, root / "gtFine" / split
     samples: list[Sample] = []
     problems: list[Problem] = []
-    for city in sorted({folder.name for folder in _cities(photos) + _cities(masks)}):
+    for city in sorted({folder.name for folder in _cities(images) + _cities(masks)}):
         listings = [
             Listing.of(folder / city, suffix) if (folder / city).is_dir() else Listing(folder / city)
-            for folder, suffix in ((photos, PHOTO_ENDING), (masks, ending))
+            for folder, suffix in ((images, IMAGE_ENDING), (masks, ending))
         ]
         found, wrong = pair_folders(*listings)
         samples += found

@@ -44,7 +44,7 @@ __all__ = [
     "NAME",
     "SHAPE",
     "FolderFinder",
-    "PhotoFinder",
+    "ImageFinder",
     "coco_documents",
     "coco_layout",
     "find",
@@ -58,7 +58,7 @@ IN_SPLIT_FOLDER = "_annotations.coco.json"
 SHOWN = 8  # classes in one message
 
 
-class PhotoFinder(Protocol):
+class ImageFinder(Protocol):
     """Where the photos of a document are; its text names the place."""
 
     def find(self, name: str) -> Path | None:
@@ -75,17 +75,17 @@ def find(root: Path) -> Layout | NearMiss | None:
             return None
         fix = "name them annotations/instances_train.json and annotations/instances_val.json"
         return NearMiss(NAME, f"no file in annotations/ is named after a split: {', '.join(others[:4])}", fix)
-    return coco_layout(NAME, root, documents, _photo_finder)
+    return coco_layout(NAME, root, documents, _image_finder)
 
 
 def coco_layout(
-    name: str, root: Path, documents: dict[str, Path], photo_finder: Callable[[Path, Path, str, Document], PhotoFinder]
+    name: str, root: Path, documents: dict[str, Path], image_finder: Callable[[Path, Path, str, Document], ImageFinder]
 ) -> Layout:
     """Make a layout of one document for each split."""
     splits = splits_in_order(documents)
     labels = partial(_labels, tuple(documents[split] for split in splits))
     pairs, as_objects = (
-        partial(_pairs, name, root, documents, splits, photo_finder, crowds) for crowds in (False, True)
+        partial(_pairs, name, root, documents, splits, image_finder, crowds) for crowds in (False, True)
     )
     return Layout(name, root, documents[splits[0]], splits, pairs, labels, as_objects)
 
@@ -135,7 +135,7 @@ def _pairs(
     root: Path,
     documents: dict[str, Path],
     splits: tuple[str, ...],
-    photo_finder: Callable[[Path, Path, str, Document], PhotoFinder],
+    image_finder: Callable[[Path, Path, str, Document], ImageFinder],
     crowds_are_objects: bool,
     split: str,
 ) -> Pairs:
@@ -145,13 +145,13 @@ def _pairs(
     document = _document(*_version(path))
     names = _labels(tuple(documents[split] for split in splits)).names
     value_of = {id_: _class_of(name, names) for id_, name in document.categories.items()}
-    finder = photo_finder(root, path, split, document)
+    finder = image_finder(root, path, split, document)
     samples: dict[Path, tuple[str, Sample]] = {}
     problems = [*document.problems, *(() if crowds_are_objects else _crowds(path, document))]
-    for photo in document.photos:
-        shown = shown_name(photo.name)
-        file = finder.find(photo.name)
-        if file is None and leads_elsewhere(photo.name):
+    for image in document.images:
+        shown = shown_name(image.name)
+        file = finder.find(image.name)
+        if file is None and leads_elsewhere(image.name):
             fix = "write file names relative to the photos' folder"
             problems.append(Problem("error", "list-entry", path, f"{shown} leads elsewhere", fix))
         elif file is None:
@@ -161,9 +161,9 @@ def _pairs(
             fix = "give each photo one entry"
             problems.append(Problem("error", "name-shared", path, f"lists {shown} twice", fix))
         else:
-            figures = tuple(_painted(figure, value_of, crowds_are_objects) for figure in photo.figures)
-            mask = OutlinedMask(path, f"{shown}: ", photo.height, photo.width, figures)
-            samples[file] = photo.name, Sample(ImageFile(file), mask)
+            figures = tuple(_painted(figure, value_of, crowds_are_objects) for figure in image.figures)
+            mask = OutlinedMask(path, f"{shown}: ", image.height, image.width, figures)
+            samples[file] = image.name, Sample(ImageFile(file), mask)
     if not samples and not problems:
         fix = "export it again, with its images"
         problems.append(Problem("error", "dataset-empty", path, "this split holds no photos", fix))
@@ -210,7 +210,7 @@ class FolderFinder:
         return self._shown
 
 
-def _photo_finder(root: Path, document: Path, split: str, content: Document) -> PhotoFinder:
+def _image_finder(root: Path, document: Path, split: str, content: Document) -> ImageFinder:
     """Find the folder that has the first photo."""
     match = DOCUMENT.fullmatch(document.name)
     names = [match["split"] + (match["year"] or ""), match["split"]] if match else []
@@ -218,7 +218,7 @@ def _photo_finder(root: Path, document: Path, split: str, content: Document) -> 
     tried = [document.parent] if match is None else []
     tried += [base / place / name for base in (root, beside) for place in ("", "images") for name in (*names, split)]
     tried += [base / place for base in (root, beside) for place in ("images", "data", "")]
-    first = [photo.name for photo in content.photos[:5]]
+    first = [image.name for image in content.images[:5]]
     for folder in tried:
         if any(FileTree(folder).find(name) for name in first):
             return FolderFinder(root, folder)

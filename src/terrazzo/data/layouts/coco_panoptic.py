@@ -37,7 +37,7 @@ DOCUMENT = re.compile(r"panoptic_(?P<split>[A-Za-z]+?)(20[0-9]{2})?\.json")
 class Entry(NamedTuple):
     """One annotated photo: the names of photo and PNG, and the category of each segment."""
 
-    photo: str
+    image: str
     png: str
     categories: dict[int, int]
 
@@ -92,18 +92,18 @@ def _document(path: Path, *version: int) -> Document:
             code="dataset-annotations",
         )
     categories = read_categories(path, content["categories"], "isthing")
-    photos: dict[Any, str] = {}
+    images: dict[Any, str] = {}
     wrong: dict[str, list[str]] = {}
     for image in content["images"]:
         name = image.get("file_name") if isinstance(image, dict) else None
         id_ = image.get("id") if isinstance(image, dict) else None
         if isinstance(id_, (int, str)) and isinstance(name, str) and name:
-            photos[id_] = name
+            images[id_] = name
         else:
             wrong.setdefault("photos without an id or a file name", []).append(show(id_))
     entries = []
     for number, annotation in enumerate(content["annotations"], 1):
-        entry = _entry(annotation, photos, categories)
+        entry = _entry(annotation, images, categories)
         if isinstance(entry, Entry):
             entries.append(entry)
         else:
@@ -115,13 +115,13 @@ def _document(path: Path, *version: int) -> Document:
     return Document(categories, tuple(entries), tuple(problems))
 
 
-def _entry(annotation: Any, photos: dict[Any, str], categories: Categories) -> Entry | str:
+def _entry(annotation: Any, images: dict[Any, str], categories: Categories) -> Entry | str:
     """Read one photo's annotation, or say what is wrong with it."""
     given = annotation if isinstance(annotation, dict) else {}
-    photo_id, png, segments = (given.get(key) for key in ("image_id", "file_name", "segments_info"))
+    image_id, png, segments = (given.get(key) for key in ("image_id", "file_name", "segments_info"))
     if not isinstance(png, str) or not png or not isinstance(segments, list):
         return "annotations without a file name or segments"
-    if not isinstance(photo_id, (int, str)) or photo_id not in photos:
+    if not isinstance(image_id, (int, str)) or image_id not in images:
         return "annotations of a photo that is not listed"
     found: dict[int, int] = {}
     for segment in segments:
@@ -133,7 +133,7 @@ def _entry(annotation: Any, photos: dict[Any, str], categories: Categories) -> E
         if category not in categories.names:
             return "annotations with a segment of a category that is not listed"
         found[id_] = category
-    return Entry(photos[photo_id], png, found)
+    return Entry(images[image_id], png, found)
 
 
 def _pairs(root: Path, documents: dict[str, Path], splits: tuple[str, ...], split: str) -> Pairs:
@@ -142,7 +142,7 @@ def _pairs(root: Path, documents: dict[str, Path], splits: tuple[str, ...], spli
     path = documents[split]
     document = _document(*file_version(path))
     tree = FileTree(root)
-    photos = _folder(tree, [entry.photo for entry in document.entries[:5]], _near(root, path, split))
+    images = _folder(tree, [entry.image for entry in document.entries[:5]], _near(root, path, split))
     pngs = _folder(
         tree, [entry.png for entry in document.entries[:5]], (path.with_suffix(""), root / path.stem, path.parent)
     )
@@ -150,25 +150,25 @@ def _pairs(root: Path, documents: dict[str, Path], splits: tuple[str, ...], spli
     samples: dict[Path, Sample] = {}
     problems = [*document.problems, document.categories.note(path)]
     for entry in document.entries:
-        photo, png = tree.find(entry.photo, photos), tree.find(entry.png, pngs)
-        shown = shown_name(entry.photo)
-        missing = next((name for name, file in ((entry.photo, photo), (entry.png, png)) if file is None), None)
-        if photo is None or png is None:
-            is_photo = photo is None
-            code = "list-entry" if leads_elsewhere(missing or "") else "photo-missing" if is_photo else "mask-missing"
+        image, png = tree.find(entry.image, images), tree.find(entry.png, pngs)
+        shown = shown_name(entry.image)
+        missing = next((name for name, file in ((entry.image, image), (entry.png, png)) if file is None), None)
+        if image is None or png is None:
+            is_image = image is None
+            code = "list-entry" if leads_elsewhere(missing or "") else "photo-missing" if is_image else "mask-missing"
             message = f"lists {shown_name(missing or '')}, which is not in the data set's folder"
             problems.append(Problem("error", code, path, message, "add it, or take it out of the document"))
-        elif photo in samples:
+        elif image in samples:
             fix = "give each photo one annotation"
             problems.append(Problem("error", "name-shared", path, f"annotates {shown} twice", fix))
         else:
             values = {id_: value_of[category] for id_, category in entry.categories.items()}
-            samples[photo] = Sample(ImageFile(photo), SegmentMask(png, values, document.categories.unlabelled))
+            samples[image] = Sample(ImageFile(image), SegmentMask(png, values, document.categories.unlabelled))
     if not samples and not any(problem.severity == "error" for problem in problems):
         problems.append(
             Problem("error", "dataset-empty", path, "this split holds no photos", "export it with its images")
         )
-    return [samples[photo] for photo in sorted(samples)], problems
+    return [samples[image] for image in sorted(samples)], problems
 
 
 def _near(root: Path, document: Path, split: str) -> tuple[Path, ...]:

@@ -31,16 +31,16 @@ def find(root: Path) -> Layout | NearMiss | None:
             fix = "unpack stuffthingmaps_trainval2017.zip into stuffthingmaps/"
             return NearMiss(NAME, "stuffthingmaps/ has neither train2017 nor val2017 in it", fix)
         return None
-    photos = next((p for p in (root / "images", root) if _has_any(p)), None)
-    there = [] if photos is None else [photos, masks]
+    images = next((p for p in (root / "images", root) if _has_any(p)), None)
+    there = [] if images is None else [images, masks]
     splits = tuple(s for s, name in FOLDERS.items() if there and all((folder / name).is_dir() for folder in there))
-    if not splits or photos is None:
+    if not splits or images is None:
         fix = "unpack train2017.zip and val2017.zip beside the masks' folder"
         return NearMiss(NAME, f"{masks.name}/ has masks, and the photos of train2017 and val2017 are missing", fix)
     ending = TRAIN_IDS if all(_has_train_ids(masks / FOLDERS[split]) for split in splits) else ""
     name = f"{NAME} ({'labelTrainIds' if ending else 'published ids'} in {masks.name}/)"
     labels = partial(LabelSpec.bundled, "coco_stuff" if ending else "coco_stuff_raw")
-    return Layout(name, root, masks, splits, partial(_pairs, root, photos, masks, splits, ending), labels)
+    return Layout(name, root, masks, splits, partial(_pairs, root, images, masks, splits, ending), labels)
 
 
 def _has_any(folder: Path) -> bool:
@@ -51,10 +51,10 @@ def _has_train_ids(folder: Path) -> bool:
     return any(entry.name.endswith(f"{TRAIN_IDS}.png") for entry in folder_entries(folder))
 
 
-def _pairs(root: Path, photos: Path, masks: Path, splits: tuple[str, ...], ending: str, split: str) -> Pairs:
+def _pairs(root: Path, images: Path, masks: Path, splits: tuple[str, ...], ending: str, split: str) -> Pairs:
     if split not in splits:
         raise no_such_split(NAME, root, split, splits)
-    return pair_folders(Listing.of(photos / FOLDERS[split]), _without_train_ids(masks / FOLDERS[split], ending))
+    return pair_folders(Listing.of(images / FOLDERS[split]), _without_train_ids(masks / FOLDERS[split], ending))
 
 
 def _without_train_ids(folder: Path, ending: str) -> Listing:

@@ -82,12 +82,12 @@ def _columns(folder: Path) -> tuple[str, str] | NearMiss:
     """Tell the column of photos and the column of masks by their types and names."""
     features = _json(folder / "dataset_info.json").get("features")
     given = features if isinstance(features, dict) else {}
-    images = [name for name, kind in given.items() if isinstance(kind, dict) and kind.get("_type") == "Image"]
-    masks = [name for name in images if any(word in name.casefold() for word in MASK_WORDS)]
-    photos = [name for name in images if name not in masks]
-    if len(masks) == 1 and len(photos) == 1:
-        return photos[0], masks[0]
-    there = f"its columns of images are {', '.join(images)}" if images else "it has no column of images"
+    columns = [name for name, kind in given.items() if isinstance(kind, dict) and kind.get("_type") == "Image"]
+    masks = [name for name in columns if any(word in name.casefold() for word in MASK_WORDS)]
+    images = [name for name in columns if name not in masks]
+    if len(masks) == 1 and len(images) == 1:
+        return images[0], masks[0]
+    there = f"its columns of images are {', '.join(columns)}" if columns else "it has no column of images"
     fix = "save it with one column of images called image and one called mask"
     return NearMiss(NAME, f"{there}, and which are photos and which are masks is not clear", fix)
 

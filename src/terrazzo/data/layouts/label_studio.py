@@ -15,9 +15,9 @@ from urllib.parse import unquote
 from terrazzo.data.coco_document import Document
 from terrazzo.data.file_tree import FileTree
 from terrazzo.data.layout import Layout, NearMiss
-from terrazzo.data.layouts.coco_json import PhotoFinder, coco_documents, coco_layout, is_label_studios
+from terrazzo.data.layouts.coco_json import ImageFinder, coco_documents, coco_layout, is_label_studios
 
-__all__ = ["NAME", "SHAPE", "UploadedPhotos", "find"]
+__all__ = ["NAME", "SHAPE", "UploadedImages", "find"]
 
 NAME = "Label Studio COCO"
 SHAPE = "result.json, images"
@@ -25,7 +25,7 @@ UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
 MOST_PARTS = 20  # of a path that are tried
 
 
-class UploadedPhotos:
+class UploadedImages:
     """Photos by the names that Label Studio gives them."""
 
     def __init__(self, root: Path) -> None:
@@ -57,5 +57,5 @@ def find(root: Path) -> Layout | NearMiss | None:
     return coco_layout(NAME, root, documents, _finder) if documents else None
 
 
-def _finder(root: Path, document: Path, split: str, content: Document) -> PhotoFinder:
-    return UploadedPhotos(root)
+def _finder(root: Path, document: Path, split: str, content: Document) -> ImageFinder:
+    return UploadedImages(root)

@@ -22,7 +22,7 @@ from terrazzo.data.dataset import Sample
 from terrazzo.data.file_tree import shown_name
 from terrazzo.data.json_files import file_version, mentions, read_json, whole_number
 from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split
-from terrazzo.data.layouts.label_studio import UploadedPhotos
+from terrazzo.data.layouts.label_studio import UploadedImages
 from terrazzo.data.masks import StoredMask, read_stored_mask
 from terrazzo.data.outlines import Region, object_labels, stack
 from terrazzo.data.pairing import folder_entries
@@ -45,7 +45,7 @@ class Task(NamedTuple):
     """One task of the JSON export: its photo, and (annotation, ending of the PNG's name, label) of each layer."""
 
     id_: int
-    photo: str
+    image: str
     annotations: tuple[int, ...]
     layers: tuple[tuple[int, str, str], ...]
 
@@ -55,12 +55,12 @@ class Layers:
     """The mask of one photo: its layers, painted when they are read."""
 
     file: Path
-    photo: Path
+    image: Path
     layers: tuple[tuple[int, Path], ...]
 
     @property
     def part(self) -> str:
-        return f"{self.photo.name}: "
+        return f"{self.image.name}: "
 
     def read(self) -> StoredMask:
         """Paint them.
@@ -69,7 +69,7 @@ class Layers:
             DatasetError: a PNG cannot be read, or has another size than the photo.
         """
         try:
-            height, width = ImageFile(self.photo).size
+            height, width = ImageFile(self.image).size
         except ImageError as error:
             raise DatasetError(error.message, fix=error.fix, code="mask-damaged") from error
         regions = [(value, Region(0, 0, self._inside(png, height, width))) for value, png in self.layers]
@@ -80,7 +80,7 @@ class Layers:
         if values.shape != (height, width):
             what = "in colour" if values.ndim == 3 else f"{values.shape[1]} x {values.shape[0]}"
             raise DatasetError(
-                f"{shown_path(png)}: it is {what}, and its photo {shown_path(self.photo.name)} {width} x {height}",
+                f"{shown_path(png)}: it is {what}, and its photo {shown_path(self.image.name)} {width} x {height}",
                 fix="export the masks again from Label Studio",
                 code="mask-size",
             )
@@ -136,8 +136,8 @@ def _task(item: Any) -> Task | None:
     id_, data, annotations = whole_number(given.get("id")), given.get("data"), given.get("annotations")
     if id_ is None or not isinstance(data, dict) or not isinstance(annotations, list):
         return None
-    photo = next((value for value in (data.get("image"), given.get("file_upload"), *data.values()) if value), None)
-    if not isinstance(photo, str):
+    image = next((value for value in (data.get("image"), given.get("file_upload"), *data.values()) if value), None)
+    if not isinstance(image, str):
         return None
     numbers: list[int] = []
     layers: list[tuple[int, str, str]] = []
@@ -149,7 +149,7 @@ def _task(item: Any) -> Task | None:
         if not known.get("was_cancelled"):
             numbers.append(number)
             layers += [(number, *layer) for layer in _layers(results)]
-    return Task(id_, photo, tuple(numbers), tuple(layers))
+    return Task(id_, image, tuple(numbers), tuple(layers))
 
 
 def _layers(results: list[Any]) -> list[tuple[str, str]]:
@@ -180,7 +180,7 @@ def _pairs(root: Path, folder: Path, document: Path, split: str) -> Pairs:
     if split != ALL:
         raise no_such_split(NAME, root, split, (ALL,))
     names = _labels(document).names
-    photos = UploadedPhotos(root)
+    images = UploadedImages(root)
     by_annotation: dict[tuple[int, int], list[str]] = {}
     for name in sorted(_layer_names(folder)):
         match = LAYER.fullmatch(name)
@@ -191,13 +191,13 @@ def _pairs(root: Path, folder: Path, document: Path, split: str) -> Pairs:
     unlabelled: list[str] = []
     several: list[str] = []
     for task in _tasks(*file_version(document)):
-        photo = photos.find(task.photo)
-        shown = shown_name(task.photo)
+        image = images.find(task.image)
+        shown = shown_name(task.image)
         if not task.annotations:
             unlabelled.append(shown)
             continue
-        if photo is None or photo in samples:
-            code, what = ("photo-missing", "is not there") if photo is None else ("name-shared", "has another task too")
+        if image is None or image in samples:
+            code, what = ("photo-missing", "is not there") if image is None else ("name-shared", "has another task too")
             message = f"the photo of task {task.id_}, {shown}, {what}"
             problems.append(Problem("error", code, document, message, "put each photo into images/ once"))
             continue
@@ -211,7 +211,7 @@ def _pairs(root: Path, folder: Path, document: Path, split: str) -> Pairs:
                 problems.append(Problem("error", "mask-missing", document, message, "export both again"))
             else:
                 layers.append((0 if label.casefold() in BACKGROUND_NAMES else names.index(label), folder / png))
-        samples[photo] = Sample(ImageFile(photo), Layers(document, photo, tuple(layers)))
+        samples[image] = Sample(ImageFile(image), Layers(document, image, tuple(layers)))
     for which, what, fix in (
         (unlabelled, "tasks have no annotation, and are left out", "label them"),
         (several, "photos have several annotations, of which the last counts", "delete those that are not meant"),
@@ -221,4 +221,4 @@ def _pairs(root: Path, folder: Path, document: Path, split: str) -> Pairs:
             problems.append(Problem("warning", "mask-missing", document, message, f"{fix} in Label Studio"))
     if not samples and not any(problem.severity == "error" for problem in problems):
         problems.append(Problem("error", "dataset-empty", document, "no task has an annotation", "label some"))
-    return [samples[photo] for photo in sorted(samples)], problems
+    return [samples[image] for image in sorted(samples)], problems

@@ -40,7 +40,7 @@ NAME = "labelme JSON"
 SHAPE = "photo.jpg, photo.json; or train/photo.jpg, train/photo.json"
 LABELS = "labels.txt"
 IGNORE = "__ignore__"
-PHOTO_FOLDERS = ("images", "JPEGImages", "photos", "img")
+IMAGE_FOLDERS = ("images", "JPEGImages", "photos", "img")
 LINES = ("point", "points", "line", "linestrip")
 MOST_BYTES = 256 << 20  # of one photo's file
 LOOKED_AT = 3  # JSON files of a folder, to tell whether they are labelme's
@@ -218,18 +218,18 @@ def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split:
         except DatasetError as error:
             problems.append(Problem.from_error(error, path))
             continue
-        photo = _photo(tree, path, summary)
-        if photo is None:
+        image = _image(tree, path, summary)
+        if image is None:
             message = f"its photo {shown_name(summary.image_path) or 'without a name'} is not there, nor a copy in it"
             problems.append(Problem("error", "photo-missing", path, message, "put the photo beside the JSON file"))
-        elif photo.file in taken:
-            message = f"shows {shown_path(photo.name)}, as {shown_path(taken[photo.file].name)} does"
+        elif image.file in taken:
+            message = f"shows {shown_path(image.name)}, as {shown_path(taken[image.file].name)} does"
             problems.append(Problem("error", "name-shared", path, message, "keep one JSON file for each photo"))
         else:
-            taken[photo.file] = path
-            samples.append(Sample(photo, Shapes(path, photo, value_of)))
+            taken[image.file] = path
+            samples.append(Sample(image, Shapes(path, image, value_of)))
             dropped += summary.without_area
-    places = {folder} | ({photo.parent for photo in taken} if split == ALL else set())
+    places = {folder} | ({image.parent for image in taken} if split == ALL else set())
     problems += _left_out(folder, places, set(taken), dropped)
     if not samples and not any(problem.severity == "error" for problem in problems):
         problems.append(
@@ -238,14 +238,14 @@ def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split:
     return samples, problems
 
 
-def _photo(tree: FileTree, path: Path, summary: Summary) -> EncodedImage | None:
+def _image(tree: FileTree, path: Path, summary: Summary) -> EncodedImage | None:
     folder, name = path.parent, base_name(summary.image_path)
     bases = [folder, *([folder.parent] if folder != tree.root else [])]
-    beside = [base / images for images in PHOTO_FOLDERS for base in bases]
-    split_alike = [tree.root / images / folder.name for images in PHOTO_FOLDERS]
+    beside = [base / images for images in IMAGE_FOLDERS for base in bases]
+    split_alike = [tree.root / images / folder.name for images in IMAGE_FOLDERS]
     file = tree.find(summary.image_path, folder) if name else None
     for place in (folder, *beside, *split_alike):
-        file = file or (tree.find(name, place) if name else None) or tree.find_photo(path.stem, place)
+        file = file or (tree.find(name, place) if name else None) or tree.find_image(path.stem, place)
     if file is not None:
         return ImageFile(file)
     return EmbeddedImage(path) if summary.has_data else None
@@ -258,9 +258,9 @@ def _left_out(folder: Path, places: set[Path], taken: set[Path], dropped: Counte
         counted = ", ".join(f"{count} {show(kind)}" for kind, count in sorted(dropped.items()))
         message = f"shapes without an area, left out: {counted}"
         problems.append(Problem("warning", "outline-empty", folder, message, "draw them as polygons if they matter"))
-    photos = [Path(entry.path) for place in places for entry in folder_entries(place) if entry.is_file()]
-    photos = [photo for photo in photos if photo.suffix.lower() in IMAGE_SUFFIXES and photo.name[0] != "."]
-    alone = sorted(photo.name for photo in photos if photo not in taken)
+    images = [Path(entry.path) for place in places for entry in folder_entries(place) if entry.is_file()]
+    images = [image for image in images if image.suffix.lower() in IMAGE_SUFFIXES and image.name[0] != "."]
+    alone = sorted(image.name for image in images if image not in taken)
     if alone:
         message = f"{len(alone)} photos have no JSON file, and are left out: {list_names(alone)}"
         fix = "label them in labelme; where there is nothing to label, save the file without shapes"

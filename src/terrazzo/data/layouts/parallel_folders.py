@@ -28,8 +28,8 @@ def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by two folders with the same splits, both with image files in them."""
     if names_masks(root) or isinstance(listed.find(root), Layout):
         return None
-    for photos, kinds in FOLDERS.items():
-        found = {split: folder for split, folder in split_folders(root / photos).items() if holds_images(folder)}
+    for images, kinds in FOLDERS.items():
+        found = {split: folder for split, folder in split_folders(root / images).items() if holds_images(folder)}
         if not found or any(shows_names(folder, ("ADE_",)) for folder in found.values()):
             continue
         for masks in kinds:
@@ -38,7 +38,7 @@ def find(root: Path) -> Layout | NearMiss | None:
             there = {split: pair for split, pair in there.items() if holds_images(pair[1])}
             if there:
                 ordered = {split: there[split] for split in splits_in_order(there)}
-                name = f"{NAME} ({photos}/ and {masks}/)"
+                name = f"{NAME} ({images}/ and {masks}/)"
                 return Layout(name, root, root / masks, tuple(ordered), partial(folder_pairs, root, ordered))
     if (root / "img_dir").is_dir() or (root / "ann_dir").is_dir():
         missing = next((f"{kind}/train" for kind in ("img_dir", "ann_dir") if not (root / kind).is_dir()), "")

@@ -54,7 +54,7 @@ def _layout(name: str, root: Path, pairs: dict[str, tuple[Path, Path]]) -> Layou
 
 
 def _told_by_name(folders: list[Path]) -> tuple[Path, Path] | None:
-    """Two folders of images, of which one speaks of masks: ``photos`` and ``mask_png``."""
+    """Two folders of images, of which one speaks of masks: ``images`` and ``mask_png``."""
     if any(folder.name.startswith(PUBLISHED) for folder in folders):
         return None  # part of a data set that has its own classes
     there = [folder for folder in folders if holds_images(folder)]
@@ -67,16 +67,16 @@ def _told_by_name(folders: list[Path]) -> tuple[Path, Path] | None:
 def _by_kind(folders: list[Path]) -> dict[str, tuple[Path, Path]]:
     """Find ``images/train`` and ``masks/train``."""
     by_name = {folder.name.casefold(): folder for folder in folders}
-    images = next((by_name[name] for name in IMAGE_FOLDERS if name in by_name), None)
+    image_folder = next((by_name[name] for name in IMAGE_FOLDERS if name in by_name), None)
     masks = [by_name[name] for name in MASK_FOLDERS if name in by_name]
-    if images is None or not masks:
+    if image_folder is None or not masks:
         return {}
-    photos = {split_of(entry.name): Path(entry.path) for entry in folder_entries(images) if entry.is_dir()}
+    images = {split_of(entry.name): Path(entry.path) for entry in folder_entries(image_folder) if entry.is_dir()}
     for place in masks:
         below = {split_of(entry.name): Path(entry.path) for entry in folder_entries(place) if entry.is_dir()}
-        there = [split for split in USUAL_SPLITS if split in photos and split in below and holds_images(below[split])]
+        there = [split for split in USUAL_SPLITS if split in images and split in below and holds_images(below[split])]
         if there:
-            return {split: (photos[split], below[split]) for split in there}
+            return {split: (images[split], below[split]) for split in there}
     return {}
 
 

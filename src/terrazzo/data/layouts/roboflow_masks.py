@@ -81,10 +81,10 @@ def _read_classes(path: Path) -> dict[int, str]:
 def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split: str) -> Pairs:
     if split not in splits:
         raise no_such_split(NAME, root, split, splits)
-    photos, masks = Listing.of(folders[split]), Listing.of(folders[split], ENDING)
+    images, masks = Listing.of(folders[split]), Listing.of(folders[split], ENDING)
     masks.by_stem = {stem: [path for path in files if path.suffix == ".png"] for stem, files in masks.by_stem.items()}
     taken = {path for files in masks.by_stem.values() for path in files}
-    photos.by_stem = {stem: [path for path in files if path not in taken] for stem, files in photos.by_stem.items()}
-    photos.by_stem = {stem: files for stem, files in photos.by_stem.items() if files}
+    images.by_stem = {stem: [path for path in files if path not in taken] for stem, files in images.by_stem.items()}
+    images.by_stem = {stem: files for stem, files in images.by_stem.items() if files}
     masks.others = []  # the same as the photos'
-    return pair_folders(photos, masks)
+    return pair_folders(images, masks)

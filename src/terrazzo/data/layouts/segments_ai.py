@@ -152,23 +152,23 @@ def _pairs(root: Path, document: Path, split: str) -> Pairs:
     samples: dict[Path, Sample] = {}
     problems = [release.categories.note(document)]
     for (name, suffix, objects), png_name in zip(release.samples, bitmaps, strict=True):
-        photo = tree.find(name + suffix, folder) or tree.find_photo(name, folder)
+        image = tree.find(name + suffix, folder) or tree.find_image(name, folder)
         png = tree.find(png_name, folder)
-        if photo is None or png is None:
-            missing, code = (name + suffix, "photo-missing") if photo is None else (png_name, "mask-missing")
+        if image is None or png is None:
+            missing, code = (name + suffix, "photo-missing") if image is None else (png_name, "mask-missing")
             message = f"lists {shown_name(missing)}, which is not there"
             fix = "download photos and bitmaps with segments.SegmentsDataset, or take it out of the release"
             problems.append(Problem("error", code, document, message, fix))
-        elif photo in samples:
+        elif image in samples:
             message = f"lists {shown_name(name)} twice"
             problems.append(Problem("error", "name-shared", document, message, "give samples different names"))
         else:
             values = {id_: value_of[category] for id_, category in objects.items()}
-            samples[photo] = Sample(ImageFile(photo), SegmentMask(png, values, release.categories.unlabelled))
+            samples[image] = Sample(ImageFile(image), SegmentMask(png, values, release.categories.unlabelled))
     if release.unlabelled:
         count, shown = len(release.unlabelled), list_names(release.unlabelled)
         message = f"{count} samples have no label in {release.label_set}, and are left out: {shown}"
         problems.append(Problem("warning", "mask-missing", document, message, "label them in Segments.ai"))
     if not samples and not any(problem.severity == "error" for problem in problems):
         problems.append(Problem("error", "dataset-empty", document, "no sample is labelled", "label some"))
-    return [samples[photo] for photo in sorted(samples)], problems
+    return [samples[image] for image in sorted(samples)], problems

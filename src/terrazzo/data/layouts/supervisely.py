@@ -171,12 +171,12 @@ def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split:
     for name in sorted(entry.name for entry in folder_entries(folder / "ann") if entry.name.endswith(".json")):
         path = folder / "ann" / name
         stem = name.removesuffix(".json")
-        photo = tree.find(stem, folder / "img") or tree.find_photo(stem, folder / "img")  # older exports: x.json
-        if photo is None:
+        image = tree.find(stem, folder / "img") or tree.find_image(stem, folder / "img")  # older exports: x.json
+        if image is None:
             fix = "export it with its images, or take the file away"
             problems.append(Problem("error", "photo-missing", path, "its photo is not in img/", fix))
             continue
-        if photo in taken:
+        if image in taken:
             problems.append(Problem("error", "name-shared", path, "another file has the same photo", "keep one"))
             continue
         try:
@@ -184,8 +184,8 @@ def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split:
         except DatasetError as error:
             problems.append(Problem.from_error(error, path))
             continue
-        taken.add(photo)
-        samples.append(Sample(ImageFile(photo), Objects(path, value_of)))
+        taken.add(image)
+        samples.append(Sample(ImageFile(image), Objects(path, value_of)))
     if dropped:
         counted = ", ".join(f"{count} {kind}" for kind, count in sorted(dropped.items()))
         message, fix = f"objects without an area, left out: {counted}", "draw them as masks or polygons if they matter"

@@ -57,22 +57,22 @@ def _masks_dir(document: DataYaml) -> str:
 def _pairs(document: DataYaml, split: str) -> Pairs:
     if split not in document.splits:
         raise no_such_split(NAME, document.file.parent, split, document.splits)
-    photos, problems = document.photos(split)
+    images, problems = document.images(split)
     masks_dir = _masks_dir(document)
     samples: list[Sample] = []
     listings = Listings()
     folders: dict[Path, Path] = {}
-    for photo in photos:
-        folder = other_folder(photo.parent, masks_dir)
-        masks = [] if folder is None else listings(folder).by_stem.get(photo.stem, [])
-        found = pair([photo], masks)
-        folders |= {folder: photo.parent} if folder is not None and masks else {}
+    for image in images:
+        folder = other_folder(image.parent, masks_dir)
+        masks = [] if folder is None else listings(folder).by_stem.get(image.stem, [])
+        found = pair([image], masks)
+        folders |= {folder: image.parent} if folder is not None and masks else {}
         if isinstance(found, Sample):
             samples.append(found)
         else:
             problems.append(found)
-    for folder, photo_folder in folders.items():
-        alone = listings(folder).by_stem.keys() - listings(photo_folder).by_stem.keys()
+    for folder, image_folder in folders.items():
+        alone = listings(folder).by_stem.keys() - listings(image_folder).by_stem.keys()
         orphans = (pair([], listings(folder).by_stem[stem]) for stem in sorted(alone))
         problems += [problem for problem in orphans if isinstance(problem, Problem)]
     if not samples and not problems:

@@ -51,12 +51,12 @@ def find(root: Path) -> Layout | NearMiss | None:
 class PolygonFile:
     """The mask of one photo: its text file, or None where it has no objects. Painted at the photo's size when read."""
 
-    photo: Path
+    image: Path
     text_file: Path | None
 
     @property
     def file(self) -> Path:
-        return self.text_file or self.photo
+        return self.text_file or self.image
 
     @property
     def part(self) -> str:
@@ -69,7 +69,7 @@ class PolygonFile:
             DatasetError: a line is not a polygon, or the photo has no size.
         """
         try:
-            height, width = ImageFile(self.photo).size
+            height, width = ImageFile(self.image).size
         except ImageError as error:
             raise DatasetError(error.message, fix=error.fix, code="mask-damaged") from error
         entries = [] if self.text_file is None else list(list_entries(self.text_file))
@@ -124,22 +124,22 @@ def _labels(path: Path, names: Any) -> LabelSpec:
 def _pairs(document: DataYaml, split: str) -> Pairs:
     if split not in document.splits:
         raise no_such_split(NAME, document.file.parent, split, document.splits)
-    photos, problems = document.photos(split)
+    images, problems = document.images(split)
     samples: list[Sample] = []
     labels: dict[Path, set[str]] = {}
-    for photo in photos:
-        folder = other_folder(photo.parent, "labels") or photo.parent
+    for image in images:
+        folder = other_folder(image.parent, "labels") or image.parent
         if folder not in labels:
             labels[folder] = {entry.name for entry in folder_entries(folder)} if folder.is_dir() else set()
-        text_file = f"{photo.stem}.txt"
+        text_file = f"{image.stem}.txt"
         there = text_file in labels[folder]
-        samples.append(Sample(ImageFile(photo), PolygonFile(photo, folder / text_file if there else None)))
+        samples.append(Sample(ImageFile(image), PolygonFile(image, folder / text_file if there else None)))
     if not samples and not any(problem.severity == "error" for problem in problems):
         message, fix = f"{split} holds no photos", f"check what {document.file.name} says about {split}"
         problems.append(Problem("error", "dataset-empty", document.file, message, fix))
     elif samples and all(sample.mask.file == sample.image.file for sample in samples):
         message, fix = f"no photo of {split} has a text file in labels/", "put the labels beside the images folder"
-        masks = other_folder(photos[0].parent, "masks")
+        masks = other_folder(images[0].parent, "masks")
         if masks is not None and masks.is_dir():
             fix = f"write `masks_dir: masks` into {document.file.name} if masks/ holds index masks"
         problems.append(Problem("error", "mask-missing", document.file, message, fix))

@@ -116,7 +116,7 @@ def test_declared_transparency_is_put_on_white() -> None:
     assert (grey[:, :10] == 255).all() and (grey[:, 10:] == values[:, 10:, 2:3]).all()
 
 
-def test_transparency_over_much_of_a_photo_is_told() -> None:
+def test_transparency_over_much_of_a_image_is_told() -> None:
     values = BANDS[..., :4].copy()
     values[..., 3] = np.where(np.arange(W) < 6, 100, 255)
     file = io.BytesIO()
@@ -227,7 +227,7 @@ def test_check_data_refuses_four_bands_until_three_are_chosen(
     assert "Ready to train" in capsys.readouterr().out
 
 
-def test_check_data_tells_of_dark_photos(near_infrared: Path) -> None:
+def test_check_data_tells_of_dark_images(near_infrared: Path) -> None:
     for split in ("train", "val"):
         values = BANDS[..., :3].astype(np.uint16) * 16
         values[0, 0] = 4000
@@ -257,7 +257,7 @@ def test_the_command_takes_bands_frame_and_range(tmp_path: Path, capsys: pytest.
     assert "no frame 1" in capsys.readouterr().err
 
 
-def test_a_real_aerial_photo_with_near_infrared(shared_data: Path) -> None:
+def test_a_real_aerial_image_with_near_infrared(shared_data: Path) -> None:
     path = shared_data / "geo" / "naip_rgbn_utm14n.tif"
     assert "4 bands" in refused(path, "image-bands").message
     bands = [read_image(path, bands=(band,))[..., 0] for band in (1, 2, 3, 4)]

@@ -101,7 +101,7 @@ def test_numbers_of_64_bits_are_called_so() -> None:
     assert "Float32" in caught.value.fix
 
 
-def test_a_photo_that_is_transparent_all_over_is_told() -> None:
+def test_a_image_that_is_transparent_all_over_is_told() -> None:
     hidden = Image.fromarray(np.dstack([RGB, np.zeros((20, 30), np.uint8)]))
     for kind in ("PNG", "TIFF"):
         with pytest.warns(TerrazzoWarning, match="all of its pixels are transparent.* --bands 1,2,3"):

@@ -15,8 +15,8 @@ from terrazzo.data.masks import read_stored_mask
 from terrazzo.errors import DatasetError, ImageError
 from terrazzo.imaging.read import read_image
 
-PHOTO = np.kron(np.random.default_rng(0).integers(0, 256, (30, 40, 3)), np.ones((4, 4, 1))).astype(np.uint8)
-PHOTO += np.random.default_rng(1).integers(0, 16, PHOTO.shape, dtype=np.uint8)
+IMAGE = np.kron(np.random.default_rng(0).integers(0, 256, (30, 40, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+IMAGE += np.random.default_rng(1).integers(0, 16, IMAGE.shape, dtype=np.uint8)
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "jpeg": ("JPEG", {"quality": 90}),
@@ -41,10 +41,10 @@ MOST_ACCEPTED = {  # of 20 files with 64 random bytes; all the others are refuse
 }
 
 
-def encoded(kind: str, photo: np.ndarray = PHOTO) -> bytes:
+def encoded(kind: str, image: np.ndarray = IMAGE) -> bytes:
     format_, options = KINDS[kind]
     file = io.BytesIO()
-    Image.fromarray(photo).save(file, format_, **options)
+    Image.fromarray(image).save(file, format_, **options)
     return file.getvalue()
 
 
@@ -82,7 +82,7 @@ def test_random_bytes_inside(kind: str, capfd: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("kind", ["jpeg", "jpeg progressive", "jpeg restarts", "webp"])
 def test_a_hole_in_the_middle(kind: str) -> None:
-    data = encoded(kind, np.tile(PHOTO, (2, 2, 1)))
+    data = encoded(kind, np.tile(IMAGE, (2, 2, 1)))
     for part in (3, 8, 15):
         at = len(data) * part // 20
         assert not accepted(data[:at] + bytes(2048) + data[at + 2048 :])
@@ -116,8 +116,8 @@ def test_what_may_follow_a_jpeg_is_no_damage() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (17, 33), (64, 64)])
 @pytest.mark.parametrize("fill", ["photo", "black", "half"])
 def test_whole_files_of_every_kind_pass(shape: tuple[int, int], fill: str) -> None:
-    photo = PHOTO[: shape[0], : shape[1]].copy()
-    photo[0 if fill == "black" else shape[0] // 2 if fill == "half" else shape[0] :] = 0
+    image = IMAGE[: shape[0], : shape[1]].copy()
+    image[0 if fill == "black" else shape[0] // 2 if fill == "half" else shape[0] :] = 0
     for format_, options in [
         *[("JPEG", {"quality": q, "progressive": p, "optimize": p, "subsampling": s}) for q in (1, 75, 100)
           for p in (False, True) for s in (0, 2)],
@@ -126,8 +126,8 @@ def test_whole_files_of_every_kind_pass(shape: tuple[int, int], fill: str) -> No
         *[("TIFF", {"compression": c}) for c in ("jpeg", "tiff_adobe_deflate", "packbits", "zstd")],
     ]:  # fmt: skip
         file = io.BytesIO()
-        Image.fromarray(photo).save(file, format_, **options)
-        assert read_image(file.getvalue()).shape == photo.shape
+        Image.fromarray(image).save(file, format_, **options)
+        assert read_image(file.getvalue()).shape == image.shape
 
 
 def test_lines_of_libtiff_are_in_the_error(capfd: pytest.CaptureFixture[str]) -> None:

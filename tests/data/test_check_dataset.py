@@ -142,7 +142,7 @@ def test_json_is_plain_and_relative(folder: Folder) -> None:
     document = json.loads(json.dumps(check_dataset(folder.root).to_dict()))
     assert document["ready"] is False
     assert LabelSpec.from_dict(document["labels"]).names == ("background", "foreground")
-    assert document["splits"][0]["classes"][1] == {"name": "foreground", "pixels": 288, "photos": 3}
+    assert document["splits"][0]["classes"][1] == {"name": "foreground", "pixels": 288, "images": 3}
     assert document["splits"][0]["sizes"] == {
         "smallest": [12, 16],
         "median": [12, 16],

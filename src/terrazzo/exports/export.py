@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from terrazzo.arguments import checked
@@ -18,6 +16,7 @@ from terrazzo.data.readings import MaskValues
 from terrazzo.engines.auto import engine_for_file
 from terrazzo.engines.engine import Engine, EngineOptions
 from terrazzo.engines.modes import keeps_mode
+from terrazzo.engines.parity import Parity, check_parity
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.errors import ConfigError
 from terrazzo.exports.accuracy_gate import MAX_MIOU_LOSS, RECORD_KEY, Accuracy, LabelledData, refuse_miou_loss
@@ -34,10 +33,9 @@ from terrazzo.exports.int8 import (
 from terrazzo.exports.int8_onnx import OnnxQuantiser
 from terrazzo.exports.int8_openvino import OpenVINOQuantiser
 from terrazzo.exports.openvino import openvino_model, save_openvino
-from terrazzo.exports.parity import Parity, check_parity
 from terrazzo.exports.torch_export import write_torch
 from terrazzo.graphs import OPSET
-from terrazzo.graphs.onnx import describe, onnx_model, save_onnx
+from terrazzo.graphs.onnx import describe, on_cpu, onnx_model, save_onnx
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.ownership import check_outputs, mark_files
 from terrazzo.weights.exported import FORMATS, ExportedDescription, Format, Output, Precision
@@ -157,7 +155,7 @@ def export(
     paths = [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
     sources = [] if isinstance(model, TrainedModel) else [Path(model)]
     check_outputs(paths, "export", inputs=sources, overwrite=overwrite)
-    trained = _on_cpu(model if isinstance(model, TrainedModel) else load(model))
+    trained = on_cpu(model if isinstance(model, TrainedModel) else load(model))
     description = describe(trained, output_kind, precision)
     if max_loss is None:
         max_loss = MAX_LOSS if labelled is None else MAX_MIOU_LOSS
@@ -234,14 +232,6 @@ def _opened(path: Path) -> Engine:
 
 def _miou(labelled: LabelledData, description: ExportedDescription) -> Callable[[Engine], float]:
     return lambda engine: labelled.measure(engine, description).metrics.mIoU
-
-
-def _on_cpu(model: TrainedModel) -> TrainedModel:
-    """Files are written from float32 on the CPU, wherever the model's owner has it."""
-    first = next(model.network.parameters())
-    if first.device.type == "cpu" and first.dtype == torch.float32:
-        return model
-    return replace(model, network=copy.deepcopy(model.network).to("cpu", torch.float32))
 
 
 def _format(path: Path, format: str | None) -> Format:

@@ -4,7 +4,7 @@
 is what the network's Python happens to do. The networks of `terrazzo.models` are few and small, so their graphs are
 written down here instead: within a second, with no node that does not compute something, and in the form that ONNX
 Runtime and OpenVINO run fastest. Whether a graph computes what its network does is never taken on trust: see
-`terrazzo.exports.parity`.
+`terrazzo.engines.parity`.
 
 Around attention, tokens are (T, C) matrices, T the places of all images of the batch: a linear layer is one Gemm whose
 bias costs nothing, and sums and norms need no reshapes. Sizes are known only when the graph runs; values called

@@ -6,6 +6,8 @@ are traced (`terrazzo.graphs.traced`).
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ from terrazzo.weights.files import TrainedModel
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["describe", "has_written_graph", "minimum_side", "onnx_model", "save_onnx", "write_onnx"]
+__all__ = ["describe", "has_written_graph", "minimum_side", "on_cpu", "onnx_model", "save_onnx", "write_onnx"]
 
 HALF_FROM = 16
 """Constants with fewer numbers are sizes and scales, not weights, and stay float32."""
@@ -66,6 +68,14 @@ def save_onnx(model: ModelProto, path: Path, description: ExportedDescription) -
     onnx.helper.set_model_props(model, {METADATA_KEY: description.to_json()})
     with replacing(path) as partial:
         partial.write_bytes(model.SerializeToString())
+
+
+def on_cpu(model: TrainedModel) -> TrainedModel:
+    """Return a model in float32 on the CPU, from where files are written: itself, or with a copy of its network."""
+    first = next(model.network.parameters())
+    if first.device.type == "cpu" and first.dtype == torch.float32:
+        return model
+    return replace(model, network=copy.deepcopy(model.network).to("cpu", torch.float32))
 
 
 def describe(model: TrainedModel, output: Output, precision: Precision) -> ExportedDescription:

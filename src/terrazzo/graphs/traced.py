@@ -109,7 +109,7 @@ def traced(network: Segmenter, description: ExportedDescription) -> ModelProto:
         logger.setLevel(logging.ERROR)
         try:
             program = torch.onnx.export(
-                network_of(network, description.output),
+                network_of(network.eval(), description.output),
                 (torch.zeros(2, 3, 97, 151),),  # no multiple of any stride: paddings and crops must be in the graph
                 dynamo=True,
                 dynamic_shapes=free_sizes(),

@@ -274,18 +274,20 @@ def refuse_size(shape: Sequence[int], sides: Sequence[Side], where: str | Path) 
     """Raise ConfigError "export-size" for an input that a file was not exported for, before it runs.
 
     Args:
-        shape: of the input, (B, 3, H, W).
+        shape: of the input, (B, C, H, W).
         sides: what the file declares for each dimension.
         where: the file.
     """
     for name, length, (least, most) in zip(("batch", "channels", "height", "width"), shape, sides, strict=True):
         if length < least or (most is not None and length > most):
             taken = f"{least}" if least == most else f"{least} or more" if most is None else f"{least} to {most}"
-            raise ConfigError(
-                f"{where} takes a {name} of {taken}, and this one is {length}",
-                fix="export the model with a free size, or show it photos of a size that it takes",
-                code="export-size",
-            )
+            if name == "channels":
+                message = f"{where} takes {taken} channel{'' if taken == '1' else 's'}, and this image has {length}"
+                fix = "give images of the bands that the model was trained on"
+            else:
+                message = f"{where} takes a {name} of {taken}, and this one is {length}"
+                fix = "export the model with a free size, or give images of a size that it takes"
+            raise ConfigError(message, fix=fix, code="export-size")
 
 
 def refuse_other_ports(names: tuple[str, str], output: str, rank: int, where: str | Path) -> None:

@@ -111,7 +111,7 @@ def check_parity(
     comparisons = []
     for batch, *size in inputs:
         height, width = (max(side, description.minimum_side) for side in size)
-        images = generator.standard_normal((batch, 3, height, width), dtype=np.float32)
+        images = generator.standard_normal((batch, network.in_channels, height, width), dtype=np.float32)
         try:
             comparisons.append(_compare(network, run, images, description.output))
         except Exception as error:  # whatever a runtime raises for a graph that fails at some sizes

@@ -38,9 +38,8 @@ def write_torch(model: TrainedModel, path: Path, output: Output = "logits") -> E
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about torch
         try:
-            program = torch.export.export(
-                network_of(network, output), (torch.zeros(2, 3, 96, 160),), dynamic_shapes=free_sizes()
-            )
+            example = torch.zeros(2, network.in_channels, 96, 160)
+            program = torch.export.export(network_of(network, output), (example,), dynamic_shapes=free_sizes())
             sides = next(node for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0])
             ranges = [program.range_constraints[side.node.expr] for side in sides.meta["val"].shape[2:]]
             description = replace(description, minimum_side=max(int(side.lower) for side in ranges))

@@ -147,10 +147,12 @@ class Graph:
         hats = self.node("Max", self.node("Sub", one, self.node("Abs", distances)), zero)
         return self.node("Cast", hats, to=TensorProto.FLOAT)
 
-    def model(self, output: str, name: str, element_type: int, sizes: Sequence[str | int], opset: int) -> ModelProto:
-        """Return the finished model, whose output `output` is called `name`."""
+    def model(
+        self, output: str, name: str, element_type: int, sizes: Sequence[str | int], in_channels: int, opset: int
+    ) -> ModelProto:
+        """Return the finished model, whose output `output` is called `name` and has these sizes."""
         self.nodes.append(helper.make_node("Identity", [output], [name], name="output"))
-        images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, "height", "width"])
+        images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", in_channels, "height", "width"])
         result = helper.make_tensor_value_info(name, element_type, sizes)
         graph = helper.make_graph(self.nodes, "terrazzo", [images], [result], self.constants)
         opsets = [helper.make_opsetid("", opset)]

@@ -160,13 +160,13 @@ def _written(network: Segmenter, description: ExportedDescription) -> ModelProto
         assert isinstance(network.encoder, VisionTransformer)
         levels = vision_transformer(graph, network.encoder, "images")
     result = DECODER_GRAPHS[type(network.decoder)](graph, network.decoder, levels)
-    K = network.num_classes
+    K, bands = network.num_classes, network.in_channels
     if description.output == "logits":
-        return graph.model(result, "logits", TensorProto.FLOAT, ["batch", K, "h", "w"], OPSET)
+        return graph.model(result, "logits", TensorProto.FLOAT, ["batch", K, "h", "w"], bands, OPSET)
     large = graph.resize(result, graph.sizes("images", 2, 4))
     kind = TensorProto.UINT8 if K <= 255 else TensorProto.UINT16
     mask = graph.node("Cast", graph.node("ArgMax", large, axis=1, keepdims=0), to=kind)
-    return graph.model(mask, "mask", kind, ["batch", "height", "width"], OPSET)
+    return graph.model(mask, "mask", kind, ["batch", "height", "width"], bands, OPSET)
 
 
 def _store_half(model: ModelProto) -> None:

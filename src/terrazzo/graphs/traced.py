@@ -107,10 +107,12 @@ def traced(network: Segmenter, description: ExportedDescription) -> ModelProto:
         # torch's exporter uses names of torch that are on their way out, and traces what transformers warns about.
         warnings.simplefilter("ignore")
         logger.setLevel(logging.ERROR)
+        # Sides that no stride divides, for paddings and crops must be in the graph.
+        example = torch.zeros(2, network.in_channels, 97, 151)
         try:
             program = torch.onnx.export(
                 network_of(network.eval(), description.output),
-                (torch.zeros(2, 3, 97, 151),),  # no multiple of any stride: paddings and crops must be in the graph
+                (example,),
                 dynamo=True,
                 dynamic_shapes=free_sizes(),
                 opset_version=OPSET,

@@ -40,8 +40,8 @@ __all__ = ["WRONG", "FallingBack", "convert_once", "is_checked", "kept_conversio
 WRONG = "conversion-parity"
 """The code of the error for a conversion that does not compute what its model does."""
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # as weights/files.py, which imports torch, has them
-WRITERS = ("torch", "onnx", "onnxscript", "transformers")  # the last two for traced networks
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # as in weights/files.py, which imports torch
+WRITERS = ("torch", "onnx", "onnxscript", "transformers")  # the last two are for traced networks
 
 
 def kept_conversion(model: str | Path) -> Path | None:
@@ -89,7 +89,7 @@ def convert_once(model: Model, trained: TrainedModel, engine: EngineRecord) -> P
         keep(_check_key(kept, engine), ".parity", compared.encode())
     except OutputError as error:
         raise OutputError(
-            f"the converted model has nowhere to go: {error.message}",
+            f"the converted model cannot be kept: {error.message}",
             fix="name a folder that you may write to in the environment variable TERRAZZO_CACHE, or use --engine torch",
             code=error.code,
         ) from error
@@ -125,7 +125,7 @@ def _version(package: str) -> str | None:
 
 
 def _folder_identity(model: str | Path) -> str | None:
-    """The hash of everything in one of our own folders, from its two files alone."""
+    """Return a hash of one of our own model folders, from its two files; None for anything else."""
     path = bundled_folder(str(model)) or Path(model)
     for folder in (path, path / "model"):
         try:
@@ -143,7 +143,7 @@ def _folder_identity(model: str | Path) -> str | None:
 
 
 def _state_identity(trained: TrainedModel) -> str:
-    """The hash of a model in memory: its layers, their tensors, and what will stand beside them in the file."""
+    """Return a hash of a model in memory: its layers, their tensors and the file's description."""
     digest = hashlib.sha256()
     about = [trained.architecture, trained.labels.to_dict(), trained.preprocess.to_dict(), dict(trained.record)]
     digest.update(json.dumps(about, sort_keys=True).encode())
@@ -157,7 +157,7 @@ def _state_identity(trained: TrainedModel) -> str:
 
 
 def _settings(module: nn.Module) -> str:
-    """What a layer was built with, as far as its tensors do not show it: heads, strides, a configuration."""
+    """Return the arguments of a layer that its tensors do not show, such as heads and strides."""
     from terrazzo.models.encoders.backbone import Backbone
 
     plain = {
@@ -170,12 +170,12 @@ def _settings(module: nn.Module) -> str:
 
 
 class FallingBack:
-    """A conversion, and PyTorch for the inputs below the least size that a graph of free sizes is written for.
+    """A converted model, and PyTorch for inputs that are too small for its graph.
 
     Args:
-        converted: runs the conversion.
-        minimum_side: the least height and width that it takes.
-        make_plain: makes the engine for smaller inputs, the first time that one comes.
+        converted: the engine that runs the converted model.
+        minimum_side: smallest height and width that it takes.
+        make_plain: opens the engine for smaller inputs; called with the first of them.
     """
 
     def __init__(self, converted: Engine, minimum_side: int, make_plain: Callable[[], Engine]) -> None:
@@ -193,5 +193,5 @@ class FallingBack:
         return self._plain(images_B3HW)
 
     def release_memory(self) -> None:
-        """Let go of what the conversion's engine keeps."""
+        """Free what the converted model's engine keeps between runs."""
         release_memory(self.converted)

@@ -48,7 +48,7 @@ def can_fuse(network: Segmenter) -> bool:
 
 
 class FusedSegFormer:
-    """The forward pass of a SegFormer, called like the network; it copies the weights, so later changes do not count."""
+    """The forward pass of a SegFormer, called like the network, with a copy of its weights."""
 
     def __init__(self, network: Segmenter) -> None:
         assert isinstance(network.encoder, MixTransformer)

@@ -1,4 +1,4 @@
-"""`export`: a model to a file that other programs run."""
+"""`export`, the public function: a model to a file for other programs."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ PRECISIONS: dict[Format, tuple[Precision, ...]] = {
 
 @dataclass(frozen=True)
 class Graphs:
-    """How a format's graphs come about and are written.
+    """How a format's graphs are built, written and quantised.
 
     Attributes:
-        build: a network's, in the precision of a description; for int8, in float32.
-        save: writes one with a description.
-        quantiser: makes int8 of one, given photos.
+        build: makes the graph of a network, in its description's precision; for int8, in float32.
+        save: writes a graph with its description.
+        quantiser: makes an int8 graph from one and images to calibrate with.
     """
 
     build: Callable[[Segmenter, ExportedDescription], Any]
@@ -74,7 +74,7 @@ GRAPHS: dict[Format, Graphs] = {
 
 @dataclass(frozen=True)
 class Export:
-    """What was written.
+    """An exported file and its checks.
 
     Attributes:
         path: the file; an OpenVINO model has its weights in a ``.bin`` beside it.
@@ -117,7 +117,7 @@ def export(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Export:
-    """Write a model as a file for ONNX Runtime, OpenVINO or torch.export, and see that it computes the same.
+    """Write a model as a file for ONNX Runtime, OpenVINO or torch.export, and check that its outputs are the same.
 
     The file takes any batch, height and width (`minimum_side` in its description is the least), and carries class
     names, palette and preprocessing, so that `terrazzo.predict` needs nothing else.
@@ -162,7 +162,7 @@ def export(
     parity = agreed = accuracy = int8 = None
     with replacing_together(paths) as partials:
         partial = partials[-1]
-        if labelled is not None:  # first of all, for what is wrong with the photos shows here
+        if labelled is not None:  # first, since it shows what is wrong with the data
             exact = labelled.measure(
                 TorchEngine(trained.network), replace(description, precision="fp32", output="logits")
             )
@@ -207,26 +207,26 @@ def _refuse_options(kind: Format, output_kind: str, precision: str, calibrated: 
         raise ConfigError(f"there is no output kind {output_kind!r}", fix="choose logits or mask", code="export-output")
     if precision not in PRECISIONS[kind] or (precision == "int8" and output_kind != "logits"):
         raise ConfigError(
-            f"{precision} is not a precision that a {kind} file with {output_kind} can be written in here",
+            f"a {kind} file with {output_kind} cannot be written in {precision}",
             fix=f"choose {' or '.join(PRECISIONS[kind])}; int8 gives logits only",
             code="export-precision",
         )
     if (precision == "int8") != calibrated:
         raise ConfigError(
-            "int8 is calibrated with photos, and nothing else is",
+            "int8 needs photos to calibrate with, and the other precisions take none",
             fix="give --precision int8 and --calibrate PHOTOS together",
             code="export-calibrate",
         )
     if labelled and precision == "fp32":
         raise ConfigError(
-            "an fp32 file computes what its model does, which is shown without labelled photos",
+            "labelled photos are for fp16 and int8: an fp32 file is compared with its model without them",
             fix="leave --data out, or choose --precision fp16 or int8",
             code="export-data",
         )
 
 
 def _opened(path: Path) -> Engine:
-    """Open what was just written here, which is trusted therefore, on the engine that it is for."""
+    """Open a file that was just written, which is therefore trusted, with the engine for its format."""
     return engine_for_file(path, None).open_file(path, EngineOptions(), trust=True)
 
 
@@ -242,7 +242,7 @@ def _format(path: Path, format: str | None) -> Format:
             return kind
     wanted = FORMATS[format] if format in FORMATS else ", ".join(FORMATS.values())
     raise ConfigError(
-        f"{path.name} does not end in {wanted}, by which an exported file is known",
-        fix="name the file accordingly",
+        f"{path.name} does not end in {wanted}",
+        fix="end the name of the file so",
         code="export-suffix",
     )

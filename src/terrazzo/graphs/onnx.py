@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["describe", "has_written_graph", "minimum_side", "on_cpu", "onnx_model", "save_onnx", "write_onnx"]
 
 HALF_FROM = 16
-"""Constants with fewer numbers are sizes and scales, not weights, and stay float32."""
+"""Constants with fewer elements are sizes and scales rather than weights, and stay float32."""
 
 
 def write_onnx(
@@ -42,7 +42,7 @@ def write_onnx(
         model: what to write.
         path: the file.
         output: logits, or the mask at the input's size.
-        precision: fp32, or fp16 to store the weights in half the space; they are computed with in float32.
+        precision: fp32, or fp16 to store the weights in half the space; computation stays in float32.
 
     Returns:
         What the file says about itself.
@@ -71,7 +71,7 @@ def save_onnx(model: ModelProto, path: Path, description: ExportedDescription) -
 
 
 def on_cpu(model: TrainedModel) -> TrainedModel:
-    """Return a model in float32 on the CPU, from where files are written: itself, or with a copy of its network."""
+    """Return a model in float32 on the CPU, as files are written from: itself, or with a copy of its network."""
     first = next(model.network.parameters())
     if first.device.type == "cpu" and first.dtype == torch.float32:
         return model
@@ -95,9 +95,9 @@ def describe(model: TrainedModel, output: Output, precision: Precision) -> Expor
 def minimum_side(network: Segmenter) -> int:
     """Return the least height and width that an exported network takes.
 
-    A MixTransformer pads maps smaller than a window of its sequence reduction, and so does PVT, which costs a copy of
-    every map in a graph whose sizes are free. So exported ones begin where no map is that small: 29 pixels for
-    SegFormer.
+    A MixTransformer pads maps that are smaller than a window of its sequence reduction, and so does PVT. In a graph of
+    free sizes that would copy every map. So exported ones start at the size at which no map is that small: 29 pixels
+    for SegFormer.
     """
     encoder = network.encoder
     stages: Any = encoder.stages if isinstance(encoder, MixTransformer | PyramidVisionTransformer) else ()
@@ -109,7 +109,7 @@ def minimum_side(network: Segmenter) -> int:
 
 
 def has_written_graph(network: Segmenter) -> bool:
-    """Whether a network's graph is written node by node, within a second or two; others are traced, for minutes.
+    """Whether a network's graph is written node by node, in a second or two; tracing the others takes minutes.
 
     Raises:
         MissingExtraError: onnx is not installed.
@@ -170,7 +170,7 @@ def _written(network: Segmenter, description: ExportedDescription) -> ModelProto
 
 
 def _store_half(model: ModelProto) -> None:
-    """Store weights as float16, each with a cast to float32 that runtimes compute once, when they load the file."""
+    """Store weights as float16, each with a cast to float32 that runtimes compute once, while loading."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 

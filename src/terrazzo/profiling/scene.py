@@ -1,4 +1,4 @@
-"""A drawn photo, for measurements where no real one is given."""
+"""A synthetic image, for measurements without a real one."""
 
 from __future__ import annotations
 

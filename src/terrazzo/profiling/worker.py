@@ -1,4 +1,4 @@
-"""A process that runs one engine and times it, so that its memory and start-up are its own.
+"""A process that runs and times one engine, so that its memory and start-up can be measured.
 
 Started by `engine_process` as ``python -m terrazzo.profiling.worker``. Requests come as lines of JSON on stdin,
 [name, arguments]; answers go as lines of JSON to stdout, {"ok": ...}, {"error": ...},
@@ -36,7 +36,7 @@ class Worker:
     def start(
         self, model: str, engine: str, threads: int, device: str | None, size: tuple[int, int], batch_size: int
     ) -> None:
-        """Get ready and run the network once."""
+        """Open the model and run it once."""
         import cv2
         import numpy as np
 
@@ -48,7 +48,7 @@ class Worker:
         cv2.setNumThreads(threads)
         self.predictor = make_predictor(model, device, engine=engine, threads=threads)
         image = self.predictor.preprocess.normalize(draw_scene(*size)).transpose(2, 0, 1)
-        # Laid out as `predict` hands photos over.
+        # In the memory layout in which `predict` passes images.
         self.batch_B3HW = image[None] if batch_size == 1 else np.stack([image] * batch_size)
         self.predictor.engine(self.batch_B3HW)
 
@@ -73,15 +73,15 @@ class Worker:
         return _timed(convert)
 
     def memory(self) -> int | None:
-        """Return the most bytes that this process has held."""
+        """Return this process's peak memory in bytes."""
         from terrazzo.profiling.machine import peak_memory
 
         return peak_memory()
 
     def facts(self, model: str, threads: int, size: tuple[int, int], batch_size: int, logits: str) -> dict[str, Any]:
-        """Tell what a model is; run it as it is, operator by operator, and save its logits as .npy.
+        """Describe a model, run it in PyTorch operator by operator, and save its logits as .npy.
 
-        An exported file cannot be run like that, nor its operations be counted.
+        An exported file is only described: it has no operators to run one by one or to count.
         """
         import torch
 
@@ -118,7 +118,7 @@ class Worker:
 
 def main() -> None:
     """Answer requests until stdin ends."""
-    # What libraries print must not end up among the answers.
+    # What libraries print must not get among the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     worker = Worker()

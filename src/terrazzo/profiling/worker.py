@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from terrazzo.inference.predictor import Predictor
+    from terrazzo.preprocess import Preprocess
 
 __all__ = ["main"]
 
@@ -42,12 +43,11 @@ class Worker:
 
         from terrazzo.engines.memory import keep_freed_memory
         from terrazzo.inference.predict import make_predictor
-        from terrazzo.profiling.scene import draw_scene
 
         keep_freed_memory()
         cv2.setNumThreads(threads)
         self.predictor = make_predictor(model, device, engine=engine, threads=threads)
-        image = self.predictor.preprocess.normalize(draw_scene(*size)).transpose(2, 0, 1)
+        image = _input(self.predictor.preprocess, size)
         # In the memory layout in which `predict` passes images.
         self.batch_B3HW = image[None] if batch_size == 1 else np.stack([image] * batch_size)
         self.predictor.engine(self.batch_B3HW)
@@ -100,12 +100,10 @@ class Worker:
         import numpy as np
 
         from terrazzo.costs import count_operations
-        from terrazzo.profiling.scene import draw_scene
         from terrazzo.weights.load import load
 
         trained = load(model)
-        image = trained.preprocess.normalize(draw_scene(*size)).transpose(2, 0, 1)
-        batch_B3HW = torch.from_numpy(np.stack([image] * batch_size))
+        batch_B3HW = torch.from_numpy(np.stack([_input(trained.preprocess, size)] * batch_size))
         with torch.inference_mode():
             np.save(logits, trained.network(batch_B3HW).numpy())
         return {
@@ -138,6 +136,13 @@ def _answer(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str
         if is_out_of_memory(error):
             return {"memory": True}
         return {"fault": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+
+
+def _input(preprocess: Preprocess, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return a synthetic image of a size as the network's input, (C, H, W)."""
+    from terrazzo.profiling.scene import draw_scene
+
+    return preprocess.normalize(draw_scene(*size, bands=len(preprocess.mean))).transpose(2, 0, 1)
 
 
 def _timed(function: Callable[[], object]) -> tuple[float, float]:

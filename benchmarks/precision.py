@@ -5,9 +5,9 @@
 
 They are: float32 in PyTorch, ONNX Runtime and OpenVINO; files with float16 weights, with which both runtimes compute in
 float32; int8, calibrated with photos of the training split as `terrazzo export` does; and bfloat16. On a processor
-without bfloat16 instructions, PyTorch emulates it, which gives the same mIoU but a meaningless time, and OpenVINO has
-no row. Each uses one thread. mIoU is over the whole split, or over --photos photos spread over it; the time is that of
-the network alone, on photos in memory, after one unmeasured call.
+without bfloat16 instructions, PyTorch emulates it, which gives the same mIoU but a meaningless time, and OpenVINO is
+left out. Each uses one thread. mIoU is over the whole split, or over --photos photos spread over it; the time is that
+of the network alone, on photos in memory, after one unmeasured call.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ NO_BF16 = "no instructions for it here"
 
 @dataclass(frozen=True)
 class Way:
-    """One row of the table: the engine (None if it cannot run here), the bytes of its file, whether its time is valid."""
+    """One row of the table: its engine (None if it cannot run here), its file's bytes, whether its time is valid."""
 
     engine: Engine | None
     size: int

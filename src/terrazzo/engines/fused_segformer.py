@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from terrazzo.models.decoders.all_mlp import AllMLPDecoder
 from terrazzo.models.encoders.mit import Block, MixTransformer, SequenceReduction, Stage, is_standard
-from terrazzo.models.layers import fold_norm, interpolation_matrix
+from terrazzo.models.layers import fold_norm, interpolation_matrix, is_unchanged
 from terrazzo.models.segmenter import Segmenter
 
 __all__ = ["FusedSegFormer", "can_fuse"]
@@ -41,6 +41,7 @@ def can_fuse(network: Segmenter) -> bool:
         isinstance(network.encoder, MixTransformer)
         and is_standard(network.encoder)
         and isinstance(network.decoder, AllMLPDecoder)
+        and is_unchanged(network)
         and parameter.device.type == "cpu"
         and parameter.dtype == torch.float32
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

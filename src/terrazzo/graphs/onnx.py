@@ -20,6 +20,7 @@ from terrazzo.graphs.traced import traced
 from terrazzo.models.encoders.mit import MixTransformer, SequenceReduction, is_standard
 from terrazzo.models.encoders.pvt import PyramidVisionTransformer
 from terrazzo.models.encoders.vit import VisionTransformer
+from terrazzo.models.layers import is_unchanged
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription, Output, Precision
 from terrazzo.weights.files import TrainedModel
@@ -120,7 +121,7 @@ def has_written_graph(network: Segmenter) -> bool:
         raise MissingExtraError(error.name or "onnx", "export") from error
     encoder = network.encoder
     known = is_standard(encoder) if isinstance(encoder, MixTransformer) else isinstance(encoder, VisionTransformer)
-    return known and type(network.decoder) in DECODER_GRAPHS
+    return known and type(network.decoder) in DECODER_GRAPHS and is_unchanged(network)
 
 
 def onnx_model(network: Segmenter, description: ExportedDescription) -> ModelProto:

@@ -73,9 +73,12 @@ def convert_once(model: Model, trained: TrainedModel, engine: EngineRecord) -> P
     folder_identity = _folder_identity(model) if isinstance(model, (str, Path)) else None
     key = _key(folder_identity or _state_identity(trained))
     kept = cached(key, ".onnx")
-    if kept is not None and is_checked(kept, engine):
-        return kept
     from terrazzo.graphs.onnx import on_cpu, write_onnx
+    from terrazzo.models.layers import has_hooks
+
+    # The key does not tell what a hook does, so that a network with hooks is compared every time.
+    if kept is not None and is_checked(kept, engine) and not has_hooks(trained.network):
+        return kept
 
     trained = on_cpu(trained)
     with tempfile.TemporaryDirectory() as folder:
@@ -83,16 +86,16 @@ def convert_once(model: Model, trained: TrainedModel, engine: EngineRecord) -> P
         if kept is None:
             write_onnx(trained, path)
         compared = _compared(trained, path, engine)
-        content = path.read_bytes()
-    try:
-        kept = kept or keep(key, ".onnx", content)
-        keep(_check_key(kept, engine), ".parity", compared.encode())
-    except OutputError as error:
-        raise OutputError(
-            f"the converted model cannot be kept: {error.message}",
-            fix="name a folder that you may write to in the environment variable TERRAZZO_CACHE, or use --engine torch",
-            code=error.code,
-        ) from error
+        try:
+            kept = kept or keep(key, ".onnx", path.read_bytes())
+            keep(_check_key(kept, engine), ".parity", compared.encode())
+        except OutputError as error:
+            raise OutputError(
+                f"the converted model cannot be kept: {error.message}",
+                fix="name a folder that you may write to in the environment variable TERRAZZO_CACHE, or use --engine "
+                "torch",
+                code=error.code,
+            ) from error
     return kept
 
 
@@ -148,7 +151,8 @@ def _state_identity(trained: TrainedModel) -> str:
     about = [trained.architecture, trained.labels.to_dict(), trained.preprocess.to_dict(), dict(trained.record)]
     digest.update(json.dumps(about, sort_keys=True).encode())
     for name, module in trained.network.named_modules():
-        digest.update(f"{name} {type(module).__qualname__} {_settings(module)}".encode())
+        kind = type(module)
+        digest.update(f"{name} {kind.__module__}.{kind.__qualname__} {_settings(module)}".encode())
     for name, tensor in sorted(trained.network.state_dict().items()):
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())

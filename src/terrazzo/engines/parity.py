@@ -89,7 +89,7 @@ def check_parity(
     inputs: Sequence[tuple[int, int, int]] = INPUTS,
     *,
     what: str = "the exported file",
-    fix: str = "choose another format",
+    fix: str = "choose another format, or run the model itself (--engine torch)",
     code: str = "export-parity",
 ) -> Parity:
     """Run a file and its model on the same images and compare what they give.
@@ -123,7 +123,7 @@ def check_parity(
                 ) from error
             raise CheckpointError(
                 f"{what} does not run on images of {height} x {width} and was not kept: {said_by(error)}",
-                fix=f"{fix}, or use the engine torch",
+                fix=fix,
                 code=code,
             ) from error
     parity = Parity(tuple(comparisons), description.precision)

@@ -1,17 +1,16 @@
-"""A directory of photos through each engine, from the command to the last mask file, beside transformers.
+"""Prediction for a directory of photos in each engine, from the command to the last mask file, beside transformers.
 
     python benchmarks/directory.py --photos camvid/train/images --write
     python benchmarks/directory.py --photos camvid/train/images --count 20 --engines torch
 
-Each engine gets the command that a user would type, ``terrazzo predict FOLDER --engine NAME --save mask``, in a process
-of its own: its figures hold everything from starting Python to the last file. Before that it gets a single photo twice:
-when it has never seen the model, and must convert it where it needs that, and again. Masks are compared, pixel by
-pixel, with those of a network that PyTorch runs as it is, operator by operator; where a pixel differs, the two classes'
-logits tell how near they are to a tie.
+Each engine runs the command that a user would type, ``terrazzo predict FOLDER --engine NAME --save mask``, in a process
+of its own: its figures include everything from starting Python to the last file. Before that it segments a single photo
+twice: with an empty cache folder, so that it may have to convert the model, and again. Masks are compared, pixel by
+pixel, with those of the network run by PyTorch operator by operator; where a pixel differs, the difference of the two
+classes' logits shows how near they are to a tie.
 
-transformers' image processor, model and post-processing take the first --peer-count photos, with the same weights in
-its own format; its start is left out of its time. Its masks differ a little, for its LayerNorms have an epsilon of
-their own.
+transformers' image processor, model and post-processing segment the first --peer-count photos, with the same weights in
+its own format; its time excludes its start. Its masks differ a little, since its LayerNorms have another epsilon.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ from PIL import Image
 
 from measure import apart, header, publish, table
 
-# Nothing at the top imports torch: a process's memory is counted from what its parent held.
+# Nothing at the top imports torch: a process's memory includes what its parent held.
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds by the clock and of all processors, and the most bytes held."""
+    """Wall-clock seconds, processor seconds over all threads, and peak memory in bytes."""
 
     wall: float
     cpu: float
@@ -127,7 +126,7 @@ def parse() -> argparse.Namespace:
 
 
 def predict(engine: str, images: str, options: argparse.Namespace, folder: Path) -> Cost:
-    """Run the command and return what it cost."""
+    """Run the command and return its cost."""
     command = [
         sys.executable, "-m", "terrazzo", "predict", str(folder / images), "--model", options.model, "--engine",
         engine, "--threads", str(options.threads), "--save", "mask", "--output", str(folder / engine),
@@ -144,7 +143,7 @@ def predict(engine: str, images: str, options: argparse.Namespace, folder: Path)
 
 
 def peer(model: str, images: list[Path], folder: Path) -> Cost:
-    """Turn photos into mask files as transformers' documentation does."""
+    """Segment photos as transformers' documentation does, and write mask files."""
     import torch
     from transformers import SegformerForSemanticSegmentation, SegformerImageProcessor
 
@@ -174,7 +173,7 @@ def peer(model: str, images: list[Path], folder: Path) -> Cost:
 
 
 def compare(model: str, images: list[Path], engines: list[str], folder: Path) -> dict[str, str]:
-    """Return each engine's pixels that are not what PyTorch gives, and how near to a tie they are."""
+    """Return the number of each engine's pixels that differ from PyTorch's, and how near to a tie they are."""
     import torch
     import torch.nn.functional as F
 

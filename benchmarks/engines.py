@@ -4,15 +4,14 @@
     python benchmarks/engines.py --models segformer_b0 --size 1024x2048 --classes 19 --name some_table --write
     python benchmarks/engines.py --models setr_pup_large,setr_mla_large --rounds 2 --compiled
 
-Ours runs in PyTorch (`TorchEngine`), ONNX Runtime and OpenVINO, as `--engine` has them: exported once, for any batch
-and size. The peer, transformers' network or for SETR the literal one of `peers.py`, runs as it comes, compiled
-(--compiled: most of a minute for each), and through the usual routes: torch.onnx.export(dynamo=True) for ONNX Runtime,
-openvino.convert_model for OpenVINO, both for this one size, which suits them. Both sides' sessions have one thread and
-float32; bfloat16 joins where the processor has it.
+Ours runs in PyTorch (`TorchEngine`), ONNX Runtime and OpenVINO, as `--engine` does: exported once, for any batch and
+size. The peer is transformers' network, or for SETR the literal one of `peers.py`. It runs in eager PyTorch, compiled
+(--compiled: most of a minute for each), and by the usual exports: torch.onnx.export(dynamo=True) for ONNX Runtime,
+openvino.convert_model for OpenVINO, both for this one size, which is to their advantage. Both sides use one thread and
+float32, and also bfloat16 if the processor has it.
 
-CPU time is that of the whole process, in which both runtimes compute even with one thread of their own. Memory is the
-most that a fresh process held which did nothing but load the saved or exported network and run it twice, its Python
-packages included.
+CPU time is that of the whole process, since runtimes compute in threads of their own. Memory is the peak of a fresh
+process that only loads the saved or exported network and runs it twice; it includes the Python packages.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ Run: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 MODELS = "segformer_b0,segformer_b1,segformer_b2,segformer_b5"
 TOLERANCE = 1e-4
-LEAST_SECONDS = 30.0  # of rounds for an engine: small networks get more of them
+LEAST_SECONDS = 30.0  # all rounds of an engine together: small networks get more of them
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Way:
 
 
 def ways_by_engine(peer: str, compiled: bool, bf16: bool) -> dict[str, list[Way]]:
-    """Return what is compared, by what is open at once."""
+    """Return the ways to be compared, grouped by engine; those of one group are open together."""
     openvino = ["OpenVINO", "OpenVINO bf16"] if bf16 else ["OpenVINO"]
     ways = {engine: [Way("ours", engine), Way(peer, engine)] for engine in ["PyTorch", "ONNX Runtime", *openvino]}
     if compiled:
@@ -96,7 +95,7 @@ def main() -> None:
         text += "No rows for bfloat16: this processor has no instructions for it.\n"
     for model in options.models.split(","):
         text += "\n" + section(model, options.classes, size, options.rounds, options.compiled, has_bf16)
-        publish(options.name, text, options.write)  # an interrupted run leaves what it has
+        publish(options.name, text, options.write)  # an interrupted run keeps what it has
 
 
 def parse() -> argparse.Namespace:
@@ -112,14 +111,15 @@ def parse() -> argparse.Namespace:
 
 
 def section(model: str, classes: int, size: tuple[int, int], rounds: int, compiled: bool, has_bf16: bool) -> str:
-    """Return the part of the table that is about one model."""
+    """Return the section of the result for one model."""
     peer = Way("literal" if model.startswith("setr") else "transformers", "PyTorch")
     rows: dict[Way, list[object]] = {}
     remarks = []
     with tempfile.TemporaryDirectory() as folder:
         operations = apart(write_networks, model, classes, size, Path(folder))
         for engine, ways in ways_by_engine(peer.side, compiled, has_bf16).items():
-            # In a process of its own: all engines at once hold more than a machine has for large networks and photos.
+            # In a process of its own: for large networks and images, all engines together need more memory than there
+            # is.
             measured, remark = apart(compare, ways, peer, size, Path(folder), operations, rounds)
             rows |= measured
             remarks.append(f"{engine}: {remark}")
@@ -132,7 +132,7 @@ def section(model: str, classes: int, size: tuple[int, int], rounds: int, compil
 
 
 def write_networks(model: str, classes: int, size: tuple[int, int], folder: Path) -> dict[str, int]:
-    """Put both sides' networks into a folder, saved and exported; return each side's operations in a pass."""
+    """Save and export both sides' networks into a folder; return each side's operations of a pass."""
     import openvino
     import torch
 
@@ -151,7 +151,7 @@ def write_networks(model: str, classes: int, size: tuple[int, int], folder: Path
     write_onnx(trained, folder / "ours.onnx")
     images = torch.randn(1, 3, *size)
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the exporters have to say about the networks and each other
+        warnings.simplefilter("ignore")  # the exporters' warnings
         torch.onnx.export(theirs, (images,), folder / "theirs.onnx", dynamo=True, input_names=["images"], verbose=False)
         converted = openvino.convert_model(theirs, example_input=images, input=[1, 3, *size])
     openvino.save_model(converted, folder / "theirs.xml", compress_to_fp16=False)
@@ -159,7 +159,7 @@ def write_networks(model: str, classes: int, size: tuple[int, int], folder: Path
 
 
 def open_way(way: Way, folder: Path) -> Run:
-    """Return a network as one of the ways runs it, arrays in and out."""
+    """Open a network in one of the ways; arrays in and out."""
     if way.side == "ours":
         return open_ours(way, folder)
     if way.engine in ("PyTorch", "torch.compile"):
@@ -216,7 +216,7 @@ def open_peer(way: Way, folder: Path) -> Run:
 def compare(
     ways: list[Way], peer: Way, size: tuple[int, int], folder: Path, operations: dict[str, int], rounds: int
 ) -> tuple[dict[Way, list[object]], str]:
-    """Return the rows of some ways, called in turn with each other and the peer's PyTorch, and how that went."""
+    """Return the rows of some ways, which are called in turn with the peer in PyTorch, and a remark on the rounds."""
     import torch
 
     from terrazzo.engines.memory import keep_freed_memory
@@ -241,7 +241,7 @@ def compare(
             ratio(times[peer], mine),
             ratio(times[Way(peer.side, way.engine)], mine) if way.side == "ours" else "",
             f"{count / 1e9:.1f}",
-            # In bfloat16 the processor's limit is another one, which is not measured here.
+            # bfloat16 has another peak speed, which is not measured here.
             "" if way.bf16 else share_of_peak(count, mine, product),
             f"{memory[way] / 1e6:.0f}",
             f"{differences[way]:.0e}" if way in differences else "",
@@ -250,7 +250,7 @@ def compare(
 
 
 def peak_memory_of(way: Way, size: tuple[int, int], folder: Path) -> int | None:
-    """Return the most bytes that this fresh process holds when it does nothing but this."""
+    """Return the peak memory in bytes of this fresh process, which does nothing else."""
     from terrazzo.profiling.machine import peak_memory
 
     run = open_way(way, folder)

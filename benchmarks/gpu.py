@@ -1,19 +1,19 @@
-"""SegFormer on a CUDA GPU, ours beside transformers' with the same weights: inference and the training step.
+"""SegFormer on a CUDA GPU, ours beside transformers' with the same weights: inference and training steps.
 
     python benchmarks/gpu.py --write
     python benchmarks/gpu.py --models b0,b2 --batches 1,16 --ways eager,graph
     python benchmarks/gpu.py --device cpu --smoke
 
-Inference: B0 to B5, batch 1 to 64, float16 and bfloat16 (and float32, for the agreement), each network run eagerly,
-compiled (torch.compile, one compilation a batch size, only at --compile-batches: it is slow) and as a CUDA graph
-captured from the eager run; ours also as `terrazzo predict` runs it, arrays in and out, float16 being what it takes by
-itself where the classes stay the same. Both sides are called in turn; a call is timed between two synchronisations, and
-calls are repeated until a stretch takes 50 ms. Training: forward, loss at label resolution, backward; no optimiser
-step, which both would share.
+Inference: B0 to B5, batch 1 to 64, float16 and bfloat16 (and float32, for the agreement), each network eagerly,
+compiled (by torch.compile, once per batch size, and only at --compile-batches, since it is slow) and as a CUDA graph of
+the eager pass. Ours also runs as in `terrazzo predict`, with arrays in and out, which uses float16 by itself if the
+classes stay the same. Both sides are called in turn; calls are timed between two synchronisations and repeated until
+they take 50 ms. Training: forward, loss at label resolution, backward; without the optimiser's step, which would be the
+same on both sides.
 
-With --write the table is put under results/ again after every model, so an interrupted run leaves what it has. --smoke
-runs the whole program on a tiny case to show that it works: its figures mean nothing and are never written. Nobody has
-had a GPU to run the real thing on yet.
+With --write the table under results/ is written after every model, so an interrupted run keeps what it has. --smoke
+runs the whole program on a tiny case, to show that it works; its figures mean nothing and are not written. It has not
+yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from terrazzo.training.losses.cross_entropy import upsampled_cross_entropy
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 WAYS = ("eager", "compiled", "graph")
 ASKED: dict[str, Precision] = {"fp32": "fp32", "fp16": "auto", "bf16": "bf16"}  # of the engine
-SETTLING_PASSES = COMPARED_PASSES + 2  # of the engine, until it has chosen a precision and captured the size
+SETTLING_PASSES = COMPARED_PASSES + 2  # until the engine has chosen a precision and captured the size
 TRAINED = ("b0", "b2")
 IGNORED_LABEL = 255
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is common to all rows.
+    """Settings that all rows share.
 
     Attributes:
         device: cuda or cpu.
         size: of the square photos.
         classes: K.
-        rounds: how often each side is timed.
-        stretch: the least seconds of a timing.
+        rounds: number of timings of each side.
+        stretch: smallest duration of a timing, in seconds.
         compiler: torch.compile's backend.
     """
 
@@ -68,7 +68,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Measured:
-    """A side's photos a second and the bytes that a call adds to what is allocated; None without a GPU."""
+    """A side's photos per second, and the bytes that a call allocates; None without a GPU."""
 
     images_per_second: float
     memory: int | None
@@ -127,17 +127,17 @@ def parse() -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Pair:
-    """Both networks in a precision, and what does not depend on the batch.
+    """Both networks in one precision, with what does not depend on the batch size.
 
     Attributes:
         name: for messages.
         ours: images to logits.
         theirs: images to logits.
-        engine: ours as predictions run it, which takes and gives float32 arrays.
+        engine: ours as `terrazzo predict` runs it, with float32 arrays in and out.
         dtype: of weights and images.
         operations: of our pass over one photo.
-        difference: the largest of logits in float32.
-        same: share of our logits' positions where the class is float32's.
+        difference: largest difference of logits in float32.
+        same: share of positions where our logits have float32's class.
     """
 
     name: str
@@ -167,7 +167,7 @@ class Pair:
 
 
 def infer(pair: Pair, batch: int, ways: Sequence[str], case: Case, peak: float, notes: list[str]) -> list[str]:
-    """Return a row: each way's photos a second of both sides, and what else is known about them."""
+    """Return a row: photos per second of both sides in each way, their ratio, memory and agreement."""
     images = torch.randn(batch, 3, case.size, case.size, device=case.device).to(pair.dtype)
     found: list[list[Measured]] = []  # ours and theirs, a pair for each way that ran
     cells = []
@@ -194,7 +194,7 @@ def infer(pair: Pair, batch: int, ways: Sequence[str], case: Case, peak: float, 
     if not found:
         return [*cells, "", "", "", "", ""]
     ours, theirs = (max(result.images_per_second for result in side) for side in zip(*found, strict=True))
-    first = found[0]  # a CUDA graph has its memory set aside before it runs
+    first = found[0]  # a CUDA graph allocates its memory before it runs
     return [
         *cells,
         f"{ours / theirs:.2f}",
@@ -212,7 +212,7 @@ def prepare(network: Callable[[Tensor], Tensor], images: Tensor, way: str, case:
             replay = capture(network, images)
         return lambda: replay(images)
     if way == "compiled":
-        torch.compiler.reset()  # sizes that were compiled before would make this one dynamic
+        torch.compiler.reset()  # sizes compiled before would make this one dynamic
         network = torch.compile(network, backend=case.compiler, dynamic=False)
 
     def run() -> Tensor:
@@ -223,11 +223,11 @@ def prepare(network: Callable[[Tensor], Tensor], images: Tensor, way: str, case:
 
 
 def train(model: str, precisions: Sequence[str], batches: Sequence[int], case: Case) -> list[list[str]]:
-    """Return rows: images a second and peak memory of a training step of both sides."""
+    """Return rows: images per second and peak memory of both sides' training steps."""
     rows = []
     for precision in precisions:
         if precision == "fp16":
-            continue  # nobody trains in float16 without scaling the loss, and bf16 costs the same
+            continue  # float16 needs a scaled loss, and bf16 takes the same time
         for batch in batches:
             ours, theirs = (
                 network.to(case.device).train() for network in build_pair(f"segformer_{model}", case.classes)

@@ -1,4 +1,4 @@
-"""What every benchmark here shares: alternating runs of one thread's CPU time, and a header that says where."""
+"""What the benchmarks share: timing by alternating calls, processes of their own, tables and their header."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ CPU_TIME = "CPU time of the process, calls of both sides in turn; where the mach
 def alternate(sides: Sequence[Callable[[], object]], rounds: int, least_seconds: float = 0.0) -> list[Times]:
     """Call every side once unmeasured, then all of them in turn, `rounds` times; return CPU seconds.
 
-    The clock is the whole process's, so an engine that computes in threads of its own is charged like any other. With
-    `least_seconds` there are more rounds where these take less time in all.
+    CPU time is that of the whole process, which includes an engine's own threads. If the rounds together take less than
+    `least_seconds`, there are more of them.
     """
     for side in sides:
         side()
@@ -55,12 +55,12 @@ def alternate(sides: Sequence[Callable[[], object]], rounds: int, least_seconds:
 
 
 def ratio(slower: Times, faster: Times) -> str:
-    """Return the median of the rounds' ratios: a machine that changes its speed changes both sides of a round."""
+    """Return the median of the rounds' ratios, since a change of the machine's speed affects both sides of a round."""
     return f"{statistics.median(a / b for a, b in zip(slower.seconds, faster.seconds, strict=True)):.2f}"
 
 
 def matrix_product() -> Callable[[], object]:
-    """Return one float32 matrix product, to be called in turn with what is measured: the most that a round can do."""
+    """Return a float32 matrix product to be called in turn with the sides: the peak speed of each round."""
     import torch
 
     a, b = torch.randn(GEMM_SIDE, GEMM_SIDE), torch.randn(GEMM_SIDE, GEMM_SIDE)
@@ -73,13 +73,13 @@ def gemm_speed(product: Times) -> float:
 
 
 def share_of_peak(operations: int, times: Times, product: Times) -> str:
-    """Return the median share of `matrix_product`'s speed that as many operations in these times come to."""
+    """Return the median of the speed of so many operations in these times, as a share of `matrix_product`'s."""
     rounds = zip(times.seconds, product.seconds, strict=True)
     return f"{statistics.median(operations / mine / (GEMM_OPERATIONS / peak) for mine, peak in rounds):.0%}"
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a function of a module returns when called in a fresh process of its own."""
+    """Call a module's function in a fresh process and return its result."""
     spawn = multiprocessing.get_context("spawn")
     receiving, sending = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_call_and_send, args=(sending, function, arguments))
@@ -95,13 +95,13 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def header(title: str, command: str, packages: Sequence[str] = (), timing: str = CPU_TIME) -> str:
-    """Return the lines that say what was measured, by which command, when, and on what.
+    """Return the header of a table: what was measured, by which command, when, and on which machine.
 
     Args:
         title: of the table.
-        command: that makes it.
-        packages: engines that were used, to be named with their versions.
-        timing: what the times are.
+        command: the command that makes it.
+        packages: packages whose versions are named.
+        timing: what kind of times these are.
     """
     import torch
 
@@ -135,7 +135,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def publish(name: str, text: str, write: bool) -> None:
-    """Print a result, and put it under results/ if asked to, with its picture where `plots.py` has one for it."""
+    """Print a result; with `write`, put it under results/, with its picture if `plots.py` has one."""
     print(text)
     if write:
         from plots import PICTURES, draw

@@ -1,7 +1,7 @@
-"""The other side of every comparison here, carrying our weights: transformers' SegFormer, and a literal SETR.
+"""The peers that our networks are compared with, with our weights: transformers' SegFormer, and a literal SETR.
 
-transformers has no SETR. In its place stands the network written out step by step from the paper's text and the
-released code, by which the tests judge ours (tests/models/literal_setr.py).
+transformers has no SETR. Its place is taken by the network written out step by step from the paper's text and the
+released code, with which the tests compare ours (tests/models/literal_setr.py).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ PEER_NAMES = [
 
 
 def build_logits_pair(name: str, num_classes: int, size: tuple[int, int]) -> tuple[Segmenter, nn.Module]:
-    """Return any of our networks and its peer for images of one (H, W), both from images to logits."""
+    """Return one of our networks and its peer for images of one (H, W); both give logits for images."""
     if name not in SETR_VARIANTS:
         ours, theirs = build_pair(name, num_classes)
         return ours, Logits(theirs)
@@ -60,7 +60,7 @@ def build_logits_pair(name: str, num_classes: int, size: tuple[int, int]) -> tup
 def build_pair(name: str, num_classes: int, seed: int = 0) -> tuple[Segmenter, nn.Module]:
     """Return our SegFormer and transformers', in evaluation mode, computing the same function.
 
-    The weights are random; so are the norms' statistics and affine parameters, lest a wrong map go unseen.
+    The weights are random, and so are the norms' statistics and affine parameters, so that a wrong mapping is noticed.
 
     Args:
         name: a SegFormer of `terrazzo.models.MODELS`.
@@ -100,7 +100,7 @@ def save_peer(peer: nn.Module, folder: Path) -> None:
     if not isinstance(peer, Logits):
         torch.save(peer, folder / LITERAL)
         return
-    # transformers' networks do not work once they have been pickled. Their configuration cannot hold the epsilons.
+    # transformers' networks cannot be pickled, and their configuration cannot hold the epsilons.
     peer.peer.save_pretrained(folder)
     norms = {name: module.eps for name, module in peer.peer.named_modules() if isinstance(module, nn.LayerNorm)}
     (folder / EPSILONS).write_text(json.dumps(norms), encoding="utf-8")

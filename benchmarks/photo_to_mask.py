@@ -1,14 +1,14 @@
-"""Photo file to mask file: ours beside transformers' processor, model and post-processing, one thread, B0.
+"""Photo file to mask file with B0, one thread: ours beside transformers' processor, model and post-processing.
 
     python benchmarks/photo_to_mask.py [--rounds 5] [--write]
 
-A 1080p JPEG (a synthetic scene), ours in each engine. transformers' image processor squashes every photo to 512 x 512
-by default; ours keeps the aspect ratio, so it gets 384 x 683, the same number of pixels to one part in 2000. Both
-resize by an antialiased bilinear filter, and write a PNG of class indices. There are 150 classes, once with the shipped
-model's weights, whose 11 classes form areas as those of trained weights do, and 139 more that are never the largest;
-once with random weights, whose classes change from pixel to pixel: the hardest case for our exact upsampling. A third
-table says where our time goes in PyTorch for a 512 x 512 photo with 19 classes, a fourth what resizing the 1080p photo
-takes.
+The photo is a 1080p JPEG (a synthetic scene); ours runs in each engine. By default, transformers' image processor
+resizes every photo to 512 x 512. Ours keeps the aspect ratio and uses 384 x 683, the same number of pixels to one part
+in 2000. Both resize with an antialiased bilinear filter and write a PNG of class indices. There are 150 classes: first
+with the shipped model's weights, whose 11 classes form areas as in any trained model, and 139 more that never win; then
+with random weights, whose classes change from pixel to pixel, the hardest case for our exact upsampling. A third table
+shows where our time goes in PyTorch for a 512 x 512 photo with 19 classes, a fourth the time of resizing the 1080p
+photo.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def trained_pair() -> tuple[Segmenter, nn.Module]:
-    """Return both sides' networks with the shipped model's weights, and classes that never win beside its own."""
+    """Return both sides' networks with the shipped model's weights and further classes that never win."""
     shipped = terrazzo.load(DEFAULT_MODEL)
     state, others = shipped.network.state_dict(), CLASSES - shipped.labels.num_classes
     for leaf, rest in (("weight", 0.0), ("bias", -100.0)):

@@ -1,10 +1,10 @@
-"""Pictures of the committed tables: one file for each, drawn from the Markdown itself.
+"""Bar charts of the committed tables, one file for each, drawn from the Markdown.
 
     python benchmarks/plots.py                  all tables that are there
     python benchmarks/plots.py engines          one of them
 
-Every benchmark draws its own when it is run with --write. Each row (or, where the rows are the things compared, each
-table) gets a small chart with an axis of its own, for a B5 takes thirty times as long as a B0.
+Every benchmark draws its own with --write. Each row (or each table, if the rows are what is compared) is a small chart
+with its own axis, since a B5 takes thirty times as long as a B0.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def draw(name: str) -> Path:
 
 
 def read_charts(text: str, picture: Picture) -> list[Chart]:
-    """Find the charts in a result's Markdown; cells without a number are left out, and charts of a single bar too."""
+    """Read the charts from a result's Markdown, without cells that have no number and without charts of one bar."""
     charts = []
     for heading, rows in read_tables(text):
         columns, *body = rows
@@ -171,7 +171,7 @@ def read_tables(text: str) -> list[tuple[str, list[list[str]]]]:
 
 
 def _bar(label: str, cell: str, row: list[str], ratio: int | None) -> Bar | None:
-    """The first number of a cell: of a median and a least, the median."""
+    """Return a bar for the first number of a cell: the median, where a least time follows."""
     value, times = NUMBER.match(cell), None if ratio is None else NUMBER.match(row[ratio])
     return None if value is None else Bar(label, float(value[0]), times[0] if times else "")
 

@@ -1,10 +1,10 @@
-"""Exact upsampling of logits to a mask, beside resizing every class and taking the argmax.
+"""Exact upsampling of logits to a mask, beside a resize of all classes followed by argmax.
 
     python benchmarks/postprocess.py [--rounds N] [--write]
 
-The logits are made to look like a trained network's: patches with soft borders over smooth noise, with about a quarter
-of all cells on a border, which is more than photos have. The literal way gets the memory order that suits it (planes;
-classes last takes it three times as long) and is left out where its planes would not fit.
+The logits imitate a trained network's: patches with soft borders over smooth noise, with about a quarter of all cells
+on a border, which is more than in photos. The literal way gets the memory layout in which it is fastest (planes; with
+classes last it takes three times as long), and is left out where its planes would need too much memory.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What each precision costs and gains: val mIoU, file size and time of the shipped SegFormer-B0 on CamVid.
+"""Precisions of the shipped SegFormer-B0 on CamVid: val mIoU, file size and time of each.
 
     python benchmarks/precision.py --data CAMVID --write
     python benchmarks/precision.py --data CAMVID --photos 10
 
-The model in float32 in PyTorch, ONNX Runtime and OpenVINO; files with float16 weights, which both runtimes compute with
-in float32; int8, calibrated with photos of the training split as `terrazzo export` does it; and bfloat16. Where the
-processor has no instructions for that, PyTorch imitates it, to the same mIoU but in a time that says nothing, and
-OpenVINO does without. Every way has one thread. mIoU is over the whole split, or over --photos photos spread over it;
-the time is that of the network alone, on photos in memory, after one unmeasured call.
+They are: float32 in PyTorch, ONNX Runtime and OpenVINO; files with float16 weights, with which both runtimes compute in
+float32; int8, calibrated with photos of the training split as `terrazzo export` does; and bfloat16. On a processor
+without bfloat16 instructions, PyTorch emulates it, which gives the same mIoU but a meaningless time, and OpenVINO is
+left out. Each uses one thread. mIoU is over the whole split, or over --photos photos spread over it; the time is that
+of the network alone, on photos in memory, after one unmeasured call.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from terrazzo.weights.files import TrainedModel, save_folder
 
 MODEL = "segformer_b0.camvid"
 TIMED = 3
-"""Photos in a round: all are of one size, and take the same time."""
+"""Number of images in a round: all have one size and take the same time."""
 
 FILES: dict[str, dict[str, Any]] = {
     "fp32.onnx": {},
     "fp32.xml": {},
     "fp16.onnx": {"precision": "fp16"},
     "fp16.xml": {"precision": "fp16"},
-    "int8.onnx": {"precision": "int8", "max_loss": 100},  # what it loses is what is asked here
+    "int8.onnx": {"precision": "int8", "max_loss": 100},  # the loss is what is measured here
     "int8.xml": {"precision": "int8", "max_loss": 100},
 }
 NO_BF16 = "no instructions for it here"
@@ -57,7 +57,7 @@ NO_BF16 = "no instructions for it here"
 
 @dataclass(frozen=True)
 class Way:
-    """One row of the table: what runs, if anything can; the bytes of its file; and whether its time means anything."""
+    """One row of the table: its engine (None if it cannot run here), its file's bytes, whether its time is valid."""
 
     engine: Engine | None
     size: int

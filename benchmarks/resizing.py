@@ -1,11 +1,11 @@
-"""How photos larger than the training photos should be resized: val mIoU of the shipped model on enlarged CamVid.
+"""Filters for photos larger than those in training: val mIoU of the shipped model on enlarged photos of CamVid.
 
     python benchmarks/resizing.py --data CAMVID --write
     python benchmarks/resizing.py --data CAMVID --photos 10
 
-CamVid's photos are enlarged 2 and 4 times (bicubic), as they are and with the noise of a sensor (Gaussian, 10 grey
-levels), and brought back to the model's size by each filter. Labels are enlarged by repeating pixels. The time is that
-of one resize of the four times enlarged photo, one thread.
+CamVid's photos are enlarged 2 and 4 times (bicubic), with and without the noise of a sensor (Gaussian, 10 grey levels),
+and resized to the model's input by each filter. Labels are enlarged by repeating pixels. The time is that of one resize
+of the photo enlarged 4 times, with one thread.
 """
 
 from __future__ import annotations

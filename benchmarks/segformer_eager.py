@@ -1,9 +1,9 @@
-"""Eager SegFormer, ours beside transformers' with the same weights: one thread, float32.
+"""SegFormer in eager PyTorch, ours beside transformers' with the same weights: one thread, float32.
 
     python benchmarks/segformer_eager.py --write
     python benchmarks/segformer_eager.py --variants b5 --size 1024x2048 --classes 19 --name some_table --write
 
-Ours is what `terrazzo.predict` runs (`TorchEngine`); theirs is `SegformerForSemanticSegmentation` as it comes, in
+Ours is what `terrazzo.predict` runs (`TorchEngine`); theirs is `SegformerForSemanticSegmentation`, unchanged, in
 inference mode. The process keeps freed memory (`keep_freed_memory`) for both.
 """
 
@@ -22,7 +22,7 @@ from terrazzo.costs import count_operations
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.engines.torch import TorchEngine
 
-LEAST_SECONDS = 30.0  # of rounds for a model: small ones get more of them
+LEAST_SECONDS = 30.0  # all rounds of a model together: small ones get more of them
 
 
 def main() -> None:

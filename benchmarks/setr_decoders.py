@@ -4,9 +4,9 @@
 
 Each side gets T-Base's feature maps (768 channels, a sixteenth of the image size). `inference` is one forward in
 evaluation mode, up to the logits that are then resized to the image size; `training` is forward and backward of main
-and auxiliary heads with the loss at label resolution. The other side does one step after the other as the released code
-does (tests/models/literal_setr.py, which the tests hold ours against), and for the loss resizes the logits. Peak memory
-is the process's largest resident size over its size before, each side in a process of its own.
+and auxiliary heads with the loss at label resolution. The other side takes the released code's steps one by one
+(tests/models/literal_setr.py, with which the tests compare ours), and resizes the logits for the loss. Peak memory is
+the growth of the process's largest resident size, with each side in a process of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DECODERS = ("naive", "pup", "mla")
 
 
 class FixedMaps(nn.Module):
-    """In the encoder's place: the same four maps whatever the image."""
+    """Stands in for the encoder: returns the same four maps for any image."""
 
     def __init__(self, maps: list[Tensor]) -> None:
         super().__init__()
@@ -47,9 +47,9 @@ class FixedMaps(nn.Module):
 
 
 def build(decoder: str, size: int, classes: int, train: bool) -> tuple[Callable[[], list[Tensor]], ...]:
-    """Return what each side does, ours first: all logits, after backward in training."""
+    """Return one function for each side, ours first, which gives all logits; in training, after the backward pass."""
     torch.manual_seed(0)
-    # The transformer is not run, and four blocks are built faster than twelve; the decoder and its heads are the same.
+    # The transformer does not run, so four blocks are enough; the decoder and its heads are the published ones.
     published = VARIANTS[f"setr_{decoder}_base"]
     layers = (1, 2, 3, 4)
     heads = tuple(layers[head.fields["level"]] for head in published.auxiliary)

@@ -1,12 +1,12 @@
-"""Training steps of SegFormer, ours beside transformers' with the same weights: their speed and their peak memory.
+"""Training steps of SegFormer, ours beside transformers' with the same weights: speed and peak memory.
 
     python benchmarks/training_step.py [--rounds 2] [--write]
 
-Float32, forward, loss at label resolution and backward; no optimiser step, which both would share. Each side is a
-process of its own, and they take turns. Speed is one thread's CPU time. Peak memory is the largest resident size of a
-process over its size after building the model. `kept`: the C library is told not to return freed memory to the system,
-which is what `terrazzo train` does where there is plenty. Estimated are the tensors alone, which `terrazzo train` adds
-300 MB to on a CPU.
+A step is forward, loss at label resolution and backward in float32, without the optimiser's step, which would be the
+same on both sides. Each side is a process of its own, and they take turns. Speed is by one thread's CPU time. Peak
+memory is the growth of a process's largest resident size after building the model. `kept`: the C library does not
+return freed memory to the system, which `terrazzo train` asks for if there is plenty. `estimated` is of the tensors
+alone; on a CPU, `terrazzo train` adds 300 MB to it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LOSS = CombinedLoss([CrossEntropy()], torch.ones(1), 255, torch.device("cpu"))
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained on what."""
+    """A model and its batches."""
 
     model: str
     batch: int
@@ -77,7 +77,7 @@ def step_of(side: str, work: Workload) -> Callable[[], None]:
 
 
 def take_turns(side: str, work: Workload, calls: Connection) -> None:
-    """In a process of its own: take a step whenever asked to; answer with its CPU seconds and the peak so far in MB."""
+    """Take a step for each request, in a process of its own; answer with its CPU seconds and the peak so far in MB."""
     torch.set_num_threads(1)
     if side == "ours, kept":
         keep_freed_memory()
@@ -90,7 +90,7 @@ def take_turns(side: str, work: Workload, calls: Connection) -> None:
 
 
 def resident_mb(field: str) -> float:
-    """Read this process's memory; getrusage would include what the parent process once used."""
+    """Return this process's memory in MB; getrusage would include what the parent process once used."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (kilobytes,) = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
     return int(kilobytes) * 1024 / 1e6
@@ -117,7 +117,7 @@ def measure(work: Workload, rounds: int) -> dict[str, tuple[Times, float]]:
 
 
 def estimated_mb(side: str, work: Workload) -> str:
-    """Return what `terrazzo train` would say beforehand of such a step."""
+    """Return the estimate that `terrazzo train` would print for such a step."""
     if side not in ("ours", "ours, checkpointing"):
         return ""
     estimate = estimate_step_memory(

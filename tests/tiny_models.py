@@ -20,10 +20,10 @@ ARCHITECTURES = (
 )
 
 
-def tiny_model(architecture: str) -> TrainedModel:
+def tiny_model(architecture: str, in_channels: int = 3) -> TrainedModel:
     """Return a model of one of `ARCHITECTURES` with few layers, and with norms that do something."""
     torch.manual_seed(0)
-    network = _network(architecture).eval()
+    network = _network(architecture, in_channels).eval()
     for module in network.modules():
         if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d)):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -35,12 +35,12 @@ def tiny_model(architecture: str) -> TrainedModel:
     return TrainedModel(architecture, network, labels, Preprocess(short_side=96), {"val_mIoU": 1.5}, "tiny")
 
 
-def _network(architecture: str) -> Segmenter:
+def _network(architecture: str, in_channels: int) -> Segmenter:
     if architecture in segformer.VARIANTS:
         size = {"embed_dims": (16, 32, 40, 64), "depths": (1, 1, 2, 1)}
         mmseg = architecture.endswith("_mmseg")
-        return create_model(segformer.segformer_spec(architecture, size, 24, mmseg), 11)
+        return create_model(segformer.segformer_spec(architecture, size, 24, mmseg), 11, in_channels=in_channels)
     plain: Any = setr.VARIANTS[architecture].decoder.name.removeprefix("setr_")
     size = {"embed_dim": 24, "depth": 4, "num_heads": 3}
     spec = setr.setr_spec(architecture, size, plain, (1, 2, 3, 4), (2,), architecture.endswith("_mmseg"))
-    return create_model(spec, 11, image_size=(96, 64))
+    return create_model(spec, 11, image_size=(96, 64), in_channels=in_channels)

@@ -79,13 +79,14 @@ def count_operations(network: nn.Module, images_BCHW: Tensor) -> Operations:
 
 def count_operations_of_size(network: nn.Module, height: int, width: int) -> Operations:
     """Count a forward pass of one image of this size on the meta device, where it takes neither time nor memory."""
-    return count_operations(copy.deepcopy(network).to("meta"), torch.empty(1, 3, height, width, device="meta"))
+    meta = torch.device("meta")
+    return count_operations(copy.deepcopy(network).to(meta), _image(network, height, width, meta))
 
 
 @torch.inference_mode()
 def seconds_of_forward(network: nn.Module, height: int, width: int, device: torch.device) -> float:
     """Return the least time of some forward passes of one image: on a CPU, the time that its threads computed."""
-    image = torch.zeros(1, 3, height, width, device=device)
+    image = _image(network, height, width, device)
     network = network.eval().to(device)
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     least = float("inf")
@@ -101,7 +102,7 @@ def seconds_of_forward(network: nn.Module, height: int, width: int, device: torc
 @torch.inference_mode()
 def memory_of_forward(network: nn.Module, height: int, width: int, device: torch.device) -> int:
     """Return the most bytes that the tensors of one forward of one image held at once, weights not counted."""
-    image = torch.zeros(1, 3, height, width, device=device)
+    image = _image(network, height, width, device)
     network = network.eval().to(device)
     with LiveTensors() as tensors:
         network(image)
@@ -165,6 +166,11 @@ class _AttentionCount(TorchFunctionMode):
         elif func in MATRIX_PRODUCTS and args[0].ndim == args[1].ndim == 4:
             self.flop += 2 * args[0].numel() * args[1].shape[-1]
         return func(*args, **(kwargs or {}))
+
+
+def _image(network: nn.Module, height: int, width: int, device: torch.device) -> Tensor:
+    """Return an image of zeros with as many bands as the network takes."""
+    return torch.zeros(1, getattr(network, "in_channels", 3), height, width, device=device)
 
 
 def _synchronize(device: torch.device) -> None:

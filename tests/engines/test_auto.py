@@ -34,6 +34,7 @@ from terrazzo.weights.files import TrainedModel, save_folder
 LABELS = LabelSpec.from_names(["sky", "road", "tree"])
 MANY = Workload(500, (480, 640))
 MANY_OF_ONE_SIZE = replace(MANY, one_size=True)
+ORT = ENGINES["onnxruntime"]
 CONVERTING = [name for name in ENGINES if ENGINES[name].runs_conversions]
 FIND_SPEC = "terrazzo.engines.engine.find_spec"
 
@@ -175,7 +176,7 @@ def test_a_loaded_model_and_a_gpu_are_pytorchs(
 ) -> None:
     assert engine_of(trained) is TorchEngine
     assert not cache_folder().exists()
-    convert_once(folder, trained)
+    convert_once(folder, trained, ORT)
     monkeypatch.setattr(predict, "gpu_at_hand", lambda: True)
     assert engine_of(folder) is TorchEngine
     assert engine_of(folder, device="cpu") is OnnxRuntimeEngine
@@ -201,7 +202,7 @@ def test_an_engine_that_is_asked_for_runs_a_kept_conversion(engine: str, folder:
     modified = kept.stat().st_mtime_ns
     make_predictor(folder, engine=engine)
     assert kept.stat().st_mtime_ns == modified
-    convert_once(trained, trained)  # in memory it is another entry
+    convert_once(trained, trained, ORT)  # in memory it is another entry
     assert len(list(cache_folder().glob("*.onnx"))) == 2
 
 
@@ -209,10 +210,10 @@ def test_an_engine_that_is_asked_for_runs_a_kept_conversion(engine: str, folder:
 def test_a_conversion_of_earlier_graphs_is_not_used(
     folder: Path, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = convert_once(folder, trained)
+    old = convert_once(folder, trained, ORT)
     monkeypatch.setattr("terrazzo.engines.conversion_cache.GRAPHS_VERSION", 1000)
     assert kept_conversion(folder) is None
-    assert convert_once(folder, trained) != old
+    assert convert_once(folder, trained, ORT) != old
 
 
 @pytest.mark.usefixtures("empty_cache")
@@ -223,7 +224,7 @@ def test_networks_with_the_same_tensors_and_other_heads_are_told_apart() -> None
         size = {"embed_dim": 24, "depth": 2, "num_heads": heads}
         spec = setr.setr_spec("setr_naive_tiny", size, "naive", (2,), (), False)
         network = create_model(spec, 3, image_size=(32, 32)).eval()
-        paths.add(convert_once("x", TrainedModel("setr_naive_tiny", network, LABELS, Preprocess())))
+        paths.add(convert_once("x", TrainedModel("setr_naive_tiny", network, LABELS, Preprocess()), ORT))
     assert len(paths) == 2
 
 
@@ -231,7 +232,7 @@ def test_networks_with_the_same_tensors_and_other_heads_are_told_apart() -> None
 def test_a_conversion_is_of_these_weights_and_labels_and_no_others(
     folder: Path, trained: TrainedModel, tmp_path: Path
 ) -> None:
-    convert_once(folder, trained)
+    convert_once(folder, trained, ORT)
     copy = tmp_path / "copy"
     save_folder(copy, trained)
     assert kept_conversion(copy) == kept_conversion(folder) is not None

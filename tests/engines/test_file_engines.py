@@ -148,7 +148,7 @@ def test_weights_that_lie_in_no_file_are_not_read(kind: Kind, location: str, tmp
     (path.parent / "*" / "_ORT_MEM_ADDR_").mkdir(parents=True)
     (path.parent / "*" / "_ORT_MEM_ADDR_" / "*").write_bytes(bytes(4 * 81))
     os.mkfifo(path.parent / "fifo")
-    with pytest.raises(CheckpointError, match="its weights lie ") as caught:
+    with pytest.raises(CheckpointError, match="its weights") as caught:
         kind(path)
     assert caught.value.code == "export-damaged"
 

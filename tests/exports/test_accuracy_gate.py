@@ -82,7 +82,7 @@ def test_a_file_that_loses_too_much_never_reaches_its_place(
 ) -> None:
     path = tmp_path / f"a{ENDINGS[kind]}"
     model = models("setr_naive_tiny")
-    with pytest.raises(CheckpointError, match=r"fp32 64\.00, fp16 62\.50, 1\.50 points lost, and 1 is") as caught:
+    with pytest.raises(CheckpointError, match=r"fp32 64\.00, fp16 62\.50, 1\.50 points lost; 1 is") as caught:
         terrazzo.export(model, path, **falling(64.0, 62.5))
     assert caught.value.code == "export-loss"
     assert list(tmp_path.iterdir()) == []

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 import terrazzo
 from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 from terrazzo.engines.openvino import OpenVINOEngine
+from terrazzo.engines.parity import SIZES
 from terrazzo.engines.torch_export import TorchExportEngine
 from terrazzo.errors import ConfigError
 from terrazzo.exports.export import Export
-from terrazzo.exports.parity import SIZES
 from terrazzo.graphs import OPSET
 from terrazzo.graphs.onnx import onnx_model, write_onnx
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription

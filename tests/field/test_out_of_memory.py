@@ -252,6 +252,7 @@ def _predict(arguments: list[str], limit: int | None = None) -> tuple[subprocess
     ("engine", "file"),
     [
         ("torch", None),
+        ("torch", "m.pt2"),
         ("onnxruntime", None),
         ("onnxruntime", "m.onnx"),
         ("openvino", None),

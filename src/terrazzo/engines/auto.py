@@ -1,22 +1,24 @@
-"""Which engine runs a model, where nobody has said so: `auto`.
+"""`auto`: the choice of an engine for a model and a workload.
 
 The rules, over the rows of `terrazzo.engines.engine.ENGINES` that are installed:
 
-1. Where CUDA finds a GPU: PyTorch on it, in float16 where that finds float32's classes (`engines/gpu.py`). (Written
-   without one at hand; never run.)
-2. An exported file: the first that runs its format (ONNX Runtime for ``.onnx``, else OpenVINO).
-3. Few photos: the first that is `best_for` few images (ONNX Runtime, else OpenVINO), which start without importing
-   torch, if the model's conversion is kept from before. If not, PyTorch, and the conversion is made and kept for the
-   next time.
-4. Many photos of one size, up to 1.2 megapixels: the first that is `best_for` one size (OpenVINO).
-5. PyTorch.
+1. With a CUDA GPU: PyTorch on it, in float16 if that predicts float32's classes (`engines/gpu.py`; written without a
+   GPU, and not yet run on one).
+2. For an exported file: the first engine that runs its format (for ``.onnx`` ONNX Runtime, else OpenVINO).
+3. For few images: the first engine that is `best_for` them (ONNX Runtime, else OpenVINO), since it starts without
+   importing torch. This needs the model's conversion in the cache folder; without it PyTorch runs, and the conversion
+   is made for the next start.
+4. For many images of one size, up to 1.2 megapixels: the first engine that is `best_for` one size (OpenVINO).
+5. Otherwise PyTorch.
 
-Seconds of processor time for 200 photos of 360 x 480, shown to SegFormer-B0 as 480 x 640, from starting the program to
-the last mask (`benchmarks/directory.py`, one thread of a Xeon at 2.5 GHz without bf16): PyTorch 65, ONNX Runtime 57,
+A conversion that does not give PyTorch's outputs is not used, whatever the rules say (`engines/parity.py`).
+
+Seconds of processor time for 200 photos of 360 x 480, resized to 480 x 640 for SegFormer-B0, from starting the program
+to the last mask (`benchmarks/directory.py`, one thread of a Xeon at 2.5 GHz without bf16): PyTorch 65, ONNX Runtime 57,
 OpenVINO 48. OpenVINO is no faster than PyTorch for sizes that it has not compiled for, nor for large ones: 4.4 s and
 2.9 s at 1024 x 2048 (`benchmarks/results/engines_1024x2048.md`).
 
-On a CPU every choice computes in float32, and gives the same masks but for exact ties.
+On a CPU all engines compute in float32 and give the same masks, except at exact ties.
 """
 
 from __future__ import annotations
@@ -48,16 +50,17 @@ __all__ = [
 MOST_STREAMS = 4  # each holds a photo's feature maps
 
 FEW_MEGAPIXELS = 10.0
-"""How much the engine that starts first is best for.
+"""Megapixels of all images together up to which the engine that starts fastest is the fastest.
 
-As above: one photo takes 3.7 s by PyTorch, 1.6 s by ONNX Runtime and 2.5 s by OpenVINO from what is kept (4.3, 5.4 and
-5.9 s with a model never seen); each further one 0.31, 0.28 and 0.23 s. A photo is 0.3 megapixels here.
+Measured as above: one photo takes 3.7 s with PyTorch, 1.6 s with ONNX Runtime and 2.5 s with OpenVINO, if the
+conversion is kept (4.3, 5.4 and 5.9 s with a new model); each further one takes 0.31, 0.28 and 0.23 s. A photo has 0.3
+megapixels here.
 """
 
 LARGE_MEGAPIXELS = 1.2
-"""Of one photo: OpenVINO is as fast as PyTorch or faster up to 1024 x 1024, and slower at 1024 x 2048."""
+"""Of one image. OpenVINO is at least as fast as PyTorch up to 1024 x 1024, and slower at 1024 x 2048."""
 
-SAMPLED = 10  # photos of a directory whose sizes are looked up
+SAMPLED = 10  # images of a directory whose sizes are read
 
 AUTO = "auto"
 PYTORCH = ENGINES["torch"]
@@ -65,7 +68,7 @@ PYTORCH = ENGINES["torch"]
 
 @dataclass(frozen=True)
 class Workload:
-    """What is to be predicted, as far as a choice of engine hangs on it.
+    """The images to be predicted, as far as the choice of an engine depends on them.
 
     Attributes:
         images: how many.
@@ -79,7 +82,7 @@ class Workload:
 
     @classmethod
     def of(cls, paths: Iterable[Path]) -> Workload:
-        """As many photos as there are paths, of the size of the first of some that can be read."""
+        """Describe the images at some paths, by the sizes of a sample of them."""
         paths = list(paths)
         sizes = []
         for path in paths[:: math.ceil(len(paths) / SAMPLED) or 1]:
@@ -88,28 +91,28 @@ class Workload:
         return cls(len(paths), sizes[0], len(set(sizes)) == 1) if sizes else cls(len(paths))
 
     def megapixels(self, preprocess: Preprocess) -> float:
-        """Of a typical photo, as the network sees it."""
+        """Return the size of the network's input for a typical image."""
         try:
             height, width = preprocess.target_size(*self.size)
         except ConfigError:
-            return math.inf  # too large for any engine: refused in the photo's own turn
+            return math.inf  # too large for any engine; the image is refused later
         return height * width / 1e6
 
     def is_small(self, preprocess: Preprocess) -> bool:
-        """Whether it is done before an engine that starts later could make up for that."""
+        """Whether it takes so little time that the engine that starts fastest is done first."""
         return self.images * self.megapixels(preprocess) <= FEW_MEGAPIXELS
 
     def options(self, threads: int | None = None) -> EngineOptions:
-        """One photo as soon as it can be, or many in the least time."""
+        """Return options for low latency with one image, and for high throughput with several."""
         streams = 1 if self.images == 1 else min(threads or available_cores(), MOST_STREAMS)
         return EngineOptions(threads, streams)
 
 
 def find_engine(name: str) -> EngineRecord | None:
-    """Return the engine of a name; None for ``auto``.
+    """Return the engine of this name; None for ``auto``.
 
     Raises:
-        ConfigError: no engine is called so (code "engine-name").
+        ConfigError: there is no engine of this name (code "engine-name").
     """
     if name != AUTO and name not in ENGINES:
         raise ConfigError(
@@ -119,7 +122,7 @@ def find_engine(name: str) -> EngineRecord | None:
 
 
 def gpu_at_hand() -> bool:
-    """Whether the CUDA driver sees a GPU: asked of the driver itself, for importing torch takes seconds."""
+    """Whether the CUDA driver finds a GPU. Asks the driver directly, since importing torch takes seconds."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         count = ctypes.c_int()
@@ -129,12 +132,12 @@ def gpu_at_hand() -> bool:
 
 
 def has_runtime() -> bool:
-    """Whether an engine is installed that runs a conversion of a model without torch."""
+    """Whether an engine that runs converted models without torch is installed."""
     return any(engine.best_for and engine.is_installed for engine in ENGINES.values())
 
 
 def auto_engine(workload: Workload, preprocess: Preprocess) -> EngineRecord:
-    """Return the engine for weights on a CPU. One that is not PyTorch runs a conversion of them."""
+    """Return the engine for a model on a CPU; any but PyTorch runs the model converted to ONNX."""
     load: Load
     if workload.is_small(preprocess):
         load = "few images"
@@ -146,10 +149,10 @@ def auto_engine(workload: Workload, preprocess: Preprocess) -> EngineRecord:
 
 
 def engine_for_file(path: Path, chosen: EngineRecord | None) -> EngineRecord:
-    """Return the engine that runs an exported file: the one that was chosen, or the first that is installed.
+    """Return the engine for an exported file: the chosen one, or the first that is installed.
 
     Raises:
-        ConfigError: the chosen one does not run such files (code "engine-file").
+        ConfigError: the chosen engine does not run such files (code "engine-file").
     """
     able = [engine for engine in ENGINES.values() if exported_format(path) in engine.formats]
     if chosen is None:

@@ -1,10 +1,11 @@
-"""A folder of the user's for what can always be made again: converted and compiled models.
+"""The cache folder: converted and compiled models, which can be made again at any time.
 
-``TERRAZZO_CACHE`` names it; otherwise it is where the system keeps such things. Nothing is made before the first entry,
-and deleting the folder at any time costs no more than time.
+The environment variable ``TERRAZZO_CACHE`` sets its place; the default is the system's usual one. It is created with
+the first entry, and deleting it costs nothing but time.
 
-An entry's file is named after what it was made of and after its own content. So it is put in place by one rename, two
-processes that make the same entry at once cannot spoil each other's, and a damaged one is told from its name.
+The name of an entry's file holds a hash of what it was made from and a checksum of its content. So one rename puts it
+in place, two processes that make the same entry at once do not disturb each other, and a damaged file does not match
+its name.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ def cache_folder() -> Path:
     """Return where entries are kept; the folder need not exist yet."""
     if chosen := os.environ.get("TERRAZZO_CACHE"):
         return Path(chosen)
-    home = os.path.expanduser("~")  # where nobody knows the user's home, a folder of the working one
+    home = os.path.expanduser("~")  # where the home folder is unknown, a relative path
     variable, usual = {
         "win32": ("LOCALAPPDATA", os.path.join(home, "AppData", "Local")),
         "darwin": ("", os.path.join(home, "Library", "Caches")),
     }.get(sys.platform, ("XDG_CACHE_HOME", os.path.join(home, ".cache")))
     base = os.environ.get(variable, "")
-    return Path(base if os.path.isabs(base) else usual) / "terrazzo"  # XDG has relative paths ignored
+    return Path(base if os.path.isabs(base) else usual) / "terrazzo"  # the XDG standard ignores relative paths
 
 
 def cached(key: Mapping[str, Any], suffix: str) -> Path | None:
-    """Return an entry's file, or None where this user has none; damaged files are removed.
+    """Return an entry's file, or None if this user has none; damaged files are removed.
 
     Args:
         key: everything that decides what the entry holds. Plain JSON values.
@@ -49,7 +50,7 @@ def cached(key: Mapping[str, Any], suffix: str) -> Path | None:
     for path in sorted(cache_folder().glob(f"{digest}-*{suffix}")):
         with suppress(OSError):
             with open_regular(path) as file:
-                if others_can_write(os.fstat(file.fileno())):  # a compiled network is not looked at before it runs
+                if others_can_write(os.fstat(file.fileno())):  # compiled networks run without a further check
                     continue
                 content = file.read()
             if path.name == _name(digest, content, suffix):
@@ -59,7 +60,7 @@ def cached(key: Mapping[str, Any], suffix: str) -> Path | None:
 
 
 def keep(key: Mapping[str, Any], suffix: str, content: bytes) -> Path:
-    """Make an entry and return its file.
+    """Write an entry and return its file.
 
     Raises:
         OutputError: the cache folder cannot be written.
@@ -67,8 +68,8 @@ def keep(key: Mapping[str, Any], suffix: str, content: bytes) -> Path:
     folder = make_folder(cache_folder())
     path = folder / _name(_digest(key), content, suffix)
     write_atomic(path, content)
-    with suppress(OSError):  # such a folder has no permissions
-        path.chmod(path.stat().st_mode & ~0o022)  # or `cached` would not believe it
+    with suppress(OSError):  # some file systems have no permissions
+        path.chmod(path.stat().st_mode & ~0o022)  # `cached` skips what others can write to
     return path
 
 
@@ -77,5 +78,5 @@ def _digest(key: Mapping[str, Any]) -> str:
 
 
 def _name(digest: str, content: bytes, suffix: str) -> str:
-    # A checksum against damage, not against malice, and ten times as fast as a hash that would be.
+    # A checksum detects damage, not tampering, and is ten times as fast as a cryptographic hash.
     return f"{digest}-{len(content):x}-{zlib.crc32(content):08x}{suffix}"

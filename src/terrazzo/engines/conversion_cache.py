@@ -1,6 +1,8 @@
-"""Models as ONNX files for engines that cannot run PyTorch's, each converted once and kept in the cache folder.
+"""Models as ONNX files for engines that do not run PyTorch networks, each converted once and kept in the cache folder.
 
-A kept conversion of one of our own folders is found without torch, so that the second start does without it altogether.
+An engine runs a conversion only after it has given the PyTorch network's outputs with it, once (`engines/parity.py`);
+a file beside the conversion says so. A kept conversion of one of our own folders is found without importing torch, so
+that the second start needs no torch at all.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from numpy.typing import NDArray
 
 from terrazzo.config import MOST_JSON_BYTES, parse_json
 from terrazzo.engines.cache import cached, keep
-from terrazzo.engines.engine import Engine, release_memory
+from terrazzo.engines.engine import Engine, EngineOptions, EngineRecord, release_memory
+from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError, OutputError
 from terrazzo.graphs import GRAPHS_VERSION
 from terrazzo.regular_files import open_regular, read_regular
@@ -32,10 +35,13 @@ if TYPE_CHECKING:
 
 Model: TypeAlias = "str | Path | TrainedModel"
 
-__all__ = ["FallingBack", "convert_once", "kept_conversion"]
+__all__ = ["WRONG", "FallingBack", "convert_once", "is_checked", "kept_conversion"]
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # as weights/files.py, which imports torch, has them
-WRITERS = ("torch", "onnx", "onnxscript", "transformers")  # the last two for traced networks
+WRONG = "conversion-parity"
+"""The code of the error for a conversion that does not compute what its model does."""
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # as in weights/files.py, which imports torch
+WRITERS = ("torch", "onnx", "onnxscript", "transformers")  # the last two are for traced networks
 
 
 def kept_conversion(model: str | Path) -> Path | None:
@@ -44,40 +50,74 @@ def kept_conversion(model: str | Path) -> Path | None:
     return None if identity is None else cached(_key(identity), ".onnx")
 
 
-def convert_once(model: Model, trained: TrainedModel) -> Path:
-    """Return a model as an ONNX file: the one that is kept, or a new one.
+def is_checked(conversion: Path, engine: EngineRecord) -> bool:
+    """Whether an engine, in its installed version, has passed the parity check with a kept conversion."""
+    return cached(_check_key(conversion, engine), ".parity") is not None
+
+
+@keeps_mode
+def convert_once(model: Model, trained: TrainedModel, engine: EngineRecord) -> Path:
+    """Return a model as an ONNX file that an engine computes rightly: the one that is kept, or a new one.
 
     Args:
         model: how the model was asked for.
         trained: the model.
+        engine: which will run it.
 
     Raises:
-        ConfigError: the model has an operation that ONNX cannot express.
-        MissingExtraError: what writes ONNX files is not installed.
+        CheckpointError: the engine's outputs are not the model's (code `WRONG`); a new file is not kept then.
+        ConfigError: the model has an operation that ONNX cannot express, or memory ran out.
+        MissingExtraError: what writes or runs ONNX files is not installed.
         OutputError: the cache folder cannot be written.
     """
     folder_identity = _folder_identity(model) if isinstance(model, (str, Path)) else None
     key = _key(folder_identity or _state_identity(trained))
-    if (path := cached(key, ".onnx")) is not None:
-        return path
-    from terrazzo.graphs.onnx import write_onnx
+    kept = cached(key, ".onnx")
+    from terrazzo.graphs.onnx import on_cpu, write_onnx
+    from terrazzo.models.layers import has_hooks
 
+    # The key does not tell what a hook does, so that a network with hooks is compared every time.
+    if kept is not None and is_checked(kept, engine) and not has_hooks(trained.network):
+        return kept
+
+    trained = on_cpu(trained)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        write_onnx(trained, path)
-        content = path.read_bytes()
-    try:
-        return keep(key, ".onnx", content)
-    except OutputError as error:
-        raise OutputError(
-            f"the converted model has nowhere to go: {error.message}",
-            fix="name a folder that you may write to in the environment variable TERRAZZO_CACHE, or use --engine torch",
-            code=error.code,
-        ) from error
+        path = kept or Path(folder) / "model.onnx"
+        if kept is None:
+            write_onnx(trained, path)
+        compared = _compared(trained, path, engine)
+        try:
+            kept = kept or keep(key, ".onnx", path.read_bytes())
+            keep(_check_key(kept, engine), ".parity", compared.encode())
+        except OutputError as error:
+            raise OutputError(
+                f"the converted model cannot be kept: {error.message}",
+                fix="name a folder that you may write to in the environment variable TERRAZZO_CACHE, or use --engine "
+                "torch",
+                code=error.code,
+            ) from error
+    return kept
+
+
+def _compared(trained: TrainedModel, path: Path, engine: EngineRecord) -> str:
+    """Compare an engine that runs a conversion with the model; return the comparisons as text."""
+    from terrazzo.engines.parity import FEW_INPUTS, check_parity
+
+    opened = engine.open_file(path, EngineOptions())
+    what = f"the model converted for {engine.name}"
+    parity = check_parity(
+        trained.network, opened, opened.description, FEW_INPUTS, what=what, fix="use --engine torch", code=WRONG
+    )
+    return parity.table()
 
 
 def _key(identity: str) -> dict[str, Any]:
     return {"model": identity, "graphs": GRAPHS_VERSION, **{name: _version(name) for name in WRITERS}}
+
+
+def _check_key(conversion: Path, engine: EngineRecord) -> dict[str, Any]:
+    # The file's name is a hash of its making and a checksum of its content.
+    return {"conversion": conversion.name, "engine": engine.name, "version": _version(engine.package)}
 
 
 def _version(package: str) -> str | None:
@@ -88,7 +128,7 @@ def _version(package: str) -> str | None:
 
 
 def _folder_identity(model: str | Path) -> str | None:
-    """The hash of everything in one of our own folders, from its two files alone."""
+    """Return a hash of one of our own model folders, from its two files; None for anything else."""
     path = bundled_folder(str(model)) or Path(model)
     for folder in (path, path / "model"):
         try:
@@ -106,12 +146,13 @@ def _folder_identity(model: str | Path) -> str | None:
 
 
 def _state_identity(trained: TrainedModel) -> str:
-    """The hash of a model in memory: its layers, their tensors, and what will stand beside them in the file."""
+    """Return a hash of a model in memory: its layers, their tensors and the file's description."""
     digest = hashlib.sha256()
     about = [trained.architecture, trained.labels.to_dict(), trained.preprocess.to_dict(), dict(trained.record)]
     digest.update(json.dumps(about, sort_keys=True).encode())
     for name, module in trained.network.named_modules():
-        digest.update(f"{name} {type(module).__qualname__} {_settings(module)}".encode())
+        kind = type(module)
+        digest.update(f"{name} {kind.__module__}.{kind.__qualname__} {_settings(module)}".encode())
     for name, tensor in sorted(trained.network.state_dict().items()):
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
@@ -120,7 +161,7 @@ def _state_identity(trained: TrainedModel) -> str:
 
 
 def _settings(module: nn.Module) -> str:
-    """What a layer was built with, as far as its tensors do not show it: heads, strides, a configuration."""
+    """Return the arguments of a layer that its tensors do not show, such as heads and strides."""
     from terrazzo.models.encoders.backbone import Backbone
 
     plain = {
@@ -133,12 +174,12 @@ def _settings(module: nn.Module) -> str:
 
 
 class FallingBack:
-    """A conversion, and PyTorch for the inputs below the least size that a graph of free sizes is written for.
+    """A converted model, and PyTorch for inputs that are too small for its graph.
 
     Args:
-        converted: runs the conversion.
-        minimum_side: the least height and width that it takes.
-        make_plain: makes the engine for smaller inputs, the first time that one comes.
+        converted: the engine that runs the converted model.
+        minimum_side: smallest height and width that it takes.
+        make_plain: opens the engine for smaller inputs; called with the first of them.
     """
 
     def __init__(self, converted: Engine, minimum_side: int, make_plain: Callable[[], Engine]) -> None:
@@ -156,5 +197,5 @@ class FallingBack:
         return self._plain(images_B3HW)
 
     def release_memory(self) -> None:
-        """Let go of what the conversion's engine keeps."""
+        """Free what the converted model's engine keeps between runs."""
         release_memory(self.converted)

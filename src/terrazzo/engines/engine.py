@@ -1,9 +1,9 @@
-"""The table of engines, the one protocol that all of them follow, and what can be chosen about how they work.
+"""Engines: the table `ENGINES`, the protocol that each one implements, and the options that they share.
 
-An engine is a callable over numpy arrays and nothing more, so that a plain function is one too. Engines may be called
-from several threads at once.
+An engine is a callable over numpy arrays, so a plain function is one too. Engines may be called from several threads at
+once.
 
-A new engine is one file with the functions that its `EngineRecord` needs, and one row of `ENGINES`.
+A new engine is one file with the functions that its `EngineRecord` names, and one row of `ENGINES`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 Load = Literal["few images", "one size"]
 
 Side: TypeAlias = tuple[int, int | None]
-"""The least and the most of one dimension; None where there is no most."""
+"""The smallest and the largest length of one dimension; None for no upper limit."""
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
@@ -54,12 +54,12 @@ TOPOLOGY = Path("/sys/devices/system/cpu")
 class Engine(Protocol):
     """Runs a network.
 
-    One that keeps memory for its next run has a method ``release_memory()`` too, which lets go of it. It is called when
-    a computation ran out of memory, while nothing runs.
+    An engine that keeps memory between runs also has a method ``release_memory()``, which frees it. It is called after
+    a computation ran out of memory, while no run is in progress.
     """
 
     def __call__(self, images_B3HW: NDArray[np.float32], /) -> NDArray[Any]:
-        """Return (B, K, h, w) float32 logits of normalised images, at any memory order.
+        """Return (B, K, h, w) float32 logits of normalised images, in any memory layout.
 
         An exported file whose output is a mask gives (B, H, W) class indices instead.
         """
@@ -74,7 +74,7 @@ class FileEngine(Engine, Protocol):
 
 
 def release_memory(engine: Engine) -> None:
-    """Let an engine give back what it keeps for its next run, if it keeps anything."""
+    """Free the memory that an engine keeps between runs, if it keeps any."""
     release = getattr(engine, "release_memory", None)
     if release is not None:
         release()
@@ -85,11 +85,11 @@ class EngineOptions:
     """How an engine uses the processor.
 
     Attributes:
-        threads: computing threads in all; None leaves it to `available_cores`.
-        streams: photos that are computed at once, each with its share of the threads. One photo is ready soonest with
-            one stream; a folder of them is done soonest with several, for a thread that works alone waits for no other.
-        precision: fp32; bf16 where the processor has it; or auto, which is fp32 on a CPU, and on a GPU float16 where
-            that finds the classes that fp32 finds.
+        threads: computing threads in total; None for `available_cores`.
+        streams: photos that are computed at once, each with its share of the threads. One stream gives the lowest
+            latency, several the highest throughput, since a thread that works alone waits for no other.
+        precision: ``fp32``; ``bf16``, on processors with bfloat16 instructions; or ``auto``: fp32 on a CPU, and on a
+            GPU float16 if it predicts the classes that fp32 predicts.
     """
 
     threads: int | None = None
@@ -99,13 +99,13 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if (self.threads is not None and self.threads < 1) or self.streams < 1:
             raise ConfigError(
-                f"{self.threads} threads in {self.streams} streams cannot compute anything",
+                f"{self.threads} threads in {self.streams} streams were asked for",
                 fix="give at least 1 of each",
                 code="engine-threads",
             )
         if self.precision not in get_args(Precision):
             raise ConfigError(
-                f"engines know no precision {self.precision!r}",
+                f"there is no precision {self.precision!r}",
                 fix=f"choose one of {', '.join(get_args(Precision))}",
                 code="engine-precision",
             )
@@ -123,20 +123,20 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """What the program knows of an engine without importing it.
+    """A row of the table of engines: what is known of an engine without importing it.
 
     Attributes:
         name: as ``--engine`` takes it.
-        package: that must be installed.
-        formats: of the exported files that it runs, if any.
+        package: the package that it needs.
+        formats: formats of the exported files that it runs.
         file_module: the module whose ``open_file(path, options, device, trust)`` opens such a file.
         model_module: the module whose ``open_model(model, options, device, compiled)`` opens a `TrainedModel`. None for
-            engines that run a model's conversion, an ONNX file.
-        devices: the kinds of devices that it can compute on.
-        precisions: what `EngineOptions.precision` may ask of it.
-        best_for: what ``auto`` takes it for, before PyTorch: ``few images``, for it starts fast; ``one size``, for it
-            compiles a network for a size.
-        extra: of this package, which installs what it needs.
+            an engine that runs the model converted to ONNX instead.
+        devices: kinds of device that it computes on.
+        precisions: values of `EngineOptions.precision` that it supports.
+        best_for: workloads for which ``auto`` prefers it to PyTorch: ``few images`` (it starts fast) or ``one size``
+            (it compiles the network for one size).
+        extra: the extra of terrazzo that installs its package.
         imports_torch: whether opening anything with it imports torch.
     """
 
@@ -153,16 +153,16 @@ class EngineRecord:
 
     @property
     def runs_conversions(self) -> bool:
-        """Whether it runs a model's conversion to ONNX, and not the model's own network."""
+        """Whether it runs a model converted to ONNX, rather than the PyTorch network."""
         return self.model_module is None
 
     @property
     def is_installed(self) -> bool:
-        """Whether its package is there; nothing is imported."""
+        """Whether its package is installed; nothing is imported."""
         return find_spec(self.package) is not None
 
     def require(self, precision: Precision = "fp32", device: str | None = None) -> None:
-        """See that it is installed and can do what is asked, before anything is opened or converted.
+        """Check that it is installed and supports a precision and a device, before anything is opened or converted.
 
         Raises:
             MissingExtraError: its package is not installed.
@@ -172,7 +172,7 @@ class EngineRecord:
             raise MissingExtraError(self.package, self.extra)
         if precision not in self.precisions:
             raise ConfigError(
-                f"{self.name} does not compute in {precision} on request",
+                f"the engine {self.name} does not support {precision}",
                 fix=f"use --engine {_others(lambda engine: precision in engine.precisions)}, or leave --precision out",
                 code="engine-precision",
             )
@@ -234,7 +234,7 @@ ENGINES: dict[str, EngineRecord] = {
         ),
     )
 }
-"""Every engine. Where several would do, the first one is taken."""
+"""All engines. Where several fit, the first one is taken."""
 
 
 def device_kind(device: str) -> str:
@@ -247,10 +247,10 @@ def _others(can: Callable[[EngineRecord], bool]) -> str:
 
 
 def available_cores() -> int:
-    """Return how many cores this process may compute on.
+    """Return the number of cores that this process may use.
 
-    ``OMP_NUM_THREADS`` counts where it is set, as it does for PyTorch. Two threads of one core count as one: matrix
-    products keep a core busy from a single thread.
+    ``OMP_NUM_THREADS`` takes precedence where it is set, as in PyTorch. Two hardware threads of one core count once:
+    one thread of matrix products keeps a core busy.
     """
     if (wished := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and len(wished) <= 4 and int(wished) > 0:
         return int(wished)
@@ -265,36 +265,38 @@ def available_cores() -> int:
 
 
 def at_least(sides: Sequence[Side], description: ExportedDescription) -> list[Side]:
-    """Return what a file declares for each dimension, height and width being no less than its description says."""
+    """Return the limits of each dimension that a file declares, with its description's least height and width."""
     smallest = (1, 1, description.minimum_side, description.minimum_side)
     return [(max(least, small), most) for (least, most), small in zip(sides, smallest, strict=True)]
 
 
 def refuse_size(shape: Sequence[int], sides: Sequence[Side], where: str | Path) -> None:
-    """Raise ConfigError "export-size" for an input that a file was not exported for, before it runs.
+    """Raise ConfigError "export-size" for an input of a size that a file does not take.
 
     Args:
-        shape: of the input, (B, 3, H, W).
-        sides: what the file declares for each dimension.
+        shape: of the input, (B, C, H, W).
+        sides: the limits of each dimension, as `at_least` gives them.
         where: the file.
     """
     for name, length, (least, most) in zip(("batch", "channels", "height", "width"), shape, sides, strict=True):
         if length < least or (most is not None and length > most):
             taken = f"{least}" if least == most else f"{least} or more" if most is None else f"{least} to {most}"
-            raise ConfigError(
-                f"{where} takes a {name} of {taken}, and this one is {length}",
-                fix="export the model with a free size, or show it photos of a size that it takes",
-                code="export-size",
-            )
+            if name == "channels":
+                message = f"{where} takes {taken} channel{'' if taken == '1' else 's'}, and this image has {length}"
+                fix = "give images of the bands that the model was trained on"
+            else:
+                message = f"{where} takes a {name} of {taken}, and this one is {length}"
+                fix = "export the model with a free size, or give images of a size that it takes"
+            raise ConfigError(message, fix=fix, code="export-size")
 
 
 def refuse_other_ports(names: tuple[str, str], output: str, rank: int, where: str | Path) -> None:
-    """Raise CheckpointError "export-foreign" unless input and output are what the file's description says.
+    """Raise CheckpointError "export-foreign" unless a file's input and output are those that its description promises.
 
     Args:
-        names: of the input and the output that the file has.
-        output: the name of the output that its description promises.
-        rank: how many dimensions the input has.
+        names: of the file's input and output.
+        output: name of the output in its description.
+        rank: number of dimensions of its input.
         where: the file.
     """
     if names != ("images", output) or rank != 4:

@@ -1,13 +1,13 @@
-"""SegFormer rewritten for float32 inference on a CPU: the same numbers in less time.
+"""SegFormer with fused operators, for float32 inference on a CPU: the same outputs in less time.
 
-`terrazzo.models` says what the network is; this says how one thread computes it fastest. Much of the plain network's
-time is not arithmetic: feature maps of many megabytes go to memory and back between steps that are cheap themselves. So
+`terrazzo.models` defines the network. Much of its time there is not arithmetic: feature maps of many megabytes go to
+memory and back between cheap steps. So
 
 * layers are oneDNN's fused operators, the ones that torch.compile emits, with weights reordered once: a linear layer
   adds bias and residual while it writes, the depthwise convolution of Mix-FFN applies GELU while it writes;
-* the decoder, composed once with its BatchNorm folded in, works in strips of a few rows that stay in the processor's
-  cache from the sum over levels to the logits. A strip's share of a coarser level is a small matrix product: bilinear
-  resizing is linear in the rows.
+* the decoder, composed once with its BatchNorm folded in, works in strips of a few rows, which stay in the processor's
+  cache from the sum over levels to the logits. A coarser level is resized for a strip by a small matrix product, since
+  bilinear resizing is linear in the rows.
 
 Shapes as in `models/encoders/mit.py` and `models/decoders/all_mlp.py`.
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from terrazzo.models.decoders.all_mlp import AllMLPDecoder
 from terrazzo.models.encoders.mit import Block, MixTransformer, SequenceReduction, Stage, is_standard
-from terrazzo.models.layers import fold_norm, interpolation_matrix
+from terrazzo.models.layers import fold_norm, interpolation_matrix, is_unchanged
 from terrazzo.models.segmenter import Segmenter
 
 __all__ = ["FusedSegFormer", "can_fuse"]
@@ -35,12 +35,13 @@ onednn = torch.ops.mkldnn
 
 
 def can_fuse(network: Segmenter) -> bool:
-    """Tell whether this is the paper's SegFormer in float32 on a CPU, and oneDNN is there."""
+    """Whether a network is the paper's SegFormer in float32 on a CPU, and PyTorch has oneDNN."""
     parameter = next(network.parameters())
     return (
         isinstance(network.encoder, MixTransformer)
         and is_standard(network.encoder)
         and isinstance(network.decoder, AllMLPDecoder)
+        and is_unchanged(network)
         and parameter.device.type == "cpu"
         and parameter.dtype == torch.float32
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -48,7 +49,7 @@ def can_fuse(network: Segmenter) -> bool:
 
 
 class FusedSegFormer:
-    """Called like the network it was made of; later changes of the network's weights do not reach it."""
+    """The forward pass of a SegFormer, called like the network, with a copy of its weights."""
 
     def __init__(self, network: Segmenter) -> None:
         assert isinstance(network.encoder, MixTransformer)
@@ -69,7 +70,7 @@ class FusedSegFormer:
 
 
 class FusedLinear:
-    """A linear layer with its weight in oneDNN's own order."""
+    """A linear layer with its weight in oneDNN's blocked layout."""
 
     def __init__(self, linear: nn.Linear) -> None:
         self.weight = onednn._reorder_linear_weight(linear.weight.detach())
@@ -86,7 +87,7 @@ class FusedLinear:
 
 
 class FusedConv:
-    """A convolution of (B, H, W, C) maps with its weight in oneDNN's own order, and GELU if asked for."""
+    """A convolution of (B, H, W, C) maps with its weight in oneDNN's blocked layout; with `gelu`, GELU follows."""
 
     def __init__(self, conv: nn.Conv2d, gelu: bool = False) -> None:
         self.geometry = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
@@ -160,7 +161,7 @@ class FusedStage:
 
 
 class StripDecoder:
-    """The all-MLP decoder, composed once, a few rows at a time."""
+    """The all-MLP decoder with composed weights, in strips of a few rows."""
 
     def __init__(self, decoder: AllMLPDecoder) -> None:
         scale, shift = fold_norm(decoder.norm)
@@ -182,9 +183,9 @@ class StripDecoder:
         H, W, K = logits_HWK.shape
         C = len(self.bias)
         finest, *coarser = features_HWC
-        # Each coarser level at the full width but its own height, one row of W x C numbers after the other.
+        # Each coarser level, resized to the full width but with its own height, as rows of W x C numbers.
         levels = [self._widened(x, weight, W) for x, weight in zip(coarser, self.weights_CiC[1:], strict=True)]
-        levels[-1] += self.bias.repeat(W)  # the smallest; weights of resizing sum to 1, so it stays what it is
+        levels[-1] += self.bias.repeat(W)  # the smallest; bilinear weights sum to 1, so resizing keeps the bias
         to_rows = [interpolation_matrix(len(level), H, level) for level in levels]
         step = min(max(STRIP_ELEMENTS // (W * C), 1), H)
         strip_PC = self.bias.new_empty(step * W, C)
@@ -205,7 +206,7 @@ class StripDecoder:
 
 
 def _source_rows(rows: slice, height: int, source_height: int) -> slice:
-    """The rows of a coarser level that bilinear resizing reads for these rows of `height`."""
+    """Return the rows of a coarser level that bilinear resizing reads for these rows of `height`."""
     scale = source_height / height
     first = max(int((rows.start + 0.5) * scale - 0.5), 0)
     last = int((rows.stop - 0.5) * scale - 0.5) + 1

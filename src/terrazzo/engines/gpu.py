@@ -1,12 +1,12 @@
-"""A network on a GPU: float32's classes in less time.
+"""Inference on a CUDA GPU: float16 and CUDA graphs, compared with float32 before they are used.
 
-* float16, where it finds the classes that float32 finds: the first passes are computed in both, give float32's logits,
-  and decide. Logits that overflow later are computed again in float32. bfloat16 on request, without a question.
-* CUDA graphs: small photos keep the processor longer with launching hundreds of kernels than the GPU with running them.
-  The second pass of a size is captured, and compared with what it should give; later ones replay it.
+* float16, if it predicts float32's classes: the first passes run in both precisions, return float32's logits, and
+  decide. Logits that overflow later are computed again in float32. bfloat16 is used on request, without a comparison.
+* CUDA graphs: for small images, the CPU takes longer to launch hundreds of kernels than the GPU to run them. The second
+  pass of a size is captured and compared with an ordinary one; later passes replay it.
 
-This was written without a GPU at hand and has not run on one, which is why nothing here is taken on trust: a capture
-that fails or gives something else is not used, and none is tried again.
+This was written without a GPU and has not run on one. So every capture is compared; after one that fails or differs, no
+more are made.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ COMPARED_PASSES = 4
 """Passes that are computed in both precisions before float16 is trusted."""
 
 LEAST_SAME = 0.999
-"""Least share of positions at which float16 must find float32's class, in each of them.
+"""Smallest share of positions with float32's class, in each compared pass, for which float16 is used.
 
-float16 finds 99.97% to 99.99% of them in photos of CamVid with the shipped model, bfloat16 99.85% to 99.9%.
+With the shipped model on photos of CamVid it is 99.97% to 99.99% for float16, and 99.85% to 99.9% for bfloat16.
 """
 
 CAPTURED_SIZES = 4
-"""How many sizes have a graph at once. Each holds memory for feature maps of its own."""
+"""Number of sizes whose graphs are kept. Each holds memory for its own feature maps."""
 
 WARMING_PASSES = 3
 
 
 class GPUNetwork:
-    """Called like the network it is made of, from any thread, one pass at a time; it returns float32.
+    """A network on a GPU, called like the network itself; one pass runs at a time, and logits are float32.
 
     Args:
         network: in evaluation mode, on its device. Lower precisions work on a copy of the weights that it has now.
-        precision: ``fp32``; ``bf16``; or ``auto``, for float16 where that finds the same classes.
+        precision: ``fp32``; ``bf16``; or ``auto``, for float16 if it predicts the same classes.
     """
 
     def __init__(self, network: nn.Module, precision: Precision) -> None:
@@ -56,7 +56,7 @@ class GPUNetwork:
         self._to_compare = COMPARED_PASSES if precision == "auto" else 0
         self._captured: OrderedDict[torch.Size, Pass | None] = OrderedDict()  # the latest sizes
         self._may_capture = True
-        self._one_at_a_time = threading.Lock()  # a graph has one place for its images
+        self._one_at_a_time = threading.Lock()  # a graph has one input buffer
 
     @torch.inference_mode()
     def __call__(self, images_B3HW: Tensor) -> Tensor:
@@ -70,13 +70,13 @@ class GPUNetwork:
             return logits
 
     def forget_sizes(self) -> None:
-        """Let go of the captured passes, each of which holds memory."""
+        """Free the captured passes, each of which holds memory."""
         with self._one_at_a_time:
             self._captured.clear()
 
     @property
     def is_exact(self) -> bool:
-        """Whether passes give float32's logits, as they do until enough of them have been compared."""
+        """Whether passes return float32's logits, as they do until enough of them have been compared."""
         return self._lower is None or self._to_compare > 0
 
     def _exact(self, images_B3HW: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class GPUNetwork:
         return logits
 
     def _checked_capture(self, run: Pass, images_B3HW: Tensor) -> Pass | None:
-        others = images_B3HW.flip(-1)  # with its own images, a replay that reads none would pass
+        others = images_B3HW.flip(-1)  # with the captured images, a replay that ignores its input would pass
         try:
             replay = capture(run, images_B3HW)
             same = same_classes(replay(others), run(others))
@@ -125,11 +125,11 @@ def capture(run: Pass, images: Tensor) -> Pass:
     """Record the kernels of a pass as a CUDA graph.
 
     Args:
-        run: images to logits; must not make the processor wait for the GPU.
-        images: of the shape that will come.
+        run: images to logits; must not synchronise with the GPU.
+        images: an example of the shape to capture.
 
     Returns:
-        What replays them for other images of this shape. Its result is overwritten by the next replay.
+        A function that replays them for other images of this shape; the next replay overwrites its result.
 
     Raises:
         RuntimeError: the pass cannot be captured.
@@ -155,7 +155,7 @@ def capture(run: Pass, images: Tensor) -> Pass:
 
 
 def same_classes(logits: Tensor, expected: Tensor) -> float:
-    """Return the share of positions at which two (B, K, h, w) logits name the same class; 0 for any that overflowed."""
+    """Return the share of positions at which two (B, K, h, w) logits have the same class; 0 if any overflowed."""
     if not bool(logits.isfinite().all()):
         return 0.0
     return float((logits.argmax(1) == expected.argmax(1)).float().mean())

@@ -1,4 +1,4 @@
-"""How the process gets its memory, and how to tell that there was not enough."""
+"""Settings of the C library's memory, and the test for errors that mean "out of memory"."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def share_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Give freed blocks back to the system, which may need them elsewhere: for threads, libraries and other allocators.
+    """Return freed blocks to the system, for threads, libraries and other allocators.
 
     It does nothing on systems without glibc.
     """
@@ -57,7 +57,7 @@ def return_freed_memory() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a computation failed because memory ran out, whichever library says so."""
+    """Whether an error of any library means that memory ran out."""
     return isinstance(error, MemoryError) or OUT_OF_MEMORY.search(f"{type(error).__name__} {error}") is not None
 
 

@@ -1,4 +1,4 @@
-"""Leaving a network that somebody is training in the mode that it was in."""
+"""A decorator that restores a network's training or evaluation mode."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ R = TypeVar("R")
 
 
 def keeps_mode(function: Callable[P, R]) -> Callable[P, R]:
-    """Put every module of the loaded model that a function takes as `model` back into its own mode afterwards.
+    """Decorate a function so that each module of its argument `model` has its own mode again afterwards.
 
-    Networks run in evaluation mode. A training loop that predicts in between would go on in it: without dropout, and
-    with BatchNorm's statistics frozen. Modules keep their modes one by one, for a part may be frozen on purpose.
+    Networks predict in evaluation mode. Without this, a training loop that predicts in between would go on without
+    dropout and with BatchNorm's statistics frozen. Each module's mode is restored, since a part may be frozen on
+    purpose.
     """
     signature = inspect.signature(function)
 

@@ -1,7 +1,7 @@
-"""What an ONNX file holds besides its network: metadata, and which other files its weights lie in.
+"""A reader of ONNX files: their metadata, and the paths of weights that lie in other files.
 
-Read from the file's bytes before any runtime sees it, for a runtime follows the paths that a file names. An ONNX file
-is a protocol buffer: a sequence of fields, each a number, a kind, and a value or a length and that many bytes. Only the
+It reads the bytes before any runtime opens the file, since a runtime follows the paths in it. An ONNX file is a
+protocol buffer: a sequence of fields, each a number, a kind, and a value or a length and that many bytes. Only the
 branches that lead to metadata and to tensors stored elsewhere are followed (message and field numbers: onnx.proto).
 """
 
@@ -35,7 +35,7 @@ MESSAGES = {
     "tensor": {13: "external"},
 }
 IN_MEMORY = "_ORT_MEM_ADDR_"
-"""In a location: runtimes take the offset for an address in their own memory, and read whatever is there."""
+"""In a location, it makes runtimes take the offset for an address in their own memory and read what is there."""
 
 DEEPEST = 40  # graphs within graphs; networks have none or two
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
@@ -49,12 +49,12 @@ class _Found:
 
 
 def describe_onnx(path: Path) -> ExportedDescription:
-    """Read an exported file's description, and see that it keeps to its folder.
+    """Read an exported file's description, and check that its weights lie in its own folder.
 
     Raises:
-        CheckpointError: there is no such file (code "checkpoint-missing"), it is damaged ("export-damaged"), somebody
-            else's ("export-foreign"), or has weights in a file outside its folder ("export-outside") or in one that is
-            not there.
+        CheckpointError: there is no such file (code "checkpoint-missing"), it is damaged ("export-damaged"), was not
+            written by terrazzo ("export-foreign"), or has weights outside its folder ("export-outside") or in a missing
+            file.
     """
     found = _Found()
     try:
@@ -65,9 +65,9 @@ def describe_onnx(path: Path) -> ExportedDescription:
             f"{path} cannot be read: {error.strerror}", fix="check the path", code="checkpoint-missing"
         ) from error
     except (ValueError, IndexError) as error:  # an empty file cannot be mapped
-        raise damaged(path, "it is no ONNX model, or ends early") from error
+        raise damaged(path, "it is not an ONNX model, or was cut off") from error
     if not found.has_graph:
-        raise damaged(path, "it is no ONNX model")
+        raise damaged(path, "it is not an ONNX model")
     for location in sorted(found.locations):
         _refuse_outside(path, location)
     return ExportedDescription.from_json(found.metadata.get(METADATA_KEY), str(path))
@@ -91,18 +91,18 @@ def unopened(path: Path, error: Exception, problem: str) -> TerrazzoError:
 
 def _refuse_outside(path: Path, location: str) -> None:
     if "\0" in location or IN_MEMORY in location:
-        raise damaged(path, "its weights lie where no file can")
+        raise damaged(path, "the path of its weights is impossible")
     folder = path.parent.resolve()
     climbs = ".." in PurePosixPath(location).parts or ".." in PureWindowsPath(location).parts
     rooted = PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor != ""
     if climbs or rooted or not (folder / location).resolve().is_relative_to(folder):
         raise CheckpointError(
-            f"{path} wants weights from {show(location)}, outside its own folder, and was not read",
+            f"{path} takes weights from {show(location)}, outside its own folder, and was not read",
             fix="use a file that you exported yourself, or whose origin you trust and whose weights lie beside it",
             code="export-outside",
         )
     if not os.path.isfile(folder / location):
-        raise damaged(path, f"its weights lie in {show(location)}, which is not beside it")
+        raise damaged(path, f"the file of its weights, {show(location)}, is not beside it")
 
 
 def _walk(content: Buffer, start: int, stop: int, message: str, found: _Found, depth: int) -> None:

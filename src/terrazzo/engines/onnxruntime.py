@@ -1,4 +1,4 @@
-"""ONNX Runtime as an engine."""
+"""The ONNX Runtime engine."""
 
 from __future__ import annotations
 
@@ -18,27 +18,26 @@ from terrazzo.text import show
 
 __all__ = ["OnnxRuntimeEngine", "open_file"]
 
-QUIET = 4  # ONNX Runtime's severity "fatal": what goes wrong comes back as an exception
+QUIET = 4  # ONNX Runtime's severity "fatal": errors come as exceptions
 
 
 class OnnxRuntimeEngine:
     """Runs an exported ``.onnx`` file.
 
-    One session takes every size: sessions of one size each were not found to be faster.
+    One session runs all sizes: a session for each size was not faster.
 
     Args:
         path: the file.
-        options: threads and streams. Streams share one session, and each of their runs computes with its share of the
-            threads.
+        options: threads and streams. Streams share one session, and each run uses its share of the threads.
         device: ``cpu``, or ``cuda`` (``cuda:1``, ``1``) with a build of ONNX Runtime for GPUs (written from its manual,
-            and never run).
+            and not yet run).
 
     Attributes:
         description: what the file says about itself.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        CheckpointError: the file is missing, damaged, somebody else's, or has weights outside its folder.
+        CheckpointError: the file is missing, damaged, not written by terrazzo, or has weights outside its folder.
         ConfigError: the options ask for what ONNX Runtime does not have here.
     """
 
@@ -65,7 +64,7 @@ class OnnxRuntimeEngine:
         settings.log_severity_level = QUIET
         # Threads that wait for work by spinning take the processor from those that decode and save photos.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if options.streams == 1 else "0")
-        settings.enable_mem_pattern = False  # a plan of memory for one size of photo, and made again for the next
+        settings.enable_mem_pattern = False  # it plans memory for one size of image, and again for the next
         chosen = (provider, {"device_id": int(number[1] or 0)} if number else {})
         self._settings = settings
         self._open: Callable[[], Any] = lambda: ort.InferenceSession(str(self.path), settings, providers=[chosen])
@@ -74,7 +73,7 @@ class OnnxRuntimeEngine:
             session = self._open()
             image, result = session.get_inputs()[0], session.get_outputs()[0]
             names, shape = (image.name, result.name), image.shape
-        except Exception as error:  # onnxruntime has a dozen classes and no common one, and names may be no text
+        except Exception as error:  # onnxruntime's errors have no common class, and names may not be text
             raise unopened(self.path, error, _first_line(error)) from error
         self._session: Any | None = session
         refuse_other_ports(names, self.description.output, len(shape), self.path)
@@ -90,10 +89,10 @@ class OnnxRuntimeEngine:
         return out
 
     def release_memory(self) -> None:
-        """Close the session, whose arena never returns what a run took, and let the next run open one without an arena.
+        """Close the session; the next run opens one without an arena, since an arena never returns what a run took.
 
-        It then shares memory with the rest of the process. Where that keeps freed blocks (`keep_freed_memory`) it is as
-        fast; else runs take about a third longer.
+        Without it, the session allocates like the rest of the process. Where that keeps freed blocks
+        (`keep_freed_memory`), runs are as fast; elsewhere they take about a third longer.
         """
         if self._settings.enable_cpu_mem_arena:
             self._settings.enable_cpu_mem_arena = False

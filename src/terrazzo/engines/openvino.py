@@ -1,4 +1,4 @@
-"""OpenVINO as an engine."""
+"""The OpenVINO engine."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from terrazzo.weights.exported import METADATA_KEY, ExportedDescription, exporte
 __all__ = ["OpenVINOEngine", "open_file"]
 
 KEPT_SIZES = 4
-"""How many sizes have a network of their own at once. Each holds a copy of the weights."""
+"""Number of sizes for which a compiled network is kept in memory. Each holds a copy of the weights."""
 
 LARGEST_KEPT = 100_000_000
-"""Bytes of a file whose compiled networks are kept: what is larger compiles in less time than it takes to read again.
+"""Largest file, in bytes, whose compiled networks are kept: larger ones compile faster than they are read.
 
 Processor seconds at 512 x 512: SegFormer-B0 (14 MB) 0.5 to compile, 0.2 to read; SETR-PUP with T-Base (360 MB) 1.0 to
 compile, 1.5 to read.
@@ -39,17 +39,17 @@ compile, 1.5 to read.
 class OpenVINOEngine:
     """Runs an exported ``.xml`` file (with its ``.bin`` beside it), or an exported ``.onnx`` file, on the CPU.
 
-    OpenVINO would take bfloat16 where the processor has it; here it computes in float32 unless told otherwise.
+    It computes in float32 unless bf16 is asked for; OpenVINO's own default is bfloat16 where the processor has it.
 
-    A network that is compiled for one size takes about two thirds of the time that one for any size takes (SegFormer-B0
-    at 512 x 512, one thread: 0.15 s and 0.2 s), and compiling either takes as long as a few photos. So the network for
-    any size begins, and a size gets its own with the second batch of it, as long as it is among the `KEPT_SIZES` latest
-    ones: a folder of photos of many sizes compiles none for each of them.
+    A network compiled for one size takes about two thirds of the time of one for any size (SegFormer-B0 at 512 x 512,
+    one thread: 0.15 s and 0.2 s), and compiling either takes as long as a few images. So the network for any size runs
+    first. A size gets a network of its own with its second batch, if it is among the `KEPT_SIZES` latest sizes; so a
+    folder of images of many sizes does not compile one for each.
 
-    Once memory has run out, every run goes to a child process (`engines/openvino_process.py`).
+    After memory has run out, every run goes to a child process (`engines/openvino_process.py`).
 
-    What was compiled is kept in the cache folder, but for large networks: the next start takes it from there, for a
-    size that has its own with the first batch.
+    Compiled networks, except large ones, are kept in the cache folder. The next start takes them from there; a size
+    that has its own uses it from the first batch.
 
     Args:
         path: the file.
@@ -61,7 +61,7 @@ class OpenVINOEngine:
     Raises:
         MissingExtraError: openvino is not installed.
         CheckpointError: the file is missing, damaged, somebody else's, or has weights outside its folder.
-        ConfigError: the precision is one that this processor does not have.
+        ConfigError: this processor does not have the precision.
     """
 
     def __init__(self, path: str | Path, options: EngineOptions | None = None) -> None:
@@ -75,7 +75,7 @@ class OpenVINOEngine:
         core = ov.Core()
         if options.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise ConfigError(
-                "this processor has no bf16 instructions, and would be slower with it",
+                "this processor has no bfloat16 instructions",
                 fix="use --precision fp32",
                 code="engine-precision",
             )
@@ -102,7 +102,7 @@ class OpenVINOEngine:
                 "can": sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
                 **properties,
             }
-        self._lock = threading.Lock()  # of what follows
+        self._lock = threading.Lock()  # guards what follows
         self._any_size: _Compiled | None = None
         self._latest: OrderedDict[tuple[int, ...], _Compiled | None] = OrderedDict()
         self._sizes_compiled = 0
@@ -117,7 +117,7 @@ class OpenVINOEngine:
         return compiled.run(self._ov.Tensor(np.ascontiguousarray(images_B3HW), shared_memory=True))
 
     def release_memory(self) -> None:
-        """Let go of the compiled networks with their feature maps, and run in a child process from now on."""
+        """Free the compiled networks with their feature maps, and use a child process from now on."""
         with self._lock:
             self._any_size = None
             self._latest.clear()
@@ -167,7 +167,7 @@ class OpenVINOEngine:
         return content.hexdigest()
 
     def _imported(self, shape: tuple[int, ...] | None) -> _Compiled | None:
-        """Return what is kept of an earlier start, for one shape or for any."""
+        """Return the network that an earlier start compiled for one shape or for any; None if none is kept."""
         if self._key is None or (blob := cached(_for_shape(self._key, shape), ".blob")) is None:
             return None
         try:
@@ -176,7 +176,7 @@ class OpenVINOEngine:
             return None
 
     def _compile(self, shape: tuple[int, ...] | None) -> _Compiled:
-        """Compile for one shape or for any, and keep it for the next start; of shapes, the first few."""
+        """Compile the network for one shape or for any, and keep it for the next start (of shapes, the first few)."""
         network = self._network
         try:
             if shape is not None:
@@ -195,7 +195,7 @@ class OpenVINOEngine:
 
 
 class _Compiled:
-    """A compiled network and its requests, each of which runs once at a time."""
+    """A compiled network with its inference requests, each of which runs one input at a time."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
@@ -235,6 +235,6 @@ def _side(dimension: Any) -> Side:
 
 
 def _reason(error: RuntimeError) -> str:
-    """What went wrong: the last line that is not about OpenVINO's own source."""
+    """Return the last line of OpenVINO's message; those before it are about its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or ["OpenVINO cannot read it"])[-1][:200]

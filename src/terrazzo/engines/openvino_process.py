@@ -1,11 +1,11 @@
-"""OpenVINO in a process of its own, for a program in which it ran out of memory.
+"""OpenVINO in a child process, used after it has run out of memory.
 
-After that, OpenVINO's CPU plugin can crash in a later run of the same process, however small (seen with 2026.4 where
-the address space is limited: a segmentation fault in its inference of the next photo). A child process may end in any
-way: its input counts as one for which there was not enough memory, and the next one gets another child.
+After a failed allocation, OpenVINO's CPU plugin can crash in a later run of the same process, however small (seen with
+2026.4 under a limit of the address space: a segmentation fault with the next image). When a child process ends, its
+input counts as one for which there was not enough memory, and the next input gets a new child.
 
-A request is a line with the shape of a float32 array, and its bytes. An answer is a line with what went wrong, or with
-type and shape of the result, and its bytes (`openvino_worker.py` is the other end).
+A request is a line with the shape of a float32 array, then its bytes. An answer is a line with an error, or a line with
+the type and shape of the result, then its bytes (`openvino_worker.py` is the other end).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class OpenVINOProcess:
                 raise
 
     def stop(self) -> None:
-        """End the child, if there is one, and with it all its memory."""
+        """End the child process, if there is one, which frees all its memory."""
         if self._ending is not None:
             self._ending()
         self._child = self._ending = None
@@ -91,7 +91,7 @@ class OpenVINOProcess:
 def _end(child: subprocess.Popen[bytes]) -> None:
     child.kill()
     for pipe in (child.stdin, child.stdout):
-        with suppress(OSError):  # what a pipe still holds goes nowhere
+        with suppress(OSError):  # what the pipe still holds is lost
             if pipe is not None:
                 pipe.close()
     child.wait()

@@ -18,7 +18,7 @@ __all__ = ["serve"]
 
 
 def serve(path: str, options: dict[str, Any], requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer requests. After one that failed OpenVINO is not asked again."""
+    """Answer requests until there are no more, or one fails: OpenVINO is not used again after that."""
     engine: OpenVINOEngine | None = None
     while line := requests.readline():
         try:
@@ -39,7 +39,7 @@ if __name__ == "__main__":
     keep_freed_memory()
     share_freed_memory()
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints is not an answer
+    os.dup2(2, 1)  # what libraries print must not get among the answers
     path, options = json.loads(sys.argv[1])
     serve(path, options, sys.stdin.buffer, answers)
-    os._exit(0)  # OpenVINO may not survive its own end
+    os._exit(0)  # OpenVINO may crash while it shuts down

@@ -1,4 +1,4 @@
-"""PyTorch as an engine."""
+"""The PyTorch engine."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ ACCELERATORS = ("cuda", "mps", "xpu")
 
 
 class TorchEngine:
-    """Runs a network: (B, 3, H, W) float32 in, (B, K, h, w) float32 out, both numpy arrays.
+    """Runs a network: (B, C, H, W) float32 in, (B, K, h, w) float32 out, both numpy arrays.
 
-    On a CPU a SegFormer is rewritten for speed; the engine then keeps the weights that the network has now. On a GPU
-    half precision and CUDA graphs are used where they give the same classes (`engines/gpu.py`).
+    On a CPU, a SegFormer runs with fused operators (`engines/fused_segformer.py`) and a copy of the weights that it has
+    now. On a GPU, half precision and CUDA graphs are used where they give the same classes (`engines/gpu.py`).
 
     Args:
         network: the model; it is put into evaluation mode and onto the device.
         device: as `find_device` takes it; by default the one that the network is on.
-        options: threads, streams and precision. Where threads or streams are chosen, every thread that calls the engine
-            on a CPU has its number of PyTorch threads set; otherwise PyTorch's own setting is left alone.
-        compiled: run through ``torch.compile`` instead, in fp32 unless the options say bf16. The first photo then takes
-            a minute. It is for GPUs: on CPUs it was not found to gain anything.
+        options: threads, streams and precision. If threads or streams are given, each thread that calls the engine on a
+            CPU gets its number of PyTorch threads set; otherwise PyTorch's setting stays.
+        compiled: run through ``torch.compile`` instead, in fp32 unless the options say bf16. The first image then takes
+            a minute. For GPUs: on CPUs it was not faster.
     """
 
     def __init__(
@@ -83,27 +83,27 @@ class TorchEngine:
         return logits
 
     def release_memory(self) -> None:
-        """Let go of what is kept on a GPU for sizes that come again."""
+        """Free what is kept on a GPU for repeated sizes."""
         if isinstance(self.forward, GPUNetwork):
             self.forward.forget_sizes()
         if self.device.type in ACCELERATORS:
             getattr(torch, self.device.type).empty_cache()
 
     def _as_it_is(self, images_B3HW: Tensor) -> Tensor:
-        """Run the network where its owner has it by now, and in the precision that it has by now."""
+        """Run the network on the device and in the precision that it has now."""
         logits: Tensor = self.network(images_B3HW.to(next(self.network.parameters())))
         return logits
 
 
 def open_model(model: TrainedModel, options: EngineOptions, device: str | None, compiled: bool) -> TorchEngine:
-    """Open a model; by default where its owner has moved it, else on a GPU where there is one."""
+    """Open a model on a device; by default on the accelerator that it is on, else on a GPU if there is one."""
     own = next(model.network.parameters()).device.type
     place = find_device() if device is None and own == "cpu" else device
     return TorchEngine(model.network, place, options, compiled=compiled)
 
 
 def find_device(device: str | torch.device | None = None) -> torch.device:
-    """Return the device of a name, once it is sure that this machine has it.
+    """Return the device of this name, after checking that this machine has it.
 
     Args:
         device: ``cpu``; ``cuda``, ``cuda:1`` or the number of a GPU, such as ``1``; ``mps`` (Apple) or ``xpu`` (Intel);

@@ -1,4 +1,4 @@
-"""A ``.pt2`` file, as torch.export writes it, as an engine."""
+"""The engine for ``.pt2`` files, which torch.export writes."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class TorchExportEngine:
 
     Args:
         path: the file.
-        options: threads; fp32 only. Streams are left to the caller's threads.
-        device: ``cpu``, the only one that such files are written for here.
-        trust: open the file although it is not on the list of trusted ones, and put it there. Without either it is not
-            opened, for it can run any code (`engines/trust.py`).
+        options: threads; fp32 only. The caller's threads are the streams.
+        device: ``cpu``; files are written for no other.
+        trust: put the file on the list of trusted ones. A file that is not listed is not opened, since it can run any
+            code (`engines/trust.py`).
 
     Attributes:
         description: what the file says about itself.
 
     Raises:
-        CheckpointError: the file is missing, damaged, somebody else's, or not trusted (code "model-untrusted").
-        ConfigError: the options ask for what such a file cannot do.
+        CheckpointError: the file is missing, damaged, not written by terrazzo, or not trusted (code "model-untrusted").
+        ConfigError: the precision or the device is not supported.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class TorchExportEngine:
         self.path = Path(path)
         if options.precision == "bf16" or device not in (None, "cpu"):
             raise ConfigError(
-                f"{path} runs in its own precision, on the CPU",
+                f"{path} runs in float32 on the CPU only",
                 fix="leave --precision and --device out, or give the model that it was exported from",
                 code="engine-device",
             )

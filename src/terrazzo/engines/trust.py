@@ -1,8 +1,8 @@
-"""Which ``.pt2`` files this user trusts: opening one can run any code, so it happens only for those that are listed.
+"""The list of ``.pt2`` files that this user trusts: opening one can run any code, so only listed ones are opened.
 
-The list holds SHA-256 sums, one a line, of the files that `terrazzo export` wrote here and of those that somebody
-passed with ``--trust-file`` or ``trust=True``. It lies in the user's configuration folder, and is not believed where
-others could have written to it. A file is read once, and what was hashed is what is opened.
+The list holds SHA-256 sums, one per line, of the files that `terrazzo export` wrote here and of those that were given
+with ``--trust-file`` or ``trust=True``. It lies in the user's configuration folder, and is refused if others can write
+to it. A file is read once, and the bytes that were hashed are those that are opened.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def read_trusted(path: Path, trust: bool = False) -> bytes:
 
     Args:
         path: the file.
-        trust: the user says so now; it is remembered.
+        trust: put the file on the list.
 
     Raises:
         CheckpointError: it cannot be read (code "checkpoint-missing"), or is not trusted ("model-untrusted").
@@ -55,7 +55,7 @@ def read_trusted(path: Path, trust: bool = False) -> bytes:
 
 
 def trust_file(path: Path) -> None:
-    """Remember a file that the user trusts, so that other processes open it.
+    """Put a file that the user trusts on the list, so that other processes open it.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -64,7 +64,7 @@ def trust_file(path: Path) -> None:
 
 
 def remember(content: bytes, name: str) -> None:
-    """Put a file on the list of trusted ones; where the list cannot be kept, a note says so."""
+    """Put a file on the list of trusted ones; if the list cannot be written, a note says so."""
     line = f"{hashlib.sha256(content).hexdigest()}  {ascii(name)[1:-1]}\n"
     try:
         if line[:64] in _listed():
@@ -81,14 +81,14 @@ def remember(content: bytes, name: str) -> None:
             os.close(descriptor)
     except (OSError, ConfigError) as error:
         reason = error.message if isinstance(error, ConfigError) else f"{error.strerror or error}"
-        note(f"that {shown_path(name)} is trusted cannot be remembered: {reason}")
+        note(f"{shown_path(name)} could not be put on the list of trusted files: {reason}")
 
 
 def _list_path() -> Path:
     """The list, in the user's configuration folder.
 
     Raises:
-        ConfigError: nobody knows where the user's home is.
+        ConfigError: the user's home folder is unknown.
     """
     home = os.path.expanduser("~")
     variable, usual = {
@@ -119,7 +119,7 @@ def _listed() -> set[str]:
 
 
 def _refuse_writable_by_others(path: Path, status: os.stat_result) -> None:
-    """See that nobody else can write to the list, or put another in its place."""
+    """Check that nobody else can write to the list or replace it."""
     for place, found in ((path, status), *((folder, os.stat(folder)) for folder in path.parents)):
         is_sticky = place != path and found.st_mode & stat.S_ISVTX and found.st_uid in (0, os.geteuid())
         if others_can_write(found) and not is_sticky:  # in /tmp, nobody can replace another's files

@@ -1,1 +1,1 @@
-"""A network as a file that other programs run, and the proof that it gives the same masks."""
+"""Export of networks to files for other programs, and the checks that they give the same masks."""

@@ -1,6 +1,6 @@
-"""The accuracy gate: mIoU of an exported file on labelled images, beside that of its model in float32.
+"""The accuracy gate: mIoU of an exported file on labelled images, compared with that of its model in float32.
 
-It is for files that do not compute what their model does to the last bit: fp16 and int8.
+It is for files that do not give exactly their model's outputs: fp16 and int8.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from terrazzo.weights.exported import ExportedDescription
 __all__ = ["MAX_MIOU_LOSS", "RECORD_KEY", "Accuracy", "LabelledData", "refuse_miou_loss"]
 
 MAX_MIOU_LOSS = 1.0
-"""Points of mIoU that a file may lose, by default."""
+"""Points of mIoU that a file may lose by default."""
 
 RECORD_KEY = "accuracy"
-"""Where a file's record holds what was measured."""
+"""Key of the measurement in a file's record."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class LabelledData:
     progress: Callable[[int, int], None] | None = None
 
     def measure(self, engine: Engine, description: ExportedDescription) -> Report:
-        """Evaluate an engine, given what its file says about itself.
+        """Evaluate an engine that runs a file with this description.
 
         Raises:
             DatasetError: as `terrazzo.evaluate`; or no pixel is labelled (code "dataset-unlabelled").
@@ -101,7 +101,7 @@ class Accuracy:
         return f"mIoU on {where}: fp32 {self.exact:.2f}, {self.precision} {self.written:.2f}, {change}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it in JSON's types, as the file's record keeps it."""
+        """Return plain JSON values, for the file's record."""
         return {
             "data": self.data,
             "split": self.split,
@@ -115,7 +115,7 @@ def refuse_miou_loss(accuracy: Accuracy, max_loss: float) -> None:
     """Raise CheckpointError "export-loss" where more than `max_loss` points of mIoU were lost."""
     if not accuracy.loss <= max_loss:
         raise CheckpointError(
-            f"{accuracy}, and {max_loss:g} is allowed; the file was removed",
+            f"{accuracy}; {max_loss:g} is allowed, so the file was removed",
             fix="calibrate with more photos like those it will see, keep fp32, or allow more with --max-loss",
             code="export-loss",
         )

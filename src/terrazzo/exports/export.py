@@ -1,15 +1,13 @@
-"""`export`: a model to a file that other programs run."""
+"""`export`, the public function: a model to a file for other programs."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from terrazzo.arguments import checked
@@ -18,6 +16,7 @@ from terrazzo.data.readings import MaskValues
 from terrazzo.engines.auto import engine_for_file
 from terrazzo.engines.engine import Engine, EngineOptions
 from terrazzo.engines.modes import keeps_mode
+from terrazzo.engines.parity import Parity, check_parity
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.errors import ConfigError
 from terrazzo.exports.accuracy_gate import MAX_MIOU_LOSS, RECORD_KEY, Accuracy, LabelledData, refuse_miou_loss
@@ -34,10 +33,9 @@ from terrazzo.exports.int8 import (
 from terrazzo.exports.int8_onnx import OnnxQuantiser
 from terrazzo.exports.int8_openvino import OpenVINOQuantiser
 from terrazzo.exports.openvino import openvino_model, save_openvino
-from terrazzo.exports.parity import Parity, check_parity
 from terrazzo.exports.torch_export import write_torch
 from terrazzo.graphs import OPSET
-from terrazzo.graphs.onnx import describe, onnx_model, save_onnx
+from terrazzo.graphs.onnx import describe, on_cpu, onnx_model, save_onnx
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.ownership import check_outputs, mark_files
 from terrazzo.weights.exported import FORMATS, ExportedDescription, Format, Output, Precision
@@ -55,12 +53,12 @@ PRECISIONS: dict[Format, tuple[Precision, ...]] = {
 
 @dataclass(frozen=True)
 class Graphs:
-    """How a format's graphs come about and are written.
+    """How a format's graphs are built, written and quantised.
 
     Attributes:
-        build: a network's, in the precision of a description; for int8, in float32.
-        save: writes one with a description.
-        quantiser: makes int8 of one, given photos.
+        build: makes the graph of a network, in its description's precision; for int8, in float32.
+        save: writes a graph with its description.
+        quantiser: makes an int8 graph from one and images to calibrate with.
     """
 
     build: Callable[[Segmenter, ExportedDescription], Any]
@@ -76,7 +74,7 @@ GRAPHS: dict[Format, Graphs] = {
 
 @dataclass(frozen=True)
 class Export:
-    """What was written.
+    """An exported file and its checks.
 
     Attributes:
         path: the file; an OpenVINO model has its weights in a ``.bin`` beside it.
@@ -119,7 +117,7 @@ def export(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Export:
-    """Write a model as a file for ONNX Runtime, OpenVINO or torch.export, and see that it computes the same.
+    """Write a model as a file for ONNX Runtime, OpenVINO or torch.export, and check that its outputs are the same.
 
     The file takes any batch, height and width (`minimum_side` in its description is the least), and carries class
     names, palette and preprocessing, so that `terrazzo.predict` needs nothing else.
@@ -157,14 +155,14 @@ def export(
     paths = [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
     sources = [] if isinstance(model, TrainedModel) else [Path(model)]
     check_outputs(paths, "export", inputs=sources, overwrite=overwrite)
-    trained = _on_cpu(model if isinstance(model, TrainedModel) else load(model))
+    trained = on_cpu(model if isinstance(model, TrainedModel) else load(model))
     description = describe(trained, output_kind, precision)
     if max_loss is None:
         max_loss = MAX_LOSS if labelled is None else MAX_MIOU_LOSS
     parity = agreed = accuracy = int8 = None
     with replacing_together(paths) as partials:
         partial = partials[-1]
-        if labelled is not None:  # first of all, for what is wrong with the photos shows here
+        if labelled is not None:  # first, since it shows what is wrong with the data
             exact = labelled.measure(
                 TorchEngine(trained.network), replace(description, precision="fp32", output="logits")
             )
@@ -209,39 +207,31 @@ def _refuse_options(kind: Format, output_kind: str, precision: str, calibrated: 
         raise ConfigError(f"there is no output kind {output_kind!r}", fix="choose logits or mask", code="export-output")
     if precision not in PRECISIONS[kind] or (precision == "int8" and output_kind != "logits"):
         raise ConfigError(
-            f"{precision} is not a precision that a {kind} file with {output_kind} can be written in here",
+            f"a {kind} file with {output_kind} cannot be written in {precision}",
             fix=f"choose {' or '.join(PRECISIONS[kind])}; int8 gives logits only",
             code="export-precision",
         )
     if (precision == "int8") != calibrated:
         raise ConfigError(
-            "int8 is calibrated with photos, and nothing else is",
+            "int8 needs photos to calibrate with, and the other precisions take none",
             fix="give --precision int8 and --calibrate PHOTOS together",
             code="export-calibrate",
         )
     if labelled and precision == "fp32":
         raise ConfigError(
-            "an fp32 file computes what its model does, which is shown without labelled photos",
+            "labelled photos are for fp16 and int8: an fp32 file is compared with its model without them",
             fix="leave --data out, or choose --precision fp16 or int8",
             code="export-data",
         )
 
 
 def _opened(path: Path) -> Engine:
-    """Open what was just written here, which is trusted therefore, on the engine that it is for."""
+    """Open a file that was just written, which is therefore trusted, with the engine for its format."""
     return engine_for_file(path, None).open_file(path, EngineOptions(), trust=True)
 
 
 def _miou(labelled: LabelledData, description: ExportedDescription) -> Callable[[Engine], float]:
     return lambda engine: labelled.measure(engine, description).metrics.mIoU
-
-
-def _on_cpu(model: TrainedModel) -> TrainedModel:
-    """Files are written from float32 on the CPU, wherever the model's owner has it."""
-    first = next(model.network.parameters())
-    if first.device.type == "cpu" and first.dtype == torch.float32:
-        return model
-    return replace(model, network=copy.deepcopy(model.network).to("cpu", torch.float32))
 
 
 def _format(path: Path, format: str | None) -> Format:
@@ -252,7 +242,7 @@ def _format(path: Path, format: str | None) -> Format:
             return kind
     wanted = FORMATS[format] if format in FORMATS else ", ".join(FORMATS.values())
     raise ConfigError(
-        f"{path.name} does not end in {wanted}, by which an exported file is known",
-        fix="name the file accordingly",
+        f"{path.name} does not end in {wanted}",
+        fix="end the name of the file so",
         code="export-suffix",
     )

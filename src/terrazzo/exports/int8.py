@@ -1,11 +1,10 @@
-"""Int8: post-training quantisation with the user's own photos, and a gate on what it costs.
+"""Int8: post-training quantisation, calibrated with the user's photos, and a gate on its loss of accuracy.
 
 Matrix products and dense convolutions get int8 weights and activations. Depthwise convolutions, norms and softmax stay
-in float32. Where that loses too much, more layers stay in float32, those first by which the error grows most.
+in float32. If that loses too much, more layers stay in float32, first those at which the error grows most.
 
-The gate where there are no labelled photos (where there are, it is `accuracy_gate`): the share of mask pixels, at the
-network's own stride, that keep the class they have in float32, on photos that were not used for calibration where there
-are enough of them.
+Without labelled photos (with them, see `accuracy_gate`) the gate is the share of mask pixels, at the network's own
+stride, that keep float32's class. It is measured on photos held back from calibration, if there are enough.
 """
 
 from __future__ import annotations
@@ -37,19 +36,19 @@ __all__ = [
 ]
 
 MAX_LOSS = 2.0
-"""Percent of mask pixels that may change class, by default, where there are no labels."""
+"""Percent of mask pixels that may change class by default, without labels."""
 
 MOST_CALIBRATION, MOST_CHECKED = 64, 16
 
 RANKING_IMAGES = 2
-"""Photos on which the errors of single layers are measured."""
+"""Number of images on which the errors of single layers are measured."""
 
 HARMLESS = 1e-4
-"""A relative squared error from which no growth is counted: what rounding to 8 bits comes to anyway."""
+"""A relative squared error that rounding to 8 bits causes anyway; growth is counted relative to it."""
 
 
 class Quantiser(Protocol):
-    """Makes int8 of a model that gives logits. Networks are what its format has for them; layers are known by names."""
+    """Quantises a model that gives logits. Networks are objects of its format, and layers are named."""
 
     @property
     def exact(self) -> Any:
@@ -58,21 +57,21 @@ class Quantiser(Protocol):
 
     @property
     def inputs(self) -> Sequence[NDArray[np.float32]]:
-        """(1, 3, H, W) images to calibrate with."""
+        """(1, C, H, W) images to calibrate with."""
         ...
 
     def quantised(self, kept: Sequence[str] = ()) -> Any:
-        """Return the network in int8, but for the layers `kept`."""
+        """Return the network in int8, except for the layers `kept`."""
         ...
 
     def layers(self, network: Any) -> dict[str, str]:
-        """Return the layers of a network that are in int8, each with the name of what it is given."""
+        """Return the names of a network's int8 layers, each with the name of its input."""
         ...
 
     def results(
         self, network: Any, names: Sequence[str], inputs: Sequence[NDArray[np.float32]]
     ) -> Iterator[list[NDArray[np.float32]]]:
-        """Yield, for each input, what goes by these names in a network."""
+        """Yield, for each input, the values of these names in a network."""
         ...
 
 
@@ -81,10 +80,10 @@ class Quantised:
     """A model in int8.
 
     Attributes:
-        network: as its quantiser made it.
+        network: the network, as its quantiser made it.
         score: in percent.
-        layers: matrix products and convolutions that int8 is for.
-        restored: how many of them are in float32 after all.
+        layers: number of matrix products and convolutions that int8 is for.
+        restored: how many of them stayed in float32.
     """
 
     network: Any
@@ -94,13 +93,13 @@ class Quantised:
 
 
 def quantise(quantiser: Quantiser, score: Callable[[Any], float], exact_score: float, max_loss: float) -> Quantised:
-    """Make int8 of a model; where that loses too much, with 1, 2, 4, ... of its layers in float32, up to half of them.
+    """Quantise a model; if that loses too much, with 1, 2, 4, ... of its layers in float32, up to half of them.
 
     Args:
         quantiser: of the model.
-        score: what is to be kept, in percent, of a network. It is asked last for the one that is returned.
-        exact_score: that of the model in float32.
-        max_loss: how far it may lie below it. If it still does, that is for the caller to judge.
+        score: gives a network's score in percent. Its last call is for the network that is returned.
+        exact_score: the score of the model in float32.
+        max_loss: how far below it the score may lie. If it stays lower, the caller decides.
     """
     whole = network = quantiser.quantised()
     layers, restored = len(quantiser.layers(whole)), 0
@@ -115,11 +114,11 @@ def quantise(quantiser: Quantiser, score: Callable[[Any], float], exact_score: f
 
 
 def costliest_layers(quantiser: Quantiser, int8: Any) -> list[str]:
-    """Return the layers of an int8 network, those first by which the relative error of what they are given grows most.
+    """Return the layers of an int8 network, sorted by how much the relative error grows in them, most first.
 
     Args:
         quantiser: of the model.
-        int8: what it made.
+        int8: the network that it made.
     """
     sources, inputs = quantiser.layers(int8), quantiser.inputs[:RANKING_IMAGES]
     names = sorted({*sources, *sources.values()})
@@ -132,11 +131,11 @@ def costliest_layers(quantiser: Quantiser, int8: Any) -> list[str]:
 
 
 def split_images(arguments: Sequence[str], hold_back: bool = True) -> tuple[list[Path], list[Path]]:
-    """Return photos for calibration and photos for the gate; of fewer than 8, all serve as both.
+    """Split photos into those for calibration and those for the gate; fewer than 8 are used for both.
 
     Args:
         arguments: files, folders and patterns.
-        hold_back: whether the gate needs photos at all; labelled ones take their place.
+        hold_back: whether the gate needs any; labelled photos take their place.
 
     Raises:
         ImageError: there are none.
@@ -144,14 +143,14 @@ def split_images(arguments: Sequence[str], hold_back: bool = True) -> tuple[list
     images, _ = leave_out_results(find_images(list(arguments)), arguments)
     if hold_back and len(images) < 8:
         return images, images
-    # Spread over all of them, for photos of one drive follow each other.
+    # Spread over all of them, since photos of one sequence follow each other.
     checked = images[:: max(len(images) // MOST_CHECKED, 4)][:MOST_CHECKED] if hold_back else []
     rest = [image for image in images if image not in set(checked)]
     return rest[:: max(len(rest) // MOST_CALIBRATION, 1)][:MOST_CALIBRATION], checked
 
 
 def agreement(exact: Engine, images: Sequence[Path], description: ExportedDescription) -> Callable[[Engine], float]:
-    """Return what measures the percentage of mask pixels to which an engine gives the class that `exact` gives."""
+    """Return a function that gives the percentage of mask pixels for which an engine has the class of `exact`."""
     inputs = [read_input(path, description) for path in images]
     expected = [exact(images).argmax(1) for images in inputs]
 
@@ -168,14 +167,14 @@ def refuse_loss(agreed: float, max_loss: float) -> None:
     loss = 100 - agreed
     if not loss <= max_loss:
         raise CheckpointError(
-            f"int8 changes the class of {loss:.2f}% of the mask, and {max_loss:g}% is allowed; the file was removed",
+            f"int8 changes the class of {loss:.2f}% of the mask; {max_loss:g}% is allowed, so the file was removed",
             fix="calibrate with more photos like those it will see, keep fp16, or allow more with --max-loss",
             code="export-loss",
         )
 
 
 def read_input(path: Path, description: ExportedDescription) -> NDArray[np.float32]:
-    """Return a photo as an exported file is given it, (1, 3, H, W).
+    """Return a photo as the input of an exported file, (1, C, H, W).
 
     Raises:
         ConfigError: it is too small ("export-size").

@@ -1,6 +1,6 @@
-"""Int8 for ONNX Runtime, by its own quantiser.
+"""Int8 for ONNX files, by ONNX Runtime's quantiser.
 
-The file has QuantizeLinear and DequantizeLinear nodes around its layers, which every runtime of ONNX knows.
+The file has QuantizeLinear and DequantizeLinear nodes around its layers, which all ONNX runtimes support.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LAYERS = ["Conv", "Gemm", "MatMul"]
 
 @dataclass(frozen=True)
 class OnnxQuantiser:
-    """A `terrazzo.exports.int8.Quantiser` of an ONNX model. The values in its graph are the names.
+    """A `terrazzo.exports.int8.Quantiser` for an ONNX model. Names are those of values in its graph.
 
     Attributes:
         exact: the model in float32.
@@ -40,7 +40,7 @@ class OnnxQuantiser:
     inputs: Sequence[NDArray[np.float32]]
 
     def quantised(self, kept: Sequence[str] = ()) -> ModelProto:
-        """Return the model in int8, but for the layers `kept`.
+        """Return the model in int8, except for the layers `kept`.
 
         Raises:
             MissingExtraError: onnxruntime is not installed.
@@ -63,7 +63,7 @@ class OnnxQuantiser:
         with tempfile.TemporaryDirectory() as folder, _no_logging_set_up():
             path = Path(folder) / "int8.onnx"
             quantize_static(
-                onnx.ModelProto.FromString(self.exact.SerializeToString()),  # it works on what it is given
+                onnx.ModelProto.FromString(self.exact.SerializeToString()),  # it changes its argument
                 path,
                 Images(self.inputs),
                 op_types_to_quantize=LAYERS,
@@ -75,7 +75,7 @@ class OnnxQuantiser:
             return onnx.load(path)
 
     def layers(self, network: ModelProto) -> dict[str, str]:
-        """Return the matrix products and convolutions with int8 weights, and what each of them is given."""
+        """Return the matrix products and convolutions with int8 weights, each with the name of its input."""
         weights = {tensor.name for tensor in network.graph.initializer}
         restored = {
             node.output[0]
@@ -102,11 +102,11 @@ class OnnxQuantiser:
             yield session.run(seen, {"images": images})
 
     def _can(self, node: NodeProto) -> bool:
-        """Whether a node has weights to be had in int8; a depthwise convolution would lose much and gain nothing."""
+        """Whether a node has weights for int8. A depthwise convolution would lose much and gain nothing."""
         if node.op_type not in LAYERS or any(item.name == "group" and item.i > 1 for item in node.attribute):
             return False
         has_weight = any(name in self._constants for name in node.input[:2])
-        return has_weight and all(name in self._constants for name in node.input[2:])  # not a sum in a bias's place
+        return has_weight and all(name in self._constants for name in node.input[2:])  # a bias, not a sum
 
     def _given(self, node: NodeProto) -> str:
         names: list[str] = [name for name in node.input if name not in self._constants]
@@ -119,7 +119,7 @@ class OnnxQuantiser:
 
 @contextmanager
 def _no_logging_set_up() -> Iterator[Any]:
-    """Keep what onnxruntime tells the root logger from setting up logging for the whole program."""
+    """Keep onnxruntime's calls of the root logger from configuring logging for the whole program."""
     root, silent = logging.getLogger(), logging.NullHandler()
     root.addHandler(silent)
     try:

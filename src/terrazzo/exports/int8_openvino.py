@@ -1,4 +1,4 @@
-"""Int8 for OpenVINO, by NNCF. Needs the extra ``quant``."""
+"""Int8 for OpenVINO files, by NNCF, which the extra ``quant`` installs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["OpenVINOQuantiser"]
 KEPT = ["GroupConvolution", "MVN", "Softmax"]
 """OpenVINO's operations that stay in float32.
 
-For the shipped model that changes little: NNCF's settings for transformers are what saves its accuracy.
+For the shipped model this matters little; NNCF's settings for transformers are what keeps its accuracy.
 """
 
 
 @dataclass(frozen=True)
 class OpenVINOQuantiser:
-    """A `terrazzo.exports.int8.Quantiser` of an `openvino.Model`. Its operations' friendly names are the names.
+    """A `terrazzo.exports.int8.Quantiser` for an `openvino.Model`. Names are its operations' friendly names.
 
     Attributes:
         exact: the model in float32.
@@ -35,7 +35,7 @@ class OpenVINOQuantiser:
     inputs: Sequence[NDArray[np.float32]]
 
     def quantised(self, kept: Sequence[str] = ()) -> Any:
-        """Return the model in int8, but for the layers `kept`.
+        """Return the model in int8, except for the layers `kept`.
 
         Raises:
             MissingExtraError: nncf is not installed.
@@ -46,7 +46,7 @@ class OpenVINOQuantiser:
             raise MissingExtraError("nncf", "quant") from error
         logging.getLogger("nncf").setLevel(logging.ERROR)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of nncf about its own dependencies
+            warnings.simplefilter("ignore")  # nncf warns about its own dependencies
             return nncf.quantize(
                 self.exact,
                 nncf.Dataset(self.inputs),
@@ -57,7 +57,7 @@ class OpenVINOQuantiser:
             )
 
     def layers(self, network: Any) -> dict[str, str]:
-        """Return the matrix products and convolutions with int8 weights, and what each of them is given."""
+        """Return the matrix products and convolutions with int8 weights, each with the name of its input."""
         operations = {operation.get_friendly_name(): operation for operation in self.exact.get_ops()}
         return {
             name: operations[name].input_value(0).get_node().get_friendly_name()
@@ -70,7 +70,7 @@ class OpenVINOQuantiser:
     def results(
         self, network: Any, names: Sequence[str], inputs: Sequence[NDArray[np.float32]]
     ) -> Iterator[list[NDArray[np.float32]]]:
-        """Yield, for each input, what the operations of these names give in a network."""
+        """Yield, for each input, the outputs of these operations in a network."""
         import openvino as ov
 
         probed = network.clone()

@@ -1,4 +1,4 @@
-"""A model as an OpenVINO file: ``.xml`` for the graph, ``.bin`` beside it for the weights."""
+"""Models as OpenVINO files: ``.xml`` for the graph, ``.bin`` beside it for the weights."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def openvino_model(network: Segmenter, description: ExportedDescription) -> Any:
 def save_openvino(network: Any, path: Path, description: ExportedDescription) -> None:
     """Write an `openvino.Model`, with its description, to `path` and the ``.bin`` beside it.
 
-    Where the description says fp16, the weights take half the space. In which precision OpenVINO computes is chosen
-    when the file is loaded.
+    If the description says fp16, the weights take half the space. The precision of computation is chosen when the file
+    is loaded.
 
     Raises:
         OutputError: the place cannot be written.
     """
     import openvino as ov
 
-    for old in (path, path.with_suffix(".bin")):  # not written over: OpenVINO maps the weights of what it runs
+    for old in (path, path.with_suffix(".bin")):  # removed first: OpenVINO maps the weights of what it runs
         old.unlink(missing_ok=True)
     network.set_rt_info(description.to_json(), [METADATA_KEY])
     try:
         ov.save_model(network, str(path), compress_to_fp16=description.precision == "fp16")
-    except RuntimeError as error:  # what it makes of a full disk
+    except RuntimeError as error:  # its error for a full disk
         raise OutputError(
             f"{path.name} could not be written: {' '.join(str(error).split())[-200:]}", fix="see that the disk has room"
         ) from error

@@ -1,9 +1,8 @@
-"""A model as a ``.pt2`` file of torch.export: the network as PyTorch's own operators, without Python.
+"""Models as ``.pt2`` files of torch.export: the network as a graph of PyTorch's operators, without Python code.
 
-Batch, height and width are free, from the size on where every map of the network has at least 2 x 2 cells: torch.export
-assumes that of a free size. For SegFormer that is 61 pixels, for SETR 17. It runs on the PyTorch that wrote it and on
-newer ones. Compiling it ahead of time (AOTInductor) is not offered: with free sizes it was
-found not to work.
+Batch, height and width are free, from the size at which every map of the network has at least 2 x 2 cells, which
+torch.export assumes of free sizes: 61 pixels for SegFormer, 17 for SETR. A file runs on the PyTorch that wrote it and
+on newer ones. Ahead-of-time compilation (AOTInductor) is not offered, since it does not work with free sizes.
 """
 
 from __future__ import annotations
@@ -36,20 +35,19 @@ def write_torch(model: TrainedModel, path: Path, output: Output = "logits") -> E
     network = model.network.eval()
     refuse_untraceable(network, ".pt2")
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch about torch
+        warnings.simplefilter("ignore")  # torch warns about itself
         try:
-            program = torch.export.export(
-                network_of(network, output), (torch.zeros(2, 3, 96, 160),), dynamic_shapes=free_sizes()
-            )
+            example = torch.zeros(2, network.in_channels, 96, 160)
+            program = torch.export.export(network_of(network, output), (example,), dynamic_shapes=free_sizes())
             sides = next(node for node in program.graph.nodes if node.name == program.graph_signature.user_inputs[0])
             ranges = [program.range_constraints[side.node.expr] for side in sides.meta["val"].shape[2:]]
             description = replace(description, minimum_side=max(int(side.lower) for side in ranges))
-            # Through memory, for its own writer reports a full disk in ways of its own.
+            # Through memory, since torch's writer has errors of its own for a full disk.
             archive = io.BytesIO()
             torch.export.save(program, archive, extra_files={METADATA_KEY: description.to_json()})
         except MemoryError:
             raise
-        except Exception as error:  # tracer and writer raise whatever an operation of transformers makes them
+        except Exception as error:  # tracer and writer raise errors of any kind
             raise untraceable(description, ".pt2", error) from error
     path.write_bytes(archive.getvalue())
     return description

@@ -1,13 +1,12 @@
 """ONNX graphs, written node by node.
 
 `torch.onnx.export` traces a network with symbolic sizes, which takes from half a minute to many minutes, and its graph
-is what the network's Python happens to do. The networks of `terrazzo.models` are few and small, so their graphs are
-written down here instead: within a second, with no node that does not compute something, and in the form that ONNX
-Runtime and OpenVINO run fastest. Whether a graph computes what its network does is never taken on trust: see
-`terrazzo.exports.parity`.
+is what the network's Python happens to do. The papers' networks are few and small, so their graphs are written by hand:
+within a second, without superfluous nodes, and in the form that ONNX Runtime and OpenVINO run fastest. Every graph is
+compared with its network before it is used (`terrazzo.engines.parity`).
 
-Around attention, tokens are (T, C) matrices, T the places of all images of the batch: a linear layer is one Gemm whose
-bias costs nothing, and sums and norms need no reshapes. Sizes are known only when the graph runs; values called
+Tokens are (T, C) matrices, T over the positions of all images of the batch: a linear layer is then one Gemm with a free
+bias, and sums and norms need no reshapes. Sizes are known only when the graph runs; values called
 `sizes` are int64 vectors in it.
 """
 
@@ -53,7 +52,7 @@ class Graph:
         return self.constant(tensor.detach().float().cpu().numpy())
 
     def integers(self, *values: int) -> str:
-        """Add a vector of whole numbers, once."""
+        """Add a vector of integers; equal vectors are one constant."""
         if values not in self._integers:
             self._integers[values] = self.constant(np.array(values, np.int64))
         return self._integers[values]
@@ -69,7 +68,7 @@ class Graph:
         return self.node("Reshape", x, self.concat(*sizes))
 
     def concat(self, *sizes: str | int) -> str:
-        """Return one vector of several and of numbers."""
+        """Join vectors of sizes, and numbers, to one vector."""
         return self.node("Concat", *(self.integers(s) if isinstance(s, int) else s for s in sizes), axis=0)
 
     def transpose(self, x: str, *order: int) -> str:
@@ -101,13 +100,13 @@ class Graph:
         )
 
     def convolution_1x1(self, x_BCHW: str, weight_OI: Tensor, bias_O: Tensor) -> str:
-        """Return a linear layer of each place's channels."""
+        """Apply a linear layer to the channels at each position."""
         return self.node("Conv", x_BCHW, self.weight(weight_OI[:, :, None, None]), self.weight(bias_O))
 
     def attention(self, q_TC: str, k_SC: str, v_SC: str, batch: str, channels: int, heads: int) -> str:
-        """Return (T, C), the dot-product attention of each image's tokens to its own S; the queries are scaled already.
+        """Return (T, C): dot-product attention of each image's tokens to its own S; the queries are already scaled.
 
-        One node, of which the model holds the definition: see `_attention_function`.
+        It is one node, and the model holds its definition: see `_attention_function`.
         """
         split = self.concat(batch, -1, channels)
         q, k, v = (self.node("Reshape", x, split) for x in (q_TC, k_SC, v_SC))
@@ -132,7 +131,7 @@ class Graph:
     def interpolation_matrix(self, source: str, target: str) -> str:
         """Return the (target, source) matrix of bilinear resizing along one axis, of sizes that are vectors of one.
 
-        Row i is a hat of width 2 around the place (i + 1/2) source / target - 1/2 of the source, moved inside of it.
+        Row i is a hat function of width 2 around position (i + 1/2) source / target - 1/2, clamped to the source.
         """
         double = [self.node("Cast", size, to=TensorProto.DOUBLE) for size in (source, target)]
         zero, half, one = (self.constant(np.array(value, np.float64)) for value in (0.0, 0.5, 1.0))
@@ -147,10 +146,12 @@ class Graph:
         hats = self.node("Max", self.node("Sub", one, self.node("Abs", distances)), zero)
         return self.node("Cast", hats, to=TensorProto.FLOAT)
 
-    def model(self, output: str, name: str, element_type: int, sizes: Sequence[str | int], opset: int) -> ModelProto:
-        """Return the finished model, whose output `output` is called `name`."""
+    def model(
+        self, output: str, name: str, element_type: int, sizes: Sequence[str | int], in_channels: int, opset: int
+    ) -> ModelProto:
+        """Return the finished model, whose output `output` is called `name` and has these sizes."""
         self.nodes.append(helper.make_node("Identity", [output], [name], name="output"))
-        images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, "height", "width"])
+        images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", in_channels, "height", "width"])
         result = helper.make_tensor_value_info(name, element_type, sizes)
         graph = helper.make_graph(self.nodes, "terrazzo", [images], [result], self.constants)
         opsets = [helper.make_opsetid("", opset)]
@@ -165,8 +166,8 @@ class Graph:
 def _attention_function() -> FunctionProto:
     """Return dot-product attention, (B, T, C) by (B, S, C), as a function of plain nodes.
 
-    It bears the name of an operator of ONNX Runtime's that never writes the (T, S) scores, and takes two thirds of the
-    time. Runtimes that have it (OpenVINO too) run theirs, and others this definition: no file needs more than ONNX.
+    It has the name of an operator of ONNX Runtime that never writes the (T, S) scores and takes two thirds of the time.
+    Runtimes with that operator (OpenVINO too) run theirs, and others this definition, so a file needs nothing but ONNX.
     """
     node = helper.make_node
     heads, scale = node("Constant", [], ["heads"]), node("Constant", [], ["factor"])

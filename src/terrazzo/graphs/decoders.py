@@ -1,6 +1,6 @@
-"""The decoders as ONNX graphs, with BatchNorm folded in. What they are is said in `terrazzo.models.decoders`.
+"""The papers' decoders as ONNX graphs, with BatchNorm folded in. `terrazzo.models.decoders` defines them.
 
-Shapes: as there; T the tokens of all images of the batch.
+Shapes are as there; T counts the tokens of all images of the batch.
 """
 
 from __future__ import annotations
@@ -111,9 +111,9 @@ def _sum_at_finest(
 ) -> str:
     """Return ReLU of the finest level's linear layer plus the coarser levels, resized to its size.
 
-    Bilinear resizing is a product with a matrix along each axis. The levels are made taller one by one, and then one
-    product widens all of them and adds them up, row by row, so that no map of full size is written but their sum; the
-    finest level's share is added onto it by its own linear layer.
+    Bilinear resizing is a product with a matrix along each axis. Each level is resized in height; then one product
+    resizes all of them in width and sums them, row by row, so that their sum is the only map of full size that is
+    written. The finest level's linear layer adds to it.
     """
     finest, *coarser = levels
     C = len(finest_weight)
@@ -130,7 +130,7 @@ def _sum_at_finest(
 
 
 def _classified(graph: Graph, hidden_TC: str, classifier: nn.Linear, level: Level) -> str:
-    """Return (B, K, h, w), which a product with the weights on the left gives without a transpose of its result."""
+    """Return (B, K, h, w) logits. With the weights on the left, the product needs no transpose afterwards."""
     batch, height, width = _each(graph, level.sizes_BHW)
     hidden_BCN = graph.transpose(graph.reshape(hidden_TC, batch, -1, classifier.in_features), 0, 2, 1)
     logits_BKN = graph.node("MatMul", graph.weight(classifier.weight), hidden_BCN)

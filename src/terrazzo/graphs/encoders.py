@@ -1,6 +1,6 @@
-"""The encoders of both papers as ONNX graphs. What the networks are is said in `terrazzo.models.encoders`.
+"""The encoders of both papers as ONNX graphs. `terrazzo.models.encoders` defines them.
 
-Shapes: as there; T the tokens of all images of the batch, S those that are left after sequence reduction.
+Shapes are as there; T counts the tokens of all images of the batch, S those after sequence reduction.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def _mix_block(graph: Graph, block: Block, x_TC: str, sizes_BHW: str, batch: str
     k_bias, v_bias = attention.kv.bias.chunk(2)
     proj = attention.proj
     if attention.num_heads == 1:
-        # A mean of values, projected, is the mean of the projected values, of which there are far fewer than tokens.
+        # Projecting a weighted mean of values is the weighted mean of projected values, which are far fewer than
+        # tokens.
         v_weight, v_bias = proj.weight @ v_weight, proj.weight @ v_bias + proj.bias
     k_SC, v_SC = graph.linear(source_SC, k_weight, k_bias), graph.linear(source_SC, v_weight, v_bias)
     mixed_TC = graph.attention(q_TC, k_SC, v_SC, batch, dim, attention.num_heads)
@@ -73,8 +74,8 @@ def _mix_block(graph: Graph, block: Block, x_TC: str, sizes_BHW: str, batch: str
         mixed_TC = graph.linear(mixed_TC, proj.weight, proj.bias)
     x_TC = graph.node("Add", mixed_TC, x_TC)
 
-    # The linear layers around the depthwise convolution are 1 x 1 convolutions here: runtimes keep maps in an order of
-    # their own from one convolution to the next, so that only the narrow maps at both ends are reordered.
+    # The linear layers around the depthwise convolution are 1 x 1 convolutions here: runtimes keep their own memory
+    # layout from one convolution to the next, so that only the narrow maps at both ends are reordered.
     x_BCHW = graph.map(graph.layer_norm(x_TC, block.norm2), sizes_BHW, dim)
     hidden = graph.convolution_1x1(x_BCHW, ffn.fc1.weight, ffn.fc1.bias)
     hidden = graph.node("Gelu", graph.convolution(hidden, ffn.dwconv.weight, ffn.dwconv.bias, ffn.dwconv))

@@ -6,6 +6,8 @@ are traced (`terrazzo.graphs.traced`).
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from terrazzo.graphs.traced import traced
 from terrazzo.models.encoders.mit import MixTransformer, SequenceReduction, is_standard
 from terrazzo.models.encoders.pvt import PyramidVisionTransformer
 from terrazzo.models.encoders.vit import VisionTransformer
+from terrazzo.models.layers import is_unchanged
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription, Output, Precision
 from terrazzo.weights.files import TrainedModel
@@ -25,10 +28,10 @@ from terrazzo.weights.files import TrainedModel
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["describe", "has_written_graph", "minimum_side", "onnx_model", "save_onnx", "write_onnx"]
+__all__ = ["describe", "has_written_graph", "minimum_side", "on_cpu", "onnx_model", "save_onnx", "write_onnx"]
 
 HALF_FROM = 16
-"""Constants with fewer numbers are sizes and scales, not weights, and stay float32."""
+"""Constants with fewer elements are sizes and scales rather than weights, and stay float32."""
 
 
 def write_onnx(
@@ -40,7 +43,7 @@ def write_onnx(
         model: what to write.
         path: the file.
         output: logits, or the mask at the input's size.
-        precision: fp32, or fp16 to store the weights in half the space; they are computed with in float32.
+        precision: fp32, or fp16 to store the weights in half the space; computation stays in float32.
 
     Returns:
         What the file says about itself.
@@ -68,6 +71,14 @@ def save_onnx(model: ModelProto, path: Path, description: ExportedDescription) -
         partial.write_bytes(model.SerializeToString())
 
 
+def on_cpu(model: TrainedModel) -> TrainedModel:
+    """Return a model in float32 on the CPU, as files are written from: itself, or with a copy of its network."""
+    first = next(model.network.parameters())
+    if first.device.type == "cpu" and first.dtype == torch.float32:
+        return model
+    return replace(model, network=copy.deepcopy(model.network).to("cpu", torch.float32))
+
+
 def describe(model: TrainedModel, output: Output, precision: Precision) -> ExportedDescription:
     """Return what an exported file says about itself."""
     return ExportedDescription(
@@ -85,9 +96,9 @@ def describe(model: TrainedModel, output: Output, precision: Precision) -> Expor
 def minimum_side(network: Segmenter) -> int:
     """Return the least height and width that an exported network takes.
 
-    A MixTransformer pads maps smaller than a window of its sequence reduction, and so does PVT, which costs a copy of
-    every map in a graph whose sizes are free. So exported ones begin where no map is that small: 29 pixels for
-    SegFormer.
+    A MixTransformer pads maps that are smaller than a window of its sequence reduction, and so does PVT. In a graph of
+    free sizes that would copy every map. So exported ones start at the size at which no map is that small: 29 pixels
+    for SegFormer.
     """
     encoder = network.encoder
     stages: Any = encoder.stages if isinstance(encoder, MixTransformer | PyramidVisionTransformer) else ()
@@ -99,7 +110,7 @@ def minimum_side(network: Segmenter) -> int:
 
 
 def has_written_graph(network: Segmenter) -> bool:
-    """Whether a network's graph is written node by node, within a second or two; others are traced, for minutes.
+    """Whether a network's graph is written node by node, in a second or two; tracing the others takes minutes.
 
     Raises:
         MissingExtraError: onnx is not installed.
@@ -110,7 +121,7 @@ def has_written_graph(network: Segmenter) -> bool:
         raise MissingExtraError(error.name or "onnx", "export") from error
     encoder = network.encoder
     known = is_standard(encoder) if isinstance(encoder, MixTransformer) else isinstance(encoder, VisionTransformer)
-    return known and type(network.decoder) in DECODER_GRAPHS
+    return known and type(network.decoder) in DECODER_GRAPHS and is_unchanged(network)
 
 
 def onnx_model(network: Segmenter, description: ExportedDescription) -> ModelProto:
@@ -150,17 +161,17 @@ def _written(network: Segmenter, description: ExportedDescription) -> ModelProto
         assert isinstance(network.encoder, VisionTransformer)
         levels = vision_transformer(graph, network.encoder, "images")
     result = DECODER_GRAPHS[type(network.decoder)](graph, network.decoder, levels)
-    K = network.num_classes
+    K, bands = network.num_classes, network.in_channels
     if description.output == "logits":
-        return graph.model(result, "logits", TensorProto.FLOAT, ["batch", K, "h", "w"], OPSET)
+        return graph.model(result, "logits", TensorProto.FLOAT, ["batch", K, "h", "w"], bands, OPSET)
     large = graph.resize(result, graph.sizes("images", 2, 4))
     kind = TensorProto.UINT8 if K <= 255 else TensorProto.UINT16
     mask = graph.node("Cast", graph.node("ArgMax", large, axis=1, keepdims=0), to=kind)
-    return graph.model(mask, "mask", kind, ["batch", "height", "width"], OPSET)
+    return graph.model(mask, "mask", kind, ["batch", "height", "width"], bands, OPSET)
 
 
 def _store_half(model: ModelProto) -> None:
-    """Store weights as float16, each with a cast to float32 that runtimes compute once, when they load the file."""
+    """Store weights as float16, each with a cast to float32 that runtimes compute once, while loading."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 

@@ -1,7 +1,7 @@
-"""Networks without a hand-written graph: traced with a free batch, height and width.
+"""ONNX graphs of networks without a hand-written one, traced with a free batch, height and width.
 
-These are the ones with an encoder of Hugging Face transformers, for which `torch.onnx.export` takes from half a minute
-on. It works where each of the encoder's operations can be traced with free sizes.
+These are all pairs of encoder and decoder but the papers'. `torch.onnx.export` takes half a minute or more for them,
+and needs operations that can be traced with free sizes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["free_sizes", "network_of", "refuse_untraceable", "traced", "untraceable"]
 
 WINDOWED = ("swin", "swinv2", "maskformer-swin", "donut-swin")
-"""Families that pad each map to whole windows."""
+"""Families of encoders that pad each map to whole windows."""
 
 
 class MaskNetwork(nn.Module):
@@ -44,22 +44,22 @@ class MaskNetwork(nn.Module):
 
 
 def network_of(network: Segmenter, output: Output) -> nn.Module:
-    """Return what is traced: a network, or one that gives masks."""
+    """Return the module to trace: the network, or one that gives masks."""
     return network if output == "logits" else MaskNetwork(network)
 
 
 def free_sizes() -> tuple[dict[int, object], ...]:
-    """Return the dimensions of the images that stay free, as torch's exporters take them."""
+    """Return the free dimensions of the images, in the form that torch's exporters take."""
     free = torch.export.Dim.DYNAMIC
     return ({0: free, 2: free, 3: free},)
 
 
 def refuse_untraceable(network: Segmenter, format: str) -> None:
-    """Refuse a Swin, before minutes go into tracing it.
+    """Refuse Swin encoders, before minutes are spent on tracing.
 
-    It pads every map to whole windows and asks whether it did, so that a trace holds for the sizes alone that answer as
-    its example did. Without the question, torch still follows a map's size through the roundings of all stages before,
-    which took 40 s of processor time for two layers in two stages, and rises steeply with both.
+    A Swin pads every map to whole windows and branches on whether it did, so a trace is valid only for sizes that
+    branch as its example did. Without the branch, torch still has to track each map's size through the roundings of all
+    earlier stages; that took 40 s of processor time for two layers in two stages, and grows steeply with both.
 
     Raises:
         ConfigError: the network has such an encoder (code "export-operation").
@@ -70,7 +70,7 @@ def refuse_untraceable(network: Segmenter, format: str) -> None:
     if family in WINDOWED:
         raise ConfigError(
             f"a model with the encoder {family} cannot be written as {format}: how far its windows are padded depends "
-            "on the image's size, which PyTorch's exporters cannot follow",
+            "on the image's size, which PyTorch's exporters cannot express",
             fix="run the model itself (--engine torch), or choose another encoder, such as pvt_v2 or convnext",
             code="export-operation",
         )
@@ -79,7 +79,7 @@ def refuse_untraceable(network: Segmenter, format: str) -> None:
 def untraceable(description: ExportedDescription, format: str, error: Exception) -> ConfigError:
     """Return the error for a network that an exporter of torch gave up on."""
     cause: BaseException = error
-    while cause.__cause__ is not None:  # the exporters wrap it in advice about reports to their authors
+    while cause.__cause__ is not None:  # the exporters wrap it in advice for their own authors
         cause = cause.__cause__
     reason = said_by(cause)
     return ConfigError(
@@ -104,13 +104,15 @@ def traced(network: Segmenter, description: ExportedDescription) -> ModelProto:
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     with torch.no_grad(), warnings.catch_warnings():
-        # torch's exporter uses names of torch that are on their way out, and traces what transformers warns about.
+        # torch's exporter uses deprecated names of torch, and traces what transformers warns about.
         warnings.simplefilter("ignore")
         logger.setLevel(logging.ERROR)
+        # No stride divides these sides, so that paddings and crops are in the graph.
+        example = torch.zeros(2, network.in_channels, 97, 151)
         try:
             program = torch.onnx.export(
-                network_of(network, description.output),
-                (torch.zeros(2, 3, 97, 151),),  # no multiple of any stride: paddings and crops must be in the graph
+                network_of(network.eval(), description.output),
+                (example,),
                 dynamo=True,
                 dynamic_shapes=free_sizes(),
                 opset_version=OPSET,
@@ -125,7 +127,7 @@ def traced(network: Segmenter, description: ExportedDescription) -> ModelProto:
     assert program is not None
     model = program.model_proto
     for node in model.graph.node:
-        # Where in our source it came from: of no use to anybody, and several times the size of the graph.
+        # Places in our source, which take several times the size of the graph.
         del node.metadata_props[:]
         node.doc_string = ""
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from terrazzo.arguments import checked
 from terrazzo.engines.auto import PYTORCH, Workload, auto_engine, engine_for_file, find_engine, gpu_at_hand, has_runtime
-from terrazzo.engines.conversion_cache import FallingBack, convert_once, kept_conversion
+from terrazzo.engines.conversion_cache import WRONG, FallingBack, convert_once, is_checked, kept_conversion
 from terrazzo.engines.engine import Engine, EngineOptions, EngineRecord, Precision
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.onnx_file import describe_onnx
@@ -74,7 +73,7 @@ def make_predictor(
 
     Raises:
         ConfigError: no protocol or engine is called so, or the engine cannot do what is asked of it.
-        CheckpointError: the model cannot be loaded, or is not trusted.
+        CheckpointError: the model cannot be loaded, is not trusted, or is computed wrongly by the engine.
         MissingExtraError: the engine is not installed.
         OutputError: the cache folder, which keeps converted models, cannot be written.
     """
@@ -107,21 +106,27 @@ def make_predictor(
 
     if isinstance(model, (str, Path)) and (unasked or (chosen or PYTORCH).runs_conversions):
         kept = kept_conversion(model)
-        if kept is not None and best(about := describe_onnx(kept)).runs_conversions:
-            return run_converted(kept, about, model)
+        if kept is not None:
+            runs = best(about := describe_onnx(kept))
+            if runs.runs_conversions and is_checked(kept, runs):
+                return run_converted(kept, about, model)
 
     from terrazzo.graphs.onnx import has_written_graph
     from terrazzo.weights.load import load
 
     trained = load(model) if isinstance(model, (str, Path)) else model
     if chosen is not None and chosen.runs_conversions:
-        converted = convert_once(model, trained)
+        converted = convert_once(model, trained, chosen)
         return run_converted(converted, describe_onnx(converted), trained)
-    with suppress(TerrazzoError):  # nothing is lost but speed
-        if best(trained).runs_conversions and has_written_graph(trained.network):
-            converted = convert_once(model, trained)
+    try:
+        runs = best(trained)
+        if runs.runs_conversions and has_written_graph(trained.network):
+            converted = convert_once(model, trained, runs)
             if not workload.is_small(trained.preprocess):  # else it is for the next start: torch is here already
                 return run_converted(converted, describe_onnx(converted), trained)
+    except TerrazzoError as error:  # nothing is lost but speed
+        if error.code == WRONG:
+            note(f"{error.message}; PyTorch runs it instead. Please report this")
     return wrap((chosen or PYTORCH).open_model(trained, options, device, compiled), trained)
 
 

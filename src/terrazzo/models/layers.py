@@ -16,12 +16,31 @@ __all__ = [
     "ceil_div",
     "first_cells",
     "fold_norm",
+    "has_hooks",
     "init_conv_fan_out",
     "init_transformer_linear",
     "interpolation_matrix",
+    "is_unchanged",
     "linear_ramp",
     "recomputed",
 ]
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module or one of its parts has a hook on its forward pass, or a `forward` that is not its class's."""
+    return any(
+        bool(part._forward_hooks or part._forward_pre_hooks) or "forward" in vars(part) for part in module.modules()
+    )
+
+
+def is_unchanged(module: nn.Module) -> bool:
+    """Whether all parts of a module are ours or PyTorch's and without hooks.
+
+    Only then do the forms of it that are written for speed compute the same. Somebody may have put in other layers, as
+    LoRA does.
+    """
+    ours = ("terrazzo.models.", "torch.nn.modules.")
+    return not has_hooks(module) and all(type(part).__module__.startswith(ours) for part in module.modules())
 
 
 class DropPath(nn.Module):

@@ -1,1 +1,1 @@
-"""How fast a model runs on this machine: every engine beside the others, in figures that can be checked."""
+"""Speed and memory of a model on this machine, in every engine."""

@@ -1,4 +1,4 @@
-"""`benchmark`: the public function; a process for each engine, called in turn."""
+"""`benchmark`, the public function: one process for each engine, and all of them called in turn."""
 
 from __future__ import annotations
 
@@ -47,26 +47,26 @@ def benchmark(
     trust: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> SpeedReport:
-    """Measure how fast a model runs here, with every engine beside the others.
+    """Measure the speed of a model on this machine in every engine.
 
-    Each engine runs in a process of its own. It is started twice, once when it has never seen the model and once when
-    it has; then all are called in turn, `rounds` times.
+    Each engine runs in a process of its own. It is started twice, first with an empty cache folder and then with what
+    the first start left there; then all engines are called in turn, `rounds` times.
 
     Args:
-        model: what `terrazzo.load` takes, or an exported file, which only some engines run, and whose masks cannot be
-            compared with PyTorch's.
+        model: anything that `terrazzo.load` takes; or an exported file, which only some engines run and whose masks are
+            not compared with PyTorch's.
         size: (height, width) of the network's input.
         batch_size: photos that go through the network together.
-        engines: names, or "all" for those that are installed.
-        threads: that each engine may use; by default one for each core.
-        device: ``cpu`` or ``cuda``, for PyTorch; by default a GPU where there is one.
+        engines: names of engines, or "all" for the installed ones.
+        threads: threads of each engine; by default one for each core.
+        device: ``cpu`` or ``cuda``, for PyTorch; by default a GPU if there is one.
         images: a file, folder or pattern; its first 50 photos are turned into mask files too.
-        rounds: passes that are timed.
+        rounds: number of timed passes.
         trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
-        progress: is told (steps done, steps in all).
+        progress: called with (steps done, steps in all).
 
     Raises:
-        ConfigError: a number or an engine's name makes no sense, or there is too little memory.
+        ConfigError: a number is below 1, there is no engine of a name, or there is too little memory.
         CheckpointError: the model cannot be loaded.
         ImageError: there is no photo, or one cannot be read.
         MissingExtraError: an engine that was asked for by its name is not installed.
@@ -77,7 +77,7 @@ def benchmark(
         if number < 1:
             raise ConfigError(f"{what} is {number}", fix="give at least 1")
     if trust and exported_format(model) == "torch":
-        trust_file(Path(model))  # which the engine's process then opens
+        trust_file(Path(model))  # the engine's process opens it then
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     paths = leave_out_results(find_images([str(images)]), [str(images)])[0][:MOST_IMAGES] if images is not None else []
     steps = _Steps(progress, 1 + 2 * len(wanted) + rounds + len(paths))
@@ -99,7 +99,7 @@ def benchmark(
                     raise
                 problems.append(Problem(engine, error.message, error.fix))
                 errors.append(error)
-        if not running:  # that an engine is not for such a file says less than why the right one fails
+        if not running:  # why the right engine failed says more than that another is not for such files
             raise next((error for error in errors if error.code != "engine-file"), errors[0])
         speeds = _measured(running, folder, size, rounds, steps)
         of_images = _images_measured(running, folder, paths, steps) if paths else [None] * len(running)
@@ -134,7 +134,7 @@ def benchmark(
 
 @dataclass(frozen=True)
 class _Running:
-    """An engine's process that is ready, and the seconds that it took to get so."""
+    """The process of an engine that has started, and the seconds that its two starts took."""
 
     engine: str
     process: EngineProcess
@@ -144,7 +144,7 @@ class _Running:
 
 @dataclass
 class _Steps:
-    """Counts for a progress bar."""
+    """Counts steps for a progress bar."""
 
     progress: Callable[[int, int], None]
     total: int
@@ -167,7 +167,7 @@ def _engine_names(engines: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _started(work: dict[str, Any], folder: Path, stack: ExitStack, steps: _Steps) -> _Running:
-    """Start an engine twice, with an empty cache of its own and then with what the first start left there."""
+    """Start an engine twice: with an empty cache folder, then with what the first start left there."""
     engine, cache = work["engine"], folder / f"cache-{work['engine']}"
     seconds = []
     for again in (False, True):
@@ -186,7 +186,7 @@ def _started(work: dict[str, Any], folder: Path, stack: ExitStack, steps: _Steps
 def _measured(
     running: Sequence[_Running], folder: Path, size: tuple[int, int], rounds: int, steps: _Steps
 ) -> list[dict[str, Any]]:
-    """Call the engines in turn and compare what they give; return fields of `EngineSpeed`."""
+    """Call the engines in turn and compare their outputs; return fields of `EngineSpeed`."""
     calls: list[list[list[float]]] = [[] for _ in running]
     for _ in range(rounds):
         for each, measured in zip(running, calls, strict=True):
@@ -199,7 +199,7 @@ def _measured(
 
 
 def _compared(each: _Running, folder: Path, size: tuple[int, int]) -> dict[str, Any]:
-    """Hold an engine's logits and masks against the reference, where there is one."""
+    """Compare an engine's logits and masks with the reference, if there is one."""
     reference, path = folder / REFERENCE, folder / f"{each.engine}.npy"
     if not reference.exists():
         return {"difference": None, "differing": None}

@@ -1,4 +1,4 @@
-"""The other end of `worker.py`: start an engine's process and ask it things."""
+"""The parent's side of `worker.py`: it starts an engine's process and sends requests."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ STOPPING_SECONDS = 30
 
 
 class EngineProcess:
-    """A process that runs `worker.py`, to be used in a `with` block.
+    """A process that runs `worker.py`; use it in a `with` block.
 
     Args:
         name: for messages.
-        threads: that libraries which read it from the environment may use.
-        cache: folder for what it converts.
+        threads: number of threads, for libraries that read it from the environment.
+        cache: the process's cache folder.
     """
 
     def __init__(self, name: str, threads: int, cache: Path) -> None:
@@ -105,7 +105,7 @@ class EngineProcess:
 
 
 def _rebuilt(kind: str, message: str, fix: str, code: str) -> TerrazzoError:
-    """Return the error that a worker told of."""
+    """Return the error that a worker reported."""
     cls: type[TerrazzoError] = getattr(errors, kind)
     error = cls.__new__(cls)
     TerrazzoError.__init__(error, message, fix=fix, code=code)

@@ -1,4 +1,4 @@
-"""What a speed is held against: the processor, its fastest matrix product, and the memory of this process."""
+"""Facts about the machine: the processor's name and peak speed, this process's memory, versions of packages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GEMM_CALLS = 8
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of the calls of one thing."""
+    """Seconds of repeated calls."""
 
     seconds: tuple[float, ...]
 
@@ -33,10 +33,10 @@ class Times:
 
 
 def gemm_peak(clock: Callable[[], float] = time.perf_counter) -> float:
-    """Return the float32 matrix product speed that PyTorch reaches here with its present threads, in FLOP/s.
+    """Return the speed of float32 matrix products in PyTorch with its present number of threads, in FLOP/s.
 
     Args:
-        clock: what to time by; `time.process_time` for one thread on a busy machine.
+        clock: the clock; `time.process_time` for one thread on a busy machine.
     """
     import torch
 
@@ -51,7 +51,7 @@ def gemm_peak(clock: Callable[[], float] = time.perf_counter) -> float:
 
 
 def processor_name() -> str:
-    """Return what the processor calls itself."""
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -61,17 +61,17 @@ def processor_name() -> str:
 
 
 def peak_memory() -> int | None:
-    """Return the most bytes of memory that this process has held so far; None where the system does not tell."""
+    """Return this process's peak resident memory in bytes; None if the system does not report it."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return _peak_by_getrusage()
-    # Not by getrusage: that would include what the parent process held when it started this one.
+    # getrusage would include the memory that the parent process had when it started this one.
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
 
 
 def package_versions(*packages: str) -> dict[str, str]:
-    """Return the versions of those of these packages that are installed."""
+    """Return the versions of these packages, as far as they are installed."""
     found = {}
     for package in packages:
         try:

@@ -1,4 +1,4 @@
-"""What a benchmark found, as a table for the terminal and as JSON."""
+"""The results of a benchmark, as a table for the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ImageSpeed:
     Attributes:
         wall: seconds of each photo.
         cpu: processor seconds of each photo, over all threads.
-        differing: pixels of all photos whose class is not what the first engine gives.
+        differing: pixels of all photos whose class differs from the first engine's.
         pixels: of all photos.
     """
 
@@ -33,17 +33,18 @@ class ImageSpeed:
 
 @dataclass(frozen=True)
 class EngineSpeed:
-    """One engine's figures.
+    """The measurements of one engine.
 
     Attributes:
         engine: its name.
         wall: seconds of each pass of a batch through the network.
         cpu: processor seconds of each, over all threads.
-        first_start: seconds from starting the program to the first result, when this engine has never seen the model.
-        start: the same when it has.
-        memory: the most bytes that the process held, after all passes; None where the system does not tell.
-        difference: the largest of logits from PyTorch's, operator by operator; None where there is nothing to compare.
-        differing: pixels of the batch's masks whose class is not that of PyTorch's.
+        first_start: seconds from starting the program to the first result, with an empty cache folder.
+        start: the same with the cache folder that the first start left.
+        memory: peak memory of the process in bytes, after all passes; None if the system does not report it.
+        difference: largest difference of a logit from PyTorch's, run operator by operator; None if there is nothing to
+            compare.
+        differing: pixels of the batch's masks whose class differs from PyTorch's.
         pixels: of the batch.
         images: what --photos adds.
     """
@@ -62,7 +63,7 @@ class EngineSpeed:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why an engine has no figures."""
+    """Why an engine has no measurements."""
 
     engine: str
     message: str
@@ -71,7 +72,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class SpeedReport:
-    """How fast a model runs on a machine, engine by engine.
+    """The speed of a model on a machine, engine by engine.
 
     Attributes:
         model: how it was asked for.
@@ -85,10 +86,10 @@ class SpeedReport:
         operations: floating-point operations of a pass; None where they cannot be counted.
         gemm_peak: FLOP/s of a float32 matrix product on these threads.
         processor: the machine's.
-        load: programs that wanted the processor when the benchmark began; 0 where the system does not tell.
+        load: load average when the benchmark began; 0 if the system does not report it.
         versions: of the packages that matter.
-        engines: the figures, in the order of the request.
-        problems: engines without figures.
+        engines: the measurements, in the order of the request.
+        problems: engines without measurements.
     """
 
     model: str
@@ -108,11 +109,11 @@ class SpeedReport:
     problems: tuple[Problem, ...] = ()
 
     def share_of_peak(self, speed: EngineSpeed) -> float | None:
-        """Return the arithmetic that an engine does in a second as a share of the matrix product's."""
+        """Return an engine's operations per second as a share of the matrix product's."""
         return None if self.operations is None else self.operations / speed.wall.least / self.gemm_peak
 
     def table(self) -> str:
-        """Lay everything out for a terminal, with a line for each column that needs one."""
+        """Lay everything out for a terminal, with an explanation of the columns."""
         height, width = self.size
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         lines = [
@@ -206,7 +207,7 @@ class SpeedReport:
 
 
 def _columns(rows: list[list[str]]) -> list[str]:
-    """Line cells up: the first column to the left, figures to the right."""
+    """Align cells: the first column to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -227,5 +228,5 @@ def _percent(share: float | None) -> str:
 def _same(differing: int | None, pixels: int) -> str:
     if differing is None:
         return "-"
-    # Never a rounded 100 %: a single pixel that differs is told.
+    # Never a rounded 100%: a single pixel that differs is shown.
     return "all" if differing == 0 else f"all but {differing}" if differing < 1000 else f"{1 - differing / pixels:.3%}"

@@ -1,4 +1,4 @@
-"""A drawn photo, for measurements where no real one is given."""
+"""A synthetic image, for measurements without a real one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ __all__ = ["draw_scene"]
 SHAPES = 60
 
 
-def draw_scene(height: int, width: int) -> NDArray[np.uint8]:
-    """Return an (H, W, 3) picture with smooth areas, edges and texture; the same for the same size."""
+def draw_scene(height: int, width: int, bands: int = 3) -> NDArray[np.uint8]:
+    """Return an (H, W, bands) image with smooth areas, edges and texture; the same for the same size.
+
+    Of more than three bands, each is one of the first three again.
+    """
     import cv2
 
     rng = np.random.default_rng(0)
@@ -24,4 +27,4 @@ def draw_scene(height: int, width: int) -> NDArray[np.uint8]:
         cv2.circle(image, center, int(rng.integers(min(10, largest - 1), largest)), color, -1)
     noise = rng.normal(0, 6, image.shape)
     scene: NDArray[np.uint8] = np.clip(image + noise, 0, 255).astype(np.uint8)
-    return scene
+    return scene if bands == 3 else scene[..., np.arange(bands) % 3]

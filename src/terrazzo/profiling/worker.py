@@ -1,4 +1,4 @@
-"""A process that runs one engine and times it, so that its memory and start-up are its own.
+"""A process that runs and times one engine, so that its memory and start-up can be measured.
 
 Started by `engine_process` as ``python -m terrazzo.profiling.worker``. Requests come as lines of JSON on stdin,
 [name, arguments]; answers go as lines of JSON to stdout, {"ok": ...}, {"error": ...},
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from terrazzo.inference.predictor import Predictor
+    from terrazzo.preprocess import Preprocess
 
 __all__ = ["main"]
 
@@ -36,19 +37,18 @@ class Worker:
     def start(
         self, model: str, engine: str, threads: int, device: str | None, size: tuple[int, int], batch_size: int
     ) -> None:
-        """Get ready and run the network once."""
+        """Open the model and run it once."""
         import cv2
         import numpy as np
 
         from terrazzo.engines.memory import keep_freed_memory
         from terrazzo.inference.predict import make_predictor
-        from terrazzo.profiling.scene import draw_scene
 
         keep_freed_memory()
         cv2.setNumThreads(threads)
         self.predictor = make_predictor(model, device, engine=engine, threads=threads)
-        image = self.predictor.preprocess.normalize(draw_scene(*size)).transpose(2, 0, 1)
-        # Laid out as `predict` hands photos over.
+        image = _input(self.predictor.preprocess, size)
+        # In the memory layout in which `predict` passes images.
         self.batch_B3HW = image[None] if batch_size == 1 else np.stack([image] * batch_size)
         self.predictor.engine(self.batch_B3HW)
 
@@ -73,15 +73,15 @@ class Worker:
         return _timed(convert)
 
     def memory(self) -> int | None:
-        """Return the most bytes that this process has held."""
+        """Return this process's peak memory in bytes."""
         from terrazzo.profiling.machine import peak_memory
 
         return peak_memory()
 
     def facts(self, model: str, threads: int, size: tuple[int, int], batch_size: int, logits: str) -> dict[str, Any]:
-        """Tell what a model is; run it as it is, operator by operator, and save its logits as .npy.
+        """Describe a model, run it in PyTorch operator by operator, and save its logits as .npy.
 
-        An exported file cannot be run like that, nor its operations be counted.
+        An exported file is only described: it has no operators to run one by one or to count.
         """
         import torch
 
@@ -100,12 +100,10 @@ class Worker:
         import numpy as np
 
         from terrazzo.costs import count_operations
-        from terrazzo.profiling.scene import draw_scene
         from terrazzo.weights.load import load
 
         trained = load(model)
-        image = trained.preprocess.normalize(draw_scene(*size)).transpose(2, 0, 1)
-        batch_B3HW = torch.from_numpy(np.stack([image] * batch_size))
+        batch_B3HW = torch.from_numpy(np.stack([_input(trained.preprocess, size)] * batch_size))
         with torch.inference_mode():
             np.save(logits, trained.network(batch_B3HW).numpy())
         return {
@@ -118,7 +116,7 @@ class Worker:
 
 def main() -> None:
     """Answer requests until stdin ends."""
-    # What libraries print must not end up among the answers.
+    # What libraries print must not get among the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     worker = Worker()
@@ -138,6 +136,13 @@ def _answer(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str
         if is_out_of_memory(error):
             return {"memory": True}
         return {"fault": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+
+
+def _input(preprocess: Preprocess, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return a synthetic image of a size as the network's input, (C, H, W)."""
+    from terrazzo.profiling.scene import draw_scene
+
+    return preprocess.normalize(draw_scene(*size, bands=len(preprocess.mean))).transpose(2, 0, 1)
 
 
 def _timed(function: Callable[[], object]) -> tuple[float, float]:

@@ -37,8 +37,8 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 class ExportedDescription:
     """Describes an exported file.
 
-    Its one input is ``images``, (B, 3, H, W) float32, normalised as `preprocess` says. Its one output has the name that
-    `output` gives.
+    Its one input is ``images``, (B, C, H, W) float32 of C bands, normalised as `preprocess` says. Its one output has
+    the name that `output` gives.
 
     Attributes:
         architecture: such as ``segformer_b0``.
@@ -60,11 +60,6 @@ class ExportedDescription:
     record: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
     minimum_side: int = 1
-
-    @property
-    def least_shape(self) -> tuple[int, int, int, int]:
-        """The smallest input."""
-        return 1, 3, self.minimum_side, self.minimum_side
 
     def to_json(self) -> str:
         """Return the text that is stored in the file under `METADATA_KEY`."""

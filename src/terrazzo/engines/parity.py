@@ -1,12 +1,12 @@
-"""Does an exported file compute what its model computes? Asked of every file before it takes its place.
+"""The parity check: a file's outputs against those of the PyTorch network that it was made from, on the same images.
 
-Five sizes, odd ones and rectangles among them, each with one image and with three. The images are noise, where a
-network is least sure of itself, so that a mask has as many near ties as it can have.
+Exported files and kept conversions are used only after they have passed it. The images are noise, where a network is
+least sure of itself, so that a mask has as many near ties as it can have; among their sizes are odd ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +15,21 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from terrazzo.errors import CheckpointError
-from terrazzo.models import Segmenter
-from terrazzo.text import said_by
+from terrazzo.engines.memory import is_out_of_memory
+from terrazzo.errors import CheckpointError, ConfigError
+from terrazzo.models.segmenter import Segmenter
+from terrazzo.text import printable, said_by
 from terrazzo.weights.exported import ExportedDescription
 
-__all__ = ["SIZES", "Comparison", "Parity", "check_parity"]
+__all__ = ["FEW_INPUTS", "INPUTS", "Comparison", "Parity", "check_parity"]
 
 SIZES = ((64, 64), (97, 131), (96, 160), (129, 65), (33, 47))
-BATCHES = (1, 3)
+INPUTS = tuple((batch, *size) for size in SIZES for batch in (1, 3))
+"""Batch, height and width of what an exported file is compared on."""
+
+FEW_INPUTS = ((1, 97, 131), (2, 65, 47))
+"""Of what a conversion is compared on, which its user waits for."""
+
 LOGIT_TOLERANCE = 1e-4
 """Of the largest logit, or of 1 if that is less: the rounding of float32 through the deepest of the networks."""
 
@@ -77,40 +83,57 @@ class Parity:
 
 
 def check_parity(
-    network: Segmenter, run: Callable[[NDArray[np.float32]], NDArray[Any]], description: ExportedDescription
+    network: Segmenter,
+    run: Callable[[NDArray[np.float32]], NDArray[Any]],
+    description: ExportedDescription,
+    inputs: Sequence[tuple[int, int, int]] = INPUTS,
+    *,
+    what: str = "the exported file",
+    fix: str = "choose another format, or run the model itself (--engine torch)",
+    code: str = "export-parity",
 ) -> Parity:
-    """Run a file and its model on the same images.
+    """Run a file and its model on the same images and compare what they give.
 
     Args:
-        network: the model.
+        network: the model, in float32 on the CPU; it is put into evaluation mode.
         run: an engine that has loaded the file.
         description: what the file says about itself.
+        inputs: (batch, height, width) of the images; sides are raised to the least that the file takes.
+        what: the file, for messages.
+        fix: what its user can do instead.
+        code: of the error.
 
     Raises:
-        CheckpointError: they disagree.
+        CheckpointError: the outputs differ by more than rounding, or the file does not run.
+        ConfigError: memory ran out (code "engine-memory").
     """
     generator = np.random.default_rng(0)
     comparisons = []
-    for size in SIZES:
+    for batch, *size in inputs:
         height, width = (max(side, description.minimum_side) for side in size)
-        for batch in BATCHES:
-            images = generator.standard_normal((batch, 3, height, width), dtype=np.float32)
-            try:
-                comparisons.append(_compare(network, run, images, description.output))
-            except Exception as error:  # whatever a runtime raises for a graph that fails at some sizes
-                raise CheckpointError(
-                    f"the exported file does not run on images of {height} x {width} and was removed: {said_by(error)}",
-                    fix="choose another format, or the engine torch",
-                    code="export-parity",
+        images = generator.standard_normal((batch, network.in_channels, height, width), dtype=np.float32)
+        try:
+            comparisons.append(_compare(network, run, images, description.output))
+        except Exception as error:  # whatever a runtime raises for a graph that fails at some sizes
+            if is_out_of_memory(error):
+                raise ConfigError(
+                    f"there is not enough memory to compare {what} with its model",
+                    fix="use a machine with more memory",
+                    code="engine-memory",
                 ) from error
+            raise CheckpointError(
+                f"{what} does not run on images of {height} x {width} and was not kept: {said_by(error)}",
+                fix=fix,
+                code=code,
+            ) from error
     parity = Parity(tuple(comparisons), description.precision)
     if not parity.passed:
         raise CheckpointError(
-            f"the exported file does not compute what {description.name or description.architecture} does and was "
-            f"removed: logits differ by up to {max(c.difference or 0.0 for c in comparisons):.1e}, "
+            f"{what} does not compute what {printable(description.name) or description.architecture} does and was not "
+            f"kept: logits differ by up to {max(c.difference or 0.0 for c in comparisons):.1e}, "
             f"{1 - min(c.equal for c in comparisons):.2%} of mask pixels differ",
-            fix="choose another format, and report this with the versions of torch, onnxruntime and openvino",
-            code="export-parity",
+            fix=f"{fix}, and report this with the versions of torch, onnxruntime and openvino",
+            code=code,
         )
     return parity
 

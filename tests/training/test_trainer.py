@@ -234,7 +234,7 @@ def test_a_batch_without_finite_gradients_changes_nothing_and_is_named(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = tiny_trainer(data, tmp_path)
-    good, bad = trainer.loader.epoch(0)
+    good, bad = trainer.loader.batches(0)
     trainer.train_step(good)
     before = snapshot(trainer)
     bad.images[0, 0, 0, 0] = math.nan
@@ -262,7 +262,7 @@ def test_a_run_that_has_diverged_ends_with_the_images_named(
 
 def test_a_batch_without_labels_costs_nothing(data: Path, tmp_path: Path) -> None:
     trainer = tiny_trainer(data, tmp_path)
-    batch = next(trainer.loader.epoch(0))
+    batch = next(trainer.loader.batches(0))
     batch.labels[:] = trainer.labels.ignore_index
     assert trainer.train_step(batch) == 0 and trainer.state.bad_steps == 0
     assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
@@ -273,7 +273,7 @@ def test_bf16_autocast_trains_on_this_machine(data: Path, tmp_path: Path) -> Non
     for precision in ("fp32", "bf16"):
         trainer = tiny_trainer(data, tmp_path, precision=precision)
         assert trainer.bf16 == (precision == "bf16")
-        batch = next(trainer.loader.epoch(0))
+        batch = next(trainer.loader.batches(0))
         before = trainer.model.decoder.state_dict()["classifier.weight"].clone()
         torch.manual_seed(0)
         losses.append(trainer.train_step(batch))
@@ -307,7 +307,7 @@ def test_each_auxiliary_head_adds_its_weighted_loss(data: Path, tmp_path: Path, 
     for weight in (0.0, 0.4):
         trainer = tiny_trainer(data, tmp_path, model=name, auxiliary_weight=weight, drop_path=0.0, weight_decay=0.0)
         assert bool(len(trainer.model.auxiliary)) == (weight > 0)
-        batch = next(trainer.loader.epoch(0))
+        batch = next(trainer.loader.batches(0))
         with torch.no_grad():
             outputs = trainer.model.train()(batch.images, auxiliary=True)
             values = [float(trainer.loss(x, batch.labels)) for x in outputs]
@@ -335,7 +335,7 @@ def test_gradients_are_cut_to_the_largest_norm_and_only_where_one_is_given(data:
     norms = []
     for limit in (None, 1e-3):
         trainer = tiny_trainer(data, tmp_path, clip_norm=limit)
-        trainer.train_step(next(trainer.loader.epoch(0)))
+        trainer.train_step(next(trainer.loader.batches(0)))
         gradients = [parameter.grad for parameter in trainer.model.parameters() if parameter.grad is not None]
         norms.append(float(torch.nn.utils.get_total_norm(gradients)))
     assert norms[0] > 1e-2 and norms[1] == pytest.approx(1e-3, rel=1e-2)

@@ -11,7 +11,7 @@ import errno
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -67,7 +67,7 @@ def shared_bytes(workers: int, batch: int, crop_size: tuple[int, int]) -> int:
 
 @dataclass(frozen=True)
 class TrainLoader:
-    """Endless shuffled, augmented batches, one epoch at a time.
+    """Endless shuffled, augmented batches, one epoch after another.
 
     A data set smaller than a batch is repeated until it fills one; otherwise the last partial batch is dropped, as in
     the papers' code.
@@ -131,25 +131,36 @@ class TrainLoader:
             order.extend(rng.permutation(len(self.dataset)).tolist())
         return order[:needed]
 
-    def epoch(self, epoch: int, start: int = 0, told_to_stop: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
-        """Yield this rank's share of every batch of an epoch, from batch `start` on.
+    def batches(
+        self,
+        epoch: int,
+        start: int = 0,
+        count: int | None = None,
+        told_to_stop: Callable[[], bool] = lambda: False,
+    ) -> Generator[Batch, None, None]:
+        """Yield this rank's share of so many batches, from one of an epoch on and through the epochs after it.
+
+        The workers live until the last batch, and load ahead across the end of an epoch, such as during validation.
 
         Args:
             epoch: its number, from 0.
-            start: the first batch to yield.
-            told_to_stop: asked every second while a batch of the workers is waited for; True ends the epoch.
+            start: the first batch of that epoch to yield.
+            count: how many batches; None for the rest of the epoch.
+            told_to_stop: asked every second while a batch of the workers is waited for; True ends the iteration.
 
         Raises:
             ImageError, DatasetError: a pair cannot be read, in this process or in a worker; see `Dataset.read`.
             TrainingError: a worker was killed, gives nothing for `stalled_seconds`, or cannot hand its batch over
                 because shared memory or file descriptors have run out.
         """
-        order = self.order(epoch)
-        positions = range(start * self.batch_size + self.rank, len(order), self.world_size)
+        first = epoch * self.batches_per_epoch + start
+        if count is None:
+            count = max((epoch + 1) * self.batches_per_epoch - first, 0)
+        if not count:
+            return
         loader: DataLoader[_Item] = DataLoader(
-            _EpochSamples(self, epoch, order),
-            batch_size=self.batch_size // self.world_size,
-            sampler=positions,
+            _Samples(self),
+            batch_sampler=_Places(self, range(first, first + count)),
             num_workers=self.workers,
             prefetch_factor=PREFETCHED if self.workers else None,
             timeout=LOOK_SECONDS if self.workers else 0,
@@ -157,6 +168,7 @@ class TrainLoader:
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context="fork" if self.workers else None,
+            generator=torch.Generator(),  # so that starting the loader draws nothing from that of the training process
         )
         batches = _start(loader)
         try:
@@ -166,6 +178,27 @@ class TrainLoader:
                 yield batch
         finally:
             _stop(batches)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """The samples of each batch, as (epoch, position in the epoch).
+
+    Attributes:
+        loader: whose batches they are.
+        batches: their numbers, counted over all epochs.
+    """
+
+    loader: TrainLoader
+    batches: range
+
+    def __iter__(self) -> Iterator[list[_Place]]:
+        loader = self.loader
+        for number in self.batches:
+            epoch, batch = divmod(number, loader.batches_per_epoch)
+            first = batch * loader.batch_size
+            mine = range(first + loader.rank, first + loader.batch_size, loader.world_size)
+            yield [(epoch, position) for position in mine]
 
 
 @dataclass(frozen=True)
@@ -186,22 +219,23 @@ class _Failure:
 
 
 _Item = tuple[Tensor, Tensor, int] | _Failure
+_Place = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class _EpochSamples(TorchDataset[_Item]):
-    """Position in the epoch -> an augmented, normalised, padded sample: (H, W, 3), (H, W) and its place."""
+class _Samples(TorchDataset[_Item]):
+    """(epoch, position in it) -> an augmented, normalised, padded sample: (H, W, 3), (H, W) and its place."""
 
-    loader: TrainLoader
-    epoch: int
-    order: list[int]
+    def __init__(self, loader: TrainLoader) -> None:
+        self.loader = loader
+        self._order: tuple[int, list[int]] = (-1, [])  # of the newest epoch
 
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, position: int) -> _Item:
-        index, loader = self.order[position], self.loader
-        rng = np.random.default_rng((loader.seed, self.epoch, position))
+    def __getitem__(self, place: _Place) -> _Item:
+        epoch, position = place
+        loader = self.loader
+        if self._order[0] != epoch:
+            self._order = epoch, loader.order(epoch)
+        index = self._order[1][position]
+        rng = np.random.default_rng((loader.seed, epoch, position))
         try:
             image, mask = loader.augment(index, rng)
         except TerrazzoError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -129,7 +130,9 @@ class Trainer:
         """
         run, state, log = self.recipe.run, self.state, self.log
         progress = log.progress(self.total_steps, state.step)
-        with self.signals.noted(), progress, saved_on_failure(self._save_the_last_step):
+        saved = saved_on_failure(self._save_the_last_step)
+        with self.signals.noted(), progress, saved, closing(self._batches()) as batches:
+            state.restore_generators()
             if state.step == 0 and self.start.is_whole:
                 state.origin["start_mIoU"] = round(self.validate().mIoU, 2)
                 log.say(f"before the first step: mIoU {state.origin['start_mIoU']:.2f}")
@@ -139,7 +142,7 @@ class Trainer:
                     break
                 log.begin_epoch()
                 started, before = time.monotonic(), state.seconds
-                for batch in self._batches(epoch, start=state.position):
+                for batch in islice(batches, self.loader.batches_per_epoch - state.position):
                     loss = self.train_step(batch)
                     state.seconds = before + time.monotonic() - started
                     if self._note_step(loss):
@@ -214,18 +217,11 @@ class Trainer:
         assert isinstance(network, Segmenter)
         return network.without_auxiliary()
 
-    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """Yield the rest of an epoch; after resuming in the middle, with the generators where they were.
-
-        Starting the loader draws a number, which an unbroken run does only where an epoch begins.
-        """
-        left = min(self.loader.batches_per_epoch - start, self.total_steps - self.state.step)
-        if start == 0 or left == 0:
-            self.state.restore_generators()
-        if left:
-            for batch in islice(self.loader.epoch(epoch, start, self._stops_alone), left):
-                self.state.restore_generators()
-                yield batch
+    def _batches(self) -> Generator[Batch, None, None]:
+        """Yield the batches that are left of the run."""
+        state = self.state
+        left = self.total_steps - state.step
+        return self.loader.batches(state.epoch, state.position, left, self._stops_alone)
 
     def _note_step(self, loss: float) -> bool:
         """Log a step with the mean loss of the ranks, and tell whether any of them was told to stop."""

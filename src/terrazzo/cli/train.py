@@ -25,8 +25,14 @@ def train(
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
+    accumulate: int | None = None,
     crop: tuple[int, int] | None = None,
+    short_side: int | None = None,
     lr: float | None = None,
+    layer_decay: float | None = None,
+    freeze: str | None = None,
+    loss: str | None = None,
+    class_weight: Annotated[list[str] | None, Parameter(negative=())] = None,
     seed: int | None = None,
     precision: str | None = None,
     checkpointing: bool | None = None,
@@ -41,6 +47,7 @@ def train(
     settings: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
     reset_head: Annotated[bool, Parameter(negative=())] = False,
     check: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
     resume: Annotated[bool, Parameter(negative=())] = False,
     workers: int | None = None,
     device: DeviceOption = None,
@@ -85,10 +92,28 @@ def train(
         Optimiser steps, instead of --epochs.
     batch_size
         Photos per step, over all processes; by default 8.
+    accumulate
+        Gradient accumulation: compute each step's photos in this many parts, one after another, which takes less
+        memory; by default 1.
     crop
         Height and width of the training windows; by default the photos' usual shorter side, from 128 to 512.
+    short_side
+        Bring photos to this shorter side, in training, validation and prediction; by default the photos' own where all
+        have one size, or that of the weights.
     lr
         Base learning rate; by default 0.001, or 0.0001 where training starts from weights.
+    layer_decay
+        Layer-wise learning-rate decay: factor on the rate from each encoder block to the one before it, such as 0.9; by
+        default 1, which is off.
+    freeze
+        Keep the weights of the encoder as they are (encoder), or those of its first stages (a number; of a ViT, its
+        first blocks); by default all are trained.
+    loss
+        What is minimised: losses by name, summed, each with a weight if need be, such as ce+dice or ce+0.5*lovasz; by
+        default ce. Others: ohem, focal, tversky, boundary.
+    class_weight
+        Weight of a class in the loss, as in "traffic sign=5"; give it once for each class. Classes left out weigh 1;
+        by default rare classes weigh more.
     seed
         Seed of weights, order and augmentation; by default 0.
     precision
@@ -119,19 +144,30 @@ def train(
         With --weights for other classes than the data set's: learn a new classifier.
     check
         Decode every photo and mask before the first step; otherwise only headers and masks are read by then.
+    dry_run
+        Train nothing: print every setting, the memory, disk and time that the run takes, and draw the first batch into
+        batch.png.
     resume
-        Go on from the newest checkpoint in the output folder, with the run's own recipe.
+        Go on from the newest checkpoint in the output folder, with the run's own recipe. With more --epochs or --steps
+        than before, the run is extended.
     workers
         Loader processes; by default one for each core but one, at most 8.
     """
     from terrazzo.data.splits import SplitRule
+    from terrazzo.training.overrides import parse_class_weights, parse_setting
 
     given: dict[str, Any] = {
         "epochs": epochs,
         "steps": steps,
         "batch_size": batch_size,
+        "run.accumulate": accumulate,
         "crop": crop,
+        "data.preprocess.short_side": short_side,
         "lr": lr,
+        "optimizer.layer_decay": layer_decay,
+        "model.freeze": freeze if freeze is None or not freeze.isdecimal() else int(freeze),
+        "loss": loss,
+        "loss.class_weights": parse_class_weights(class_weight) if class_weight else None,
         "seed": seed,
         "precision": precision,
         "checkpointing": checkpointing,
@@ -144,7 +180,6 @@ def train(
         "holdout": holdout,
     }
 
-    from terrazzo.training.overrides import parse_setting
     from terrazzo.training.train import train as run_training
 
     run = run_training(
@@ -161,6 +196,7 @@ def train(
         },
         reset_head=reset_head,
         check=check,
+        dry_run=dry_run,
         resume=resume,
         workers=workers,
         device=device,

@@ -34,6 +34,8 @@ class ModelSection(Checked):
         auxiliary_weight: what the loss of each auxiliary head counts beside the main one; 0 trains without the heads.
         spec: what the network is, where a name does not say it; the number of classes and the image size in it give way
             to those of the data and of the crop.
+        freeze: what keeps the values that it starts with: ``encoder``, or the number of its first stages (of a ViT,
+            blocks), with their embeddings; null trains everything.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ModelSection(Checked):
     drop_path: BelowOne
     auxiliary_weight: NotNegative
     spec: ModelSpec | None = None
+    freeze: Literal["encoder"] | Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +98,8 @@ class OptimizerSection(Checked):
         power: of the poly decay.
         min_lr: where the decay ends.
         clip_norm: largest gradient norm, or null.
+        layer_decay: layer-wise learning-rate decay: factor on the rate from each encoder block to the one before it;
+            the decoder keeps its own rate. 1 is off.
     """
 
     name: Literal["adamw", "sgd"]
@@ -107,6 +112,7 @@ class OptimizerSection(Checked):
     power: NotNegative
     min_lr: NotNegative
     clip_norm: Annotated[float | None, Within(above=0)]
+    layer_decay: Annotated[float, Within(above=0, at_most=1)] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +134,8 @@ class RunSection(Checked):
         protocol: name of how photos are shown to the network in validation, such as ``whole``.
         validate_every: epochs from one validation to the next.
         patience: validations without a better mIoU before the run stops early, or null.
+        accumulate: gradient accumulation: parts that each step's photos are computed in, one after another. It takes
+            less memory, and the step is the same, but that BatchNorm's statistics are those of each part.
     """
 
     epochs: Count | None
@@ -142,6 +150,7 @@ class RunSection(Checked):
     protocol: str
     validate_every: Annotated[int, Within(at_least=1)]
     patience: Annotated[int | None, Within(at_least=0)]
+    accumulate: Count = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()

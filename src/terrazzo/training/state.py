@@ -136,8 +136,11 @@ class TrainState:
             "losses": list(self.log.losses),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> int | None:
         """Go back to a state; of the generators, see `restore_generators`.
+
+        Returns:
+            The number of steps that its run was planned for, as far as that is known.
 
         Raises:
             TrainingError: it is of another plan (code "training-resume"), or not a state of this run's network and
@@ -145,7 +148,8 @@ class TrainState:
         """
         where = f"the checkpoint in {self.log.output}"
         state = _checked(_of_this_format(state, self.ranks.device), where)
-        refuse_other_plan(_plan(state, where), self.plan, self.log.output)
+        before = _plan(state, where)
+        refuse_other_plan(before, self.plan, self.log.output)
         try:
             self.model.load_state_dict(state["model"])
             if self.average is not None:
@@ -162,6 +166,7 @@ class TrainState:
         self.best_mIoU, self.stale_validations = state["best_mIoU"], state["stale_validations"]
         self.bad_steps = state["bad_steps"]
         self.log.restore(state["log"], state["losses"])
+        return before.total_steps
 
     def restore_generators(self) -> None:
         """Set this rank's generators as they were in the state that was loaded last; once.

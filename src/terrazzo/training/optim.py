@@ -39,7 +39,7 @@ def optimizer_states(section: OptimizerSection) -> int:
 def parameter_groups(
     model: Segmenter, lr: float, weight_decay: float, decoder_lr_factor: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Split the parameters as both papers' code does; those that are frozen are left out.
+    """Split the parameters as both papers' code does.
 
     Decoder and auxiliary heads, their BatchNorm and biases included, get `decoder_lr_factor` times the rate, with
     decay. The encoder's norms get no decay (SETR decays nothing). Everything else, biases included, gets both as given.
@@ -69,9 +69,9 @@ def parameter_groups(
     for kind, of_norms, decay in (("encoder", False, weight_decay), ("norms", True, 0.0)):
         add(kind, [], lr, decay)
         for parameter in encoder:
-            if parameter.requires_grad and (id(parameter) in norms) == of_norms:
+            if (id(parameter) in norms) == of_norms:
                 add(kind, [parameter], lr * factors.get(id(parameter), 1.0), decay)
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in inside and parameter.requires_grad]
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in inside]
     add("decoder", rest, lr * decoder_lr_factor, weight_decay)
     return list(groups.values())
 

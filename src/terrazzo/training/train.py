@@ -158,7 +158,7 @@ def train(
         trainer = Trainer(chosen, train_split, val_split, pixels_NK, output, ranks, count, start, reset_head)
         trainer.log.say(_plan(trainer, data, start))
         plan = memory_plan(trainer.model, chosen, trainer.loss, ranks)
-        for line in [*lines, *kept, *plan.lines, *disk_lines(trainer.model, chosen, output)]:
+        for line in [*lines, *plan.lines, *disk_lines(trainer.model, chosen, output), *kept]:
             trainer.log.say(line)
         if plan.plenty:
             keep_freed_memory()  # which makes steps shorter, and the process larger

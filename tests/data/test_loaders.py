@@ -167,6 +167,9 @@ def test_an_empty_split_and_negative_workers(train: Dataset) -> None:
         loader(replace(train, samples=()))
     with pytest.raises(ConfigError, match="workers is -1"):
         loader(train, workers=-1)
+    with pytest.raises(ConfigError, match="workers is 1000000, and this machine has") as caught:
+        loader(train, workers=10**6)
+    assert caught.value.code == "config-workers"
 
 
 @pytest.mark.parametrize("workers", [0, 1])

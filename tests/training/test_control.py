@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tiny_runs import make_data, tiny_recipe, tiny_trainer
 
 import terrazzo
 from terrazzo.data.loaders import Batch
-from terrazzo.errors import ConfigError, TrainingError
+from terrazzo.errors import CheckpointError, ConfigError, TrainingError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
@@ -82,8 +83,13 @@ def test_class_weights_that_nothing_takes_are_refused() -> None:
     with pytest.raises(ConfigError, match="unknown class name 'rood'") as caught:
         CombinedLoss([CrossEntropy(class_weights={"rood": 2})], torch.ones(2), 255, CPU, ("road", "sky"))
     assert "did you mean road" in caught.value.fix
-    with pytest.raises(ConfigError, match=r"class_weights\.a is -1"):
-        CrossEntropy(class_weights={"a": -1})
+    for wrong in (-1, 1e38, float("nan"), "2"):
+        with pytest.raises(ConfigError, match=r"class_weights\.a is "):
+            CrossEntropy(class_weights={"a": wrong})  # type: ignore[dict-item]
+    with pytest.raises(ConfigError, match="nothing to learn"):
+        CombinedLoss([CrossEntropy(class_weights={"a": 0})], torch.tensor([9, 0]), 255, CPU, ("a", "b"))
+    whole = CombinedLoss([CrossEntropy(class_weights={"a": 2, "b": 3})], torch.ones(2), 255, CPU, ("a", "b"))
+    assert whole(torch.zeros(1, 2, 2, 2), torch.zeros(1, 8, 8, dtype=torch.int64)).item() == pytest.approx(np.log(2))
     with pytest.raises(ConfigError, match="'sign'"):
         parse_class_weights(["sign"])
 
@@ -255,6 +261,28 @@ def test_a_run_whose_last_pass_was_cut_short_is_extended_by_whole_ones(tmp_path:
     longer = run(data, tmp_path / "run", resume=True, overrides={"steps": 6})
     state, _ = load_checkpoint(tmp_path / "run/checkpoints")
     assert longer.steps == 6 and [row["step"] for row in state["log"]] == [2, 3, 5, 6]
+
+
+def test_a_run_that_is_counted_in_steps_does_not_go_on_with_other_photos(tmp_path: Path) -> None:
+    run(make_data(tmp_path / "data"), tmp_path / "run", recipe=tiny_recipe(epochs=None, steps=2))
+    more = make_data(tmp_path / "more", train=7)
+    with pytest.raises(TrainingError, match="has learnt from 5 photos, and the data set has 7 now") as caught:
+        run(more, tmp_path / "run", resume=True)
+    assert caught.value.code == "training-resume" and "--weights" in caught.value.fix
+
+
+def test_a_finished_run_without_its_model_says_so(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data")
+    run(data, tmp_path / "run", recipe=tiny_recipe(epochs=1))
+    shutil.rmtree(tmp_path / "run/model")
+    with pytest.raises(TrainingError, match="the best model of the run, is gone") as caught:
+        run(data, tmp_path / "run", resume=True)
+    assert caught.value.code == "training-no-model"
+
+
+def test_weights_without_a_name_are_told(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="empty name"):
+        run(make_data(tmp_path / "data"), tmp_path / "run", recipe=tiny_recipe(), weights=" ")
 
 
 def test_a_run_is_not_shortened(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import os
 import signal
 import threading
 import time
@@ -28,13 +29,16 @@ from terrazzo.data.dataset import Dataset
 from terrazzo.errors import ConfigError, DatasetError, TerrazzoError, TrainingError
 from terrazzo.preprocess import Preprocess
 
-__all__ = ["Batch", "TrainLoader", "pad_to", "shared_bytes"]
+__all__ = ["Batch", "TrainLoader", "batch_bytes", "pad_to", "shared_bytes"]
 
 LOOK_SECONDS = 1.0
 """A wait for a batch is interrupted so often, to see whether the run was told to stop."""
 
 STALLED_SECONDS = 600.0
 """A batch that takes longer than this will not come."""
+
+WORKERS_PER_CORE = 16
+"""More loader processes than this for each core only take memory, and are taken for a mistake."""
 
 PREFETCHED = 2
 """Batches that each worker has ready or under way, PyTorch's default."""
@@ -61,8 +65,13 @@ class Batch:
 
 def shared_bytes(workers: int, batch: int, crop_size: tuple[int, int]) -> int:
     """Shared memory in which so many workers hand over batches of so many crops; 0 without workers."""
-    pixel = 3 * torch.float32.itemsize + torch.int64.itemsize  # of an image, of its labels
-    return (PREFETCHED * workers + 1) * batch * crop_size[0] * crop_size[1] * pixel if workers else 0
+    return (PREFETCHED * workers + 1) * batch_bytes(batch, crop_size) if workers else 0
+
+
+def batch_bytes(batch: int, crop_size: tuple[int, int]) -> int:
+    """Memory of a batch of so many crops: float32 images and int64 labels."""
+    pixel = 3 * torch.float32.itemsize + torch.int64.itemsize
+    return batch * crop_size[0] * crop_size[1] * pixel
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ class TrainLoader:
 
     Raises:
         DatasetError: the data set is empty.
-        ConfigError: the ranks cannot share a batch evenly, or there are fewer than 0 workers.
+        ConfigError: the ranks cannot share a batch evenly, or the number of workers makes no sense.
     """
 
     dataset: Dataset
@@ -116,6 +125,13 @@ class TrainLoader:
             )
         if self.workers < 0:
             raise ConfigError(f"workers is {self.workers}", fix="give 0 or more", code="config-workers")
+        most = WORKERS_PER_CORE * (os.cpu_count() or 1)
+        if self.workers > most:
+            raise ConfigError(
+                f"workers is {self.workers}, and this machine has {os.cpu_count()} cores",
+                fix=f"give {most} or fewer; one for each core is enough",
+                code="config-workers",
+            )
 
     @property
     def batches_per_epoch(self) -> int:
@@ -161,7 +177,7 @@ class TrainLoader:
         loader: DataLoader[_Item] = DataLoader(
             _Samples(self),
             batch_sampler=_Places(self, range(first, first + count)),
-            num_workers=self.workers,
+            num_workers=min(self.workers, count),
             prefetch_factor=PREFETCHED if self.workers else None,
             timeout=LOOK_SECONDS if self.workers else 0,
             worker_init_fn=_start_worker,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from terrazzo.data.loaders import batch_bytes
 from terrazzo.errors import TrainingError
 from terrazzo.models.decoders.pyramid import PooledBranch
 from terrazzo.models.segmenter import Segmenter
@@ -53,6 +56,7 @@ def memory_plan(model: Segmenter, recipe: Recipe, loss: CombinedLoss, ranks: Ran
     Raises:
         TrainingError: a step cannot fit, not even if nothing else were in memory; or a BatchNorm sees a single value.
     """
+    _refuse_immense(recipe, ranks)
     try:
         estimate = _estimate(model, recipe, loss, ranks)
     except ValueError as error:
@@ -97,6 +101,21 @@ def memory_plan(model: Segmenter, recipe: Recipe, loss: CombinedLoss, ranks: Ran
             code="training-memory",
         )
     return MemoryPlan([line, f"warning   that may not be enough: {way_out}"], plenty=False)
+
+
+def _refuse_immense(recipe: Recipe, ranks: Ranks) -> None:
+    """Raise a TrainingError where the windows of one batch alone are larger than this machine's memory."""
+    memory = memory_of(torch.device("cpu"))
+    photos = recipe.run.batch_size // ranks.world_size
+    needed = batch_bytes(photos, recipe.crop) * ranks_here(ranks.world_size)
+    if memory is not None and needed > memory.total:
+        height, width = recipe.crop
+        raise TrainingError(
+            f"a batch of {recipe.run.batch_size} windows of {width} x {height} alone takes {in_words(needed)}, and "
+            f"this machine has {in_words(memory.total)} in all",
+            fix="lower --batch-size, or choose a smaller --crop",
+            code="training-memory",
+        )
 
 
 def _unknown(error: Exception) -> MemoryPlan:

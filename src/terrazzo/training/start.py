@@ -99,6 +99,12 @@ def starting_weights(weights: str | None) -> StartingWeights | None:
     """
     if weights is None:
         return None
+    if not weights.strip():
+        raise CheckpointError(
+            "the weights to start from have an empty name",
+            fix="give a model, a file or a folder, or leave --weights out",
+            code="checkpoint-missing",
+        )
     try:
         return load_starting_weights(weights)
     except CheckpointError as error:

@@ -20,7 +20,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from terrazzo.data import Dataset
 from terrazzo.data.loaders import Batch, TrainLoader
-from terrazzo.errors import ConfigError
+from terrazzo.errors import ConfigError, TrainingError
 from terrazzo.evaluation.confusion import Metrics
 from terrazzo.models import Segmenter
 from terrazzo.training.acceleration import compiled, uses_bf16
@@ -124,7 +124,8 @@ class Trainer:
         for text in self.start.notes:
             self.log.say(text)
         plan = Plan(recipe, self.labels, self.total_steps)
-        self.state = TrainState(plan, self.model, self.average, self.optimizer, self.log, ranks, self.start.origin)
+        origin = {**self.start.origin, "train_photos": len(train)}
+        self.state = TrainState(plan, self.model, self.average, self.optimizer, self.log, ranks, origin)
         self._saved_step = 0
         self.signals = StopSignals(ranks.is_main)
 
@@ -292,7 +293,15 @@ class Trainer:
         saved, warnings = load_checkpoint(self.output / CHECKPOINT_FOLDER)
         for warning in warnings:
             self.log.say(warning)
+        now = len(self.loader.dataset)
         planned = self.state.load_state_dict(saved)
+        if (before := self.state.origin.get("train_photos", now)) != now:  # versions before 0.3 did not note it
+            raise TrainingError(
+                f"{self.output} has learnt from {before} photos, and the data set has {now} now",
+                fix="resume with the photos it was started with, or start a new run from its model with --weights "
+                f"{self.output}",
+                code="training-resume",
+            )
         state, self._saved_step = self.state, self.state.step
         self.log.say(f"resumed at step {state.step} of {self.total_steps}")
         if planned is not None and planned < self.total_steps:

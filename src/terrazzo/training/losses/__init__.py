@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from terrazzo.errors import ConfigError
 from terrazzo.fields import refuse_unknown
 from terrazzo.training.losses.boundary import Boundary
 from terrazzo.training.losses.class_weights import class_weights_from_counts
@@ -46,7 +47,7 @@ class CombinedLoss:
         names: of the classes, for rows that weigh them by name.
 
     Raises:
-        ConfigError: a row weighs a class that there is not.
+        ConfigError: a row weighs a class that there is not, or no class at all.
     """
 
     def __init__(
@@ -90,5 +91,12 @@ def _class_weights(row: Loss, pixels_K: Tensor, names: Sequence[str]) -> Tensor 
         return None
     if row.class_weights is not None:
         refuse_unknown(row.class_weights, names, "class_weights", what="class name", code="recipe-class-weights")
-        return torch.tensor([row.class_weights.get(name, 1.0) for name in names])
+        weights_K = torch.tensor([row.class_weights.get(name, 1.0) for name in names], dtype=torch.float32)
+        if not weights_K[pixels_K > 0].any():
+            raise ConfigError(
+                "class_weights is 0 for every class that the training masks show: there would be nothing to learn",
+                fix="give one of them a weight above 0",
+                code="recipe-class-weights",
+            )
+        return weights_K
     return class_weights_from_counts(pixels_K, row.class_weight_power) if row.class_weight_power else None

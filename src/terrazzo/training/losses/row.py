@@ -5,15 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
-from terrazzo.fields import NotNegative, checked
+from terrazzo.fields import NotNegative, Within, checked
 from terrazzo.training.losses.class_weights import weight_of_labels
 from terrazzo.training.losses.strips import strip_rows
 from terrazzo.training.rows import Checked
 
 __all__ = ["ClassWeightedLoss", "Loss"]
+
+
+ClassWeight = Annotated[float, Within(at_least=0, at_most=1e6)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,7 @@ class ClassWeightedLoss(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, weight in (self.class_weights or {}).items():
-            checked(weight, NotNegative, f"class_weights.{name}", code="recipe-value")
+            checked(weight, ClassWeight, f"class_weights.{name}", code="recipe-value")
 
     def share(
         self, labels_BHW: Tensor, batch_BHW: Tensor, ignore_index: int, class_weights_K: Tensor | None

@@ -295,7 +295,7 @@ class Trainer:
             self.log.say(warning)
         now = len(self.loader.dataset)
         planned = self.state.load_state_dict(saved)
-        if (before := self.state.origin.get("train_photos", now)) != now:  # versions before 0.3 did not note it
+        if (before := self.state.origin.get("train_photos", now)) != now:  # earlier versions did not note it
             raise TrainingError(
                 f"{self.output} has learnt from {before} photos, and the data set has {now} now",
                 fix="resume with the photos it was started with, or start a new run from its model with --weights "

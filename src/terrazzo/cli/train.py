@@ -109,8 +109,8 @@ def train(
         Keep the weights of the encoder as they are (encoder), or those of its first stages (a number; of a ViT, its
         first blocks); by default all are trained.
     loss
-        What is minimised: losses by name, summed, each with a weight if need be, such as ce+dice or ce+0.5*lovasz; by
-        default ce. Others: ohem, focal, tversky, boundary.
+        What is minimised: losses by name, summed, each with a weight where it needs one, such as ce+dice or
+        ce+0.5*lovasz; by default ce. The manual's page on recipes lists them.
     class_weight
         Weight of a class in the loss, as in "traffic sign=5"; give it once for each class. Classes left out weigh 1;
         by default rare classes weigh more.

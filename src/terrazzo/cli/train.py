@@ -67,91 +67,95 @@ def train(
     Parameters
     ----------
     data
-        The data set's folder.
+        The folder of the data set.
     output
-        The run's folder: weights, log, curves, report, pictures.
+        The folder of the run, which gets the weights, log, curves, report and pictures.
     model
-        What to train: a model such as segformer_b0 (the default without a recipe), or ENCODER+DECODER such as
-        mit_b0+setr_pup; with --encoder a decoder alone (by default all_mlp). `terrazzo models` lists them.
+        The model to train: a name such as segformer_b0, or ENCODER+DECODER such as mit_b0+setr_pup; with --encoder the
+        name of a decoder. Default: segformer_b0, or all_mlp with --encoder. `terrazzo models` lists all.
     encoder
-        An encoder of our own such as mit_b0, or a backbone of Hugging Face transformers: hf: and a model of its hub, or
-        a folder, with weights; hf: and a config.json for random ones.
+        The encoder under the decoder: one of our own such as mit_b0, or a backbone of Hugging Face transformers, as hf:
+        and a model of its hub or a folder (with weights), or hf: and a config.json (random weights).
     recipe
-        A complete recipe file; other options change single values of it. Without one the settings are chosen from the
-        photos; the defaults below are those.
+        A complete recipe file, of which the other options change single values. Default: settings made from the photos;
+        the defaults below are those.
     labels
-        A bundled class list (such as camvid), for a folder that does not say what its classes are; by default the
-        folder's own.
+        The name of a bundled class list, such as camvid, for a folder that does not name its classes. Default: the
+        folder's own classes.
     weights
-        What to start from: a model of the same architecture, whose preprocessing is kept unless a recipe has another,
-        or an encoder alone (file, folder, hub id); by default what the recipe says, else random weights, which `random`
-        asks for.
+        The weights to start from: a model of the same architecture, whose preprocessing is kept unless a recipe has
+        another, or an encoder alone (file, folder or hub id). Default: what the recipe says, else random; `random` asks
+        for random weights.
     epochs
-        Passes over the training photos; by default 100.
+        The number of passes over the training photos. Default: 100.
     steps
-        Optimiser steps, instead of --epochs.
+        The number of optimiser steps, in place of --epochs.
     batch_size
-        Photos per step, over all processes; by default 8.
+        The number of photos in a step, over all processes. Default: 8.
     accumulate
-        Gradient accumulation: compute each step's photos in this many parts, one after another, which takes less
-        memory; by default 1.
+        Gradient accumulation: each step's photos are computed in this many parts, one after another, which takes less
+        memory. Default: 1.
     crop
-        Height and width of the training windows; by default the photos' usual shorter side, from 128 to 512.
+        The height and width of the training windows. Default: the photos' usual shorter side, from 128 to 512.
     short_side
-        Bring photos to this shorter side, in training, validation and prediction; by default the photos' own where all
-        have one size, or that of the weights.
+        The shorter side that photos are resized to, in training, validation and prediction. Default: that of the
+        weights, else the photos' own where all have one size; photos of several sizes are not resized.
     lr
-        Base learning rate; by default 0.001, or 0.0001 where training starts from weights.
+        The base learning rate. Default: 0.001, or 0.0001 where training starts from weights.
     layer_decay
-        Layer-wise learning-rate decay: factor on the rate from each encoder block to the one before it, such as 0.9; by
-        default 1, which is off.
+        Layer-wise learning-rate decay: the factor on the rate from each encoder block to the one before it, such as
+        0.9. Default: 1, which is off.
     freeze
-        Keep the weights of the encoder as they are (encoder), or those of its first stages (a number; of a ViT, its
-        first blocks); by default all are trained.
+        What keeps its weights: `encoder`, or a number for the first stages of the encoder (of a ViT, its first blocks).
+        Default: nothing.
     loss
-        What is minimised: losses by name, summed, each with a weight where it needs one, such as ce+dice or
-        ce+0.5*lovasz; by default ce. The manual's page on recipes lists them.
+        The losses to minimise, by name and summed, each with a weight where it needs one, such as ce+dice or
+        ce+0.5*lovasz. Default: ce. The manual's page on recipes lists them.
     class_weight
-        Weight of a class in the loss, as in "traffic sign=5"; give it once for each class. Classes left out weigh 1;
-        by default rare classes weigh more.
+        The weight of a class in the loss, as in "traffic sign=5"; give the option once for each class. Classes left out
+        weigh 1. Default: rare classes weigh more.
     seed
-        Seed of weights, order and augmentation; by default 0.
+        The seed of weights, order and augmentation. Default: 0.
     precision
-        fp32, bf16, or auto (the default: bf16 where the hardware multiplies it natively).
+        The precision of the forward pass: fp32, bf16, or auto, which is bf16 where the hardware multiplies it natively.
+        Default: auto.
     checkpointing
-        Activation checkpointing: less memory for a longer step; by default off.
+        Use activation checkpointing, which takes less memory and more time. Default: off.
     compile
-        Have PyTorch compile the network: a shorter step on GPUs, after some minutes; by default off.
+        Compile the network with torch.compile: a shorter step on GPUs, after some minutes. Default: off.
     patience
-        Validations without a better mIoU before the run stops early; by default 30.
+        The number of validations without a better mIoU after which the run stops early. Default: 30.
     train_split
-        Split to learn from; by default train.
+        The split to learn from. Default: train.
     val_split
-        Split that chooses the best epoch; by default val.
+        The split that chooses the best epoch. Default: val.
     val
-        Share of the photos to validate on, such as 0.1, where nobody has split them: always the same ones.
+        The share of the photos to validate on, such as 0.1, for a folder that nobody has split; it is always the same
+        photos.
     group_by
-        With --val: regular expression in quotes; photos whose names begin alike by it stay together: '[^_]+' groups
+        With --val: a regular expression in quotes; photos whose names begin alike by it stay together. '[^_]+' groups
         by all up to the first _.
     crowds
-        What iscrowd: 1 means in COCO JSON: ignore (the default), or objects, where a tool marks all objects so.
+        What iscrowd: 1 means in COCO JSON: ignore, or objects, for tools that mark all objects so. Default: ignore.
     holdout
-        Pattern in quotes, such as '0001TP*': training photos to validate on instead of learning from them.
+        A pattern of photo names in quotes, such as '0001TP*': training photos to validate on instead of learning from
+        them.
     settings
-        Any field of the recipe, as in optimizer.weight_decay=0.01, augment.flip.p=0 or augment.cutmix.p=0.5, which adds
-        that augmentation; give --set once for each.
+        Any field of the recipe, as in optimizer.weight_decay=0.01 or augment.cutmix.p=0.5, which adds that
+        augmentation; give --set once for each field.
     reset_head
         With --weights for other classes than the data set's: learn a new classifier.
     check
-        Decode every photo and mask before the first step; otherwise only headers and masks are read by then.
+        Decode every photo and mask before the first step, also where they do not fit into memory. Default: headers and
+        masks are read.
     dry_run
-        Train nothing: print every setting, the memory, disk and time that the run takes, and draw the first batch into
-        batch.png.
+        Train nothing: print every setting and the memory, disk and time that the run takes, and draw the first batch
+        into batch.png.
     resume
-        Go on from the newest checkpoint in the output folder, with the run's own recipe. With more --epochs or --steps
-        than before, the run is extended.
+        Continue from the newest checkpoint in the output folder, with the run's own recipe; more --epochs or --steps
+        than before extend the run.
     workers
-        Loader processes; by default one for each core but one, at most 8.
+        The number of loader processes. Default: one for each core but one, at most 8.
     """
     from terrazzo.data.splits import SplitRule
     from terrazzo.training.overrides import parse_class_weights, parse_setting

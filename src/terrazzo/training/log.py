@@ -118,10 +118,10 @@ class RunLog:
 
         Args:
             epoch: its number, from 1.
-            epochs: how many there are to be.
+            epochs: epochs of the whole run.
             step: steps so far.
-            lr: the last step's.
-            metrics: of the validation, if there was one.
+            lr: learning rate of the last step.
+            metrics: scores of the validation, if there was one.
             seconds: run time so far.
             best: whether no earlier validation was better.
         """

@@ -21,7 +21,7 @@ from terrazzo.training.recipe import Recipe
 __all__ = ["MemoryPlan", "in_words", "memory_plan"]
 
 TOLERANCE = 0.25
-"""How much less than estimated a step may take after all: beyond that it is no use to try."""
+"""A step may take this much less than estimated; a run that cannot fit even then is refused."""
 
 ALONGSIDE = 300_000_000
 """Bytes that a process on a CPU takes beside its tensors, once it computes: PyTorch's code and working space, and what

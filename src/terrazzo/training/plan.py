@@ -26,7 +26,7 @@ class Plan:
     Attributes:
         recipe: what is learnt and how.
         labels: the classes, and what the masks store for them; None in checkpoints from before they were noted.
-        total_steps: how many there are to be; None likewise.
+        total_steps: steps of the whole run; None likewise.
     """
 
     recipe: Recipe

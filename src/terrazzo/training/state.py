@@ -5,7 +5,7 @@ reads them back. `state_dict` and `load_state_dict` are those of torch.distribut
 them together. Where the ranks share a model out among them, it is here that its parts are gathered.
 
 The order of the images and their augmentation follow from the recipe's seed and from `epoch` and `position`, the
-learning rate from `step`: there is no more to keep of the loaders and the schedule.
+learning rate from `step`, so nothing else of the loaders and the schedule is kept.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class TrainState:
     def restore_generators(self) -> None:
         """Set this rank's generators as they were in the state that was loaded last; once.
 
-        Apart from `load_state_dict`, for what lies between it and the next step draws numbers too.
+        This is not part of `load_state_dict`, because what runs between it and the next step draws numbers too.
         """
         if self._loaded_generators is None:
             return
@@ -194,7 +194,7 @@ def _of_this_format(state: Mapping[str, Any], device: torch.device) -> Mapping[s
     cpu = state["torch_rng"].view(-1, torch.get_rng_state().numel())
     gpu = state["cuda_rng"]
     rng = [
-        # Clones, for of a view PyTorch reads the wrong bytes.
+        # Clones, because PyTorch reads the wrong bytes of a view.
         {"python": None, "numpy": None, "torch": row.clone(), "cuda": None if gpu is None else gpu[rank].clone()}
         for rank, row in enumerate(cpu)
     ]

@@ -216,7 +216,7 @@ def recipe_for(data: Path, model: str | ModelSpec, changes: Mapping[str, Any]) -
     spec = LabelSpec.bundled(changes["data.labels"]) if changes.get("data.labels") else None
     rules = DataRules.of_recipe({"split": changes.get("data.split"), "crowds": changes.get("data.crowds")})
     images = open_dataset(data, changes.get("data.train_split", "train"), spec, rules=rules).samples
-    # The length of the warm-up follows from how many steps there are to be, the rate from what is started from.
+    # The length of the warm-up depends on the number of steps, and the learning rate on what the run starts from.
     given = {key: changes.get(f"run.{key}") for key in ("epochs", "steps", "batch_size")}
     length = {key: value for key, value in given.items() if isinstance(value, int)}
     sizes = [sample.image.size for sample in images]
@@ -253,7 +253,7 @@ def with_training_at(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
-    """Say what is going to happen, for people to check before they go and have lunch."""
+    """Say what the run will do, so that a mistake is seen before the first step."""
     recipe, loader, ranks = trainer.recipe, trainer.loader, trainer.ranks
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     start = f"starting from {recipe.model.weights}" if recipe.model.weights else "from random weights"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import multiprocessing
 import os
 import signal
 import threading
@@ -299,6 +300,24 @@ def test_a_killed_loader_process_is_an_error_and_no_hang(data: Path, tmp_path: P
     with pytest.raises(TrainingError) as caught:
         trainer.run()
     assert caught.value.code == "training-worker-died" and children
+
+
+def test_loader_processes_killed_during_validation_end_the_run_after_its_checkpoint(data: Path, tmp_path: Path) -> None:
+    """They live on through the validation, and load the next epoch's first batches meanwhile."""
+    trainer = tiny_trainer(data, tmp_path, workers=1, epochs=5)
+    validate = trainer.validate
+
+    def murderous(count: int | None = None) -> Metrics:
+        for child in multiprocessing.active_children():
+            child.kill()
+            child.join()
+        return validate(count)
+
+    trainer.validate = murderous  # type: ignore[method-assign]
+    with pytest.raises(TrainingError) as caught:
+        trainer.run()
+    assert caught.value.code == "training-worker-died"
+    assert load_checkpoint(tmp_path / "checkpoints")[0]["step"] >= 2
 
 
 @pytest.mark.parametrize("name", ["setr_naive_nano", "setr_pup_nano", "setr_mla_nano"])

@@ -252,7 +252,7 @@ def test_a_run_that_has_diverged_ends_with_the_images_named(
 ) -> None:
     monkeypatch.setattr(failures, "MOST_BAD_STEPS", 3)
     trainer = tiny_trainer(data, tmp_path, validate_every=1000)
-    monkeypatch.setattr(trainer, "loss", lambda logits, labels: logits.sum() * math.nan)
+    monkeypatch.setattr(trainer, "loss", lambda logits, labels, batch: logits.sum() * math.nan)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     with pytest.raises(TrainingError, match=r"3 steps in a row .* train_\d\.png") as caught:
         trainer.run()

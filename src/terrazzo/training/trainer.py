@@ -167,7 +167,8 @@ class Trainer:
                 best = metrics is not None and state.is_best_yet(metrics.mIoU)
                 if metrics is not None and best and self.ranks.is_main:
                     self._keep_model(metrics)
-                log.epoch(epoch + 1, self.epochs, state.step, self._lr(), metrics, state.seconds, best)
+                with self.signals.writing:
+                    log.epoch(epoch + 1, self.epochs, state.step, self._lr(), metrics, state.seconds, best)
                 self.save()
                 if self.ranks.any(self.signals.number > 0):
                     self._stop()

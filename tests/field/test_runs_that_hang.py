@@ -87,6 +87,18 @@ def test_the_workers_are_as_many_as_shared_memory_holds(monkeypatch: pytest.Monk
         assert count == 4 and bool(lines) == (workers < 4)
 
 
+def test_a_full_temporary_folder_is_an_error_before_the_workers_start(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loaders_module, "get_temp_dir", full)
+    with pytest.raises(TrainingError, match="temporary folder.*No space left") as caught:
+        list(loader(data).batches(0))
+    assert caught.value.code == "training-temporary-folder" and "--workers 0" in caught.value.fix
+
+
 @pytest.mark.slow
 def test_in_a_container_with_a_small_dev_shm_the_command_says_so_and_ends(data: Path, tmp_path: Path) -> None:
     """The real thing, where this process may mount a file system of its own."""

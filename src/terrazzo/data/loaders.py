@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.util import get_temp_dir
 from typing import Any
 from weakref import WeakSet
 
@@ -322,6 +323,15 @@ def _start(loader: DataLoader[_Item]) -> Iterator[Batch | _Failure]:
     PyTorch's handler would raise a dead worker's error wherever the training process happens to be, such as half-way
     through a checkpoint. The loader finds out all the same, when it next waits for a batch.
     """
+    if loader.num_workers:
+        try:
+            get_temp_dir()  # made now, since a worker that cannot make it prints a traceback and sends no batch
+        except OSError as error:
+            raise TrainingError(
+                f"the loader workers need a temporary folder, and none can be made: {error.strerror}",
+                fix="free space in /tmp, set TMPDIR to another folder, or load in the training process with --workers 0",
+                code="training-temporary-folder",
+            ) from error
     handler = signal.getsignal(signal.SIGCHLD)
     batches = iter(loader)
     if threading.current_thread() is threading.main_thread():

@@ -94,7 +94,7 @@ def test_a_full_temporary_folder_is_an_error_before_the_workers_start(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(loaders_module, "get_temp_dir", full)
-    with pytest.raises(TrainingError, match="temporary folder.*No space left") as caught:
+    with pytest.raises(TrainingError, match=r"temporary folder.*No space left") as caught:
         list(loader(data).batches(0))
     assert caught.value.code == "training-temporary-folder" and "--workers 0" in caught.value.fix
 

@@ -329,7 +329,7 @@ def _start(loader: DataLoader[_Item]) -> Iterator[Batch | _Failure]:
         except OSError as error:
             raise TrainingError(
                 f"the loader workers need a temporary folder, and none can be made: {error.strerror}",
-                fix="free space in /tmp, set TMPDIR to another folder, or load in the training process with --workers 0",
+                fix="free space in /tmp, set TMPDIR, or load in the training process with --workers 0",
                 code="training-temporary-folder",
             ) from error
     handler = signal.getsignal(signal.SIGCHLD)

@@ -23,7 +23,8 @@ from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.provenance import tell_origin
 from terrazzo.cli.say import say
 from terrazzo.errors import ConfigError, ImageError
-from terrazzo.imaging.read import find_images, image_size
+from terrazzo.imaging.find_images import find_images
+from terrazzo.imaging.read import image_size
 from terrazzo.inference.failure import Failure
 from terrazzo.inference.predict_folder import output_places
 from terrazzo.interpret.points import Point, check_points

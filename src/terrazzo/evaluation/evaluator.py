@@ -19,6 +19,7 @@ from terrazzo.data.mask_evidence import has_own_order, is_soft
 from terrazzo.data.masks import Stored
 from terrazzo.data.readings import MaskValues, as_indices, read_by, refuse_mask_values
 from terrazzo.data.rules import Crowds
+from terrazzo.data.sources.source import Image
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.modes import keeps_mode
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["MANY_IMAGES", "evaluate", "in_order_of", "measure", "score", "select"]
 
 Mask = NDArray[np.integer[Any]]
-Pair = tuple[NDArray[np.uint8], Mask]
+Pair = tuple[Image, Mask]
 
 MANY_IMAGES = Workload(images=100)
 """What an engine is chosen for: how many photos a split has is known only after the model's labels are."""
@@ -115,8 +116,7 @@ def evaluate(
         rules = replace(rules, crowds=crowds)
     fallback = as_indices(predictor.labels)
     dataset = open_dataset(data, split, spec, fallback=fallback, rules=rules)
-    if reading is not None:
-        dataset = replace(dataset, reading=reading)
+    dataset = replace(dataset, reading=predictor.reading(reading))
     if only is not None:
         dataset = select(dataset, only)
     if dataset.labels is fallback:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from terrazzo.engines.engine import Engine
 from terrazzo.errors import CheckpointError, ConfigError
-from terrazzo.imaging.read import find_images, read_image
+from terrazzo.imaging.find_images import find_images
+from terrazzo.imaging.read import read_image
 from terrazzo.ownership import leave_out_results
 from terrazzo.weights.exported import ExportedDescription
 

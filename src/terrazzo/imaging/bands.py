@@ -1,15 +1,16 @@
-"""The bands of a TIFF: how many there are, what they are declared to be, and any of them at its full depth.
+"""The bands of a TIFF: how many it has, what it declares them to be, and any of them at full depth.
 
-Pillow reads few of the TIFFs with several bands, drops what it does not know, and keeps 8 bits of each. Here the file
-is shown to it as one of a single band: bands that are stored one after the other as they are, bands that are stored
-pixel by pixel as one wide image.
+Pillow reads few TIFFs with several bands, and keeps 8 bits of each value. So each file is rewritten in memory as one of
+a single band, which Pillow decodes at full depth: planes one by one, and interleaved samples as one wide image.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,7 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from terrazzo.errors import ImageError
 from terrazzo.imaging.decoders import TiffReader
-from terrazzo.text import list_names
+from terrazzo.text import list_names, show
 
 __all__ = [
     "ADVICE",
@@ -29,6 +30,7 @@ __all__ = [
     "Tag",
     "bands_of",
     "check_chosen",
+    "numbered",
     "read_bands",
     "refuse_unclear",
     "unread_packing",
@@ -45,27 +47,32 @@ LOSSLESS = {1: "raw", 5: "LZW", 8: "deflate", 32946: "deflate", 32773: "PackBits
 KINDS = {(8, 1): "u1", (16, 1): "u2", (16, 2): "i2", (32, 1): "u4", (32, 2): "i4", (32, 3): "f4"}
 GDAL_ITEM = re.compile(r'<Item name="(DESCRIPTION|COLORINTERP)" sample="(\d+)"[^>]*>([^<]*)<')
 ADVICE = "say which to read as red, green and blue, as in --bands 1,2,3 (bands=(1, 2, 3) in Python)"
+"""For a model of red, green and blue."""
 
 
 @dataclass(frozen=True)
 class Bands:
-    """What a TIFF says of its bands.
+    """What the header of an image says of its bands.
 
     Attributes:
-        count: how many there are.
-        colors: how many of them are a colour's.
-        has_alpha: the only further one is declared to be transparency.
-        names: what GDAL notes of each, empty where it notes nothing.
+        count: number of bands.
+        colors: how many of them make up the colour.
+        has_alpha: the one band beyond these is declared as transparency.
+        names: GDAL's description of each band, empty text where there is none.
+        dtype: NumPy's name of the stored numbers, such as ``uint16``; empty where they are not read here.
+        nodata: the number that stands for "no measurement", as GDAL notes it.
     """
 
     count: int
     colors: int
-    has_alpha: bool
-    names: tuple[str, ...]
+    has_alpha: bool = False
+    names: tuple[str, ...] = ()
+    dtype: str = ""
+    nodata: float | None = None
 
     @property
     def are_clear(self) -> bool:
-        """Whether it is known what to show of them."""
+        """Whether the file says which bands are its colour."""
         return self.has_alpha or self.count <= self.colors
 
     def __str__(self) -> str:
@@ -86,7 +93,24 @@ def bands_of(image: TiffImageFile) -> Bands:
     # GDAL marks the fourth of four bands as transparency by itself, and notes what it really is.
     meaning = names[-1] or noted.get(("COLORINTERP", count - 1), "alpha")
     has_alpha = count == colors + 1 and extra[:1] in ((1,), (2,)) and "alpha" in meaning.lower()
-    return Bands(count, colors, has_alpha, names)
+    return Bands(count, colors, has_alpha, names, _dtype(tags), _nodata(tags))
+
+
+def _dtype(tags: Any) -> str:
+    bits, kinds = {*_all(tags.get(258, 1))}, {*_all(tags.get(339, 1))}
+    if max(bits) < 8:
+        return "uint8"  # Pillow brings these to 8 bits
+    kind = KINDS.get((bits.pop(), kinds.pop())) if len(bits) == len(kinds) == 1 else None
+    return "" if kind is None else np.dtype(kind).name
+
+
+def _nodata(tags: Any) -> float | None:
+    """Return GDAL's nodata; NaN needs no note, since floating-point NaN is always taken for a gap."""
+    try:
+        value = float(str(tags.get(42113, "")).strip("\0 "))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def refuse_unclear(bands: Bands) -> None:
@@ -148,6 +172,24 @@ def read_bands(image: TiffImageFile, chosen: tuple[int, ...], most_values: int) 
     else:
         values = page.pixels(count, predictor)[..., [band - 1 for band in chosen]]
     return _turned(values, tags.get(274, 1))
+
+
+def numbered(chosen: Sequence[int | str], bands: Bands) -> tuple[int, ...]:
+    """Return the numbers of bands that are chosen by number or by name.
+
+    Raises:
+        ImageError: no band, or more than one, is called so (code "image-bands").
+    """
+    names = [name.strip().lower() for name in bands.names]
+    for name in (band for band in chosen if isinstance(band, str)):
+        if names.count(name.strip().lower()) != 1:
+            known = list_names(bands.names) if any(names) else "no names"
+            raise ImageError(
+                f"there is no single band {show(name)}: its {bands.count} bands have {known}",
+                fix="choose by number, as in --bands 1,2,3,4",
+                code="image-bands",
+            )
+    return tuple(names.index(band.strip().lower()) + 1 if isinstance(band, str) else band for band in chosen)
 
 
 def check_chosen(chosen: tuple[int, ...], count: int) -> None:

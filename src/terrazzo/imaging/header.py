@@ -27,9 +27,19 @@ from terrazzo.errors import ImageError
 from terrazzo.imaging.decoders import JpegReader, PngReader, TiffReader, WebPReader
 from terrazzo.text import shown_path
 
-__all__ = ["Encoded", "check_size", "choose_frame", "opened_image", "orientation", "raw_mode"]
+__all__ = ["TURNS", "Encoded", "check_size", "choose_frame", "opened_image", "orientation", "raw_mode"]
 
 Encoded: TypeAlias = str | os.PathLike[str] | os.PathLike[bytes] | bytes
+
+TURNS = {  # EXIF orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class _CutShort(Exception):

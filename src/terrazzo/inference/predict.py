@@ -20,8 +20,9 @@ from terrazzo.engines.engine import Engine, EngineOptions, EngineRecord, Precisi
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.onnx_file import describe_onnx
 from terrazzo.errors import ConfigError, TerrazzoError
+from terrazzo.imaging.find_images import find_images
 from terrazzo.imaging.inputs import are_several
-from terrazzo.imaging.read import MAX_PIXELS, ImageSource, ReadOptions, find_images
+from terrazzo.imaging.read import MAX_PIXELS, ImageSource, ReadOptions
 from terrazzo.inference.failure import Failure
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import Protocol, find_protocol
@@ -262,6 +263,7 @@ def predict(
     else:
         workload = Workload.of(paths) if are_files else Workload(max(len(sources), 1))
         predictor = make_predictor(model, device, protocol, engine=engine, workload=workload, trust=trust)
+    reading = predictor.reading(reading)
     if not are_files:
         found = _each(sources) if several else iter(sources)
         results = [_segmented(source, predictor, reading, probabilities) for source in found]

@@ -83,7 +83,7 @@ def fitting_workers(workers: int, recipe: Recipe, world_size: int, *, asked_for:
     batch = recipe.run.batch_size // world_size
 
     def needed(count: int) -> int:
-        return shared_bytes(count, batch, recipe.crop) * ranks_here()
+        return shared_bytes(count, batch, recipe.crop, recipe.data.preprocess.in_channels) * ranks_here()
 
     if free is None or needed(workers) <= free:
         return workers, []
@@ -119,15 +119,15 @@ def _look_at_first(split: Dataset) -> None:
             return  # the others are told together with it
         raise ImageError(
             error.message,
-            fix="training reads grey and RGB photos: convert them, as in gdal_translate -b 1 -b 2 -b 3 IN.tif OUT.tif",
+            fix="say which bands to learn from, as in --bands 1,2,3,4",
             code=error.code,
         ) from error
     for remark in remarks:
-        note(f"{split.split}, {image.name}: {remark}; training takes photos as they are, so convert them first")
+        note(f"{split.split}, {image.name}: {remark}; training takes photos as they are: convert them, or use --bands")
 
 
 def _header(split: Dataset, index: int) -> None:
-    _ = split.samples[index].image.size
+    _ = split.samples[index].image.with_reading(split.reading).size
 
 
 def _failure(read: Callable[[int], object], index: int) -> TerrazzoError | None:

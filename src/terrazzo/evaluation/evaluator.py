@@ -116,7 +116,8 @@ def evaluate(
         rules = replace(rules, crowds=crowds)
     fallback = as_indices(predictor.labels)
     dataset = open_dataset(data, split, spec, fallback=fallback, rules=rules)
-    dataset = replace(dataset, reading=predictor.reading(reading))
+    if reading is not None:
+        dataset = replace(dataset, reading=reading)
     if only is not None:
         dataset = select(dataset, only)
     if dataset.labels is fallback:
@@ -155,7 +156,7 @@ def measure(
         DatasetError: the data set's classes are not the model's.
     """
     started = time.monotonic()
-    dataset = in_order_of(predictor, dataset)
+    dataset = in_order_of(predictor, replace(dataset, reading=predictor.reading(dataset.reading)))
     labels = dataset.labels
     total = ConfusionMatrix(labels.num_classes, labels.ignore_index)
     boundary = BoundaryIoU(labels.num_classes, labels.ignore_index)

@@ -260,6 +260,7 @@ class TiffReader(TiffImagePlugin.TiffImageFile):
 
     def _setup(self) -> None:
         try:
+            self._refuse_many_samples()
             super()._setup()
         except (SyntaxError, KeyError, IndexError) as error:
             if getattr(self, "_size", (0, 0)) == (0, 0):
@@ -268,6 +269,15 @@ class TiffReader(TiffImagePlugin.TiffImageFile):
         colors = self.tag_v2.get(320, ())
         if self.mode in ("P", "PA") and max(colors, default=0) < 256:  # some writers fill 8 of each colour's 16 bits
             self.palette = ImagePalette.raw("RGB;L", bytes(colors))
+
+    def _refuse_many_samples(self) -> None:
+        """Refuse what Pillow would refuse too, after a line on the screen."""
+        width, height, samples = (self.tag_v2.get(tag, 1) for tag in (256, 257, 277))
+        is_size = isinstance(width, int) and isinstance(height, int)
+        if is_size and isinstance(samples, int) and samples > TiffImagePlugin.MAX_SAMPLESPERPIXEL:
+            is_turned = self.tag_v2.get(274) in (5, 6, 7, 8)
+            self._size = (height, width) if is_turned else (width, height)
+            raise SyntaxError(f"{samples} samples per pixel")
 
     def load(self) -> Any:
         if not self.tile:

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.data import Dataset
-from terrazzo.data.band_statistics import BandStatistics
+from terrazzo.data.bands import BandStatistics, rule_for
 from terrazzo.data.pixel_counts import in_threads
-from terrazzo.data.sources.source import Image, StoredSource
+from terrazzo.data.sources.source import Image
 from terrazzo.errors import ConfigError, DatasetError
 from terrazzo.imaging.band_rule import BandRule
-from terrazzo.imaging.bands import numbered
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
@@ -35,21 +34,12 @@ def band_rule(section: DataSection, train: Dataset) -> BandRule | None:
 
     Raises:
         ImageError: the first image cannot be read, or lacks a band.
-        DatasetError: there is no image.
     """
     known = section.preprocess.bands
     if section.bands is None or not len(train):
         return known
-    first: StoredSource = train.samples[0].image
-    stored = first.stored
-    chosen = numbered(section.bands, stored)
-    if known is not None and known.chosen == chosen and known.ranges is not None:
-        return known
-    names = tuple(stored.names[band - 1] if band <= len(stored.names) else "" for band in chosen)
-    nodata = stored.nodata if section.nodata is None else section.nodata
-    rule = BandRule(chosen, stored.dtype or None, names=names if any(names) else (), nodata=nodata)
-    rule.refuse_other(stored)
-    return rule
+    rule = rule_for(train.samples[0].image, section.bands, section.nodata)
+    return known if known is not None and known.ranges is not None and known.chosen == rule.chosen else rule
 
 
 def read_by(split: Dataset, rule: BandRule | None) -> Dataset:

@@ -1,7 +1,7 @@
 """What an augmentation step is, and the run of a recipe's steps over the photos of a data set.
 
 A step is a frozen dataclass of the fields of its row, and a function of an image, its mask (H, W) of class indices, and
-a context. The image is (H, W, 3) uint8 RGB, or (H, W, C) float32 bands on the 0-255 scale, without gaps. A step keeps no
+a context. The image is (H, W, 3) uint8 RGB, or float32 bands (H, W, C) on the 0-255 scale without gaps. A step has no
 state: every draw comes from the context's generator, which the loader seeds by (seed, epoch, position). So a sample
 depends neither on the worker that makes it nor on the samples before.
 """

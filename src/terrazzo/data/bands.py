@@ -1,17 +1,47 @@
-"""Statistics of bands over the images of a data set: range, mean and standard deviation, in one pass."""
+"""The bands of a data set's images: which are read, and their range, mean and standard deviation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BandStatistics"]
+from terrazzo.data.sources.source import StoredSource
+from terrazzo.errors import ImageError
+from terrazzo.imaging.band_rule import BandRule
+from terrazzo.imaging.bands import numbered
+from terrazzo.text import shown_path
+
+__all__ = ["BandStatistics", "rule_for"]
 
 STRIP_VALUES = 1 << 22  # converted to float64 at once
 REACH = 3.0  # standard deviations on either side of the mean that count as usual
+
+
+def rule_for(first: StoredSource, bands: Sequence[int | str], nodata: float | None) -> BandRule:
+    """Return how some bands are read at their own scale, from images that store the numbers that a first one does.
+
+    Args:
+        first: whose header counts.
+        bands: by number from 1, or by name.
+        nodata: the number that stands for "no measurement"; None takes what the header says.
+
+    Raises:
+        ImageError: the header cannot be read, or there is no such band.
+    """
+    stored = first.stored
+    try:
+        chosen = numbered(bands, stored)
+        names = tuple(stored.names[band - 1] if 0 < band <= len(stored.names) else "" for band in chosen)
+        nodata = stored.nodata if nodata is None else nodata
+        rule = BandRule(chosen, stored.dtype or None, names=names if any(names) else (), nodata=nodata)
+        rule.refuse_other(stored)
+    except ImageError as error:
+        raise ImageError(f"{shown_path(first.file)}: {error.message}", fix=error.fix, code=error.code) from error
+    return rule
 
 
 @dataclass
@@ -21,6 +51,7 @@ class BandStatistics:
     Sums are merged by Chan's formula, which does not lose digits where the mean is large beside the deviation.
 
     Attributes:
+        bands: how many there are.
         count: of measurements, per band.
         mean: of them.
         lowest: of them; infinite before the first.
@@ -48,16 +79,23 @@ class BandStatistics:
             strip = values_HWC[top : top + step].reshape(-1, self.bands).astype(np.float64)
             is_there = ~np.isnan(strip)
             count = is_there.sum(0)
-            some = np.maximum(count, 1)
-            mean = np.where(is_there, strip, 0).sum(0) / some
-            squares = (np.where(is_there, strip - mean, 0) ** 2).sum(0)
+            mean = np.where(is_there, strip, 0).sum(0) / np.maximum(count, 1)
+            self._merge(count, mean, (np.where(is_there, strip - mean, 0) ** 2).sum(0))
             self.lowest = np.minimum(self.lowest, np.where(is_there, strip, np.inf).min(0))
             self.highest = np.maximum(self.highest, np.where(is_there, strip, -np.inf).max(0))
-            total = np.maximum(self.count + count, 1)
-            difference = mean - self.mean
-            self._squares += squares + difference**2 * self.count * count / total
-            self.mean = self.mean + difference * count / total
-            self.count = self.count + count
+
+    def merge(self, other: BandStatistics) -> None:
+        """Count what another has counted."""
+        self.pixels += other.pixels
+        self._merge(other.count, other.mean, other._squares)
+        self.lowest = np.minimum(self.lowest, other.lowest)
+        self.highest = np.maximum(self.highest, other.highest)
+
+    def _merge(self, count: NDArray[Any], mean: NDArray[Any], squares: NDArray[Any]) -> None:
+        total, difference = np.maximum(self.count + count, 1), mean - self.mean
+        self._squares = self._squares + squares + difference**2 * self.count * count / total
+        self.mean = self.mean + difference * count / total
+        self.count = self.count + count
 
     @property
     def std(self) -> NDArray[np.float64]:

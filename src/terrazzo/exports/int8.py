@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from terrazzo.engines.engine import Engine
 from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.imaging.find_images import find_images
-from terrazzo.imaging.read import read_image
+from terrazzo.imaging.read import ReadOptions
 from terrazzo.ownership import leave_out_results
 from terrazzo.weights.exported import ExportedDescription
 
@@ -59,7 +59,7 @@ class Quantiser(Protocol):
 
     @property
     def inputs(self) -> Sequence[NDArray[np.float32]]:
-        """(1, 3, H, W) images to calibrate with."""
+        """(1, C, H, W) images to calibrate with."""
         ...
 
     def quantised(self, kept: Sequence[str] = ()) -> Any:
@@ -176,13 +176,13 @@ def refuse_loss(agreed: float, max_loss: float) -> None:
 
 
 def read_input(path: Path, description: ExportedDescription) -> NDArray[np.float32]:
-    """Return a photo as an exported file is given it, (1, 3, H, W).
+    """Return a photo as an exported file is given it, (1, C, H, W).
 
     Raises:
         ConfigError: it is too small ("export-size").
         ImageError: it cannot be read.
     """
-    image = description.preprocess(read_image(path))
+    image = description.preprocess(ReadOptions().for_model(description.preprocess.bands).read(path))
     if min(image.shape[1:]) < description.minimum_side:
         raise ConfigError(
             f"{path} has fewer than {description.minimum_side} pixels a side", fix="leave it out", code="export-size"

@@ -30,6 +30,7 @@ from terrazzo.inference.result import Segmentation
 from terrazzo.inference.streaming import Streamed
 from terrazzo.notes import note
 from terrazzo.ownership import leave_out_results
+from terrazzo.text import shown_path
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.exported import ExportedDescription, exported_format
 
@@ -115,6 +116,7 @@ def make_predictor(
     from terrazzo.weights.load import load
 
     trained = load(model) if isinstance(model, (str, Path)) else model
+    _refuse_other_bands(trained)
     if chosen is not None and chosen.runs_conversions:
         converted = convert_once(model, trained)
         return run_converted(converted, describe_onnx(converted), trained)
@@ -131,6 +133,19 @@ def _predictor(
 ) -> Predictor:
     output = about.output if isinstance(about, ExportedDescription) else "logits"
     return Predictor(engine, about.preprocess, about.labels, name, protocol, output, streams, about.record)
+
+
+def _refuse_other_bands(model: TrainedModel) -> None:
+    """Refuse a network for more or fewer bands than its preprocessing gives, as of weights from elsewhere."""
+    takes, given = model.network.in_channels, model.preprocess.in_channels
+    if takes != given:
+        raise ConfigError(
+            f"the network of {shown_path(model.name or model.architecture)} takes {takes} bands, and its preprocessing "
+            f"gives {given}",
+            fix="train on from it, as in terrazzo train --weights ... --bands 1,2,3,4; or give the mean and std of "
+            "each band in its preprocessor_config.json",
+            code="model-bands",
+        )
 
 
 def _on_cpu(device: str | None) -> bool:

@@ -11,7 +11,7 @@ from terrazzo.data import Dataset
 from terrazzo.data.bands import BandStatistics, rule_for
 from terrazzo.data.pixel_counts import in_threads
 from terrazzo.data.sources.source import Image
-from terrazzo.errors import ConfigError, DatasetError
+from terrazzo.errors import ConfigError, DatasetError, ImageError
 from terrazzo.imaging.band_rule import BandRule
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.notes import note
@@ -22,7 +22,15 @@ from terrazzo.training.augment.gray import RandomGray
 from terrazzo.training.augment.photometric import PhotometricDistortion
 from terrazzo.training.sections import DataSection
 
-__all__ = ["band_rule", "filled_pair", "measured", "read_by", "refuse_other_bands", "steps_for_bands"]
+__all__ = [
+    "band_rule",
+    "bands_to_choose",
+    "filled_pair",
+    "measured",
+    "read_by",
+    "refuse_other_bands",
+    "steps_for_bands",
+]
 
 
 def band_rule(section: DataSection, train: Dataset) -> BandRule | None:
@@ -40,6 +48,11 @@ def band_rule(section: DataSection, train: Dataset) -> BandRule | None:
         return known
     rule = rule_for(train.samples[0].image, section.bands, section.nodata)
     return known if known is not None and known.ranges is not None and known.chosen == rule.chosen else rule
+
+
+def bands_to_choose(error: ImageError) -> ImageError:
+    """Return the error for images whose bands nobody has chosen, with what training can do about it."""
+    return ImageError(error.message, fix="say which bands to learn from, as in --bands 1,2,3,4", code=error.code)
 
 
 def read_by(split: Dataset, rule: BandRule | None) -> Dataset:

@@ -14,6 +14,7 @@ from terrazzo.data.pixel_counts import in_threads
 from terrazzo.errors import DatasetError, ImageError, TerrazzoError
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.notes import note
+from terrazzo.training.bands import bands_to_choose
 from terrazzo.training.distributed import ranks_here
 from terrazzo.training.memory_plan import in_words
 from terrazzo.training.optim import optimizer_states
@@ -115,13 +116,9 @@ def _look_at_first(split: Dataset) -> None:
     try:
         _, remarks = image.read_with_remarks()
     except ImageError as error:
-        if error.code != "image-bands":
-            return  # the others are told together with it
-        raise ImageError(
-            error.message,
-            fix="say which bands to learn from, as in --bands 1,2,3,4",
-            code=error.code,
-        ) from error
+        if error.code == "image-bands":
+            raise bands_to_choose(error) from error
+        return  # the others are told together with it
     for remark in remarks:
         note(f"{split.split}, {image.name}: {remark}; training takes photos as they are: convert them, or use --bands")
 

@@ -11,7 +11,7 @@ from typing import Any
 from terrazzo.arguments import checked
 from terrazzo.data import DataRules, open_dataset
 from terrazzo.engines.memory import keep_freed_memory
-from terrazzo.errors import ConfigError
+from terrazzo.errors import ConfigError, ImageError
 from terrazzo.evaluation.report import Report
 from terrazzo.imaging.band_rule import BandRule
 from terrazzo.imaging.read import ReadOptions
@@ -19,7 +19,7 @@ from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import ModelSpec
 from terrazzo.text import printable
 from terrazzo.training.artifacts import write_artifacts
-from terrazzo.training.bands import band_rule, measured, read_by
+from terrazzo.training.bands import band_rule, bands_to_choose, measured, read_by
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
 from terrazzo.training.distributed import joined_ranks, restarted_by_torchrun
@@ -219,7 +219,10 @@ def recipe_for(data: Path, model: str | ModelSpec, changes: Mapping[str, Any]) -
     reading = ReadOptions()
     if changes.get("data.bands") is not None or (theirs is not None and theirs.bands is not None):
         reading = ReadOptions(rule=BandRule((1,)))  # for a look at the sizes; which bands there are is checked later
-    sizes = [sample.image.with_reading(reading).size for sample in images]
+    try:
+        sizes = [sample.image.with_reading(reading).size for sample in images]
+    except ImageError as error:
+        raise bands_to_choose(error) if error.code == "image-bands" else error from error
     recipe = automatic_recipe(
         model,
         sizes,

@@ -19,6 +19,7 @@ from terrazzo.cli.options import (
     read_options,
 )
 from terrazzo.cli.progress import progress_bar
+from terrazzo.errors import ConfigError
 from terrazzo.ownership import check_outputs, write_result
 from terrazzo.text import printable, shown_path
 
@@ -119,6 +120,8 @@ def check_data(
 
     if json is not None:
         check_outputs([json], "check-data", inputs=[data], overwrite=overwrite, option="--json")
+    if nodata is not None and bands is None:
+        raise ConfigError("--nodata is given without --bands", fix="name the bands too, as in --bands 1,2,3,4")
     with progress_bar("check") as progress:
         check = check_dataset(
             data,

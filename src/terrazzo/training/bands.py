@@ -47,7 +47,9 @@ def band_rule(section: DataSection, train: Dataset) -> BandRule | None:
     if section.bands is None or not len(train):
         return known
     rule = rule_for(train.samples[0].image, section.bands, section.nodata)
-    return known if known is not None and known.ranges is not None and known.chosen == rule.chosen else rule
+    if known is None or known.ranges is None or known.chosen != rule.chosen:
+        return rule
+    return known if section.nodata in (None, known.nodata) else rule
 
 
 def bands_to_choose(error: ImageError) -> ImageError:

@@ -80,6 +80,11 @@ class DataSection(Checked):
     bands: Annotated[tuple[int | str, ...] | None, Within(at_least=1, items=MOST_BANDS)] = None
     nodata: float | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        reads_bands = self.bands is not None or self.preprocess.bands is not None
+        self._require("nodata", self.nodata is None or reads_bands, "null where bands is null")
+
     @property
     def rules(self) -> DataRules:
         """How the data set is read where its files leave it open."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,27 @@ def test_evaluate_and_predict_read_the_bands_without_being_told(
     turned.write_bytes(tiff(stored[..., ::-1], photometric=1, extra=(0, 0, 0)))
     main(["predict", str(turned), "--model", str(run), "--bands", "4,3,2,1", "--engine", "torch", "-o", str(tmp_path)])
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "turned_mask.png")), result.mask)
+
+
+@pytest.mark.parametrize("protocol", ["slide", "multi-scale", "segformer-cityscapes-512"])
+def test_every_protocol_shows_any_bands(run: Path, four: Path, protocol: str) -> None:
+    result = terrazzo.predict(four / "val" / "images" / "1.tif", run, engine="torch", protocol=protocol)
+    truth = np.asarray(Image.open(four / "val" / "masks" / "1.png"))
+    assert (result.mask == truth).mean() > 0.75
+
+
+def test_large_rasters_are_read_in_windows(run: Path, tmp_path: Path) -> None:
+    image, _ = scene(np.random.default_rng(5), 4, "u2", 3)
+    path = tmp_path / "large.tif"
+    path.write_bytes(tiff(np.tile(image, (3, 4, 1)), photometric=1, extra=(0, 0, 0), tile=32, deflate=True))
+    model = terrazzo.load(run)
+    model = replace(model, preprocess=replace(model.preprocess, short_side=None, long_side=None))
+    predictor = make_predictor(model, "cpu", "slide", engine="torch")
+    whole = terrazzo.predict(path, predictor)
+    assert whole.image is not None
+    streamed = terrazzo.predict(path, predictor, max_pixels=1000)
+    assert streamed.image is None
+    np.testing.assert_array_equal(streamed.mask, whole.mask)
 
 
 @pytest.mark.parametrize(

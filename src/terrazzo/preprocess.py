@@ -75,7 +75,7 @@ class Preprocess:
             if len(self.size) != 2 or self.short_side is not None or self.multiple_of != 1:
                 given = ", ".join(map(show, self.size[:4]))
                 raise ConfigError(
-                    f"preprocess has the size {given} and another rule, or no two numbers",
+                    f"preprocess has the size {given}, which is not two numbers, or has another rule beside it",
                     fix="give size as (height, width), or the other rules",
                 )
             sides += self.size
@@ -130,7 +130,7 @@ class Preprocess:
         return max(int(short * factor + 0.5), 1), max(int(long * factor + 0.5), 1)
 
     def _scaled_down(self, short_side: int, short: int, long: int) -> tuple[int, int]:
-        """The order of transformers' operations: another one gives other last bits, and sizes that differ by one."""
+        """Compute in transformers' order of operations: rounding in another one gives sizes that differ by one."""
         exact = float(short_side)
         if self.long_side is not None and long / short * short_side > self.long_side:
             exact = self.long_side * short / long
@@ -141,7 +141,7 @@ class Preprocess:
         return -(-side // self.multiple_of) * self.multiple_of
 
     def _refuse_large(self, height: int, width: int, what: str = "makes every photo", allowed: int = 0) -> None:
-        """Refuse more pixels than photos may have, before there is memory for them."""
+        """Refuse more pixels than images may have, before memory is allocated for them."""
         if height * width > (limit := max(MAX_PIXELS, allowed)):
             raise ConfigError(
                 f"preprocess {what} {width} x {height} pixels for the network, which are more than {limit:,}",

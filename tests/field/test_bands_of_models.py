@@ -19,7 +19,7 @@ from terrazzo.cli.main import main
 from terrazzo.data.bands import BandStatistics
 from terrazzo.data.check import check_dataset
 from terrazzo.data.dataset import Dataset, Sample
-from terrazzo.errors import ConfigError, ImageError, TerrazzoError
+from terrazzo.errors import ConfigError, DatasetError, ImageError, TerrazzoError
 from terrazzo.imaging.band_rule import BandRule
 from terrazzo.imaging.read import ReadOptions, image_size
 from terrazzo.imaging.resize import INTERPOLATIONS, resize_image, resize_in_strips
@@ -357,6 +357,19 @@ def test_check_data_says_bands_depth_and_ranges(four: Path, capsys: pytest.Captu
     assert "4 of uint16" in told and "nir" in told and "Ready to train." in told
     (error,) = check_dataset(four, bands=[7]).errors[:1]
     assert error.code == "image-bands"
+
+
+def test_a_band_without_values_is_told_by_check_data_and_refused_by_train(tmp_path: Path) -> None:
+    data = write_set(tmp_path / "set", 2, "f4", 1, train=2)
+    for path in data.glob("*/images/*.tif"):
+        values = ReadOptions(rule=BandRule((1, 2))).read(path)
+        values[..., 0] = np.nan
+        path.write_bytes(tiff(values, photometric=1, extra=(0,)))
+    (error,) = check_dataset(data, bands=[2, 1]).errors
+    assert error.code == "dataset-bands" and "band 1 has no value" in error.message
+    assert check_dataset(data, bands=[2]).errors == ()
+    with pytest.raises(DatasetError, match="band 1 has no value"):
+        terrazzo.train(data, tmp_path / "run", "segformer_tiny", overrides={"data.bands": [1, 2]})
 
 
 def test_a_run_starts_from_weights_for_rgb_and_from_weights_for_these_bands(

@@ -89,9 +89,17 @@ TrustOption: TypeAlias = Annotated[
 
 
 def learnt_bands(bands: str | None) -> list[int | str] | None:
-    """Read ``--bands 1,2,nir``: numbers and names."""
-    listed = [band.strip() for band in (bands or "").split(",") if band.strip()]
-    return [int(band) if band.isdecimal() else band for band in listed] or None
+    """Read ``--bands 1,2,nir``: numbers and names.
+
+    Raises:
+        ConfigError: there is an empty name.
+    """
+    if bands is None:
+        return None
+    listed = [band.strip() for band in bands.split(",")]
+    if not all(listed):
+        raise ConfigError(f"--bands is {bands!r}", fix="give numbers from 1 or names, as in --bands 1,2,3,4")
+    return [int(band) if band.isdecimal() else band for band in listed]
 
 
 def read_options(

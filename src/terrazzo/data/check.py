@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from terrazzo.arguments import checked
 from terrazzo.data.bands import BandStatistics, rule_for
 from terrazzo.data.classes import (
@@ -227,6 +229,7 @@ def check_dataset(
     problems += evidence.problems(labels)
     found = tuple(tally.split_check(name, len(samples[name]), labels, rule) for name, tally in tallies.items())
     problems += _missing_splits(names)
+    problems += _empty_bands(found)
     if labels is not None:
         problems += _doubtful_numbers(labels, evidence, tallies)
         problems += _absent_classes(found, is_read=not any(problem.severity == "error" for problem in problems))
@@ -287,7 +290,8 @@ class _Tally:
         if rule is None or found is None:
             return ()
         names = rule.names or ("",) * len(rule.chosen)
-        numbers = zip(found.lowest, found.highest, found.mean, found.std, found.gaps, strict=True)
+        lowest, highest = (np.where(found.count > 0, ends, 0.0) for ends in (found.lowest, found.highest))
+        numbers = zip(lowest, highest, found.mean, found.std, found.gaps, strict=True)
         return tuple(
             BandCheck(band, name, *map(float, values))
             for band, name, values in zip(rule.chosen, names, numbers, strict=True)
@@ -392,6 +396,15 @@ def _seen_before(
             message = f"{image.part}shows the same as {shown_path(twin)} in {other}"
             fix = "keep each photo in one split: scores on photos that were learnt from mean nothing"
             yield Problem(severity, "split-overlap", image.file, message, fix)
+
+
+def _empty_bands(splits: Sequence[SplitCheck]) -> Iterator[Problem]:
+    for split in splits:
+        if empty := [str(band.band) for band in split.bands if band.gaps == 1]:
+            message = f"band {', '.join(empty)} has no value in any image of {split.name}"
+            severity: Severity = "error" if split.name == "train" else "warning"
+            fix = "leave it out of --bands, or correct --nodata"
+            yield Problem(severity, "dataset-bands", None, message, fix)
 
 
 def _missing_splits(names: Sequence[str]) -> Iterator[Problem]:

@@ -55,7 +55,7 @@ ADVICE = "say which to read as red, green and blue, as in --bands 1,2,3 (bands=(
 
 @dataclass(frozen=True)
 class Bands:
-    """What the header of an image says of its bands.
+    """What the header of an image says about its bands.
 
     Attributes:
         count: number of bands.
@@ -84,7 +84,7 @@ class Bands:
 
 
 def bands_of(image: TiffImageFile) -> Bands:
-    """Read what a page's tags say."""
+    """Read the tags of the page that an open TIFF is at."""
     tags = image.tag_v2
     photometric, count = tags.get(262, 0), _number(tags.get(277, 1))
     colors = COLORS.get(photometric, 1)
@@ -136,7 +136,7 @@ def unread_packing(image: TiffImageFile) -> ImageError:
 
 
 def read_bands(image: TiffImageFile, chosen: tuple[int, ...], most_values: int) -> NDArray[Any]:
-    """Read some bands of the page that an open TIFF stands at, turned as its tags say.
+    """Read some bands of the page that an open TIFF is at, turned as its orientation tag says.
 
     Args:
         image: nothing of it has been decoded.
@@ -236,8 +236,8 @@ class _Page:
             planes = sums.reshape(H, rows.shape[1], size, -1)
             values = np.ascontiguousarray(np.moveaxis(planes, 2, -1)).view(self.dtype.newbyteorder(">"))
         else:
-            order = "<" if self.data[:2] == b"II" else ">"
-            values = np.ascontiguousarray(rows).view(self.dtype.newbyteorder(order))
+            stored = self.dtype.newbyteorder("<" if self.data[:2] == b"II" else ">")
+            values = np.ascontiguousarray(rows).view(stored)
         values = values.astype(self.dtype, copy=False)
         if predictor == 2:
             whole = values.reshape(H, -1, tile or W, S).view(f"u{size}")
@@ -271,7 +271,7 @@ class _Page:
 
 
 def with_tags(data: bytes, tags: list[Tag]) -> bytes:
-    """Put a new directory behind a file, in the place of its own.
+    """Return a TIFF with a new directory, appended to the file, in place of its own.
 
     Args:
         data: the file; of its first eight bytes only the byte order counts.

@@ -50,7 +50,7 @@ def plain_source(source: Any, bands: int | None = None) -> PlainSource:
 
 
 def are_several(source: Any) -> bool:
-    """Whether this is a collection of images, and not one."""
+    """Tell whether this is a collection of images and not a single one."""
     single = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, np.ndarray, dict)
     is_one = isinstance(source, single) or hasattr(source, "read") or hasattr(source, "__array__")
     return isinstance(source, Iterable) and not is_one
@@ -73,7 +73,7 @@ def _read_whole(file: Any) -> bytes:
 
 
 def _is_tensor(source: Any) -> bool:
-    """Without importing torch: whoever has a tensor has done so."""
+    """Tell whether this is a torch tensor, without importing torch."""
     return type(source).__module__.partition(".")[0] == "torch" and hasattr(source, "detach")
 
 

@@ -1,18 +1,21 @@
-"""Photos in: the one decoder of the program, which refuses what it cannot show truthfully.
+"""Image reading: every file, array and tensor becomes 8-bit RGB here, or the bands that a model asks for.
 
-What a file holds is told by its first bytes, never by its name. The rules for what is not plain 8-bit RGB:
+The format is detected from a file's first bytes, never from its name. The rules for what is not plain 8-bit RGB:
 
 - Orientation in EXIF (or a TIFF tag) is applied: the array is what a viewer shows.
 - Transparency is composed over `background`, white unless told otherwise; colours hidden under it never show.
 - 16-bit values are divided by 256 and rounded down, so the full range 0 to 65535 becomes 0 to 255 (16-bit colour PPM:
   scaled by its declared maximum). With `value_range`, that range becomes 0 to 255 instead. 32-bit and floating-point
   images are refused without it.
-- A TIFF with bands whose meaning nobody declared needs `bands`. Only a band that is declared to be transparency is it.
-- CMYK is converted by the plain formula. Colour profiles and gamma are not applied; those far from sRGB are told.
+- A TIFF with bands of undeclared meaning needs `bands`. A band is transparency only if it is declared as such.
+- CMYK is converted by the plain formula. Colour profiles and gamma are not applied; a note says where they are far from
+  sRGB.
 - A file of several frames or pages needs `frame`. Reduced copies and masks inside a TIFF are not pages, nor are the
   extra pictures that phones append to a JPEG.
 
-Nothing here changes Pillow's global settings, and a file that ends early is refused even where another library has set
+With a `BandRule` none of these rules applies: the bands are read at full depth (`band_values.py`).
+
+Pillow's global settings are not changed, and a file that ends early is refused even if another library has set
 ``ImageFile.LOAD_TRUNCATED_IMAGES``.
 """
 
@@ -111,7 +114,7 @@ class ReadOptions:
     def read(self, source: ImageSource) -> Pixels:
         """Decode an image: (H, W, 3) uint8 RGB by `read_image`, or by `rule` (H, W, bands) float32.
 
-        What may have been meant otherwise is told as a note.
+        A note says what may be wrong.
         """
         image, remarks = read_with_remarks(source, self)
         _tell(source, remarks)
@@ -155,9 +158,9 @@ def read_image(
     frame: int | None = None,
     bands: tuple[int, ...] | None = None,
 ) -> NDArray[np.uint8]:
-    """Decode a photo to 8-bit RGB, by the rules in the module's docstring.
+    """Decode an image to 8-bit RGB, by the rules in the module's docstring.
 
-    What may have been meant otherwise, such as a photo most of which is half transparent, is told as a note.
+    A note says what may be wrong, such as an image most of which is half transparent.
 
     Args:
         source: a path, the bytes of an image file (a path in bytes goes through `os.fsdecode`), an open file, a PIL
@@ -189,7 +192,7 @@ def _tell(source: ImageSource, remarks: tuple[str, ...]) -> None:
 
 
 def read_with_remarks(source: ImageSource, options: ReadOptions | None = None) -> tuple[Pixels, tuple[str, ...]]:
-    """Decode an image as `ReadOptions.read` does, and return what may have been meant otherwise."""
+    """Decode an image as `ReadOptions.read` does, and return remarks on what may be wrong."""
     options = options or ReadOptions()
     rule = options.rule
     if rule is None:
@@ -255,7 +258,7 @@ def image_size(
 
 
 def _values_of_tiff(image: Image.Image, options: ReadOptions, remarks: list[str]) -> NDArray[Any] | None:
-    """Read those TIFFs band by band whose bands are chosen, or which Pillow reads in part or not at all."""
+    """Read a TIFF band by band if bands are chosen, or if Pillow does not read it in full; else return None."""
     if not isinstance(image, TiffImageFile) or image.fp is None:
         return None
     bands, chosen, unknown = bands_of(image), options.bands, getattr(image, "unknown", "")

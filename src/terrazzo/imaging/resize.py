@@ -71,7 +71,7 @@ def resize_image(image_HWC: Pixels, size: tuple[int, int], interpolation: Interp
 def is_resized_in_strips(
     source: tuple[int, int], size: tuple[int, int], interpolation: Interpolation, antialias: bool
 ) -> bool:
-    """Whether `resize_in_strips` can do it: OpenCV's filters see the whole image."""
+    """Tell whether `resize_in_strips` works: OpenCV's filters need the whole image."""
     return source == size or not _is_opencvs(source, size, interpolation, antialias)
 
 
@@ -81,7 +81,7 @@ def resize_in_strips(
     size: tuple[int, int],
     interpolation: Interpolation,
 ) -> Pixels:
-    """Return what `resize_image` does, of an image that is read in strips of rows.
+    """Resize as `resize_image` does, reading the image in strips of rows.
 
     Args:
         read_rows: gives the rows from a first one to before a last one, (rows, W, 3). It is asked for them from the

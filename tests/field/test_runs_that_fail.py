@@ -65,13 +65,13 @@ def test_images_with_four_bands_or_twelve_bits_are_told_before_the_first_step(tm
     values = np.arange(48 * 64).reshape(48, 64).astype(np.uint16)  # up to 3071
     Image.fromarray(values).save(name.with_suffix(".tif"))
     name.unlink()
-    with pytest.warns(TerrazzoWarning, match=r"train_0\.tif: .*reach only 3071.*convert them first"):
+    with pytest.warns(TerrazzoWarning, match=r"train_0\.tif: .*reach only 3071.*convert them, or use --bands"):
         quiet_run(data, tmp_path / "run")
     bands = Image.merge("RGBA", [Image.new("L", (64, 48), 90)] * 4)
     bands.save(data / "train/images/train_0.tif")
     with pytest.raises(ImageError, match=r"train_0\.tif: .* last band is not transparency") as caught:
         quiet_run(data, tmp_path / "other")
-    assert caught.value.code == "image-bands" and "gdal_translate -b 1 -b 2 -b 3" in caught.value.fix
+    assert caught.value.code == "image-bands" and "--bands 1,2,3,4" in caught.value.fix
 
 
 @pytest.mark.parametrize("variable", ["WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"])

@@ -195,7 +195,7 @@ def _measured(
     return {}
 
 
-def _shown_images(setting: Setting) -> list[tuple[NDArray[np.uint8], NDArray[Any]]]:
+def _shown_images(setting: Setting) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Return some validation photos, evenly spaced, and their masks."""
     places = np.linspace(0, len(setting.val) - 1, IMAGES_SHOWN + 2).round().astype(int)[1:-1]
     return [setting.val.read(index) for index in sorted(set(places.tolist()))]

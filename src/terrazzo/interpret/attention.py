@@ -33,7 +33,7 @@ from terrazzo.atomic import make_folder
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
-from terrazzo.imaging.read import ImageSource, read_image
+from terrazzo.imaging.read import ImageSource, ReadOptions
 from terrazzo.inference.upsample.argmax import upsample_argmax
 from terrazzo.interpret.figures import attention_png, heads_png
 from terrazzo.interpret.measures import area_holding, percent
@@ -139,6 +139,7 @@ def attention_maps(
     points: Sequence[Point] | None = None,
     layers: Sequence[str] | None = None,
     device: str | None = None,
+    reading: ReadOptions | None = None,
 ) -> AttentionMaps:
     """Show where a SegFormer or a SETR looks from some points of a photo.
 
@@ -150,6 +151,7 @@ def attention_maps(
             a SegFormer's last block of each stage, and the blocks of a SETR whose output is emitted; and ``decoder``,
             where the decoder has an attention block.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        reading: how the photo is read, where its file leaves that open.
 
     Raises:
         ImageError: the photo cannot be read.
@@ -157,13 +159,14 @@ def attention_maps(
         ConfigError: a point is not on the photo, or the model has no such layer or no attention.
     """
     trained = model if isinstance(model, TrainedModel) else load(model)
-    image_HW3 = read_image(image)
+    image_HWC = (reading or ReadOptions()).for_model(trained.preprocess.bands).read(image)
+    image_HW3 = trained.preprocess.as_rgb(image_HWC)
     height, width = image_HW3.shape[:2]
     if points is not None:
         check_points(points, height, width, str(image) if isinstance(image, (str, Path)) else "the photo")
     network = trained.network.eval().to(find_device(device))
     chosen = _chosen_layers(network, layers)
-    images_13HW = torch.from_numpy(trained.preprocess(image_HW3)[None]).to(next(network.parameters()))
+    images_13HW = torch.from_numpy(trained.preprocess(image_HWC)[None]).to(next(network.parameters()))
 
     with torch.inference_mode():
         if points is None:

@@ -150,7 +150,7 @@ def receptive_fields(
     if window < 1:
         raise ConfigError(f"the window is {window} pixels", fix="give at least 1", code="explain-window")
     trained = model if isinstance(model, TrainedModel) else load(model)
-    reading = reading or ReadOptions()
+    reading = (reading or ReadOptions()).for_model(trained.preprocess.bands)
     network = trained.network.eval().to(find_device(device))
     sizes = [trained.preprocess.target_size(*_size(source, reading)) for source in sources]
     H, W = (min(window, *(size[axis] for size in sizes)) for axis in (0, 1))
@@ -241,7 +241,7 @@ def _names(network: Segmenter) -> list[str]:
 
 def _size(source: Any, reading: ReadOptions) -> tuple[int, ...]:
     if isinstance(source, (str, Path, bytes, Image.Image)):
-        return image_size(source, bands_chosen=reading.bands is not None)
+        return image_size(source, bands_chosen=reading.bands is not None, rule=reading.rule)
     return reading.read(source).shape[:2]  # whatever else: refused, in so many words
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ from terrazzo.evaluation.confusion import Metrics
 from terrazzo.models import Segmenter
 from terrazzo.training.acceleration import compiled, uses_bf16
 from terrazzo.training.augment import Augmentation
+from terrazzo.training.bands import filled_pair, steps_for_bands
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
 from terrazzo.training.distributed import Ranks
 from terrazzo.training.ema import WeightAverage
@@ -86,9 +88,13 @@ class Trainer:
     ) -> None:
         self.recipe, self.val, self.output, self.ranks = recipe, val, output, ranks
         self.labels, device = train.labels, ranks.device
-        augment = Augmentation(recipe.augment, train.read, pixels_NK, self.labels.ignore_index)
+        preprocess, steps, read, left_out = recipe.data.preprocess, recipe.augment, train.read, list[str]()
+        if preprocess.bands is not None:
+            steps, left_out = steps_for_bands(steps)
+            read = partial(filled_pair, train, preprocess)
+        augment = Augmentation(steps, read, pixels_NK, self.labels.ignore_index)
         self.loader = TrainLoader(
-            train, augment, recipe.data.preprocess, recipe.crop, recipe.run.batch_size, recipe.run.seed, workers,
+            train, augment, preprocess, recipe.crop, recipe.run.batch_size, recipe.run.seed, workers,
             ranks.rank, ranks.world_size,
         )  # fmt: skip
         per_epoch = self.loader.batches_per_epoch
@@ -109,7 +115,7 @@ class Trainer:
         self.bf16 = uses_bf16(recipe.run.precision, device)
 
         self.log = RunLog(output, ranks.is_main)
-        for text in self.start.notes:
+        for text in (*left_out, *self.start.notes):
             self.log.say(text)
         plan = Plan(recipe, self.labels, self.total_steps)
         self.state = TrainState(plan, self.model, self.average, self.optimizer, self.log, ranks, self.start.origin)

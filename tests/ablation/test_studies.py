@@ -12,8 +12,9 @@ from terrazzo.ablation.ablate import ablate
 from terrazzo.ablation.studies import STUDIES, find_study
 from terrazzo.costs import count_parameters
 from terrazzo.errors import ConfigError, MissingExtraError
-from terrazzo.models import MODELS, ModelSpec, create_model
+from terrazzo.models import MODELS, ModelSpec
 from terrazzo.models.segformer import VARIANTS
+from terrazzo.weights.create import create_model
 
 EVERY = {variant.key: variant for study in STUDIES.values() for variant in study.variants}
 

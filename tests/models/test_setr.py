@@ -12,12 +12,13 @@ from literal_setr import LiteralSETR, all_logits
 from meta_models import meta_model
 from torch import Tensor, nn
 
-from terrazzo.models import Segmenter, create_model
+from terrazzo.models import Segmenter
 from terrazzo.models.decoders.mla import MLADecoder
 from terrazzo.models.decoders.naive import NaiveDecoder
 from terrazzo.models.decoders.pup import PUPDecoder
 from terrazzo.models.encoders.vit import VisionTransformer
 from terrazzo.models.setr import VARIANTS, setr_spec
+from terrazzo.weights.create import create_model
 
 # name: (main path, with auxiliary heads), K = 19, position embeddings for 768 x 768
 PARAMETERS = {

@@ -22,7 +22,7 @@ from terrazzo.errors import CheckpointError, ConfigError, TrainingError
 from terrazzo.evaluation.evaluator import score
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol
-from terrazzo.models import ModelSpec, model_spec
+from terrazzo.models import ModelSpec, find_spec
 from terrazzo.notes import note
 from terrazzo.text import shown_path
 from terrazzo.training.checkpoint import has_checkpoint
@@ -61,7 +61,8 @@ class Setting:
 
     def spec(self, variant: Variant) -> ModelSpec:
         """Return what a variant's network is on these data."""
-        return model_spec(variant.model, self.train.labels.num_classes, 0.0, self.recipe.crop)
+        spec = variant.model if isinstance(variant.model, ModelSpec) else find_spec(variant.model)
+        return spec.adapted(self.train.labels.num_classes, image_size=self.recipe.crop, drop_path_rate=0.0)
 
     def recipe_of(self, variant: Variant) -> Recipe:
         """Return the recipe with a variant's network in it."""

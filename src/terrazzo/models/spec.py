@@ -117,6 +117,30 @@ class ModelSpec:
         """Its name, or those of its encoder and its decoder."""
         return self.name or f"{self.encoder.name}+{self.decoder.name}"
 
+    def adapted(
+        self,
+        num_classes: int,
+        *,
+        image_size: tuple[int, int] | None = None,
+        in_channels: int | None = None,
+        drop_path_rate: float | None = None,
+    ) -> ModelSpec:
+        """Return the same network for other classes, images or bands, or with another stochastic depth.
+
+        What is None stays as it is. An encoder without position embeddings ignores `image_size`, one without
+        stochastic depth `drop_path_rate`.
+        """
+        encoder = self.encoder
+        if drop_path_rate is not None and "drop_path_rate" in encoder.fields:
+            encoder = Part(encoder.name, {**encoder.fields, "drop_path_rate": drop_path_rate})
+        return replace(
+            self,
+            encoder=encoder,
+            num_classes=num_classes,
+            image_size=image_size or self.image_size,
+            in_channels=self.in_channels if in_channels is None else in_channels,
+        )
+
     def with_encoder(self, **changes: Any) -> ModelSpec:
         """Return a spec of which some fields of the encoder differ; it has no name."""
         return replace(self, encoder=Part(self.encoder.name, {**self.encoder.fields, **changes}), name=None)

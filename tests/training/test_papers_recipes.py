@@ -6,6 +6,7 @@ What is expected is written down here a second time, from the papers and their c
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable
 from functools import cache
@@ -293,8 +294,9 @@ class Outcome:
 
 
 @cache
-def two_steps(recipe: Recipe, data: Path, output: Path) -> Outcome:
-    """Train and validate; recipes that differ in no more than what was shrunk have one run."""
+def two_steps(written: str, data: Path, output: Path) -> Outcome:
+    """Train and validate by a recipe in JSON; recipes that differ in no more than what was shrunk have one run."""
+    recipe = Recipe.from_dict(json.loads(written), "shrunk")
     train, val = open_splits(recipe.data, data)
     trainer = Trainer(recipe, train, val, labelled_pixels(train), output, ALONE, workers=0)
     assert trainer.total_steps == 2
@@ -312,7 +314,7 @@ def test_two_steps_change_the_weights(name: str, copies: dict[str, Path]) -> Non
     recipe = shrunk(read(name))
     assert recipe.data.labels is not None
     data = copies[recipe.data.labels]
-    outcome = two_steps(recipe, data, data / "run")
+    outcome = two_steps(json.dumps(recipe.to_dict()), data, data / "run")
     heads = {"segformer_tiny": 0, "setr_naive_nano": 3, "setr_pup_nano": 4, "setr_mla_nano": 4}
     assert outcome.auxiliary == heads[recipe.model.name]
     # Guessing costs the logarithm of the classes; unlabelled pixels cost nothing, each head two fifths more.

@@ -236,10 +236,15 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Patch embedding, blocks, and the LayerNorm whose output is both the emitted map and the next stage's input.
+    """Patch embedding, blocks, and a LayerNorm; the output is both the emitted map and the next stage's input.
 
-    With `position_grid`, (rows, columns), a learned embedding of each position is added to the patches, resized
-    bilinearly for maps of other sizes.
+    Args:
+        patch_embed: makes the tokens.
+        blocks: what they go through.
+        dim: channels.
+        position_grid: rows and columns of a learned position embedding, which is added to the tokens and resized
+            bilinearly for maps of other sizes; None for none.
+        norm_eps: of the LayerNorm after the blocks; None for no LayerNorm.
     """
 
     def __init__(
@@ -248,20 +253,20 @@ class Stage(nn.Module):
         blocks: Sequence[Block],
         dim: int,
         position_grid: tuple[int, int] | None = None,
-        norm_eps: float = 1e-6,
+        norm_eps: float | None = 1e-6,
     ) -> None:
         super().__init__()
         self.patch_embed = patch_embed
         self.pos_embed = None if position_grid is None else nn.Parameter(torch.empty(1, *position_grid, dim))
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(dim, eps=norm_eps)
         self.recompute_blocks = False
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         x_BHWC = self.patch_embed(x_BHWC)
         if self.pos_embed is not None:
             H, W = x_BHWC.shape[1:3]
-            same = self.pos_embed.shape[1:3] == (H, W)
+            same = not torch.compiler.is_exporting() and self.pos_embed.shape[1:3] == (H, W)
             x_BHWC = x_BHWC + (self.pos_embed if same else resize_positions(self.pos_embed, H, W))
         for block in self.blocks:
             x_BHWC = recomputed(block, x_BHWC, draws=True) if self.recompute_blocks else block(x_BHWC)
@@ -357,24 +362,11 @@ class MixTransformer(nn.Module):
         self.channels = tuple(embed_dims[number - 1] for number in self.emitted)
         self.strides = tuple(strides[number - 1] for number in self.emitted)
         self.stages = nn.ModuleList(stages)
-        self.apply(self._init_weights)
-
-    @staticmethod
-    def _init_weights(module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            init_transformer_linear(module)
-        elif isinstance(module, nn.Conv2d):
-            init_conv_fan_out(module)
-        elif isinstance(module, Stage) and module.pos_embed is not None:
-            nn.init.trunc_normal_(module.pos_embed, std=0.02)
+        self.apply(init_weights)
 
     def recompute_blocks(self) -> None:
         """Keep only what goes into each block for the backward pass, and compute the rest again."""
-        for module in self.modules():
-            if isinstance(module, Stage):
-                module.recompute_blocks = True
-            elif isinstance(module, MixFFN | SequenceReduction):
-                module.recompute = False  # once is enough
+        self.apply(recompute_whole_blocks)
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         """Return the maps: of the paper's, the first is (B, C, ceil(H / 4), ceil(W / 4)), each half the one before."""
@@ -385,6 +377,24 @@ class MixTransformer(nn.Module):
             if number in self.emitted:
                 features.append(x_BHWC.permute(0, 3, 1, 2))
         return features
+
+
+def init_weights(module: nn.Module) -> None:
+    """Give a module's own parameters their random values, as the released code does; for `nn.Module.apply`."""
+    if isinstance(module, nn.Linear):
+        init_transformer_linear(module)
+    elif isinstance(module, nn.Conv2d):
+        init_conv_fan_out(module)
+    elif isinstance(module, Stage) and module.pos_embed is not None:
+        nn.init.trunc_normal_(module.pos_embed, std=0.02)
+
+
+def recompute_whole_blocks(module: nn.Module) -> None:
+    """Let stages recompute whole blocks in the backward pass, and not parts of them too; for `nn.Module.apply`."""
+    if isinstance(module, Stage):
+        module.recompute_blocks = True
+    elif isinstance(module, MixFFN | SequenceReduction):
+        module.recompute = False
 
 
 def is_standard(encoder: MixTransformer) -> bool:

@@ -20,7 +20,7 @@ from terrazzo.models import ModelSpec, Segmenter, build, find_spec
 from terrazzo.notes import note
 from terrazzo.text import printable
 from terrazzo.weights.foreign_networks import OTHER_NETWORK, refuse_foreign
-from terrazzo.weights.remap import segformer, setr, vit
+from terrazzo.weights.remap import pvt, segformer, setr, vit
 from terrazzo.weights.remap.layout import Layout, Shapes
 from terrazzo.weights.segformer_config import spec_from_config
 from terrazzo.weights.set_aside import without_training
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 FAMILIES: dict[Layout, Callable[[Layout, Shapes], tuple[ModelSpec | None, str]]] = {
-    layout: family.variant_in for family in (segformer, setr, vit) for layout in family.LAYOUTS
+    layout: family.variant_in for family in (pvt, segformer, setr, vit) for layout in family.LAYOUTS
 }
 LAYOUTS = sorted(FAMILIES, key=lambda layout: layout.encoder_only)
 AUXILIARY = ("auxiliary_head.", "auxiliary.")
@@ -80,12 +80,6 @@ class Recognized:
     def num_classes(self) -> int | None:
         """K; None for an encoder alone."""
         return None if self.layout.encoder_only else self.spec.num_classes
-
-    @property
-    def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of the position embeddings; None for what has none."""
-        size = self.spec.image_size
-        return None if size is None else (size[0] // vit.PATCH, size[1] // vit.PATCH)
 
     def empty_network(self) -> Segmenter:
         """Return the model that these tensors are for, without memory.

@@ -18,6 +18,7 @@ from PIL import Image
 
 import terrazzo
 from terrazzo.ablation.ablate import ablate
+from terrazzo.ablation.figures import study_png
 from terrazzo.ablation.results import Result
 from terrazzo.ablation.studies import STUDIES, Study, Variant
 from terrazzo.cli.main import main
@@ -218,6 +219,26 @@ def test_finished_networks_of_earlier_versions_are_found(
     with pytest.raises(TrainingError, match="does not hold a result"):
         run("position", tiny_data, output)
     path.write_text(written)
+
+
+def test_some_networks_of_a_finished_study(
+    finished: tuple[Path, Result], tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "out")
+    names = trainings(monkeypatch)
+    keys = ("no_positions", "segformer_b0")
+    some = ablate(
+        TINY["position"], tiny_data, tmp_path / "out", overrides=SHORT, sides=(24, 48), only=keys, device="cpu"
+    )
+    assert names == [] and some.rows == (finished[1].rows[0], finished[1].rows[2])
+
+
+def test_more_networks_than_colours_are_drawn(finished: tuple[Path, Result]) -> None:
+    """Of a study of one's own with the sizes, all have a line and a pair of marks."""
+    _, result = finished
+    many = replace(result, rows=tuple(replace(result.rows[0], title=f"network {n}") for n in range(12)))
+    with Image.open(io.BytesIO(study_png(many))) as picture, Image.open(io.BytesIO(study_png(result))) as few:
+        assert picture.height > few.height
 
 
 def test_other_settings_are_refused(finished: tuple[Path, Result], tiny_data: Path) -> None:

@@ -63,6 +63,7 @@ def ablate(
     overrides: Mapping[str, Any] | None = None,
     short_side: int | None = None,
     sides: Sequence[int] | None = None,
+    only: Sequence[str] | None = None,
     workers: int = 0,
     device: str | None = None,
     overwrite: bool = False,
@@ -84,6 +85,7 @@ def ablate(
             `terrazzo.train` does.
         sides: for the study ``position`` the shorter sides of the photos to validate at; for ``reduction`` and
             ``models`` the sides of the square images that are measured.
+        only: the networks of the study to compare, by the names of their run folders; by default all.
         workers: loader processes.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         overwrite: replace tables and pictures that are not those of an earlier study, too.
@@ -92,13 +94,14 @@ def ablate(
         The finished study; its files are in `output`.
 
     Raises:
-        ConfigError: there is no such study, or an override is not usable.
+        ConfigError: the study or one of its networks is unknown, or an override is not usable.
         DatasetError: the data set cannot be read.
         MissingExtraError: the study needs transformers, which is not installed.
         TrainingError: the folder holds runs with other settings, or one diverged.
         OutputError: the output folder cannot be written to.
     """
     study = find_study(study) if isinstance(study, str) else study
+    study = study if only is None else study.only(only)
     data, output = Path(data), Path(output)
     files = [output / f"{study.name}{suffix}" for suffix in FILES]
     pictures = [output / f"{study.name}{suffix}" for what, suffix in PICTURES.items() if what == study.measures]

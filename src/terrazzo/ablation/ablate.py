@@ -1,4 +1,4 @@
-"""`ablate`: the public function from a study and a data set to its table and plots."""
+"""`ablate`: trains the networks of a study on a data set, and writes its table and plots."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from terrazzo.weights.files import TrainedModel
 __all__ = ["ablate"]
 
 EPOCHS = 20
-NEVER = 1_000_000  # epochs from one validation to the next: the last step's weights are what is compared
+NEVER = 1_000_000  # epochs between validations: the weights of the last step are compared
 
 COUNTED_SIDES = (128, 256, 384, 512, 768, 1024, 1536, 2048)
-"""Image sides for which operations are counted; nothing is computed for that."""
+"""Image sides for which operations are counted, without running the network."""
 
 MEASURED_SIDES = (128, 256, 384, 512)
 """Image sides for which time and memory are measured."""
 
 FILES = (".md", ".csv", ".png", ".json")
 PICTURES = {"attention": "_attention.png", "masks": "_masks.png", "resources": "_receptive_fields.png"}
-"""What a study draws besides its plot, by what it measures; the name of the file begins with the study's."""
+"""Pictures besides the plot, by what a study measures: the endings of their file names."""
 
 IMAGES_SHOWN = 3
 FIELD_WINDOW = 256

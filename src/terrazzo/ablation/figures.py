@@ -1,6 +1,6 @@
 """The pictures of a study: scores and costs as bars, curves over the image's side, and masks side by side.
 
-Figures are drawn on their own canvas, without pyplot, so that nothing global is touched and no display is needed.
+Figures are drawn without pyplot, which has global state and may need a display.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def study_png(result: Result) -> bytes:
 
 
 def attention_png(rows: Sequence[Row]) -> bytes:
-    """Draw what attention costs against the side of the image, which takes counting and no training."""
+    """Draw the cost of attention against the side of the image. It is counted, so no network is trained for it."""
     figure = _figure(
         (9, 5), "Attention with and without sequence reduction in SegFormer-B0, by the ratios of its stages"
     )

@@ -1,4 +1,4 @@
-"""Training one network of a study, and scoring it: once, however often it is asked for.
+"""Trains and scores the networks of a study, each only once.
 
 Each has an ordinary run folder, which holds ``result.json`` when it is done, and before that the checkpoints to go on
 from. Several studies compare with the same network; they find the same folder.
@@ -39,7 +39,7 @@ SCORES = ("mIoU", "mAcc", "aAcc")
 
 @dataclass(frozen=True)
 class Setting:
-    """What all networks of a study share.
+    """What all networks of a study have in common.
 
     Attributes:
         data: the data set's folder.
@@ -121,7 +121,7 @@ def train_variant(setting: Setting, variant: Variant) -> dict[str, Any]:
 def trained_model(setting: Setting, variant: Variant) -> TrainedModel:
     """Load a finished network.
 
-    One that an earlier version saved under a name that nothing knows is saved again with its spec.
+    Earlier versions saved a changed network under a name only, which cannot be loaded: it is saved again with its spec.
 
     Raises:
         CheckpointError: it is damaged.
@@ -142,7 +142,7 @@ def scores_by_side(
 ) -> dict[int, float]:
     """Return a finished network's mIoU on the validation photos, brought to each of some shorter sides.
 
-    What was measured before is read, not measured again.
+    Sizes that were measured before are read from the run folder.
     """
     path = setting.runs / variant.key / SIDES_FILE
     known: dict[str, float] = _read(path) if path.exists() else {}

@@ -70,7 +70,7 @@ class ModelSpec:
         auxiliary: rows of `AUXILIARY_HEADS` and their fields.
         in_channels: bands of the images.
         image_size: (H, W) that learned position embeddings are made for; None where the encoder has none.
-        name: what people call it, such as ``segformer_b0``; None where nobody does.
+        name: such as ``segformer_b0``; None for a network without one.
 
     Raises:
         ConfigError: a row or a field is unknown, or a value is of the wrong type or out of bounds.
@@ -142,11 +142,11 @@ class ModelSpec:
         )
 
     def with_encoder(self, **changes: Any) -> ModelSpec:
-        """Return a spec of which some fields of the encoder differ; it has no name."""
+        """Return the spec with some fields of the encoder changed, without a name."""
         return replace(self, encoder=Part(self.encoder.name, {**self.encoder.fields, **changes}), name=None)
 
     def with_decoder(self, **changes: Any) -> ModelSpec:
-        """Return a spec of which some fields of the decoder differ; it has no name."""
+        """Return the spec with some fields of the decoder changed, without a name."""
         return replace(self, decoder=Part(self.decoder.name, {**self.decoder.fields, **changes}), name=None)
 
     def to_dict(self) -> dict[str, Any]:

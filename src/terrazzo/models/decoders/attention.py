@@ -1,4 +1,4 @@
-"""FCN with attention: every place of the last map gathers from all others.
+"""FCN head with self-attention (DANet's position attention) over the last map.
 
 Papers: "Dual Attention Network for Scene Segmentation" (DANet), Fu et al. 2019, arXiv 1809.02983, section 3.2, the
 position attention module; it is the non-local block of Wang et al. 2018, arXiv 1711.07971, for which CCNet (Huang et

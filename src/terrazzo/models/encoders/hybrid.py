@@ -50,7 +50,7 @@ class HybridEncoder(nn.Module):
         in_channels: bands of the images.
 
     Raises:
-        ConfigError: the configuration is that of no ResNet, or cannot be used.
+        ConfigError: the configuration is not a ResNet's, or cannot be used.
         MissingExtraError: transformers is not installed.
     """
 
@@ -96,7 +96,7 @@ class HybridEncoder(nn.Module):
         return maps
 
     def recompute_blocks(self) -> None:
-        """Keep only what goes into each block for the backward pass, and compute the rest again."""
+        """Turn on activation checkpointing: keep each block's input, and recompute the rest in the backward pass."""
         if self.resnet.backbone.supports_gradient_checkpointing:
             self.resnet.recompute_blocks()
         self.transformer.recompute_blocks()

@@ -96,5 +96,5 @@ class PyramidVisionTransformer(nn.Module):
         return features
 
     def recompute_blocks(self) -> None:
-        """Keep only what goes into each block for the backward pass, and compute the rest again."""
+        """Turn on activation checkpointing: keep each block's input, and recompute the rest in the backward pass."""
         self.apply(recompute_whole_blocks)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from terrazzo.errors import ConfigError
 from terrazzo.models import DECODERS, MODELS, ModelSpec, Part, find_spec
@@ -121,8 +121,9 @@ def _paper(title: str) -> Variant:
     return replace(SEGFORMER, title=title)
 
 
-def _changed(key: str, title: str, spec: ModelSpec) -> Variant:
-    """A changed SegFormer-B0, under a name that no model has."""
+def _changed(key: str, title: str, **fields: Any) -> Variant:
+    """SegFormer-B0 with other fields of its encoder, or of its decoder, under a name that no model has."""
+    spec = B0.with_encoder(**fields) if fields.keys() <= B0.encoder.fields.keys() else B0.with_decoder(**fields)
     return Variant(key, title, replace(spec, name=f"{B0.name} ({title})"))
 
 
@@ -158,12 +159,8 @@ STUDIES = {
             "at another size than the training windows' costs little (SegFormer, section 3.1).",
             (
                 _paper("Mix-FFN (the paper's)"),
-                _changed(
-                    "learned_positions",
-                    "learned positions, plain FFN",
-                    B0.with_encoder(ffn_convolution=False, positions=True),
-                ),
-                _changed("no_positions", "plain FFN, no positions", B0.with_encoder(ffn_convolution=False)),
+                _changed("learned_positions", "learned positions, plain FFN", ffn_convolution=False, positions=True),
+                _changed("no_positions", "plain FFN, no positions", ffn_convolution=False),
             ),
             "sizes",
         ),
@@ -174,12 +171,14 @@ STUDIES = {
             "pixels suit dense prediction better than ViT's 16 x 16 (SegFormer, section 3.1).",
             (
                 _paper("4 x 4, overlapping (the paper's)"),
-                _changed("plain_patches", "4 x 4, side by side", B0.with_encoder(patch_sizes=(4, 2, 2, 2))),
+                _changed("plain_patches", "4 x 4, side by side", patch_sizes=(4, 2, 2, 2)),
                 # The coarsest maps stay at 1/32, and so do keys and values: only the pyramid's fine end is missing.
                 _changed(
                     "patches_of_16",
                     "16 x 16, overlapping",
-                    B0.with_encoder(patch_sizes=(31, 3, 3, 3), patch_strides=(16, 2, 1, 1), sr_ratios=(2, 1, 1, 1)),
+                    patch_sizes=(31, 3, 3, 3),
+                    patch_strides=(16, 2, 1, 1),
+                    sr_ratios=(2, 1, 1, 1),
                 ),
             ),
             "masks",
@@ -191,8 +190,8 @@ STUDIES = {
             "stage to stage, sides of windows 8, 4, 2, 1 (SegFormer, section 3.1).",
             (
                 _paper("8, 4, 2, 1 (the paper's)"),
-                _changed("reduction_4211", "4, 2, 1, 1", B0.with_encoder(sr_ratios=(4, 2, 1, 1))),
-                _changed("reduction_1111", "1, 1, 1, 1 (none)", B0.with_encoder(sr_ratios=(1, 1, 1, 1))),
+                _changed("reduction_4211", "4, 2, 1, 1", sr_ratios=(4, 2, 1, 1)),
+                _changed("reduction_1111", "1, 1, 1, 1 (none)", sr_ratios=(1, 1, 1, 1)),
             ),
             "attention",
         ),
@@ -203,8 +202,8 @@ STUDIES = {
             "section 4.2, table 1b).",
             (
                 _paper("C = 256 (the paper's)"),
-                _changed("width_64", "C = 64", B0.with_decoder(embed_dim=64)),
-                _changed("width_768", "C = 768", B0.with_decoder(embed_dim=768)),
+                _changed("width_64", "C = 64", embed_dim=64),
+                _changed("width_768", "C = 768", embed_dim=768),
             ),
         ),
         Study(
@@ -214,9 +213,9 @@ STUDIES = {
             "(4); it needs them together (SegFormer, section 3.2).",
             (
                 _paper("1, 2, 3, 4 (the paper's)"),
-                _changed("stages_34", "3, 4", B0.with_encoder(emitted=(3, 4))),
-                _changed("stages_4", "4", B0.with_encoder(emitted=(4,))),
-                _changed("stages_123", "1, 2, 3 (no stage 4)", B0.with_encoder(emitted=(1, 2, 3))),
+                _changed("stages_34", "3, 4", emitted=(3, 4)),
+                _changed("stages_4", "4", emitted=(4,)),
+                _changed("stages_123", "1, 2, 3 (no stage 4)", emitted=(1, 2, 3)),
             ),
         ),
         Study(

@@ -388,15 +388,12 @@ def recompute_whole_blocks(module: nn.Module) -> None:
 def is_standard(encoder: MixTransformer) -> bool:
     """Whether graphs/ and engines/fused_segformer.py can compute an encoder: it has the paper's layers, in any sizes.
 
-    Those are centred patches, Mix-FFN with its convolution and exact GELU, no learned positions, and a map from every
-    stage.
+    Those are centred patches, Mix-FFN with convolution and exact GELU, no learned positions, a map from every stage.
     """
     return len(encoder.emitted) == len(encoder.stages) and all(
         stage.patch_embed.centred
         and stage.pos_embed is None
-        and all(
-            ffn.dwconv is not None and ffn.activation is F.gelu for ffn in stage.modules() if isinstance(ffn, MixFFN)
-        )
+        and all(m.dwconv is not None and m.activation is F.gelu for m in stage.modules() if isinstance(m, MixFFN))
         for stage in encoder.stages
         if isinstance(stage, Stage)
     )

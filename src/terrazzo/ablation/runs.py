@@ -92,7 +92,7 @@ def train_variant(setting: Setting, variant: Variant) -> dict[str, Any]:
         SystemExit: the process was told to stop; a checkpoint is written.
     """
     folder, recipe = setting.runs / variant.key, setting.recipe_of(variant)
-    asked = {"recipe": recipe.to_dict(), "data": _images(setting)}
+    asked = {"recipe": recipe.to_dict(), "data": _data_of(setting)}
     if (folder / RESULT_FILE).exists():
         result = _read(folder / RESULT_FILE)
         if not all(isinstance(result.get(key), dict) for key in asked) or not all(
@@ -156,11 +156,16 @@ def scores_by_side(
     return {side: known[key] for side, key in keys.items()}
 
 
-def _images(setting: Setting) -> dict[str, Any]:
-    name = setting.train.root.resolve().name
-    images = {"folder": name, "train_photos": len(setting.train), "val_photos": len(setting.val)}
+def _data_of(setting: Setting) -> dict[str, Any]:
+    """Return what tells the data set from another one."""
     labels = setting.train.labels
-    return {**images, "classes": list(labels.names), "mask values": {str(k): v for k, v in labels.stored_values}}
+    return {
+        "folder": setting.train.root.resolve().name,
+        "train_photos": len(setting.train),
+        "val_photos": len(setting.val),
+        "classes": list(labels.names),
+        "mask values": {str(k): v for k, v in labels.stored_values},
+    }
 
 
 def _refuse_other_settings(folder: Path, result: dict[str, Any], recipe: Recipe, data: dict[str, Any]) -> None:

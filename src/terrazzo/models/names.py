@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from terrazzo.errors import ConfigError
-from terrazzo.models import segformer, setr
 from terrazzo.models.decoders import DECODERS
 from terrazzo.models.encoders import SIZES
+from terrazzo.models.segformer import VARIANTS as SEGFORMERS
+from terrazzo.models.setr import VARIANTS as SETRS
 from terrazzo.models.spec import ModelSpec, Part
 from terrazzo.text import did_you_mean, show
 
 __all__ = ["MODELS", "ON", "find_spec", "list_models", "refuse_unknown_encoder", "refuse_unknown_model"]
 
-MODELS: dict[str, ModelSpec] = segformer.VARIANTS | setr.VARIANTS
+MODELS: dict[str, ModelSpec] = SEGFORMERS | SETRS
 """The papers' variants, and those of other programs whose weights are loaded here."""
 
 ON = "+"

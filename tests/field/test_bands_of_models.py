@@ -13,6 +13,7 @@ import pytest
 import torch
 from made_tiffs import tiff
 from PIL import Image
+from tiny_runs import TINY
 
 import terrazzo
 from terrazzo.cli.main import main
@@ -26,7 +27,6 @@ from terrazzo.imaging.resize import INTERPOLATIONS, resize_image, resize_in_stri
 from terrazzo.imaging.tiff_windows import TiffWindows
 from terrazzo.inference.predict import make_predictor
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.augment import AUGMENTATIONS
 from terrazzo.training.augment.crop import RandomCrop
@@ -36,15 +36,20 @@ from terrazzo.training.losses import CombinedLoss
 from terrazzo.training.losses.cross_entropy import CrossEntropy
 from terrazzo.training.memory import estimate_step_memory
 from terrazzo.weights.bands import with_bands
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, save_folder
-
-pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 SIDE = 48
 NAMES = ("red", "green", "blue", "nir")
-OPTIONS = ["--workers", "0", "--batch-size", "4", "--crop", "32", "32", "--device", "cpu", "--model", "segformer_tiny"]
-OPTIONS += ["--set", "run.ema_decay=0.5", "--set", "run.precision=fp32", "--set", "run.validate_every=40"]
-OPTIONS += ["--set", "optimizer.lr=0.01"]
+TINY_MODEL = TINY["segformer_tiny"]
+OVERRIDES: dict[str, Any] = {
+    "run.batch_size": 4,
+    "run.ema_decay": 0.5,
+    "run.precision": "fp32",
+    "run.validate_every": 40,
+    "optimizer.lr": 0.01,
+    "augment.crop.size": [32, 32],
+}
 
 
 def scene(rng: np.random.Generator, bands: int, dtype: str, tell: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,15 +91,27 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(four: Path, tmp_path_factory: pytest.TempPathFactory, tiny_variant: None) -> Path:
+def run(four: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("run") / "four"
-    main(["train", "--data", str(four), "--output", str(output), "--bands", "1,2,3,nir", "--steps", "24", *OPTIONS])
+    learn(four, output, [1, 2, 3, "nir"])
     return output
 
 
+def learn(data: Path, output: Path, bands: list[Any], steps: int = 24) -> None:
+    overrides = {**OVERRIDES, "data.bands": bands, "run.steps": steps}
+    terrazzo.train(data, output, TINY_MODEL, overrides=overrides, workers=0, device="cpu")
+
+
 def miou(data: Path, output: Path, bands: str, steps: int = 24) -> float:
-    main(["train", "--data", str(data), "--output", str(output), "--bands", bands, "--steps", str(steps), *OPTIONS])
+    learn(data, output, [int(band) for band in bands.split(",")], steps)
     return float(json.loads((output / "model" / "config.json").read_text())["record"]["val_mIoU"])
+
+
+def test_the_command_takes_bands_by_number_and_name(four: Path, tmp_path: Path) -> None:
+    options = ["--bands", "1,2,3,nir", "--steps", "1", "--workers", "0", "--crop", "32", "32", "--batch-size", "2"]
+    main(["train", "--data", str(four), "--output", str(tmp_path / "run"), "--device", "cpu", *options])
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert config["preprocess"]["bands"]["chosen"] == [1, 2, 3, 4] and config["model"]["in_channels"] == 4
 
 
 def test_the_fourth_band_gets_in(run: Path, four: Path, tmp_path: Path) -> None:
@@ -175,15 +192,15 @@ def test_a_run_on_images_that_differ_is_refused_before_step_1(four: Path, tmp_pa
     mixed = write_set(tmp_path / "mixed", 4, "u2", 3)
     (mixed / "val" / "images" / "1.tif").write_bytes(tiff(np.zeros((SIDE, SIDE, 4), np.uint8), extra=(0,)))
     with pytest.raises(ImageError, match=r"1\.tif.*uint8.*uint16") as caught:
-        terrazzo.train(mixed, tmp_path / "run", "segformer_tiny", overrides={"data.bands": [1, 4]})
+        terrazzo.train(mixed, tmp_path / "run", TINY_MODEL, overrides={"data.bands": [1, 4]})
     assert caught.value.code == "image-depth"
     for bands, said in (([5], "no band 5"), (["swir"], "swir")):
         with pytest.raises(ImageError, match=rf"0\.tif.*{said}"):
-            terrazzo.train(four, tmp_path / "run", "segformer_tiny", overrides={"data.bands": bands})
+            terrazzo.train(four, tmp_path / "run", TINY_MODEL, overrides={"data.bands": bands})
     with pytest.raises(TerrazzoError, match="4 bands") as refused:
-        terrazzo.train(four, tmp_path / "run", "segformer_tiny")
+        terrazzo.train(four, tmp_path / "run", TINY_MODEL)
     assert "--bands 1,2,3,4" in refused.value.fix
-    spec = create_model("segformer_tiny", 2, in_channels=5).spec
+    spec = create_model(TINY_MODEL, 2, in_channels=5).spec
     with pytest.raises(ConfigError, match="takes 5 bands") as told:
         terrazzo.train(four, tmp_path / "run", spec, overrides={"data.bands": [1, 2], "run.steps": 1}, workers=0)
     assert told.value.code == "recipe-bands"
@@ -369,18 +386,18 @@ def test_a_band_without_values_is_told_by_check_data_and_refused_by_train(tmp_pa
     assert error.code == "dataset-bands" and "band 1 has no value" in error.message
     assert check_dataset(data, bands=[2]).errors == ()
     with pytest.raises(DatasetError, match="band 1 has no value"):
-        terrazzo.train(data, tmp_path / "run", "segformer_tiny", overrides={"data.bands": [1, 2]})
+        terrazzo.train(data, tmp_path / "run", TINY_MODEL, overrides={"data.bands": [1, 2]})
 
 
 def test_a_run_starts_from_weights_for_rgb_and_from_weights_for_these_bands(
     four: Path, run: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    rgb = TrainedModel("segformer_tiny", create_model("segformer_tiny", 2), LabelSpec.from_names(["ground", "thing"]),
+    rgb = TrainedModel("segformer_tiny", create_model(TINY_MODEL, 2), LabelSpec.from_names(["ground", "thing"]),
                        Preprocess())  # fmt: skip
     save_folder(tmp_path / "rgb", rgb)
     terrazzo.train(
-        four, tmp_path / "run", "segformer_tiny", weights=tmp_path / "rgb", workers=0, device="cpu",
+        four, tmp_path / "run", TINY_MODEL, weights=tmp_path / "rgb", workers=0, device="cpu",
         overrides={"data.bands": [1, 2, 3, 4], "run.steps": 1, "optimizer.lr": 0.0, "run.batch_size": 2},
     )  # fmt: skip
     theirs, mine = rgb.network.state_dict(), terrazzo.load(tmp_path / "run").network.state_dict()
@@ -389,7 +406,7 @@ def test_a_run_starts_from_weights_for_rgb_and_from_weights_for_these_bands(
     torch.testing.assert_close(mine[first][:, 3], theirs[first].mean(1) * 3 / 4)
 
     terrazzo.train(  # without a word on bands: those of the weights, on their scale
-        four, tmp_path / "on", "segformer_tiny", weights=run, workers=0, device="cpu",
+        four, tmp_path / "on", TINY_MODEL, weights=run, workers=0, device="cpu",
         overrides={"run.steps": 1, "run.batch_size": 2},
     )  # fmt: skip
     assert terrazzo.load(tmp_path / "on").preprocess == terrazzo.load(run).preprocess
@@ -406,7 +423,7 @@ def test_a_run_of_bands_is_resumed_with_what_was_measured(four: Path, run: Path,
 
 def test_the_memory_of_a_step_counts_the_bands() -> None:
     def step(bands: int) -> int:
-        model = create_model("segformer_tiny", 2, in_channels=bands)
+        model = create_model(TINY_MODEL, 2, in_channels=bands)
         loss = CombinedLoss((CrossEntropy(),), torch.ones(2), 255, torch.device("cpu"))
         return estimate_step_memory(
             model, 2, (64, 64), loss=loss, optimizer_states=2, has_average=False, bf16=False
@@ -417,7 +434,7 @@ def test_the_memory_of_a_step_counts_the_bands() -> None:
 
 def test_a_network_for_other_bands_than_its_preprocessing_is_refused() -> None:
     labels = LabelSpec.from_names(["a", "b"])
-    model = TrainedModel("segformer_tiny", create_model("segformer_tiny", 2, in_channels=5), labels, Preprocess())
+    model = TrainedModel("segformer_tiny", create_model(TINY_MODEL, 2, in_channels=5), labels, Preprocess())
     with pytest.raises(ConfigError, match="takes 5 bands") as caught:
         make_predictor(model, engine="torch")
     assert caught.value.code == "model-bands"

@@ -21,11 +21,11 @@ from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.protocols import find_protocol
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.start import preprocess_changes
 from terrazzo.weights.convert import convert
+from terrazzo.weights.create import create_model
 from terrazzo.weights.exported import ExportedDescription
 from terrazzo.weights.files import TrainedModel, save_folder
 from terrazzo.weights.load import load

@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from terrazzo.models import MODELS, create_model
+from terrazzo.models import MODELS
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.models.setr import VARIANTS as SETR_VARIANTS
+from terrazzo.weights.create import create_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))
 from literal_setr import LiteralSETR

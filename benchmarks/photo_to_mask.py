@@ -39,11 +39,11 @@ from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.upsample.argmax import upsample_argmax
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.preprocess import Preprocess
 from terrazzo.profiling.scene import draw_scene
 from terrazzo.weights.catalog import DEFAULT_MODEL
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel
 
 ENGINES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}

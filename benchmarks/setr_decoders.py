@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from measure import alternate, header, publish, table
 from terrazzo.engines.memory import keep_freed_memory
-from terrazzo.models import create_model
 from terrazzo.models.setr import VARIANTS, setr_spec
 from terrazzo.training.losses.cross_entropy import upsampled_cross_entropy
+from terrazzo.weights.create import create_model
 from training_step import resident_mb
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "models"))

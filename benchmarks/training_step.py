@@ -25,10 +25,10 @@ import torch
 from measure import Times, header, publish, table
 from peers import build_pair
 from terrazzo.engines.memory import keep_freed_memory
-from terrazzo.models import create_model
 from terrazzo.training.losses import CombinedLoss
 from terrazzo.training.losses.cross_entropy import CrossEntropy, upsampled_cross_entropy
 from terrazzo.training.memory import estimate_step_memory
+from terrazzo.weights.create import create_model
 
 LOSS = CombinedLoss([CrossEntropy()], torch.ones(1), 255, torch.device("cpu"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from terrazzo.models import Segmenter, create_model
+from terrazzo.models import ModelSpec, Segmenter
+from terrazzo.models import segformer as segformer_models
+from terrazzo.models import setr as setr_models
+from terrazzo.weights.create import create_model
 from terrazzo.weights.remap import segformer
 from terrazzo.weights.remap.layout import Layout
 
@@ -20,6 +24,19 @@ KEY_LISTS = (
     Path(os.environ.get("TERRAZZO_REFERENCE") or Path(__file__).parents[2] / "shared" / "reference") / "checkpoint_keys"
 )
 SEGFORMER = {layout.name: layout for layout in segformer.LAYOUTS}
+NANO_MIT = {"embed_dims": (8, 16, 40, 64), "depths": (1, 1, 1, 1)}
+NANO: dict[str, ModelSpec] = {
+    "segformer_nano": segformer_models.segformer_spec("segformer_nano", NANO_MIT, 32),
+    "segformer_nano_mmseg": segformer_models.segformer_spec("segformer_nano_mmseg", NANO_MIT, 32, mmseg=True),
+    **{
+        f"setr_{decoder}_nano": replace(
+            setr_models.VARIANTS[f"setr_{decoder}_tiny"].with_encoder(embed_dim=48, num_heads=3),
+            name=f"setr_{decoder}_nano",
+        )
+        for decoder in ("naive", "pup")
+    },
+}
+"""Networks that are quick to write and to read."""
 NAMES = ["street", "pavement", "wall", "tree", "sky"]
 
 
@@ -27,7 +44,7 @@ NAMES = ["street", "pavement", "wall", "tree", "sky"]
 def random_model(architecture: str = "segformer_b0", num_classes: int = len(NAMES)) -> Segmenter:
     """A model whose norms, biases and running statistics are random too."""
     generator = torch.Generator().manual_seed(0)
-    model = create_model(architecture, num_classes).eval()
+    model = create_model(NANO.get(architecture, architecture), num_classes).eval()
     for key, value in model.state_dict().items():
         if key.endswith("running_var"):
             value.uniform_(0.5, 2.0, generator=generator)

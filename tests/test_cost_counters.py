@@ -15,7 +15,8 @@ from terrazzo.costs import (
     memory_of_forward,
     seconds_of_forward,
 )
-from terrazzo.models import MODELS, create_model
+from terrazzo.models import MODELS
+from terrazzo.weights.create import create_model
 
 B0 = MODELS["segformer_b0"]
 CPU = torch.device("cpu")

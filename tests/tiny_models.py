@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model, segformer, setr
+from terrazzo.models import segformer, setr
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.preprocess import Preprocess
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel
 
 ARCHITECTURES = (

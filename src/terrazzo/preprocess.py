@@ -1,12 +1,12 @@
-"""Preprocess: how a photo becomes the network's input, stored with the weights and applied everywhere alike.
+"""Preprocess: how an image becomes the network's input. It is stored with the weights.
 
-Training validation, prediction, evaluation, export and serving all call this one definition.
+Validation in training, prediction, evaluation, export and serving all use this one definition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -14,8 +14,16 @@ from numpy.typing import NDArray
 
 from terrazzo.arguments import check_fields, checked
 from terrazzo.errors import ConfigError
+from terrazzo.imaging.band_rule import BandRule
 from terrazzo.imaging.read import MAX_PIXELS
-from terrazzo.imaging.resize import INTERPOLATIONS, Interpolation, is_resized_in_strips, resize_image, resize_in_strips
+from terrazzo.imaging.resize import (
+    INTERPOLATIONS,
+    Interpolation,
+    Pixels,
+    is_resized_in_strips,
+    resize_image,
+    resize_in_strips,
+)
 from terrazzo.text import list_names, show
 
 __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "Preprocess"]
@@ -31,31 +39,34 @@ CHOICES: dict[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True)
 class Preprocess:
-    """A resize rule and a normalisation.
+    """The resize and the normalisation of images for one network.
 
     Attributes:
-        short_side: keep the aspect ratio and make the shorter side this many pixels; None leaves the size alone.
-        long_side: with `short_side`, the most the longer side may have; the smaller of the two factors wins.
-        multiple_of: then round both sides up to a multiple of this (the papers' ADE20K protocol uses 32).
-        mean: per channel (R, G, B), on the 0-255 scale.
-        std: per channel (R, G, B), on the 0-255 scale.
-        size: (height, width) that every photo is squeezed into, whatever its aspect, in place of the rules above.
-        interpolation: how pixels are resampled: "nearest", "bilinear", "bicubic", "lanczos", "area" or "hamming".
-        antialias: filters widen where the photo shrinks, as Pillow's do; otherwise they are OpenCV's, which do not.
-        rounding: of the sides that `short_side` gives: "nearest", as mmsegmentation has it, or "down", as transformers.
+        short_side: length of the shorter side after a resize that keeps the aspect ratio; None keeps the size.
+        long_side: with `short_side`, the largest length of the longer side; the smaller of the two factors is used.
+        multiple_of: both sides are then rounded up to a multiple of this (32 in the papers' ADE20K protocol).
+        mean: of each channel (R, G, B, or the bands of `bands`), on the 0-255 scale.
+        std: of each channel, on the 0-255 scale.
+        size: (height, width) that every image is resized to, whatever its aspect ratio, instead of the rules above.
+        interpolation: the filter: "nearest", "bilinear", "bicubic", "lanczos", "area" or "hamming".
+        antialias: the filter widens where the image shrinks, as Pillow's does; if False it is OpenCV's, which does not.
+        rounding: of the sides that `short_side` gives: "nearest" as in mmsegmentation, or "down" as in transformers.
+        bands: which bands the network reads and their scale; None for 8-bit RGB.
 
-    The defaults of the last three are how every model written before they existed resizes.
+    The defaults of `interpolation`, `antialias` and `rounding` are what models did that were saved before these fields
+    existed.
     """
 
     short_side: int | None = None
     long_side: int | None = None
     multiple_of: int = 1
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
     size: tuple[int, int] | None = None
     interpolation: Interpolation = "bilinear"
     antialias: bool = False
     rounding: Literal["nearest", "down"] = "nearest"
+    bands: BandRule | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -64,7 +75,7 @@ class Preprocess:
             if len(self.size) != 2 or self.short_side is not None or self.multiple_of != 1:
                 given = ", ".join(map(show, self.size[:4]))
                 raise ConfigError(
-                    f"preprocess has the size {given} and another rule, or no two numbers",
+                    f"preprocess has the size {given}, which is not two numbers, or has another rule beside it",
                     fix="give size as (height, width), or the other rules",
                 )
             sides += self.size
@@ -78,10 +89,11 @@ class Preprocess:
             )
         if self.long_side is not None and self.short_side is None:
             raise ConfigError("preprocess has a long_side without a short_side", fix="give both or neither")
-        numbers = (*self.mean, *self.std)
-        if len(self.mean) != 3 or len(self.std) != 3 or not np.isfinite(numbers).all() or min(self.std) <= 0:
+        numbers, count = (*self.mean, *self.std), 3 if self.bands is None else len(self.bands.chosen)
+        if {len(self.mean), len(self.std)} != {count} or not np.isfinite(numbers).all() or min(self.std) <= 0:
+            each = "three" if self.bands is None else count
             raise ConfigError(
-                f"preprocess mean {self.mean[:4]} and std {self.std[:4]} are not three finite numbers each",
+                f"preprocess mean {self.mean[:4]} and std {self.std[:4]} are not {each} finite numbers each",
                 fix="give one mean and one positive std per channel, on the 0-255 scale",
             )
         for name, choices in CHOICES.items():
@@ -92,10 +104,10 @@ class Preprocess:
 
     @checked
     def target_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the (height, width) that the network sees for a photo of this size.
+        """Return the (height, width) that the network sees for an image of this size.
 
         Raises:
-            ConfigError: these are more pixels than a photo may have (code "preprocess-pixels"), or the photo has none.
+            ConfigError: these are more pixels than an image may have (code "preprocess-pixels"), or the image has none.
         """
         if min(height, width) < 1:
             raise ConfigError(f"a photo of {width} x {height} has no pixels", fix="give sides of at least 1")
@@ -118,7 +130,7 @@ class Preprocess:
         return max(int(short * factor + 0.5), 1), max(int(long * factor + 0.5), 1)
 
     def _scaled_down(self, short_side: int, short: int, long: int) -> tuple[int, int]:
-        """The order of transformers' operations: another one gives other last bits, and sizes that differ by one."""
+        """Compute in transformers' order of operations: rounding in another one gives sizes that differ by one."""
         exact = float(short_side)
         if self.long_side is not None and long / short * short_side > self.long_side:
             exact = self.long_side * short / long
@@ -129,7 +141,7 @@ class Preprocess:
         return -(-side // self.multiple_of) * self.multiple_of
 
     def _refuse_large(self, height: int, width: int, what: str = "makes every photo", allowed: int = 0) -> None:
-        """Refuse more pixels than photos may have, before there is memory for them."""
+        """Refuse more pixels than images may have, before memory is allocated for them."""
         if height * width > (limit := max(MAX_PIXELS, allowed)):
             raise ConfigError(
                 f"preprocess {what} {width} x {height} pixels for the network, which are more than {limit:,}",
@@ -137,49 +149,76 @@ class Preprocess:
                 code="preprocess-pixels",
             )
 
+    @property
+    def in_channels(self) -> int:
+        """Channels of the network's input."""
+        return len(self.mean)
+
     @checked
-    def resize(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the photo at `target_size`; the same array when the size is right already."""
-        size = self.target_size(*image_HW3.shape[:2])
-        return resize_image(image_HW3, size, self.interpolation, self.antialias)
+    def resize(self, image_HWC: Pixels) -> Pixels:
+        """Return the image at `target_size`, gaps filled; the same array if neither changes it."""
+        size = self.target_size(*image_HWC.shape[:2])
+        return resize_image(self.filled(image_HWC), size, self.interpolation, self.antialias)
+
+    def filled(self, image_HWC: Pixels) -> Pixels:
+        """Return the image with each gap filled by its band's mean, which is 0 in the network's input."""
+        if image_HWC.dtype != np.float32 or not (gaps_HWC := np.isnan(image_HWC)).any():
+            return image_HWC
+        return np.where(gaps_HWC, np.asarray(self.mean, np.float32), image_HWC)
+
+    def as_rgb(self, image_HWC: Pixels) -> NDArray[np.uint8]:
+        """Return a picture of an image that was read for this network, (H, W, 3)."""
+        return image_HWC if self.bands is None else self.bands.as_rgb(image_HWC)  # type: ignore[return-value, arg-type]
 
     def is_resized_in_strips(self, height: int, width: int) -> bool:
-        """Whether `resize_in_strips` can do it for an image of this size: OpenCV's filters see the whole image."""
+        """Whether `resize_in_strips` works for an image of this size: OpenCV's filters need the whole image."""
         size = self.target_size(height, width)
         return is_resized_in_strips((height, width), size, self.interpolation, self.antialias)
 
-    def resize_in_strips(
-        self, read_rows: Callable[[int, int], NDArray[np.uint8]], height: int, width: int
-    ) -> NDArray[np.uint8]:
+    def resize_in_strips(self, read_rows: Callable[[int, int], Pixels], height: int, width: int) -> Pixels:
         """As `resize`, for an image of this size that is read in strips of rows."""
-        return resize_in_strips(read_rows, (height, width), self.target_size(height, width), self.interpolation)
+
+        def filled_rows(first: int, stop: int) -> Pixels:
+            return self.filled(read_rows(first, stop))
+
+        return resize_in_strips(filled_rows, (height, width), self.target_size(height, width), self.interpolation)
 
     @checked
-    def normalize(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return (H, W, 3) float32, (value - mean) / std per channel."""
-        if image_HW3.ndim != 3 or image_HW3.shape[2] != 3:
-            raise ConfigError(f"an image of the shape {image_HW3.shape} is not (H, W, 3)", fix="give an RGB image")
-        height, width, _ = image_HW3.shape
+    def normalize(self, image_HWC: Pixels) -> NDArray[np.float32]:
+        """Return (value - mean) / std per channel, (H, W, C) float32; 0 in gaps."""
+        C = self.in_channels
+        if image_HWC.ndim != 3 or image_HWC.shape[2] != C:
+            raise ConfigError(
+                f"an image of the shape {image_HWC.shape} is not (H, W, {C})",
+                fix="give an RGB image" if self.bands is None else f"read it with {self.bands}",
+            )
+        height, width, _ = image_HWC.shape
         scale = 1.0 / np.asarray(self.std, dtype=np.float32)
         offset = -np.asarray(self.mean, dtype=np.float32) * scale
         # Whole rows of numbers at a time: numpy takes five times as long over an innermost axis of three.
-        x_HW: NDArray[np.float32] = np.multiply(image_HW3.reshape(height, 3 * width), np.tile(scale, width))
+        x_HW: NDArray[np.float32] = np.multiply(image_HWC.reshape(height, C * width), np.tile(scale, width))
         x_HW += np.tile(offset, width)
-        return x_HW.reshape(height, width, 3)
+        if image_HWC.dtype == np.float32:
+            np.nan_to_num(x_HW, copy=False, nan=0.0)
+        return x_HW.reshape(height, width, C)
 
-    def __call__(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the network's input (3, H', W') as a channels-last view, for one (H, W, 3) RGB photo."""
-        return self.normalize(self.resize(image_HW3)).transpose(2, 0, 1)
+    def __call__(self, image_HWC: Pixels) -> NDArray[np.float32]:
+        """Return the network's input (C, H', W') as a channels-last view, for one image as it was read."""
+        return self.normalize(self.resize(image_HWC)).transpose(2, 0, 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values.
 
-        How pixels are resampled is left out where it is as it always was, so that older programs read the result and
-        the hash of a protocol stays.
+        The fields of resampling and of bands are left out where they have their defaults, so that older programs read
+        the result and the hash of a protocol stays.
         """
-        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
         resampling = {key: values.pop(key) for key in CHOICES}
-        return values if all(getattr(Preprocess, key) == resampling[key] for key in CHOICES) else values | resampling
+        bands = values.pop("bands")
+        if any(getattr(Preprocess, key) != resampling[key] for key in CHOICES):
+            values |= resampling
+        return values if bands is None else {**values, "bands": bands.to_dict()}
 
     @classmethod
     @checked
@@ -205,4 +244,6 @@ class Preprocess:
             raise ConfigError(
                 "preprocess mean, std or size is not a list of numbers", fix="give three numbers, three and two"
             ) from error
+        if values.get("bands") is not None:
+            given["bands"] = BandRule.from_dict(values["bands"])
         return cls(**given)

@@ -18,11 +18,12 @@ from PIL import Image
 
 import terrazzo
 from terrazzo.ablation.ablate import ablate
+from terrazzo.ablation.figures import study_png
 from terrazzo.ablation.results import Result
 from terrazzo.ablation.studies import STUDIES, Study, Variant
 from terrazzo.cli.main import main
 from terrazzo.errors import CheckpointError, ConfigError, TrainingError
-from terrazzo.models import ModelSpec, model_spec
+from terrazzo.models import ModelSpec, find_spec
 from terrazzo.models.segformer import segformer_spec
 from terrazzo.models.setr import setr_spec
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
@@ -52,7 +53,7 @@ def narrow(variant: Variant) -> Variant:
 
 
 def on(backbone: str, decoder: str) -> ModelSpec:
-    return model_spec(decoder, 2, encoder=TINY_BACKBONES[backbone])
+    return find_spec(decoder, TINY_BACKBONES[backbone])
 
 
 TINY = {
@@ -133,7 +134,7 @@ def test_a_network_of_a_study_is_used_like_any_other(finished: tuple[Path, Resul
     folder = finished[0] / "runs" / "learned_positions"
     model, variant = terrazzo.load(folder), TINY["position"].variants[1]
     assert model.architecture == "segformer_b0 (learned positions, plain FFN)"
-    assert model.spec == model_spec(variant.model, 3, 0.0, (32, 32))
+    assert model.spec == variant.model.adapted(3, image_size=(32, 32), drop_path_rate=0.0)
     assert Recipe.from_file(folder / "recipe.yaml").model.spec == variant.model
     image = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
     result = terrazzo.predict(image, model, engine="torch", probabilities=True)
@@ -212,12 +213,32 @@ def test_finished_networks_of_earlier_versions_are_found(
         terrazzo.load(model)
     assert run("position", tiny_data, output) == result and names == []
     again = terrazzo.load(model)
-    assert again.spec == model_spec(TINY["position"].variants[2].model, 3, 0.0, (32, 32))
+    assert again.spec == TINY["position"].variants[2].model.adapted(3, image_size=(32, 32), drop_path_rate=0.0)
     assert all(torch.equal(value, network[key]) for key, value in again.network.state_dict().items())
     path.write_text(json.dumps({**older, "recipe": {}}))
     with pytest.raises(TrainingError, match="does not hold a result"):
         run("position", tiny_data, output)
     path.write_text(written)
+
+
+def test_some_networks_of_a_finished_study(
+    finished: tuple[Path, Result], tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished[0], tmp_path / "out")
+    names = trainings(monkeypatch)
+    keys = ("no_positions", "segformer_b0")
+    some = ablate(
+        TINY["position"], tiny_data, tmp_path / "out", overrides=SHORT, sides=(24, 48), only=keys, device="cpu"
+    )
+    assert names == [] and some.rows == (finished[1].rows[0], finished[1].rows[2])
+
+
+def test_more_networks_than_colours_are_drawn(finished: tuple[Path, Result]) -> None:
+    """Of a study of one's own with the sizes, all have a line and a pair of marks."""
+    _, result = finished
+    many = replace(result, rows=tuple(replace(result.rows[0], title=f"network {n}") for n in range(12)))
+    with Image.open(io.BytesIO(study_png(many))) as picture, Image.open(io.BytesIO(study_png(result))) as few:
+        assert picture.height > few.height
 
 
 def test_other_settings_are_refused(finished: tuple[Path, Result], tiny_data: Path) -> None:

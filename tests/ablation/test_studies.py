@@ -12,8 +12,10 @@ from terrazzo.ablation.ablate import ablate
 from terrazzo.ablation.studies import STUDIES, find_study
 from terrazzo.costs import count_parameters
 from terrazzo.errors import ConfigError, MissingExtraError
-from terrazzo.models import MODELS, ModelSpec, create_model
+from terrazzo.models import DECODERS, MODELS, ModelSpec, find_spec
+from terrazzo.models.encoders import ENCODERS
 from terrazzo.models.segformer import VARIANTS
+from terrazzo.weights.create import create_model
 
 EVERY = {variant.key: variant for study in STUDIES.values() for variant in study.variants}
 
@@ -42,6 +44,24 @@ def test_keys_mean_one_network_in_all_studies() -> None:
     for study in STUDIES.values():
         for variant in study.variants:
             assert variant.model == EVERY[variant.key].model
+
+
+def test_the_models_have_every_decoder() -> None:
+    specs = [v.model if isinstance(v.model, ModelSpec) else find_spec(v.model) for v in STUDIES["models"].variants]
+    assert {spec.decoder.name for spec in specs} == set(DECODERS)
+    assert {spec.encoder.name for spec in specs} == set(ENCODERS)
+    for spec in specs:
+        assert ModelSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_some_networks_of_a_study() -> None:
+    some = STUDIES["models"].only(["mit_b0_fpn", "segformer_b0"])
+    assert [variant.key for variant in some.variants] == ["segformer_b0", "mit_b0_fpn"]
+    assert (some.name, some.measures) == ("models", "resources")
+    for keys, hint in ((["mit_b0_fpm"], "did you mean mit_b0_fpn"), ([], "choose some of segformer_b0, pvt_v2_b0")):
+        with pytest.raises(ConfigError) as caught:
+            STUDIES["models"].only(keys)
+        assert caught.value.code == "ablation-network" and hint in caught.value.fix
 
 
 CHANGED = {

@@ -17,8 +17,8 @@ from PIL import Image
 import terrazzo
 from terrazzo.cli.main import main
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, save_folder
 from tiny_backbones import TINY_BACKBONES
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 import terrazzo
 from terrazzo.cli.main import main
-from terrazzo.models import create_model
+from terrazzo.weights.create import create_model
 from terrazzo.weights.remap.segformer import NVLABS
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from terrazzo.cli.main import main
 from terrazzo.inference.predict_folder import output_places
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, save_folder
 
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terrazzo.models import Segmenter, create_model, list_models
+from terrazzo.models import Segmenter, list_models
+from terrazzo.weights.create import create_model
 
 QUICK = {"segformer_b0", "segformer_b1", "setr_naive_tiny", "setr_pup_tiny", "setr_mla_tiny"}
 """Small enough to compute with at every run; the larger ones share their code and are marked slow."""

@@ -27,8 +27,9 @@ from terrazzo.graphs.onnx import write_onnx
 from terrazzo.inference import predict
 from terrazzo.inference.predict import make_predictor
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model, setr
+from terrazzo.models import setr
 from terrazzo.preprocess import Preprocess
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, save_folder
 
 LABELS = LabelSpec.from_names(["sky", "road", "tree"])

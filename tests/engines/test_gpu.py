@@ -14,7 +14,7 @@ from terrazzo.engines import torch as torch_engine
 from terrazzo.engines.engine import EngineOptions
 from terrazzo.engines.gpu import CAPTURED_SIZES, COMPARED_PASSES, GPUNetwork, Pass, same_classes
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.models import create_model
+from terrazzo.weights.create import create_model
 
 
 class Scaled(nn.Module):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from terrazzo.engines.fused_segformer import FusedSegFormer, can_fuse
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.models import Segmenter, create_model
+from terrazzo.models import Segmenter
+from terrazzo.weights.create import create_model
 
 
 def scrambled(name: str, num_classes: int) -> Segmenter:

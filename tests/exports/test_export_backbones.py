@@ -9,8 +9,8 @@ import torch
 
 import terrazzo
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel
 from tiny_backbones import TINY_BACKBONES
 

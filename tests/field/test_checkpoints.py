@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import collections
-import dataclasses
 import datetime
 import pathlib
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import accumulate
 from pathlib import Path
@@ -21,13 +20,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from foreign_files import NAMES, random_model, state_in
+from foreign_files import NAMES, NANO, random_model, state_in
 from terrazzo.cli.main import main
 from terrazzo.errors import CheckpointError
-from terrazzo.models import create_model
-from terrazzo.models import segformer as segformer_models
-from terrazzo.models.setr import VARIANTS
 from terrazzo.notes import TerrazzoWarning
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel
 from terrazzo.weights.load import load, load_starting_weights
 from terrazzo.weights.remap import segformer, setr, vit
@@ -37,21 +34,7 @@ from terrazzo.weights.set_aside import without_training
 NVLABS, MMSEG, HF4, HF5 = segformer.NVLABS, segformer.MMSEG, segformer.HF4, segformer.HF5
 
 
-NANO = {"embed_dims": (8, 16, 40, 64), "depths": (1, 1, 1, 1)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_networks() -> Iterator[None]:
-    """Networks of two kinds that are quick to write and to read."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, mmseg in (("segformer_nano", False), ("segformer_nano_mmseg", True)):
-            spec = segformer_models.segformer_spec(name, NANO, 32, mmseg)
-            patch.setitem(segformer_models.VARIANTS, name, spec)
-        for decoder in ("naive", "pup"):
-            narrow = VARIANTS[f"setr_{decoder}_tiny"].with_encoder(embed_dim=48, num_heads=3)
-            name = f"setr_{decoder}_nano"
-            patch.setitem(VARIANTS, name, dataclasses.replace(narrow, name=name))
-        yield
+pytestmark = pytest.mark.usefixtures("nano_sizes_are_known")
 
 
 def nano(layout: Layout) -> dict[str, Tensor]:
@@ -59,7 +42,7 @@ def nano(layout: Layout) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def nvlabs(small_networks: None) -> dict[str, Tensor]:
+def nvlabs() -> dict[str, Tensor]:
     return nano(NVLABS)
 
 
@@ -300,7 +283,7 @@ def test_none_of_it_is_a_name_of_a_network_that_is_read(recwarn: Any) -> None:
 @pytest.mark.parametrize("count", [1, 3, 4, 5])
 def test_auxiliary_heads_in_any_number(tmp_path: Path, count: int) -> None:
     torch.manual_seed(0)
-    model = create_model("setr_naive_nano", 5, image_size=(64, 64)).eval()
+    model = create_model(NANO["setr_naive_nano"], 5, image_size=(64, 64)).eval()
     state = state_in(setr.NAIVE, model)
     heads = {key: value for key, value in state.items() if key.startswith("auxiliary_head.0.")}
     state = {key: value for key, value in state.items() if not key.startswith("auxiliary_head.")}
@@ -344,7 +327,7 @@ ENCODERS = {
 @pytest.mark.parametrize(("extra", "prefix", "kind"), ENCODERS.values(), ids=ENCODERS)
 def test_pretrained_encoders_to_start_from(tmp_path: Path, extra: dict[str, str], prefix: str, kind: str) -> None:
     torch.manual_seed(0)
-    model = create_model("setr_pup_nano", 5, image_size=(64, 64))
+    model = create_model(NANO["setr_pup_nano"], 5, image_size=(64, 64))
     state = {f"{prefix}{key}": value for key, value in state_in(vit.TIMM, model).items()}
     path = save(tmp_path / "x.pth", {"state_dict": state | dict.fromkeys(extra, torch.ones(48))})
     with pytest.warns(TerrazzoWarning, match=kind):
@@ -355,7 +338,7 @@ def test_pretrained_encoders_to_start_from(tmp_path: Path, extra: dict[str, str]
 
 def test_dino_s_teacher_is_taken(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    state = state_in(vit.TIMM, create_model("setr_pup_nano", 5, image_size=(64, 64)))
+    state = state_in(vit.TIMM, create_model(NANO["setr_pup_nano"], 5, image_size=(64, 64)))
     head = {"head.mlp.0.weight": torch.ones(3), "head.last_layer.weight_g": torch.ones(3)}
     content = {
         "student": {f"module.backbone.{key}": value * 0 for key, value in state.items()} | head,

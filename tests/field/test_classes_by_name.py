@@ -162,7 +162,7 @@ def test_a_class_list_given_in_place_of_the_folders_own_is_told(tmp_path: Path) 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SegFormer of three classes, untrained, in a folder."""
-    from terrazzo.models import create_model
+    from terrazzo.weights.create import create_model
     from terrazzo.weights.files import TrainedModel, save_folder
 
     folder = tmp_path_factory.mktemp("models") / "b0"
@@ -172,7 +172,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_start_for_other_classes_of_the_same_number_is_refused_or_reset(trained: Path) -> None:
-    from terrazzo.models import create_model
+    from terrazzo.weights.create import create_model
     from terrazzo.weights.load import load_starting_weights
 
     recipe = automatic_recipe("segformer_b0", [(32, 32)]).changed({"weights": "given"})

@@ -12,8 +12,8 @@ import terrazzo
 from terrazzo.errors import ConfigError
 from terrazzo.exports.torch_export import write_torch
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel
 from tiny_backbones import TINY_BACKBONES
 

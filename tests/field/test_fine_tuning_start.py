@@ -12,25 +12,22 @@ from PIL import Image
 
 import terrazzo
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import MODELS, create_model, segformer
 from terrazzo.models.segformer import segformer_spec
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.augment.resize import RandomResize
 from terrazzo.training.recipe import Recipe, automatic_recipe
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, save_folder
 from terrazzo.weights.load import load
 
+NARROW = segformer_spec("segformer_narrow", {"embed_dims": (8, 16, 20, 32), "depths": (1, 1, 1, 1)}, 16)
 SHORT_64 = Preprocess(short_side=64, long_side=256, mean=(100, 100, 100), std=(50, 50, 50))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def narrow() -> Iterator[None]:
+def no_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("terrazzo.training.train.write_artifacts", lambda *_: None)  # pictures take seconds
-        for table in (segformer.VARIANTS, MODELS):
-            if "segformer_narrow" not in table:
-                size = {"embed_dims": (8, 16, 20, 32), "depths": (1, 1, 1, 1)}
-                patch.setitem(table, "segformer_narrow", segformer_spec("segformer_narrow", size, 16))
         yield
 
 
@@ -54,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("start") / "model"
-    network = create_model("segformer_narrow", 2).eval()
+    network = create_model(NARROW, 2).eval()
     save_folder(folder, TrainedModel("segformer_narrow", network, LabelSpec.from_names(["dark", "light"]), SHORT_64))
     return folder
 
@@ -63,7 +60,7 @@ def fine_tune(data: Path, output: Path, start: Path, **options: Any) -> TrainedM
     overrides = {"steps": 1, "batch_size": 2, "precision": "fp32", "lr": 0.0}
     options.setdefault("overrides", overrides)
     if "recipe" not in options:
-        options["model"] = "segformer_narrow"
+        options["model"] = NARROW
     terrazzo.train(data, output, weights=str(start), workers=0, device="cpu", **options)
     return load(output)
 
@@ -86,7 +83,7 @@ def test_the_preprocessing_of_the_start_is_kept_and_its_score_is_told(
 def test_a_recipe_that_changes_it_is_followed_and_it_is_said(
     data: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = automatic_recipe("segformer_narrow", [(48, 72)] * 2, steps=1, batch_size=2)
+    recipe = automatic_recipe(NARROW, [(48, 72)] * 2, steps=1, batch_size=2)
     recipe = recipe.changed({"crop": (32, 32), "precision": "fp32"})
     model = fine_tune(data, tmp_path / "run", start, recipe=recipe, overrides={})
     assert model.preprocess.short_side == 48
@@ -116,7 +113,7 @@ def test_a_start_without_a_classifier_for_these_classes_has_no_score(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"
-    network = create_model("segformer_narrow", 2).eval()
+    network = create_model(NARROW, 2).eval()
     save_folder(other, TrainedModel("segformer_narrow", network, LabelSpec.from_names(["sky", "road"]), SHORT_64))
     model = fine_tune(data, tmp_path / "run", other, reset_head=True)
     assert "before the first step" not in capsys.readouterr().err and "start_mIoU" not in model.record

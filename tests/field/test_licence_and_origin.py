@@ -18,29 +18,25 @@ from terrazzo.cli.models import describe
 from terrazzo.cli.provenance import tell_origin
 from terrazzo.errors import TrainingError
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import MODELS, create_model, segformer
 from terrazzo.models.segformer import segformer_spec
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.trainer import Trainer
 from terrazzo.weights.catalog import NVIDIA, known_licence
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, load_folder, save_folder
 from terrazzo.weights.load import load
 from terrazzo.weights.model_card import licence_in_model_card, model_card
 from terrazzo.weights.origin import licence_of, starts_of
 
+SMALL = segformer_spec("segformer_small", {"embed_dims": (8, 16, 20, 32), "depths": (1, 1, 1, 1)}, 16)
 NAMES = ("dark", "light")
 NON_COMMERCIAL = "NVIDIA Source Code License: non-commercial use only"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def narrow_b0() -> Iterator[None]:
-    """Put a narrow network in the place of SegFormer-B0."""
-    narrow = segformer_spec("segformer_small", {"embed_dims": (8, 16, 20, 32), "depths": (1, 1, 1, 1)}, 16)
+def no_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("terrazzo.training.train.write_artifacts", lambda *_: None)  # pictures take seconds
-        for table in (segformer.VARIANTS, MODELS):
-            if "segformer_small" not in table:  # the second is made of the first, or a copy of it
-                patch.setitem(table, "segformer_small", narrow)
         yield
 
 
@@ -61,7 +57,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start_in(folder: Path, **record: Any) -> Path:
-    network = create_model("segformer_small", 2).eval()
+    network = create_model(SMALL, 2).eval()
     labels = LabelSpec.from_names(NAMES)
     save_folder(folder, TrainedModel("segformer_small", network, labels, Preprocess(short_side=24), record))
     return folder
@@ -69,7 +65,7 @@ def start_in(folder: Path, **record: Any) -> Path:
 
 def trained_from(start: Path | str, data: Path, output: Path) -> Path:
     overrides = {"steps": 1, "batch_size": 2, "precision": "fp32", "crop": (32, 32)}
-    terrazzo.train(data, output, "segformer_small", weights=str(start), overrides=overrides, workers=0, device="cpu")
+    terrazzo.train(data, output, SMALL, weights=str(start), overrides=overrides, workers=0, device="cpu")
     return output
 
 

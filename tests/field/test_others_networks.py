@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,16 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from foreign_files import NAMES, random_model, state_in
+from foreign_files import NAMES, NANO_MIT, random_model, state_in
 from terrazzo.errors import CheckpointError
-from terrazzo.models import create_model
-from terrazzo.models import segformer as segformer_models
 from terrazzo.notes import TerrazzoWarning
+from terrazzo.weights.create import create_model
 from terrazzo.weights.load import load, load_starting_weights
 from terrazzo.weights.recognize import meta_network, recognize, shapes_of
 from terrazzo.weights.remap.segformer import HF4, HF4_MIT, HF5, HF5_MIT, MMSEG_MIT, SMP
 from terrazzo.weights.remap.vit import TIMM
 
-NANO = {"embed_dims": (8, 16, 40, 64), "depths": (1, 1, 1, 1)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_networks() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, mmseg in (("segformer_nano", False), ("segformer_nano_mmseg", True)):
-            patch.setitem(segformer_models.VARIANTS, name, segformer_models.segformer_spec(name, NANO, 32, mmseg))
-        yield
+pytestmark = pytest.mark.usefixtures("nano_sizes_are_known")
 
 
 # -- segmentation_models.pytorch --------------------------------------------------------------------------------------
@@ -59,9 +49,9 @@ class SMPDecoder(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def smp_state(small_networks: None) -> dict[str, Tensor]:
+def smp_state() -> dict[str, Tensor]:
     torch.manual_seed(0)
-    decoder = SMPDecoder(NANO["embed_dims"], 32, 5)
+    decoder = SMPDecoder(NANO_MIT["embed_dims"], 32, 5)
     for value in decoder.state_dict().values():
         if value.is_floating_point():
             value.uniform_(0.5, 1.0)
@@ -70,7 +60,7 @@ def smp_state(small_networks: None) -> dict[str, Tensor]:
 
 
 def smp_logits(state: dict[str, Tensor], maps: list[Tensor]) -> Tensor:
-    decoder = SMPDecoder(NANO["embed_dims"], 32, 5).eval()
+    decoder = SMPDecoder(NANO_MIT["embed_dims"], 32, 5).eval()
     decoder.load_state_dict({key: value for key, value in state.items() if not key.startswith("encoder.")})
     return decoder(maps)
 

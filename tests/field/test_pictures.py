@@ -17,9 +17,9 @@ from terrazzo.evaluation import figures
 from terrazzo.evaluation.report import Report
 from terrazzo.inference.predictor import Predictor
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.training import pictures
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel
 
 

@@ -21,11 +21,11 @@ from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.protocols import find_protocol
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.start import preprocess_changes
 from terrazzo.weights.convert import convert
+from terrazzo.weights.create import create_model
 from terrazzo.weights.exported import ExportedDescription
 from terrazzo.weights.files import TrainedModel, save_folder
 from terrazzo.weights.load import load
@@ -133,7 +133,7 @@ def test_a_start_that_was_resized_otherwise_is_told() -> None:
         ({"resample": True}, "its resample is True"),
         ({"size": {"height": 0, "width": 9}}, "between 1 and 65536"),
         ({"size": [1, 2, 3]}, "size is (1, 2, 3)"),
-        ({"image_mean": [1, 2]}, "mean is (255.0, 510.0)"),
+        ({"image_mean": [1, 2]}, "mean (255.0, 510.0)"),
         ({"image_std": 0}, "three finite numbers"),
         ({"rescale_factor": 0}, "division by zero"),
         ({"size": 65536}, "more than 89,478,485"),

@@ -17,8 +17,8 @@ from terrazzo.engines.torch import TorchEngine
 from terrazzo.errors import ConfigError, ImageError
 from terrazzo.inference.predictor import Predictor
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)

@@ -30,9 +30,6 @@ from terrazzo.training.train import train
 STEPS_DONE = "steps"
 
 
-pytestmark = pytest.mark.usefixtures("tiny_variant")
-
-
 def loader(data: Path, augment: Any = None, **options: Any) -> TrainLoader:
     train = open_dataset(data, "train")
     steps = over(train, [] if augment is None else [augment])

@@ -91,8 +91,8 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "Preprocess.from_dict": (Preprocess.from_dict, {"values": {}}),
     "Preprocess.target_size": (Preprocess(short_side=8).target_size, {"height": 4, "width": 4}),
-    "Preprocess.resize": (Preprocess(short_side=8).resize, {"image_HW3": IMAGE}),
-    "Preprocess.normalize": (Preprocess().normalize, {"image_HW3": IMAGE}),
+    "Preprocess.resize": (Preprocess(short_side=8).resize, {"image_HWC": IMAGE}),
+    "Preprocess.normalize": (Preprocess().normalize, {"image_HWC": IMAGE}),
     "Recipe.from_dict": (Recipe.from_dict, {"values": {}, "where": "here"}),
     "Recipe.from_file": (Recipe.from_file, {"path": Path("recipe.yaml")}),
     "Segmentation": (
@@ -122,7 +122,14 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "attention_maps": (
         terrazzo.attention_maps,
-        {"image": "nowhere.png", "model": "nothing", "points": None, "layers": None, "device": "cpu"},
+        {
+            "image": "nowhere.png",
+            "model": "nothing",
+            "points": None,
+            "layers": None,
+            "device": "cpu",
+            "reading": None,
+        },
     ),
     "receptive_fields": (
         terrazzo.receptive_fields,
@@ -144,7 +151,16 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "check_dataset": (
         terrazzo.check_dataset,
-        {"root": "nowhere", "labels": None, "strict": False, "rules": None, "reading": None, "progress": None},
+        {
+            "root": "nowhere",
+            "labels": None,
+            "strict": False,
+            "rules": None,
+            "reading": None,
+            "bands": None,
+            "nodata": None,
+            "progress": None,
+        },
     ),
     "convert": (
         terrazzo.convert,
@@ -285,7 +301,7 @@ def test_every_public_function_is_tried() -> None:
         (lambda: terrazzo.predict(IMAGE, PREDICTOR, frame="2"), "predict: frame is '2'", "a whole number or None"),
         (lambda: terrazzo.export("m", "m.onnx", calibrate="photos"), "calibrate is 'photos'", "each is text"),
         (lambda: terrazzo.train("d", "r", resume=1), "train: resume is 1", "True or False"),
-        (lambda: Preprocess(mean=5), "Preprocess: mean is 5", "a tuple of 3, each a number"),
+        (lambda: Preprocess(mean=5), "Preprocess: mean is 5", "a tuple of any length, each a number"),
         (lambda: terrazzo.open_dataset("a\0b", "val"), r"root is 'a\\x00b', which no file", "zero bytes"),
     ],
 )

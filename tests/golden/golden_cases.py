@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from terrazzo.models import Segmenter, create_model
+from terrazzo.models import Segmenter
 from terrazzo.training.losses.cross_entropy import upsampled_cross_entropy
 from terrazzo.training.optim import learning_rate_factor, parameter_groups, set_learning_rate
+from terrazzo.weights.create import create_model
 
 DATA = Path(__file__).parent / "data"
 MODELS = ("segformer_b0", "setr_naive_tiny", "setr_pup_tiny", "setr_mla_tiny")

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from terrazzo.errors import ImageError
-from terrazzo.imaging.read import find_images, image_size, read_image
+from terrazzo.imaging.find_images import find_images
+from terrazzo.imaging.read import image_size, read_image
 from terrazzo.notes import TerrazzoWarning
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

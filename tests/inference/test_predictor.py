@@ -18,8 +18,8 @@ from terrazzo.inference.failure import Failure
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel
 
 

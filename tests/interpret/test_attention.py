@@ -255,7 +255,7 @@ def test_the_distance_of_attention_on_one_key_is_the_distance_to_it(image: np.nd
         ({"points": []}, "explain-points", "0 points"),
         ({"points": [(0, 0)] * 21}, "explain-points", "21 points"),
         ({"layers": ["1.1", "9.9"]}, "explain-layer", "no layer '9.9'"),
-        ({"layers": []}, "explain-layer", "no layer is asked for"),
+        ({"layers": []}, "explain-layer", "no layer is chosen"),
     ],
 )
 def test_refuses_what_is_not_there(options: dict[str, Any], code: str, words: str, image: np.ndarray[Any, Any]) -> None:

@@ -19,5 +19,5 @@ def literal_conv_mlp(decoder: ConvMLPDecoder, features: Sequence[Tensor]) -> Ten
         x_BCHW = F.relu(norm(F.conv2d(x_BCHW, projection.weight[:, :, None, None])))
         levels.append(F.interpolate(x_BCHW, size, mode="bilinear", align_corners=False))
     fused = F.conv2d(torch.cat(levels, dim=1), decoder.fuse.weight[:, :, None, None])
-    hidden = decoder.dropout(F.relu(decoder.norm(fused)))
+    hidden = decoder.classifier.dropout(F.relu(decoder.norm(fused)))
     return F.conv2d(hidden, decoder.classifier.weight[:, :, None, None], decoder.classifier.bias)

@@ -6,7 +6,8 @@ from functools import cache
 
 import torch
 
-from terrazzo.models import Segmenter, create_model
+from terrazzo.models import Segmenter
+from terrazzo.weights.create import create_model
 
 
 @cache

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from terrazzo.errors import ConfigError
-from terrazzo.models import DECODERS, Segmenter, create_model, list_models
+from terrazzo.models import DECODERS, Segmenter, list_models
+from terrazzo.weights.create import create_model
 from tiny_backbones import PYRAMIDS, TINY_BACKBONES
 
 pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[backbones]'")

@@ -8,8 +8,8 @@ from literal_conv_mlp import literal_conv_mlp
 from meta_models import meta_model
 from torch import nn
 
-from terrazzo.models import create_model
 from terrazzo.models.decoders.conv_mlp import ConvMLPDecoder
+from terrazzo.weights.create import create_model
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])

@@ -8,8 +8,9 @@ from meta_models import meta_model
 from torch import nn
 
 from terrazzo.errors import ConfigError
-from terrazzo.models import MODELS, create_model, list_models, segformer, setr
+from terrazzo.models import MODELS, list_models, segformer, setr
 from terrazzo.models.decoders.all_mlp import AllMLPDecoder
+from terrazzo.weights.create import create_model
 
 # name: (encoder, decoder at K = 150, decoder at K = 19, total at K = 150, total at K = 19)
 PARAMETERS = {

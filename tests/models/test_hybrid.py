@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from terrazzo.errors import ConfigError
-from terrazzo.models import ModelSpec, Part, build, create_model
+from terrazzo.models import ModelSpec, Part, build
 from terrazzo.models.encoders.hybrid import HybridEncoder
+from terrazzo.weights.create import create_model
 from tiny_backbones import TINY_BACKBONES
 
 pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[backbones]'")

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from meta_models import meta_model
 from torch import Tensor, nn
 
-from terrazzo.models import Segmenter, create_model
+from terrazzo.models import Segmenter
 from terrazzo.models.encoders.mit import (
     Block,
     EfficientSelfAttention,
@@ -21,6 +21,7 @@ from terrazzo.models.encoders.mit import (
     SequenceReduction,
 )
 from terrazzo.models.segformer import VARIANTS
+from terrazzo.weights.create import create_model
 
 PAPER = [name for name, spec in VARIANTS.items() if spec.decoder.name == "all_mlp"]
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from terrazzo import models
 from terrazzo.errors import ConfigError
 from terrazzo.fields import fields_of
-from terrazzo.models import MODELS, ModelSpec, Part, build, create_model, model_spec
+from terrazzo.models import MODELS, ModelSpec, Part, build, find_spec
 from terrazzo.models.encoders import ENCODERS, SIZES
+from terrazzo.weights.create import create_model
 
 TINY: dict[str, Any] = {
     "encoder": {"name": "mit", "embed_dims": [8, 8, 10, 16], "depths": [1, 1, 1, 1]},
@@ -32,7 +33,7 @@ def tiny(**changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_named_specs_to_json_and_back(name: str) -> None:
-    spec = model_spec(name, 19, image_size=(96, 64))
+    spec = find_spec(name).adapted(19, image_size=(96, 64))
     text = json.dumps(spec.to_dict())
     again = ModelSpec.from_dict(json.loads(text))
     assert again == spec and again.name == name and json.dumps(again.to_dict()) == text
@@ -69,10 +70,10 @@ def test_a_spec_is_complete() -> None:
 
 
 def test_the_size_of_images_is_kept_where_positions_are_learned() -> None:
-    assert model_spec("segformer_b0", 2, image_size=(32, 64)).image_size is None
-    assert model_spec("setr_pup_tiny", 2, image_size=(32, 64)).image_size == (32, 64)
-    assert model_spec("setr_pup_tiny", 2).image_size == (768, 768)
-    learned = model_spec("segformer_b0", 2).with_encoder(positions=True)
+    assert find_spec("segformer_b0").adapted(2, image_size=(32, 64)).image_size is None
+    assert find_spec("setr_pup_tiny").adapted(2, image_size=(32, 64)).image_size == (32, 64)
+    assert find_spec("setr_pup_tiny").image_size == (768, 768)
+    learned = find_spec("segformer_b0").with_encoder(positions=True)
     assert learned.image_size == (512, 512) and learned.name is None
     network = create_model(learned, 2, image_size=(64, 96))
     assert [tuple(stage.pos_embed.shape[1:3]) for stage in network.encoder.stages] == [
@@ -91,11 +92,11 @@ def test_a_network_says_what_it_was_built_by() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_encoders_have_names(size: str) -> None:
-    spec = model_spec(f"{size}+fcn", 5)
+    spec = find_spec(f"{size}+fcn").adapted(5)
     row, fields = SIZES[size]
     assert spec.name == f"{size}+fcn" and spec.encoder.name == row
     assert all(spec.encoder.fields[key] == value for key, value in fields.items())
-    assert model_spec("fcn", 5, encoder=size).encoder == spec.encoder
+    assert find_spec("fcn", size).encoder == spec.encoder
 
 
 @pytest.mark.parametrize(

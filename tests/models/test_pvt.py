@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from terrazzo.models import create_model
 from terrazzo.models.encoders import SIZES
 from terrazzo.models.encoders.mit import EfficientSelfAttention
 from terrazzo.models.encoders.pvt import PyramidVisionTransformer
+from terrazzo.weights.create import create_model
 
 TINY = {"embed_dims": (8, 8, 10, 16), "depths": (1, 1, 2, 1), "num_heads": (1, 2, 2, 4)}
 

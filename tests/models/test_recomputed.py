@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from terrazzo.models import create_model, segformer, setr
+from terrazzo.models import segformer, setr
 from terrazzo.models.encoders import mit, vit
 from terrazzo.models.layers import recomputed
 from terrazzo.models.segmenter import Segmenter
+from terrazzo.weights.create import create_model
 
 
 def networks() -> dict[str, Segmenter]:

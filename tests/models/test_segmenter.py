@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from terrazzo.models import Segmenter, create_model
+from terrazzo.models import Segmenter
+from terrazzo.weights.create import create_model
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,12 +13,13 @@ from literal_setr import LiteralSETR, all_logits
 from meta_models import meta_model
 from torch import Tensor, nn
 
-from terrazzo.models import Segmenter, create_model
+from terrazzo.models import Part, Segmenter, build, find_spec
 from terrazzo.models.decoders.mla import MLADecoder
 from terrazzo.models.decoders.naive import NaiveDecoder
 from terrazzo.models.decoders.pup import PUPDecoder
 from terrazzo.models.encoders.vit import VisionTransformer
 from terrazzo.models.setr import VARIANTS, setr_spec
+from terrazzo.weights.create import create_model
 
 # name: (main path, with auxiliary heads), K = 19, position embeddings for 768 x 768
 PARAMETERS = {
@@ -252,3 +254,28 @@ def test_defaults_of_create_model() -> None:
     assert own.encoder.pos_embed.shape == (1, 23, 30, 192)
     assert [block.drop_path.drop_prob for block in paper.encoder.blocks] == [0.0] * 12
     assert own.encoder.blocks[-1].drop_path.drop_prob == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("setr_naive_large", 305.67),
+        ("setr_mla_large", 310.57),
+        ("setr_pup_large", 318.31),
+        ("setr_naive_base", 87.69),
+        ("setr_mla_base", 92.59),
+        ("setr_pup_base", 97.64),
+        ("hybrid_base+setr_naive", 112.18),  # the paper has 112.59; see encoders/hybrid.py
+    ],
+)
+def test_the_papers_sizes_are_those_of_its_ade20k_networks_with_what_nobody_uses(name: str, published: float) -> None:
+    """512 x 512, 150 classes, auxiliary heads, and in every head a classifier of 512 channels that is not used."""
+    spec = find_spec(name)
+    if name.startswith("hybrid"):
+        pytest.importorskip("transformers")
+        heads = tuple(Part("setr_naive", {"level": level}) for level in range(3))
+        spec = replace(spec, auxiliary=heads)
+    with torch.device("meta"):
+        model = build(spec.adapted(150, image_size=(512, 512)))
+    unused = (1 + len(model.auxiliary)) * (512 * 150 + 150)
+    assert round((count(model) + unused) / 1e6, 2) == published

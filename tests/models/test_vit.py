@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from meta_models import meta_model
 from torch import Tensor, nn
 
-from terrazzo.models import create_model
 from terrazzo.models.encoders import vit
 from terrazzo.models.encoders.vit import CACHED_SIZES, Block, PatchEmbed, VisionTransformer, resize_positions
+from terrazzo.weights.create import create_model
 
 
 def encoder(

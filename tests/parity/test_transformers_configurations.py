@@ -12,8 +12,8 @@ from torch import Tensor
 
 import terrazzo
 from terrazzo.errors import CheckpointError, ConfigError
-from terrazzo.models import create_model
 from terrazzo.models.segmenter import Segmenter
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import save_folder
 from terrazzo.weights.huggingface import save_huggingface
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from terrazzo.cli.main import main
 from terrazzo.errors import CheckpointError
-from terrazzo.models import create_model
 from terrazzo.models.segformer import VARIANTS
 from terrazzo.weights.convert import convert
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import save_folder
 from terrazzo.weights.load import load, load_starting_weights
 from terrazzo.weights.recognize import load_network, meta_network, shapes_of

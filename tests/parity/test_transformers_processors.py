@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.convert import convert
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, save_folder
 from terrazzo.weights.load import load
 from terrazzo.weights.processor import preprocess_from_processor

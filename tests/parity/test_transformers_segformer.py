@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from terrazzo.models import Segmenter, create_model
+from terrazzo.models import Segmenter
 from terrazzo.models.segformer import VARIANTS
+from terrazzo.weights.create import create_model
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[dev]'")
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terrazzo.models import create_model
 from terrazzo.models.encoders.pvt import PyramidVisionTransformer
+from terrazzo.weights.create import create_model
 from tiny_backbones import TINY_BACKBONES
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[backbones]'")

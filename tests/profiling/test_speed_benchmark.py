@@ -14,11 +14,11 @@ from terrazzo.cli.main import main
 from terrazzo.engines.engine import ENGINES
 from terrazzo.errors import ConfigError, ImageError, TerrazzoError
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.profiling import benchmark as benchmark_module
 from terrazzo.profiling.benchmark import benchmark
 from terrazzo.profiling.engine_process import EngineProcess
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, save_folder
 
 

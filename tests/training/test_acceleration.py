@@ -18,8 +18,6 @@ from terrazzo.training.failures import told_of_failures
 from terrazzo.training.trainer import Trainer
 from terrazzo.weights.files import load_folder
 
-pytestmark = pytest.mark.usefixtures("tiny_variant")
-
 CPU = torch.device("cpu")
 
 

@@ -15,8 +15,6 @@ import terrazzo
 from terrazzo.errors import ConfigError
 from terrazzo.training.recipe import Recipe
 
-pytestmark = pytest.mark.usefixtures("tiny_variant")
-
 
 @pytest.mark.parametrize(
     ("argument", "value", "message"),

@@ -21,8 +21,6 @@ from terrazzo.training.artifacts import write_artifacts
 from terrazzo.training.pictures import BEST, CELL, WRONG, choose_images, curves_png, sheet_png
 from terrazzo.weights.files import load_folder, save_folder
 
-pytestmark = pytest.mark.usefixtures("tiny_variant")
-
 
 def picture(data: bytes) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(data)) as image:

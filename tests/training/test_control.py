@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import make_data, tiny_recipe, tiny_trainer
+from tiny_runs import TINY, make_data, tiny_recipe, tiny_trainer
 
 import terrazzo
 from terrazzo.data.loaders import Batch
 from terrazzo.errors import CheckpointError, ConfigError, TrainingError
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.checkpoint import load_checkpoint
 from terrazzo.training.dry_run import batch_picture
@@ -30,8 +29,7 @@ from terrazzo.training.overrides import parse_class_weights
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.train import recipe_for, with_training_at
 from terrazzo.training.trainer import Trainer
-
-pytestmark = pytest.mark.usefixtures("tiny_variant")
+from terrazzo.weights.create import create_model
 
 CPU = torch.device("cpu")
 
@@ -189,7 +187,7 @@ def test_more_stages_than_there_are_cannot_be_frozen(tmp_path: Path) -> None:
 
 
 def test_layer_decay_halves_the_rate_from_block_to_block() -> None:
-    network = create_model("setr_naive_nano", 3, image_size=(32, 32))
+    network = create_model(TINY["setr_naive_nano"], 3, image_size=(32, 32))
     factors = layer_factors(network.encoder, 0.5)
     by_name = {name: factors[id(value)] for name, value in network.encoder.named_parameters()}
     assert by_name["pos_embed"] == by_name["patch_embed.proj.weight"] == 1 / 32
@@ -219,7 +217,7 @@ def test_layer_decay_without_blocks_is_refused() -> None:
 def test_short_side_is_that_of_training_and_of_everything_after_it(tmp_path: Path) -> None:
     data = make_data(tmp_path / "data")
     side = {"data.preprocess.short_side": 160}
-    chosen, _ = recipe_for(data, "segformer_tiny", side)
+    chosen, _ = recipe_for(data, TINY["segformer_tiny"], side)
     assert (chosen.data.preprocess.short_side, chosen.data.preprocess.long_side) == (160, 640)
     assert chosen.crop == (160, 160) and chosen.augment[0].box == (213, 160)
     changes = with_training_at(side)

@@ -18,8 +18,6 @@ from terrazzo.training.data import labelled_pixels, open_splits
 from terrazzo.training.decoded import DecodedDataset, decoded_where_they_fit
 from terrazzo.training.memory import Memory
 
-pytestmark = pytest.mark.usefixtures("tiny_variant")
-
 
 @pytest.fixture
 def splits(tmp_path: Path) -> tuple[Dataset, Dataset]:

@@ -16,17 +16,15 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import ALONE, finish, make_data, start, tiny_recipe, tiny_trainer
+from tiny_runs import ALONE, TINY, finish, make_data, start, tiny_recipe, tiny_trainer
 
 from terrazzo.data.loaders import Batch
 from terrazzo.errors import ConfigError, TrainingError
-from terrazzo.models import create_model
 from terrazzo.training.checkpoint import load_checkpoint
 from terrazzo.training.distributed import Ranks, joined_ranks
 from terrazzo.training.train import train
 from terrazzo.training.trainer import Trainer
-
-pytestmark = pytest.mark.usefixtures("tiny_variant")
+from terrazzo.weights.create import create_model
 
 SAME = {"drop_path": 0.0, "normalize_by": "all", "class_weight_power": 0.0, "ema_decay": None}
 """A recipe without what differs between ranks: random branches, and means over a share of the labelled pixels."""
@@ -46,7 +44,7 @@ def test_batchnorm_is_shared_where_it_is_asked_for_and_can_be(
     monkeypatch: pytest.MonkeyPatch, device: str, sync: bool, shared: bool
 ) -> None:
     monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", lambda model: model)
-    model = Ranks(1, 2, torch.device(device)).wrap(create_model("setr_mla_nano", 2), sync)
+    model = Ranks(1, 2, torch.device(device)).wrap(create_model(TINY["setr_mla_nano"], 2), sync)
     norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
     assert len(norms) == 16
     assert {isinstance(norm, torch.nn.SyncBatchNorm) for norm in norms} == {shared}
@@ -175,7 +173,6 @@ def test_torchrun_starts_the_ranks_again_and_they_resume(data: Path, tmp_path: P
         "import os, pathlib, sys\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import tiny_runs, test_distributed\n"
-        "tiny_runs.add_tiny_models()\n"
         "stop = '' if int(os.environ['TORCHELASTIC_RESTART_COUNT']) else 'killed'\n"
         f"data, output = pathlib.Path({str(data)!r}), pathlib.Path({str(tmp_path / 'run')!r})\n"
         "test_distributed.whole_run(data, output, False, stop)\n"

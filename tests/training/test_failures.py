@@ -14,8 +14,6 @@ from terrazzo.errors import TrainingError
 from terrazzo.training.checkpoint import load_checkpoint
 from terrazzo.training.failures import ran_out_of_memory, told_of_failures
 
-pytestmark = pytest.mark.usefixtures("tiny_variant")
-
 CPU = torch.device("cpu")
 
 

@@ -15,8 +15,6 @@ from terrazzo.training import trainer as trainer_module
 from terrazzo.training.checkpoint import has_checkpoint, load_checkpoint
 from terrazzo.training.train import train
 
-pytestmark = pytest.mark.usefixtures("tiny_variant")
-
 LONG = {"epochs": 1000, "validate_every": 1000}
 
 

@@ -86,9 +86,8 @@ def test_all_steps_of_flat_recipes_are_in_their_order() -> None:
     assert names == ["resize", "rotate", "crop", "flip", "photometric", "gamma", "gray", "blur"]
 
 
-@pytest.mark.usefixtures("tiny_variant")
 def test_recipes_of_before_a_field_was_there_mean_what_they_meant() -> None:
-    recipe = tiny_recipe(auxiliary_weight=0.0)
+    recipe = tiny_recipe("segformer_b0", auxiliary_weight=0.0)
     added = ("encoder", "steps", "optimizer", "momentum", "sync_batchnorm", "auxiliary_weight", "protocol",
              "checkpointing", "compile", "split", "crowds")  # fmt: skip
     older = {key: value for key, value in flat(recipe).items() if key not in added}
@@ -103,9 +102,8 @@ def test_the_record_of_the_shipped_model_is_a_recipe() -> None:
     assert [row["name"] for row in recipe.to_dict()["augment"]][-3:] == ["gamma", "gray", "blur"]
 
 
-@pytest.mark.usefixtures("tiny_variant")
 def test_unknown_and_missing_keys_of_flat_recipes_are_named() -> None:
-    complete = flat(tiny_recipe())
+    complete = flat(tiny_recipe("segformer_b0"))
     with pytest.raises(ConfigError, match="here has an unknown key 'wramup_steps'") as caught:
         Recipe.from_dict({**complete, "wramup_steps": 3}, "here")
     assert "did you mean warmup_steps" in caught.value.fix
@@ -113,7 +111,7 @@ def test_unknown_and_missing_keys_of_flat_recipes_are_named() -> None:
     with pytest.raises(ConfigError, match="here lacks crop, lr"):
         Recipe.from_dict(complete, "here")
     with pytest.raises(ConfigError, match=r"here: optimizer\.lr is 'ten'"):
-        Recipe.from_dict({**flat(tiny_recipe()), "lr": "ten"}, "here")
+        Recipe.from_dict({**flat(tiny_recipe("segformer_b0")), "lr": "ten"}, "here")
 
 
 def test_every_field_of_flat_recipes_has_its_place() -> None:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import tiny_trainer
+from tiny_runs import TINY, tiny_trainer
 from torch import Tensor, nn
 
 from terrazzo.errors import TrainingError
-from terrazzo.models import create_model
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.training import memory_plan as memory_plan_module
 from terrazzo.training.losses import CombinedLoss
@@ -19,8 +18,7 @@ from terrazzo.training.losses.cross_entropy import CrossEntropy, upsampled_cross
 from terrazzo.training.memory import Memory, StepMemory, estimate_step_memory, memory_of
 from terrazzo.training.memory_plan import MemoryPlan, memory_plan
 from terrazzo.training.trainer import Trainer
-
-pytestmark = pytest.mark.usefixtures("tiny_variant")
+from terrazzo.weights.create import create_model
 
 LOSS = CombinedLoss([CrossEntropy()], torch.ones(8), 255, torch.device("cpu"))
 PLAIN: dict[str, Any] = {"loss": LOSS, "optimizer_states": 0, "has_average": False, "bf16": False}
@@ -84,7 +82,7 @@ def peak_of_a_real_step(network: Segmenter, batch: int, crop: tuple[int, int]) -
     [("segformer_tiny", False), ("segformer_tiny", True), ("setr_naive_nano", False), ("setr_naive_nano", True)],
 )
 def test_the_estimate_is_close_to_what_a_real_step_allocates(model: str, checkpointing: bool) -> None:
-    network = create_model(model, 5, image_size=(64, 96))
+    network = create_model(TINY[model], 5, image_size=(64, 96))
     estimate = estimate_step_memory(network, 3, (64, 96), **PLAIN, recompute_blocks=checkpointing)
     if checkpointing:
         encoder: Any = network.encoder
@@ -94,7 +92,7 @@ def test_the_estimate_is_close_to_what_a_real_step_allocates(model: str, checkpo
 
 
 def test_half_precision_and_smaller_batches_take_less() -> None:
-    network = create_model("segformer_tiny", 5)
+    network = create_model(TINY["segformer_tiny"], 5)
     whole = estimate_step_memory(network, 8, (64, 64), **PLAIN)
     assert estimate_step_memory(network, 8, (64, 64), **{**PLAIN, "bf16": True}).step < 0.9 * whole.step
     half = estimate_step_memory(network, 4, (64, 64), **PLAIN)

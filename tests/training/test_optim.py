@@ -7,12 +7,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_runs import tiny_recipe
+from tiny_runs import TINY, tiny_recipe
 
-from terrazzo.models import Segmenter, create_model
+from terrazzo.models import Segmenter
 from terrazzo.training.optim import create_optimizer, learning_rate_factor, parameter_groups, set_learning_rate
-
-pytestmark = pytest.mark.usefixtures("tiny_variant")
+from terrazzo.weights.create import create_model
 
 
 def meta_model(name: str, num_classes: int = 150) -> Segmenter:
@@ -101,7 +100,8 @@ def test_who_is_in_which_group() -> None:
 
 @pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
 def test_setrs_heads_have_the_decoders_rate_and_mlas_aggregation_has_not(decoder: str) -> None:
-    model = meta_model(f"setr_{decoder}_nano", 5)
+    with torch.device("meta"):
+        model = create_model(TINY[f"setr_{decoder}_nano"], 5)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = parameter_groups(model, 0.01, 0.0, 10.0)
     rest, norms, head = ({names[id(p)] for p in group["params"]} for group in groups)

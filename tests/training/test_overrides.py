@@ -14,8 +14,6 @@ from terrazzo.training.augment.crop import RandomCrop
 from terrazzo.training.overrides import parse_setting
 from terrazzo.training.recipe import Recipe, automatic_recipe
 
-pytestmark = pytest.mark.usefixtures("tiny_variant")
-
 
 @pytest.mark.parametrize(
     ("text", "path", "value"),
@@ -71,7 +69,7 @@ def test_an_augmentation_that_is_missing_is_put_in_at_its_usual_place(name: str)
     default = AUGMENTATIONS[name].__dataclass_fields__[field].default
     order = [row["name"] for row in bare.changed({f"augment.{name}.{field}": default}).to_dict()["augment"]]
     assert order == sorted(["crop", name], key=list(AUGMENTATIONS).index)
-    full = automatic_recipe("segformer_tiny", [(48, 64)])
+    full = automatic_recipe("segformer_b0", [(48, 64)])
     order = [row["name"] for row in full.changed({f"augment.{name}.{field}": default}).to_dict()["augment"]]
     assert order == [row for row in AUGMENTATIONS if row in order]
 

@@ -6,6 +6,7 @@ What is expected is written down here a second time, from the papers and their c
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable
 from functools import cache
@@ -17,17 +18,16 @@ import torch
 import yaml
 from flat_recipes import flat as flat_values
 from PIL import Image
-from tiny_runs import ALONE
+from tiny_runs import ALONE, TINY
 
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import MODELS, Segmenter, create_model
+from terrazzo.models import MODELS, Segmenter
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.data import labelled_pixels, open_splits
 from terrazzo.training.optim import create_optimizer, learning_rate_factor, set_learning_rate
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.trainer import Trainer
-
-pytestmark = pytest.mark.usefixtures("tiny_variant")
+from terrazzo.weights.create import create_model
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 
@@ -181,9 +181,9 @@ HALF_TIME = {0.01: (5.405278640e-3, 5.363508446e-2), 0.002: (1.118184789e-3, 1.0
 
 
 @pytest.fixture(scope="module")
-def narrow(tiny_variant: None) -> Segmenter:
+def narrow() -> Segmenter:
     with torch.device("meta"):
-        return create_model("segformer_tiny", 2)
+        return create_model(TINY["segformer_tiny"], 2)
 
 
 def rates(model: Segmenter, recipe: Recipe, at: Iterable[int]) -> list[tuple[float, float]]:
@@ -255,9 +255,10 @@ def shrunk(recipe: Recipe) -> Recipe:
     crop, resize box, validation size and protocol. Classes, optimiser, schedule, losses and augmentation stay.
     """
     decoder = recipe.model.name.split("_")[1]
-    return recipe.changed(
+    name = "segformer_tiny" if family(recipe.model.name) == "segformer" else f"setr_{decoder}_nano"
+    narrow = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, name=name, spec=TINY[name]))
+    return narrow.changed(
         {
-            "model": "segformer_tiny" if family(recipe.model.name) == "segformer" else f"setr_{decoder}_nano",
             "weights": None,
             "steps": 2,
             "warmup_steps": min(recipe.optimizer.warmup_steps, 1),
@@ -293,8 +294,9 @@ class Outcome:
 
 
 @cache
-def two_steps(recipe: Recipe, data: Path, output: Path) -> Outcome:
-    """Train and validate; recipes that differ in no more than what was shrunk have one run."""
+def two_steps(written: str, data: Path, output: Path) -> Outcome:
+    """Train and validate by a recipe in JSON; recipes that differ in no more than what was shrunk have one run."""
+    recipe = Recipe.from_dict(json.loads(written), "shrunk")
     train, val = open_splits(recipe.data, data)
     trainer = Trainer(recipe, train, val, labelled_pixels(train), output, ALONE, workers=0)
     assert trainer.total_steps == 2
@@ -312,7 +314,7 @@ def test_two_steps_change_the_weights(name: str, copies: dict[str, Path]) -> Non
     recipe = shrunk(read(name))
     assert recipe.data.labels is not None
     data = copies[recipe.data.labels]
-    outcome = two_steps(recipe, data, data / "run")
+    outcome = two_steps(json.dumps(recipe.to_dict()), data, data / "run")
     heads = {"segformer_tiny": 0, "setr_naive_nano": 3, "setr_pup_nano": 4, "setr_mla_nano": 4}
     assert outcome.auxiliary == heads[recipe.model.name]
     # Guessing costs the logarithm of the classes; unlabelled pixels cost nothing, each head two fifths more.

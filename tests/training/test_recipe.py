@@ -19,10 +19,8 @@ from terrazzo.training.flat_recipe import PATHS
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.run_folder import write_recipe
 
-pytestmark = pytest.mark.usefixtures("tiny_variant")
 
-
-def test_a_recipe_survives_json_and_yaml(tiny_variant: None, tmp_path: Path) -> None:
+def test_a_recipe_survives_json_and_yaml(tmp_path: Path) -> None:
     recipe = tiny_recipe(holdout=("a*", "b"), resize=(2048, 512), lr=6e-5, clip_norm=None, labels="camvid")
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())), "here") == recipe
     write_recipe(tmp_path, recipe)
@@ -156,7 +154,7 @@ sizes = st.tuples(st.integers(1, 4000), st.integers(1, 4000))
 @settings(max_examples=30, deadline=None)
 @given(st.lists(sizes, min_size=1, max_size=20), st.integers(1, 300), st.integers(1, 64))
 def test_any_images_get_a_usable_recipe(images: list[tuple[int, int]], epochs: int, batch_size: int) -> None:
-    recipe = automatic_recipe("segformer_tiny", images, epochs=epochs, batch_size=batch_size)
+    recipe = automatic_recipe("segformer_b0", images, epochs=epochs, batch_size=batch_size)
     assert Recipe.from_dict(recipe.to_dict(), "here") == recipe
     assert all(128 <= side <= 512 and side % 32 == 0 for side in recipe.crop)
     steps = max(len(images) // batch_size, 1) * epochs
@@ -174,11 +172,11 @@ def test_unknown_protocols_are_named_with_the_nearest() -> None:
 
 
 def test_the_length_is_given_in_epochs_or_in_steps() -> None:
-    made = automatic_recipe("segformer_tiny", [(48, 64)] * 8, steps=50)
+    made = automatic_recipe("segformer_b0", [(48, 64)] * 8, steps=50)
     assert (made.run.epochs, made.run.steps, made.optimizer.warmup_steps) == (None, 50, 5)
-    assert automatic_recipe("segformer_tiny", [(48, 64)] * 8).run.epochs == 100
+    assert automatic_recipe("segformer_b0", [(48, 64)] * 8).run.epochs == 100
     with pytest.raises(ConfigError, match="steps is 50") as caught:
-        automatic_recipe("segformer_tiny", [(48, 64)] * 8, epochs=3, steps=50)
+        automatic_recipe("segformer_b0", [(48, 64)] * 8, epochs=3, steps=50)
     assert "where epochs is null" in caught.value.fix
 
 

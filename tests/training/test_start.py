@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_runs import tiny_recipe
+from tiny_runs import TINY, tiny_recipe
 from torch import Tensor
 
 from terrazzo.errors import CheckpointError
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import Segmenter, create_model
+from terrazzo.models import Segmenter
 from terrazzo.models.encoders.vit import resize_positions
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.start import start_from, starting_weights
+from terrazzo.weights.create import create_model
 from terrazzo.weights.load import StartingWeights
-
-pytestmark = pytest.mark.usefixtures("tiny_variant")
-
-MODELS = ["segformer_tiny", "setr_naive_nano", "setr_pup_nano", "setr_mla_nano"]
 
 
 def network(name: str, num_classes: int = 3, side: int = 32) -> Segmenter:
-    return create_model(name, num_classes, image_size=(side, side))
+    return create_model(TINY.get(name, name), num_classes, image_size=(side, side))
 
 
 def recipe(name: str) -> Recipe:
@@ -49,14 +46,14 @@ def other(name: str, num_classes: int = 3, side: int = 32) -> dict[str, Tensor]:
     return {key: torch.rand_like(value) + 2 if value.is_floating_point() else value + 7 for key, value in state.items()}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TINY)
 def test_a_whole_model_is_taken_over_whole(name: str) -> None:
     initial = other(name)
     after, stayed = started(name, initial)
     assert not stayed and all(torch.equal(after[key], initial[key]) for key in after)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TINY)
 def test_classifiers_for_other_classes_stay_random_if_that_is_asked_for(name: str) -> None:
     with pytest.raises(CheckpointError, match="given tells 7 classes apart, and the data set has 3") as caught:
         started(name, other(name, 7))
@@ -66,7 +63,7 @@ def test_classifiers_for_other_classes_stay_random_if_that_is_asked_for(name: st
     assert {"decoder.classifier.weight", "decoder.classifier.bias"} <= stayed
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TINY)
 def test_rows_of_all_classifiers_are_put_into_the_order_of_the_data(name: str) -> None:
     fresh, initial = network(name), other(name)
     labels = LabelSpec.from_names(["dark", "grey", "light"])
@@ -80,7 +77,7 @@ def test_rows_of_all_classifiers_are_put_into_the_order_of_the_data(name: str) -
         assert torch.equal(value, initial[key][[2, 0, 1]] if key in rows else initial[key]), key
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", TINY)
 def test_an_encoder_alone_leaves_the_rest_random(name: str) -> None:
     initial = {key: value for key, value in other(name).items() if key.startswith("encoder.")}
     after, stayed = started(name, initial)

@@ -24,13 +24,11 @@ from terrazzo.training.rng import generator_states, set_generators
 from terrazzo.training.state import KEYS
 from terrazzo.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("tiny_variant")
-
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def data(tiny_variant: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("data") / "tiles", train=8)
 
 

@@ -23,8 +23,6 @@ from terrazzo.training.losses.cross_entropy import CrossEntropy, upsampled_cross
 from terrazzo.training.trainer import Trainer
 from terrazzo.weights.files import load_folder
 
-pytestmark = pytest.mark.usefixtures("tiny_variant")
-
 State = dict[str, Tensor]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import finish, make_data, start, tiny_recipe, wait_for
+from tiny_runs import TINY, finish, make_data, start, tiny_recipe, wait_for
 
 import terrazzo
 from terrazzo.atomic import PARTIAL_PREFIX
@@ -20,8 +20,6 @@ from terrazzo.evaluation.evaluator import evaluate
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.run_folder import clear_leftovers, locked
 from terrazzo.training.train import Run, train
-
-pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +117,7 @@ def test_without_a_recipe_one_is_made_for_the_images_and_the_length(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = {"epochs": 1, "batch_size": 5, "crop": [32, 32]}
-    run = train(data, tmp_path / "run", "segformer_tiny", overrides=changes, workers=0, device="cpu")
+    run = train(data, tmp_path / "run", TINY["segformer_tiny"], overrides=changes, workers=0, device="cpu")
     assert run is not None
     made = Recipe.from_file(run.output / "recipe.yaml")
     assert (made.run.epochs, made.run.batch_size, made.crop, made.optimizer.warmup_steps) == (1, 5, (32, 32), 0)

@@ -15,21 +15,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import make_data, tiny_recipe, tiny_trainer
+from tiny_runs import TINY, make_data, tiny_recipe, tiny_trainer
 
 from terrazzo.data.loaders import Batch
 from terrazzo.errors import CheckpointError, DatasetError, OutputError, TrainingError
 from terrazzo.evaluation.confusion import Metrics
-from terrazzo.models import create_model
 from terrazzo.training import failures, validation
 from terrazzo.training import trainer as trainer_module
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
 from terrazzo.training.trainer import Trainer
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import load_folder
 from terrazzo.weights.load import StartingWeights
-
-pytestmark = pytest.mark.usefixtures("tiny_variant")
 
 
 class Unbroken:
@@ -428,7 +426,7 @@ def test_a_run_of_so_many_steps_cuts_its_last_epoch_short_and_validates_it(
 
 
 def test_weights_to_start_from_are_taken_over_and_averaged_from_the_start(data: Path, tmp_path: Path) -> None:
-    initial = create_model("segformer_tiny", 7)
+    initial = create_model(TINY["segformer_tiny"], 7)
     start = StartingWeights("a segformer_tiny", "segformer_tiny", initial.state_dict())
     trainer = tiny_trainer(data, tmp_path, initial=start, reset_head=True, weights="other")
     for name, value in initial.state_dict().items():
@@ -442,7 +440,9 @@ def test_weights_to_start_from_are_taken_over_and_averaged_from_the_start(data: 
 
 
 def test_row_42_a_classifier_for_other_classes_is_refused_and_the_way_out_named(data: Path, tmp_path: Path) -> None:
-    start = StartingWeights("a segformer_tiny", "segformer_tiny", create_model("segformer_tiny", 150).state_dict())
+    start = StartingWeights(
+        "a segformer_tiny", "segformer_tiny", create_model(TINY["segformer_tiny"], 150).state_dict()
+    )
     with pytest.raises(CheckpointError, match="tells 150 classes apart, and the data set has 3") as caught:
         tiny_trainer(data, tmp_path, initial=start, weights="other")
     assert caught.value.code == "checkpoint-classes" and "--reset-head" in caught.value.fix
@@ -456,7 +456,7 @@ def test_row_43_weights_of_another_architecture_are_refused_and_named(data: Path
 
 
 def test_an_encoder_alone_is_taken_over_under_a_random_decoder(data: Path, tmp_path: Path) -> None:
-    initial = create_model("segformer_tiny", 7).encoder.state_dict(prefix="encoder.")
+    initial = create_model(TINY["segformer_tiny"], 7).encoder.state_dict(prefix="encoder.")
     trainer = tiny_trainer(
         data, tmp_path, initial=StartingWeights("an encoder", "segformer_tiny", initial), weights="other"
     )

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import rich.progress  # noqa: F401  # the first import draws from Python's gener
 import torch
 from PIL import Image
 
-from terrazzo.models import MODELS, segformer, setr
+from terrazzo.models import ModelSpec
 from terrazzo.models.segformer import segformer_spec
 from terrazzo.models.setr import setr_spec
 from terrazzo.training.data import labelled_pixels, open_splits
@@ -29,25 +29,12 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 
 NANO = {"embed_dim": 16, "depth": 4, "num_heads": 2}
 TINY_MIT = {"embed_dims": (8, 16, 20, 32), "depths": (1, 1, 1, 1)}
-TINY_SEGFORMER = {"segformer_tiny": segformer_spec("segformer_tiny", TINY_MIT, 16)}
-TINY_SETR = {
+TINY: dict[str, ModelSpec] = {
+    "segformer_tiny": segformer_spec("segformer_tiny", TINY_MIT, 16),
     "setr_naive_nano": setr_spec("setr_naive_nano", NANO, "naive", (1, 2, 3, 4), (1, 2, 3)),
     "setr_pup_nano": setr_spec("setr_pup_nano", NANO, "pup", (1, 2, 3, 4), (1, 2, 3, 4)),
     "setr_mla_nano": setr_spec("setr_mla_nano", NANO, "mla", (1, 2, 3, 4), (1, 2, 3, 4)),
 }
-
-
-def tiny_models() -> Iterator[tuple[Any, str, Any]]:
-    """Yield a table of models, a name that it lacks, and its variant; each is to be put in before the next is asked."""
-    for own, variants in ((segformer.VARIANTS, TINY_SEGFORMER), (setr.VARIANTS, TINY_SETR)):
-        for table in (own, MODELS):
-            yield from ((table, name, variant) for name, variant in variants.items() if name not in table)
-
-
-def add_tiny_models() -> None:
-    """Do for a process of its own what the fixture `tiny_variant` does."""
-    for table, name, variant in tiny_models():
-        table[name] = variant
 
 
 def make_data(root: Path, train: int = 5, val: int = 3, classes: int = 3) -> Path:
@@ -67,9 +54,10 @@ def make_data(root: Path, train: int = 5, val: int = 3, classes: int = 3) -> Pat
     return root
 
 
-def tiny_recipe(**changes: Any) -> Recipe:
-    """Two epochs of two steps of two photos; the random parts of training are on."""
-    recipe = automatic_recipe("segformer_tiny", [(48, 64)] * 5, epochs=2, batch_size=2)
+def tiny_recipe(model: str | ModelSpec = "segformer_tiny", **changes: Any) -> Recipe:
+    """Two epochs of two steps of two photos; the random parts of training are on. A name may be one of `TINY`."""
+    spec = TINY.get(model, model) if isinstance(model, str) else model
+    recipe = automatic_recipe(spec, [(48, 64)] * 5, epochs=2, batch_size=2)
     return recipe.changed({"crop": (32, 32), "drop_path": 0.3, "precision": "fp32", **changes})
 
 
@@ -134,7 +122,6 @@ def wait_for(condition: Callable[[], bool], seconds: float = 100) -> None:
 def _entered(place: dict[str, int], function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     os.setsid()
     torch.set_num_threads(1)
-    add_tiny_models()
     if place:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", **{key: str(value) for key, value in place.items()}}
     function(*arguments)

@@ -12,8 +12,8 @@ from torch import nn
 
 from terrazzo.errors import CheckpointError
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.preprocess import Preprocess
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, load_folder, save_folder
 from tiny_backbones import TINY_BACKBONES
 

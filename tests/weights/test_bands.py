@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import terrazzo
-from terrazzo.models import create_model, model_spec
+from terrazzo.models import find_spec
 from terrazzo.weights.bands import fitted_bands, with_bands
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, load_folder, save_folder
 from terrazzo.weights.load import StartingWeights
 from tiny_backbones import TINY_BACKBONES
@@ -76,7 +77,7 @@ def test_four_bands_are_saved_and_loaded(tmp_path: Path) -> None:
     labels = terrazzo.LabelSpec.from_names(["a", "b"])
     save_folder(tmp_path / "x", TrainedModel("segformer_b0", network, labels, terrazzo.Preprocess()))
     loaded = load_folder(tmp_path / "x")
-    assert loaded.spec == model_spec("segformer_b0", 2, in_channels=4)
+    assert loaded.spec == find_spec("segformer_b0").adapted(2, in_channels=4)
     images = torch.randn(1, 4, 33, 35)
     with torch.inference_mode():
         assert torch.equal(loaded.network(images), network(images))

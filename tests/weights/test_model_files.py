@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 import terrazzo.atomic
 from terrazzo.errors import CheckpointError, ConfigError, OutputError
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model, model_spec
+from terrazzo.models import find_spec
 from terrazzo.preprocess import Preprocess
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, load_folder, save_folder
 from terrazzo.weights.load import load
 
@@ -138,7 +139,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_all_named(folder: Path) ->
 
 
 def test_row_43_another_variant_does_not_load(folder: Path) -> None:
-    rewrite_config(folder, model=model_spec("segformer_b1", 3).to_dict())
+    rewrite_config(folder, model=find_spec("segformer_b1").adapted(3).to_dict())
     with pytest.raises(CheckpointError, match=r"is a segformer_b0, and config\.json says segformer_b1"):
         load_folder(folder)
 

@@ -26,7 +26,8 @@ from terrazzo.weights.remap.segformer import HF4, HF5, LAYOUTS, MMSEG, NVLABS, v
 def test_every_key_and_shape_of_the_other_program_has_its_place(file: str, layout: Layout, architecture: str) -> None:
     theirs = key_list(file)
     assert next(some for some in LAYOUTS if some.prefix_in(theirs) is not None) is layout
-    assert variant_in(layout, theirs)[0] == architecture
+    spec, _ = variant_in(layout, theirs)
+    assert spec is not None and spec.name == architecture
     ours = shapes_of(meta_network(architecture, 150).state_dict())
     expected = {key: shape for key, shape in theirs.items() if not layout.is_dropped(key)}
     assert layout.their_shapes(ours) == expected

@@ -14,11 +14,12 @@ from torch import Tensor
 from foreign_files import key_list, save_checkpoint, state_in
 from terrazzo.errors import CheckpointError
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import Segmenter, create_model, model_spec
+from terrazzo.models import Segmenter, find_spec
 from terrazzo.models import setr as setr_models
 from terrazzo.models.encoders.vit import SIZES, resize_positions
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, load_folder, save_folder
 from terrazzo.weights.load import load, load_starting_weights
 from terrazzo.weights.recognize import meta_network, recognize, shapes_of
@@ -44,7 +45,7 @@ def small_mmseg_variants(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def random_setr(name: str, image_size: tuple[int, int] = SMALL_IMAGE) -> Segmenter:
     torch.manual_seed(0)
-    model = create_model(name, 5, image_size=image_size).eval()
+    model = create_model(setr_models.VARIANTS[name], 5, image_size=image_size).eval()
     for key, value in model.state_dict().items():
         if value.is_floating_point():
             value.uniform_(0.5, 1.5) if key.endswith("running_var") else value.normal_(std=0.1)
@@ -151,7 +152,7 @@ def test_row_43_segformer_in_the_place_of_setr_is_named(tmp_path: Path) -> None:
     save_folder(tmp_path / "x", TrainedModel("setr_naive_tiny", model, labels, Preprocess()))
     config = json.loads((tmp_path / "x" / "config.json").read_text())
     (tmp_path / "x" / "config.json").write_text(
-        json.dumps({**config, "model": model_spec("segformer_b0", 5).to_dict()})
+        json.dumps({**config, "model": find_spec("segformer_b0").adapted(5).to_dict()})
     )
     with pytest.raises(CheckpointError, match=r"is a setr_naive_tiny, and config\.json says segformer_b0"):
         load(tmp_path / "x")

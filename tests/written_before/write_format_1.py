@@ -31,7 +31,7 @@ import terrazzo
 from terrazzo.ablation.studies import changed_segformer
 from terrazzo.exports.export import export
 from terrazzo.labels import LabelSpec
-from terrazzo.models import Segmenter, create_model, segformer, setr
+from terrazzo.models import Segmenter, segformer, setr
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
@@ -39,6 +39,7 @@ from terrazzo.training.distributed import Ranks
 from terrazzo.training.recipe import Recipe, automatic_recipe
 from terrazzo.training.run_folder import write_recipe
 from terrazzo.training.trainer import Trainer
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, save_folder
 from terrazzo.weights.huggingface import save_huggingface
 from tiny_backbones import TINY_BACKBONES

@@ -1,1 +1,1 @@
-"""Ablations: what the two papers claim, trained and measured on a data set of one's own."""
+"""Ablation studies: the two papers' claims, tested on any data set."""

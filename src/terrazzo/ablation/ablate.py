@@ -1,4 +1,4 @@
-"""`ablate`: the public function from a study and a data set to its table and plots."""
+"""`ablate`: trains the networks of a study on a data set, and writes its table and plots."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from terrazzo.weights.files import TrainedModel
 __all__ = ["ablate"]
 
 EPOCHS = 20
-NEVER = 1_000_000  # epochs from one validation to the next: the last step's weights are what is compared
+NEVER = 1_000_000  # epochs between validations: the weights of the last step are compared
 
 COUNTED_SIDES = (128, 256, 384, 512, 768, 1024, 1536, 2048)
-"""Image sides for which operations are counted; nothing is computed for that."""
+"""Image sides for which operations are counted, without running the network."""
 
 MEASURED_SIDES = (128, 256, 384, 512)
 """Image sides for which time and memory are measured."""
 
 FILES = (".md", ".csv", ".png", ".json")
 PICTURES = {"attention": "_attention.png", "masks": "_masks.png", "resources": "_receptive_fields.png"}
-"""What a study draws besides its plot, by what it measures; the name of the file begins with the study's."""
+"""Pictures besides the plot, by what a study measures: the endings of their file names."""
 
 IMAGES_SHOWN = 3
 FIELD_WINDOW = 256
@@ -63,6 +63,7 @@ def ablate(
     overrides: Mapping[str, Any] | None = None,
     short_side: int | None = None,
     sides: Sequence[int] | None = None,
+    only: Sequence[str] | None = None,
     workers: int = 0,
     device: str | None = None,
     overwrite: bool = False,
@@ -84,6 +85,7 @@ def ablate(
             `terrazzo.train` does.
         sides: for the study ``position`` the shorter sides of the photos to validate at; for ``reduction`` and
             ``models`` the sides of the square images that are measured.
+        only: the networks of the study to compare, by the names of their run folders; by default all.
         workers: loader processes.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         overwrite: replace tables and pictures that are not those of an earlier study, too.
@@ -92,13 +94,14 @@ def ablate(
         The finished study; its files are in `output`.
 
     Raises:
-        ConfigError: there is no such study, or an override is not usable.
+        ConfigError: the study or one of its networks is unknown, or an override is not usable.
         DatasetError: the data set cannot be read.
         MissingExtraError: the study needs transformers, which is not installed.
         TrainingError: the folder holds runs with other settings, or one diverged.
         OutputError: the output folder cannot be written to.
     """
     study = find_study(study) if isinstance(study, str) else study
+    study = study if only is None else study.only(only)
     data, output = Path(data), Path(output)
     files = [output / f"{study.name}{suffix}" for suffix in FILES]
     pictures = [output / f"{study.name}{suffix}" for what, suffix in PICTURES.items() if what == study.measures]
@@ -195,7 +198,7 @@ def _measured(
     return {}
 
 
-def _shown_images(setting: Setting) -> list[tuple[NDArray[np.uint8], NDArray[Any]]]:
+def _shown_images(setting: Setting) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Return some validation photos, evenly spaced, and their masks."""
     places = np.linspace(0, len(setting.val) - 1, IMAGES_SHOWN + 2).round().astype(int)[1:-1]
     return [setting.val.read(index) for index in sorted(set(places.tolist()))]

@@ -1,13 +1,13 @@
 """The pictures of a study: scores and costs as bars, curves over the image's side, and masks side by side.
 
-Figures are drawn on their own canvas, without pyplot, so that nothing global is touched and no display is needed.
+Figures are drawn without pyplot, which has global state and may need a display.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,9 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["attention_png", "fields_png", "masks_png", "study_png"]
 
 OTHERS = "#6d8fb5"
-COLORS = ("#c2410c", "#1f5fa8", "#2f8f5b", "#8a63b8", "#7a7a7a")  # the paper's own first
+COLORS = (
+    "#c2410c", "#1f5fa8", "#2f8f5b", "#8a63b8", "#7a7a7a", "#d98c00", "#00838f", "#ad1457", "#5d4037", "#827717",
+)  # fmt: skip
+"""Of the networks, the paper's own first; more of them begin again."""
 DPI = 150
 LINE = 0.062  # of a name beside a chart, of the chart's height
+FIELDS_IN_A_ROW = 7
 PLAIN: dict[str, Any] = {"color": INK, "parse_math": False}
 
 
@@ -47,7 +51,7 @@ def study_png(result: Result) -> bytes:
 
 
 def attention_png(rows: Sequence[Row]) -> bytes:
-    """Draw what attention costs against the side of the image, which takes counting and no training."""
+    """Draw the cost of attention against the side of the image. It is counted, so no network is trained for it."""
     figure = _figure(
         (9, 5), "Attention with and without sequence reduction in SegFormer-B0, by the ratios of its stages"
     )
@@ -72,8 +76,8 @@ def _bars(figure: Figure, result: Result) -> None:
 
 
 def _sizes(figure: Figure, result: Result) -> None:
-    figure.set_size_inches(12, 4.9)
     rows, training = result.rows, min(result.side)
+    figure.set_size_inches(12, max(4.9, 0.45 * len(rows)))
     left, right = figure.subplots(1, 2, width_ratios=(5, 3))
     left.axvline(training, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     heading = "validation mIoU, %, of whole photos by their shorter side"
@@ -83,7 +87,7 @@ def _sizes(figure: Figure, result: Result) -> None:
     above: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 9.5, "color": INK}
     (largest,) = rows[0].mIoU_in_windows
     pairs = [(row.mIoU_in_windows[largest], row.mIoU_by_side[largest]) for row in rows]
-    for place, ((in_windows, whole), color) in enumerate(zip(pairs, COLORS, strict=False)):
+    for place, ((in_windows, whole), color) in enumerate(zip(pairs, cycle(COLORS))):
         right.plot([in_windows, whole], [place, place], color=color, linewidth=3, zorder=2)
         right.plot(in_windows, place, "s", ms=9, mfc="white", mec=color, mew=2, zorder=3)
         right.plot(whole, place, "o", ms=9, color=color, zorder=3)
@@ -101,9 +105,10 @@ def _sizes(figure: Figure, result: Result) -> None:
 
 
 def _resources(figure: Figure, result: Result) -> None:
-    figure.set_size_inches(12, 8.6)
-    (scores, *axes), rows = figure.subplots(2, 2).ravel(), result.rows
-    _score_bars(scores, rows)
+    rows = result.rows
+    figure.set_size_inches(12, max(8.6, 0.6 * len(rows)))
+    scores, *axes = figure.subplots(2, 2).ravel()
+    _score_bars(scores, rows, [*islice(cycle(COLORS), len(rows))])
     by = "by the side of a square image"
     for place, curve, unit, heading in (
         (axes[0], lambda row: row.operations_by_side, 1e9, f"counted operations, GMAC, {by}"),
@@ -124,9 +129,9 @@ def _figure(size: tuple[float, float], title: str, points: float = 11, **style: 
     return figure
 
 
-def _score_bars(axes: Axes, rows: Sequence[Row], colors: Sequence[str] = COLORS) -> None:
+def _score_bars(axes: Axes, rows: Sequence[Row], colors: Sequence[str]) -> None:
     scores = [row.mIoU for row in rows]
-    axes.barh(range(len(rows)), scores, height=0.62, color=colors[: len(rows)])
+    axes.barh(range(len(rows)), scores, height=0.62, color=colors)
     for place, score in enumerate(scores):
         axes.text(score, place, f" {score:.1f}", va="center", fontsize=10, color=INK)
     axes.set_yticks(range(len(rows)), [row.title for row in rows], fontsize=10, parse_math=False)
@@ -170,12 +175,12 @@ def _curves(
     scale = np.log10 if logarithmic else np.asarray
     low, high = (float(scale(limit)) for limit in axes.get_ylim())
     places = [(float(scale(end)) - low) / (high - low) for end, _, _ in ends]
-    order = sorted(range(len(ends)), key=places.__getitem__)
+    order, line = sorted(range(len(ends)), key=places.__getitem__), min(LINE, 1 / len(ends))
     for below, above in pairwise(order):
-        places[above] = max(places[above], places[below] + LINE)
-    places[order[-1]] = min(places[order[-1]], 1 - LINE / 2)
+        places[above] = max(places[above], places[below] + line)
+    places[order[-1]] = min(places[order[-1]], 1 - line / 2)
     for above, below in pairwise(order[::-1]):
-        places[below] = min(places[below], places[above] - LINE)
+        places[below] = min(places[below], places[above] - line)
     beside: dict[str, Any] = {"xycoords": "axes fraction", "va": "center", "fontsize": 9, "annotation_clip": False}
     for height, (_, name, color) in zip(places, ends, strict=True):
         axes.annotate(name, (1.01, height), color=color, parse_math=False, **beside)
@@ -236,10 +241,16 @@ def fields_png(networks: Sequence[ReceptiveFields]) -> bytes:
         f"mean of {networks[0].images} photos, window of {width} x {height} pixels; on a logarithmic scale, with 50% "
         "(white) and 95% (blue) of all contributions inside the lines"
     )
-    figure = _figure((2.6 * len(networks), 1.05 + 5.4 * height / width), title, linespacing=1.4)
-    grid = figure.subplots(2, len(networks), squeeze=False)
-    for column, network in enumerate(networks):
-        for axes, field, what in zip(grid[:, column], network.fields[-2:], ("last map", "result"), strict=True):
+    bands, columns = -(-len(networks) // FIELDS_IN_A_ROW), min(len(networks), FIELDS_IN_A_ROW)
+    figure = _figure((2.6 * columns, 1.05 + bands * 5.4 * height / width), title, linespacing=1.4)
+    grid = figure.subplots(2 * bands, columns, squeeze=False)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    for number, network in enumerate(networks):
+        band, column = divmod(number, columns)
+        places = grid[2 * band : 2 * band + 2, column]
+        for axes, field, what in zip(places, network.fields[-2:], ("last map", "result"), strict=True):
+            axes.set_axis_on()
             draw_field(axes, field)
             axes.set_aspect("equal")
             name = f"{network.model}\n" if what == "last map" else ""

@@ -72,10 +72,10 @@ class Result:
     """A finished study.
 
     Attributes:
-        study: what it was asked for by.
+        study: its name.
         title: what is compared.
-        claim: the sentence that was put to the test.
-        data: what was learnt from and measured on.
+        claim: the claim that was tested.
+        data: the data set, with the number of images.
         machine: what the networks ran on.
         recipe: how they were trained, but for the model.
         side: (height, width) of the images that `Row.operations` are counted for.
@@ -93,7 +93,7 @@ class Result:
 
     @property
     def trained(self) -> str:
-        """Say in a sentence how the networks were trained, so that nobody takes the scores for more than they are."""
+        """How the networks were trained, in a sentence that shows how much the scores can mean."""
         (height, width), run = self.recipe.crop, self.recipe.run
         return (
             f"Each network: {self.rows[0].steps} steps of {run.batch_size} windows of {width} x {height} "

@@ -1,4 +1,4 @@
-"""Training one network of a study, and scoring it: once, however often it is asked for.
+"""Trains and scores the networks of a study, each only once.
 
 Each has an ordinary run folder, which holds ``result.json`` when it is done, and before that the checkpoints to go on
 from. Several studies compare with the same network; they find the same folder.
@@ -22,7 +22,7 @@ from terrazzo.errors import CheckpointError, ConfigError, TrainingError
 from terrazzo.evaluation.evaluator import score
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol
-from terrazzo.models import ModelSpec, model_spec
+from terrazzo.models import ModelSpec, find_spec
 from terrazzo.notes import note
 from terrazzo.text import shown_path
 from terrazzo.training.checkpoint import has_checkpoint
@@ -39,7 +39,7 @@ SCORES = ("mIoU", "mAcc", "aAcc")
 
 @dataclass(frozen=True)
 class Setting:
-    """What all networks of a study share.
+    """What all networks of a study have in common.
 
     Attributes:
         data: the data set's folder.
@@ -61,7 +61,8 @@ class Setting:
 
     def spec(self, variant: Variant) -> ModelSpec:
         """Return what a variant's network is on these data."""
-        return model_spec(variant.model, self.train.labels.num_classes, 0.0, self.recipe.crop)
+        spec = variant.model if isinstance(variant.model, ModelSpec) else find_spec(variant.model)
+        return spec.adapted(self.train.labels.num_classes, image_size=self.recipe.crop, drop_path_rate=0.0)
 
     def recipe_of(self, variant: Variant) -> Recipe:
         """Return the recipe with a variant's network in it."""
@@ -91,7 +92,7 @@ def train_variant(setting: Setting, variant: Variant) -> dict[str, Any]:
         SystemExit: the process was told to stop; a checkpoint is written.
     """
     folder, recipe = setting.runs / variant.key, setting.recipe_of(variant)
-    asked = {"recipe": recipe.to_dict(), "data": _images(setting)}
+    asked = {"recipe": recipe.to_dict(), "data": _data_of(setting)}
     if (folder / RESULT_FILE).exists():
         result = _read(folder / RESULT_FILE)
         if not all(isinstance(result.get(key), dict) for key in asked) or not all(
@@ -120,7 +121,7 @@ def train_variant(setting: Setting, variant: Variant) -> dict[str, Any]:
 def trained_model(setting: Setting, variant: Variant) -> TrainedModel:
     """Load a finished network.
 
-    One that an earlier version saved under a name that nothing knows is saved again with its spec.
+    Earlier versions saved a changed network under a name only, which cannot be loaded: it is saved again with its spec.
 
     Raises:
         CheckpointError: it is damaged.
@@ -141,7 +142,7 @@ def scores_by_side(
 ) -> dict[int, float]:
     """Return a finished network's mIoU on the validation photos, brought to each of some shorter sides.
 
-    What was measured before is read, not measured again.
+    Sizes that were measured before are read from the run folder.
     """
     path = setting.runs / variant.key / SIDES_FILE
     known: dict[str, float] = _read(path) if path.exists() else {}
@@ -155,11 +156,16 @@ def scores_by_side(
     return {side: known[key] for side, key in keys.items()}
 
 
-def _images(setting: Setting) -> dict[str, Any]:
-    name = setting.train.root.resolve().name
-    images = {"folder": name, "train_photos": len(setting.train), "val_photos": len(setting.val)}
+def _data_of(setting: Setting) -> dict[str, Any]:
+    """Return what tells the data set from another one."""
     labels = setting.train.labels
-    return {**images, "classes": list(labels.names), "mask values": {str(k): v for k, v in labels.stored_values}}
+    return {
+        "folder": setting.train.root.resolve().name,
+        "train_photos": len(setting.train),
+        "val_photos": len(setting.val),
+        "classes": list(labels.names),
+        "mask values": {str(k): v for k, v in labels.stored_values},
+    }
 
 
 def _refuse_other_settings(folder: Path, result: dict[str, Any], recipe: Recipe, data: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ def ablate(
     seed: int | None = None,
     precision: str | None = None,
     sides: Annotated[list[int] | None, Parameter(consume_multiple=True, negative=())] = None,
+    only: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
     workers: int = 0,
     device: DeviceOption = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
@@ -36,8 +37,8 @@ def ablate(
     """Put a claim of the papers to the test: train variants of a network alike, and compare them.
 
     Studies: position (Mix-FFN or learned positions), patches (overlapping, plain, larger), reduction (of attention's
-    keys), width (of the decoder), stages (fed to the decoder), decoders (SETR's three), models (SegFormer, PVT v2, SETR
-    and FCN; needs the extra backbones).
+    keys), width (of the decoder), stages (fed to the decoder), decoders (SETR's three), models (SegFormer, SETR, PVT,
+    FCN and all other decoders; needs the extra backbones).
 
     Each writes STUDY.md, .csv, .json and .png. The same command goes on where an interrupted one was, and studies in
     one output folder share the networks that they have in common.
@@ -69,14 +70,16 @@ def ablate(
     lr
         Base learning rate.
     seed
-        Of weights, order and augmentation.
+        Seed of the random weights, of the order of the photos and of augmentation.
     precision
         fp32, bf16, or auto (bf16 where the hardware multiplies it natively).
     sides
         For position: shorter sides of the photos to validate at. For reduction and models: sides of the square images
         that are measured.
+    only
+        Compare these networks of the study alone, by the names of their run folders, such as segformer_b0 mit_b0_fpn.
     workers
-        Loader processes.
+        Number of processes that load photos.
     overwrite
         Replace tables and pictures that are not those of an earlier study, too.
     """
@@ -100,6 +103,7 @@ def ablate(
         overrides={key: value for key, value in given.items() if value is not None},
         short_side=short_side,
         sides=sides,
+        only=only,
         workers=workers,
         device=device,
         overwrite=overwrite,

@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from terrazzo.cli.options import BandsOption, FrameOption, ValueRangeOption, read_options
+from terrazzo.cli.options import (
+    FrameOption,
+    LearntBandsOption,
+    NodataOption,
+    ValueRangeOption,
+    learnt_bands,
+    read_options,
+)
 from terrazzo.cli.progress import progress_bar
+from terrazzo.errors import ConfigError
 from terrazzo.ownership import check_outputs, write_result
 from terrazzo.text import printable, shown_path
 
@@ -31,6 +39,7 @@ SHOWN_VALUES = 20  # stored values, where there are no classes
 NAME_WIDTH = 20
 NUMBERS_WIDTH = 25  # of one split, beside its bar
 SHORTEST_BAR, LONGEST_BAR = 4, 24
+USUAL_BANDS = ("1 of uint8", "3 of uint8")
 STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 TITLES = {  # what the files of one code have in common
     "file-ignored": "files that are left out",
@@ -66,7 +75,8 @@ def check_data(
     group_by: str | None = None,
     crowds: Literal["ignore", "objects"] = "ignore",
     strict: bool = False,
-    bands: BandsOption = None,
+    bands: LearntBandsOption = None,
+    nodata: NodataOption = None,
     frame: FrameOption = None,
     value_range: ValueRangeOption = None,
     json: Path | None = None,
@@ -110,13 +120,17 @@ def check_data(
 
     if json is not None:
         check_outputs([json], "check-data", inputs=[data], overwrite=overwrite, option="--json")
+    if nodata is not None and bands is None:
+        raise ConfigError("--nodata is given without --bands", fix="name the bands too, as in --bands 1,2,3,4")
     with progress_bar("check") as progress:
         check = check_dataset(
             data,
             _labels(labels),
             strict,
             rules=_rules(val, group_by, crowds),
-            reading=read_options(bands, frame, value_range),
+            reading=read_options(None, frame, value_range),
+            bands=learnt_bands(bands),
+            nodata=nodata,
             progress=progress,
         )
     console = Console(highlight=False)
@@ -163,14 +177,40 @@ def _print_overview(console: Console, check: DatasetCheck) -> None:
     table.add_column("split")
     table.add_column("photos", justify="right")
     table.add_column("labelled", justify="right")
+    stored = {bands for split in check.splits for bands in split.stored}
+    tells_bands = not stored <= set(USUAL_BANDS)
     table.add_column("width x height")
+    if tells_bands:
+        table.add_column("bands")
     for split in check.splits:
         table.add_row(
             Text(shown_path(split.name)),
             f"{split.images:,}",
             _share(split.labelled_pixels, _all_pixels(split)),
             _sizes(split),
+            *([", ".join(split.stored)] if tells_bands else []),
         )
+    console.print(table)
+    console.print()
+    _print_bands(console, check)
+
+
+def _print_bands(console: Console, check: DatasetCheck) -> None:
+    """Print the numbers of each band that was chosen."""
+    from rich.text import Text
+
+    if not any(split.bands for split in check.splits):
+        return
+    table = _table()
+    table.add_column("split")
+    for title in ("band", "lowest", "highest", "mean", "std", "no value"):
+        table.add_column(title, justify="right")
+    table.add_column("name")
+    for split in check.splits:
+        for place, band in enumerate(split.bands):
+            name = Text("" if place else shown_path(split.name))
+            numbers = (f"{value:.5g}" for value in (band.lowest, band.highest, band.mean, band.std))
+            table.add_row(name, str(band.band), *numbers, f"{band.gaps:.1%}", Text(printable(band.name)))
     console.print(table)
     console.print()
 

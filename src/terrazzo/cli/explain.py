@@ -23,7 +23,8 @@ from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.provenance import tell_origin
 from terrazzo.cli.say import say
 from terrazzo.errors import ConfigError, ImageError
-from terrazzo.imaging.read import find_images, image_size
+from terrazzo.imaging.find_images import find_images
+from terrazzo.imaging.read import image_size
 from terrazzo.inference.failure import Failure
 from terrazzo.inference.predict_folder import output_places
 from terrazzo.interpret.points import Point, check_points
@@ -118,9 +119,10 @@ def explain(
     with progress_bar("attention") as progress:
         for number, (path, (folder, stem)) in enumerate(zip(paths, places, strict=True), 1):
             try:
-                image_HW3 = reading.read(path)
-                if "attention" in kinds:
-                    maps = attention_maps(image_HW3, trained, points=points, layers=chosen, device=device)
+                if "attention" not in kinds:
+                    reading.for_model(trained.preprocess.bands).read(path)
+                else:
+                    maps = attention_maps(path, trained, points=points, layers=chosen, device=device, reading=reading)
                     written += maps.save(folder, stem, heads=heads, overwrite=overwrite)
                     if len(paths) == 1:
                         say(*maps.table().split("\n"), "")

@@ -15,12 +15,15 @@ __all__ = [
     "CompileOption",
     "DeviceOption",
     "FrameOption",
+    "LearntBandsOption",
     "ModelOption",
+    "NodataOption",
     "ProtocolOption",
     "SkipBadOption",
     "ThreadsOption",
     "TrustOption",
     "ValueRangeOption",
+    "learnt_bands",
     "read_options",
 ]
 
@@ -51,8 +54,20 @@ CompileOption: TypeAlias = Annotated[
 BandsOption: TypeAlias = Annotated[
     str | None,
     Parameter(
-        help="Which bands of a TIFF are red, green and blue, counted from 1, such as 4,3,2; or the one that is grey."
+        help="Which bands of a TIFF are red, green and blue, counted from 1, such as 4,3,2; or the one that is grey. "
+        "For a model of other bands: where its bands are in these images, if not where they were in training."
     ),
+]
+LearntBandsOption: TypeAlias = Annotated[
+    str | None,
+    Parameter(
+        help="Bands that the network reads, by number from 1 or by name, such as 1,2,3,4 or red,green,nir; by default "
+        "8-bit red, green and blue."
+    ),
+]
+NodataOption: TypeAlias = Annotated[
+    float | None,
+    Parameter(help="With --bands: number that stands for no measurement; by default what the images' headers say."),
 ]
 FrameOption: TypeAlias = Annotated[
     int | None, Parameter(help="Which frame or page to take of files that have several, from 0.")
@@ -73,6 +88,20 @@ TrustOption: TypeAlias = Annotated[
 ]
 
 
+def learnt_bands(bands: str | None) -> list[int | str] | None:
+    """Read ``--bands 1,2,nir``: numbers and names.
+
+    Raises:
+        ConfigError: there is an empty name.
+    """
+    if bands is None:
+        return None
+    listed = [band.strip() for band in bands.split(",")]
+    if not all(listed):
+        raise ConfigError(f"--bands is {bands!r}", fix="give numbers from 1 or names, as in --bands 1,2,3,4")
+    return [int(band) if band.isdecimal() else band for band in listed]
+
+
 def read_options(
     bands: str | None = None, frame: int | None = None, value_range: str | None = None, max_pixels: int = MAX_PIXELS
 ) -> ReadOptions:
@@ -85,7 +114,7 @@ def read_options(
     try:
         chosen = None if bands is None else tuple(int(band) for band in bands.split(","))
     except ValueError:
-        raise ConfigError(f"--bands is {bands!r}", fix="give one number or three, as in --bands 4,3,2") from None
+        raise ConfigError(f"--bands is {bands!r}", fix="give numbers from 1, as in --bands 4,3,2") from None
     try:
         ends = None if value_range is None else tuple(float(end) for end in value_range.split(","))
         low, high = (0.0, 1.0) if ends is None else ends

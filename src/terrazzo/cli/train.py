@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from terrazzo.cli.options import DeviceOption
+from terrazzo.cli.options import DeviceOption, LearntBandsOption, NodataOption, learnt_bands
 from terrazzo.cli.say import say
 
 __all__ = ["train"]
@@ -21,6 +21,8 @@ def train(
     encoder: str | None = None,
     recipe: Path | None = None,
     labels: str | None = None,
+    bands: LearntBandsOption = None,
+    nodata: NodataOption = None,
     weights: str | None = None,
     epochs: int | None = None,
     steps: int | None = None,
@@ -182,6 +184,8 @@ def train(
         "split": SplitRule.of_options(val, group_by),
         "crowds": crowds,
         "holdout": holdout,
+        "data.bands": learnt_bands(bands),
+        "data.nodata": nodata,
     }
 
     from terrazzo.training.train import train as run_training

@@ -7,13 +7,16 @@ check: it becomes one more problem. Nothing is written.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from terrazzo.arguments import checked
+from terrazzo.data.bands import BandStatistics, rule_for
 from terrazzo.data.classes import (
     LABELS_FILE,
     counted_from_1,
@@ -31,12 +34,13 @@ from terrazzo.data.pair_check import PairFacts, examine
 from terrazzo.data.pixel_counts import in_threads
 from terrazzo.data.problems import Problem, Severity
 from terrazzo.data.rules import DataRules, with_rules
-from terrazzo.errors import DatasetError, LabelError
+from terrazzo.errors import DatasetError, ImageError, LabelError
+from terrazzo.imaging.band_rule import BandRule
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.text import list_names, show, shown_path
 
-__all__ = ["ClassCount", "DatasetCheck", "Sizes", "SplitCheck", "check_dataset"]
+__all__ = ["BandCheck", "ClassCount", "DatasetCheck", "Sizes", "SplitCheck", "check_dataset"]
 
 MOST_VALUES = 256  # stored values listed where they are not classes
 
@@ -48,6 +52,29 @@ class ClassCount:
     name: str
     pixels: int
     images: int
+
+
+@dataclass(frozen=True)
+class BandCheck:
+    """The numbers of one band in a split, as they are stored.
+
+    Attributes:
+        band: counted from 1.
+        name: empty where it has none.
+        lowest: of all measurements.
+        highest: of all measurements.
+        mean: of all measurements.
+        std: of all measurements.
+        gaps: share of pixels without a measurement.
+    """
+
+    band: int
+    name: str
+    lowest: float
+    highest: float
+    mean: float
+    std: float
+    gaps: float
 
 
 @dataclass(frozen=True)
@@ -72,6 +99,8 @@ class SplitCheck:
         labelled_pixels: pixels that carry a label.
         ignored_pixels: pixels whose label is to be ignored.
         unexplained: what masks hold and the labels do not name, the most frequent first.
+        stored: images by what they store, such as ``4 of uint16``: bands and kind of numbers.
+        bands: the bands that were chosen.
     """
 
     name: str
@@ -81,6 +110,8 @@ class SplitCheck:
     labelled_pixels: int
     ignored_pixels: int
     unexplained: tuple[ClassCount, ...]
+    stored: Mapping[str, int]
+    bands: tuple[BandCheck, ...]
 
 
 @dataclass(frozen=True)
@@ -131,6 +162,7 @@ class DatasetCheck:
                     "sizes": None if split.sizes is None else dict(vars(split.sizes)),
                     "classes": [dict(vars(count)) for count in split.classes],
                     "unexplained": [dict(vars(count)) for count in split.unexplained],
+                    "bands": [dict(vars(band)) for band in split.bands],
                 }
                 for split in self.splits
             ],
@@ -149,6 +181,8 @@ def check_dataset(
     *,
     rules: DataRules | None = None,
     reading: ReadOptions | None = None,
+    bands: Sequence[int | str] | None = None,
+    nodata: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DatasetCheck:
     """Read every pair of every split of a data set, and report what is there and what is wrong.
@@ -160,6 +194,8 @@ def check_dataset(
         strict: count it as an error that two splits share a photo.
         rules: how to read what the data set leaves open, as a recipe says it.
         reading: how photos are read, where their files leave that open.
+        bands: the bands that a network is to read, by number from 1 or by name; by default photos, 8-bit RGB.
+        nodata: with `bands`, the number that stands for "no measurement", beside what the images' headers say.
         progress: called with (pairs read, pairs in all).
 
     Raises:
@@ -172,6 +208,9 @@ def check_dataset(
     problems: list[Problem] = []
     labels, labels_from = _known_labels(layout, labels, problems)
     samples = {name: _listed(layout, name, problems) for name in names}
+    rule = None if bands is None else _rule(samples, bands, nodata, problems)
+    if rule is not None:
+        reading = replace(reading or ReadOptions(), rule=rule)
     tallies = {name: _Tally() for name in names}
     evidence = MaskEvidence()
     first_seen: dict[bytes, tuple[str, str]] = {}
@@ -188,8 +227,9 @@ def check_dataset(
     if labels_from == "guessed":
         labels = _guessed_labels(root, tallies, evidence, problems)
     problems += evidence.problems(labels)
-    found = tuple(tally.split_check(name, len(samples[name]), labels) for name, tally in tallies.items())
+    found = tuple(tally.split_check(name, len(samples[name]), labels, rule) for name, tally in tallies.items())
     problems += _missing_splits(names)
+    problems += _empty_bands(found)
     if labels is not None:
         problems += _doubtful_numbers(labels, evidence, tallies)
         problems += _absent_classes(found, is_read=not any(problem.severity == "error" for problem in problems))
@@ -211,6 +251,8 @@ class _Tally:
         self.unexplained_pixels: Counter[Stored] = Counter()
         self.unexplained_images: Counter[Stored] = Counter()
         self.turned = self.palettes = 0
+        self.stored: Counter[str] = Counter()
+        self.statistics: BandStatistics | None = None
 
     def add(self, facts: PairFacts) -> None:
         if facts.size is not None:
@@ -221,8 +263,14 @@ class _Tally:
         self.unexplained_images.update(facts.unexplained.keys())
         self.turned += facts.is_turned
         self.palettes += facts.has_palette
+        if facts.stored:
+            self.stored[facts.stored] += 1
+        if self.statistics is None:
+            self.statistics = facts.statistics
+        elif facts.statistics is not None:
+            self.statistics.merge(facts.statistics)
 
-    def split_check(self, name: str, images: int, labels: LabelSpec | None) -> SplitCheck:
+    def split_check(self, name: str, images: int, labels: LabelSpec | None, rule: BandRule | None) -> SplitCheck:
         if labels is None:
             frequent = self.pixels.most_common(MOST_VALUES)
             classes = tuple(ClassCount(_name(key), pixels, self.images[key]) for key, pixels in frequent)
@@ -234,7 +282,20 @@ class _Tally:
             ClassCount(_name(key), pixels, self.unexplained_images[key])
             for key, pixels in self.unexplained_pixels.most_common(MOST_VALUES)
         )
-        return SplitCheck(name, images, self._summary_of_sizes(), classes, labelled, ignored, unexplained)
+        sizes, stored, bands = self._summary_of_sizes(), dict(self.stored.most_common()), self._bands(rule)
+        return SplitCheck(name, images, sizes, classes, labelled, ignored, unexplained, stored, bands)
+
+    def _bands(self, rule: BandRule | None) -> tuple[BandCheck, ...]:
+        found = self.statistics
+        if rule is None or found is None:
+            return ()
+        names = rule.names or ("",) * len(rule.chosen)
+        lowest, highest = (np.where(found.count > 0, ends, 0.0) for ends in (found.lowest, found.highest))
+        numbers = zip(lowest, highest, found.mean, found.std, found.gaps, strict=True)
+        return tuple(
+            BandCheck(band, name, *map(float, values))
+            for band, name, values in zip(rule.chosen, names, numbers, strict=True)
+        )
 
     def notes(self, split: str) -> Iterator[Problem]:
         """Say how files were read that can be read in two ways."""
@@ -298,6 +359,21 @@ def _guessed_labels(
         return None
 
 
+def _rule(
+    samples: Mapping[str, Sequence[Sample]],
+    bands: Sequence[int | str],
+    nodata: float | None,
+    problems: list[Problem],
+) -> BandRule | None:
+    """Return how the chosen bands are read, by the header of the first image."""
+    first = next((listed[0].image for listed in samples.values() if listed), None)
+    try:
+        return None if first is None else rule_for(first, bands, nodata)
+    except ImageError as error:
+        problems.append(Problem.from_error(error, first.file if first is not None else Path()))
+        return None
+
+
 def _listed(layout: Layout, split: str, problems: list[Problem]) -> list[Sample]:
     try:
         samples, found = layout.pairs(split)
@@ -320,6 +396,15 @@ def _seen_before(
             message = f"{image.part}shows the same as {shown_path(twin)} in {other}"
             fix = "keep each photo in one split: scores on photos that were learnt from mean nothing"
             yield Problem(severity, "split-overlap", image.file, message, fix)
+
+
+def _empty_bands(splits: Sequence[SplitCheck]) -> Iterator[Problem]:
+    for split in splits:
+        if empty := [str(band.band) for band in split.bands if band.gaps == 1]:
+            message = f"band {', '.join(empty)} has no value in any image of {split.name}"
+            severity: Severity = "error" if split.name == "train" else "warning"
+            fix = "leave it out of --bands, or correct --nodata"
+            yield Problem(severity, "dataset-bands", None, message, fix)
 
 
 def _missing_splits(names: Sequence[str]) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from terrazzo.data.masks import MaskFile, MaskSource, read_mask
 from terrazzo.data.sources.image_file import ImageFile
-from terrazzo.data.sources.source import StoredSource
+from terrazzo.data.sources.source import Image, StoredSource
 from terrazzo.errors import DatasetError, ImageError
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.labels.spec import LabelSpec
@@ -60,8 +60,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
-        """Return the (H, W, 3) photo and the (H, W) mask of class indices.
+    def read(self, index: int) -> tuple[Image, NDArray[np.integer]]:
+        """Return the image and the (H, W) mask of class indices.
+
+        By default the image is (H, W, 3) RGB. Read by a rule it is (H, W, bands) float32, with NaN in gaps, and every
+        pixel that has a gap in one of its bands is ignored in the mask.
 
         Raises:
             ImageError: the photo cannot be read.
@@ -82,6 +85,8 @@ class Dataset:
                     ) from error
             raise
         check_sizes(sample, image.shape[:2], mask.shape)
+        if image.dtype == np.float32 and (gaps := np.isnan(image).any(-1)).any():
+            mask = np.where(gaps, np.asarray(self.labels.ignore_index, mask.dtype), mask)
         return image, mask
 
 

@@ -34,7 +34,7 @@ from terrazzo.data.layouts import (
 )
 from terrazzo.data.pairing import folder_entries
 from terrazzo.errors import DatasetError
-from terrazzo.imaging.read import IMAGE_SUFFIXES
+from terrazzo.imaging.find_images import IMAGE_SUFFIXES
 from terrazzo.text import nearest, shown_path
 
 __all__ = ["LAYOUTS", "find_layout"]

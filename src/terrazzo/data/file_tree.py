@@ -17,7 +17,7 @@ from typing import NamedTuple
 from terrazzo.data.layout import USUAL_SPLITS, split_of
 from terrazzo.data.pairing import folder_entries
 from terrazzo.errors import DatasetError
-from terrazzo.imaging.read import IMAGE_SUFFIXES
+from terrazzo.imaging.find_images import IMAGE_SUFFIXES
 from terrazzo.text import printable
 
 __all__ = ["FileTree", "base_name", "leads_elsewhere", "shown_name", "split_folders"]

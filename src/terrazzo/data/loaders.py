@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from terrazzo.data.dataset import Dataset
+from terrazzo.data.sources.source import Image
 from terrazzo.errors import ConfigError, DatasetError, TerrazzoError, TrainingError
 from terrazzo.preprocess import Preprocess
 
@@ -50,7 +51,7 @@ class Batch:
     """One step's photos.
 
     Attributes:
-        images: (B, 3, H, W) float32, normalised, in channels-last memory.
+        images: (B, C, H, W) float32, normalised, in channels-last memory.
         labels: (B, H, W) int64 class indices.
         indices: the photos' places in the data set.
     """
@@ -64,14 +65,14 @@ class Batch:
         return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices)
 
 
-def shared_bytes(workers: int, batch: int, crop_size: tuple[int, int]) -> int:
+def shared_bytes(workers: int, batch: int, crop_size: tuple[int, int], channels: int = 3) -> int:
     """Shared memory in which so many workers hand over batches of so many crops; 0 without workers."""
-    return (PREFETCHED * workers + 1) * batch_bytes(batch, crop_size) if workers else 0
+    return (PREFETCHED * workers + 1) * batch_bytes(batch, crop_size, channels) if workers else 0
 
 
-def batch_bytes(batch: int, crop_size: tuple[int, int]) -> int:
+def batch_bytes(batch: int, crop_size: tuple[int, int], channels: int = 3) -> int:
     """Memory of a batch of so many crops: float32 images and int64 labels."""
-    pixel = 3 * torch.float32.itemsize + torch.int64.itemsize
+    pixel = channels * torch.float32.itemsize + torch.int64.itemsize
     return batch * crop_size[0] * crop_size[1] * pixel
 
 
@@ -100,7 +101,7 @@ class TrainLoader:
     """
 
     dataset: Dataset
-    augment: Callable[[int, np.random.Generator], tuple[NDArray[np.uint8], NDArray[np.integer]]]
+    augment: Callable[[int, np.random.Generator], tuple[Image, NDArray[np.integer]]]
     preprocess: Preprocess
     crop_size: tuple[int, int]
     batch_size: int
@@ -240,7 +241,7 @@ _Place = tuple[int, int]
 
 
 class _Samples(TorchDataset[_Item]):
-    """(epoch, position in it) -> an augmented, normalised, padded sample: (H, W, 3), (H, W) and its place."""
+    """(epoch, position in it) -> an augmented, normalised, padded sample: (H, W, C), (H, W) and its place."""
 
     def __init__(self, loader: TrainLoader) -> None:
         self.loader = loader
@@ -257,10 +258,10 @@ class _Samples(TorchDataset[_Item]):
             image, mask = loader.augment(index, rng)
         except TerrazzoError as error:
             return _Failure.of(error)
-        x_HW3, mask = pad_to(
+        x_HWC, mask = pad_to(
             loader.preprocess.normalize(image), mask, loader.crop_size, loader.dataset.labels.ignore_index
         )
-        return torch.from_numpy(x_HW3), torch.from_numpy(mask.astype(np.int64)), index
+        return torch.from_numpy(x_HWC), torch.from_numpy(mask.astype(np.int64)), index
 
 
 def pad_to(

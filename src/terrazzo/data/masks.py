@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from terrazzo.errors import DatasetError, ImageError, LabelError
-from terrazzo.imaging.header import check_size, choose_frame, opened_image, orientation, raw_mode
-from terrazzo.imaging.read import MAX_PIXELS, TURNS
+from terrazzo.imaging.header import TURNS, check_size, choose_frame, opened_image, orientation, raw_mode
+from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.labels.spec import Color, LabelSpec
 from terrazzo.labels.validation import list_counts
 from terrazzo.text import shown_path

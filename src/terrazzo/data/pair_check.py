@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 
+from terrazzo.data.bands import BandStatistics
 from terrazzo.data.classes import LABELS_FILE, undecoded_colors
 from terrazzo.data.dataset import Sample, check_sizes
 from terrazzo.data.mask_evidence import NEAREST_FIX, Look, is_soft, look_at
@@ -34,6 +35,8 @@ class PairFacts:
         counts: pixels by class index or ignore index, or, without labels, by stored value.
         unexplained: pixels by stored value or colour that the labels do not name.
         problems: errors and warnings.
+        stored: the image's bands and kind of numbers, such as ``4 of uint16``.
+        statistics: of the bands that were chosen.
     """
 
     sample: Sample
@@ -45,6 +48,8 @@ class PairFacts:
     counts: dict[Stored, int] = field(default_factory=dict)
     unexplained: dict[Stored, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    stored: str = ""
+    statistics: BandStatistics | None = None
 
 
 def examine(sample: Sample, labels: LabelSpec | None, reading: ReadOptions | None = None) -> PairFacts:
@@ -56,13 +61,19 @@ def examine(sample: Sample, labels: LabelSpec | None, reading: ReadOptions | Non
 
 
 def _examine_image(facts: PairFacts, reading: ReadOptions | None) -> None:
-    image = facts.sample.image.with_reading(reading or ReadOptions())
+    reading = reading or ReadOptions()
+    image, rule = facts.sample.image.with_reading(reading), reading.rule
     try:
+        bands = image.stored
+        facts.stored = f"{bands.count} of {bands.dtype or 'other numbers'}"
         pixels, remarks = image.read_with_remarks()
         facts.is_turned = image.is_turned
     except ImageError as error:
         facts.problems.append(Problem.from_error(error, image.file))
         return
+    if rule is not None:
+        facts.statistics = BandStatistics(len(rule.chosen))
+        facts.statistics.add(pixels)  # type: ignore[arg-type]
     for remark in remarks:
         fix = "look at the photo as it was read, and say how to read it if that is wrong"
         facts.problems.append(Problem("warning", "photo-reading", image.file, f"{image.part}{remark}", fix))

@@ -15,7 +15,7 @@ from terrazzo.data.layout import Pairs
 from terrazzo.data.name_affixes import Affixes, find_affixes, same_name
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError
-from terrazzo.imaging.read import IMAGE_SUFFIXES
+from terrazzo.imaging.find_images import IMAGE_SUFFIXES
 from terrazzo.text import show, shown_path
 
 __all__ = [

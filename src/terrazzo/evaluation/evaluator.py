@@ -19,6 +19,7 @@ from terrazzo.data.mask_evidence import has_own_order, is_soft
 from terrazzo.data.masks import Stored
 from terrazzo.data.readings import MaskValues, as_indices, read_by, refuse_mask_values
 from terrazzo.data.rules import Crowds
+from terrazzo.data.sources.source import Image
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.modes import keeps_mode
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["MANY_IMAGES", "evaluate", "in_order_of", "measure", "score", "select"]
 
 Mask = NDArray[np.integer[Any]]
-Pair = tuple[NDArray[np.uint8], Mask]
+Pair = tuple[Image, Mask]
 
 MANY_IMAGES = Workload(images=100)
 """What an engine is chosen for: how many photos a split has is known only after the model's labels are."""
@@ -155,7 +156,7 @@ def measure(
         DatasetError: the data set's classes are not the model's.
     """
     started = time.monotonic()
-    dataset = in_order_of(predictor, dataset)
+    dataset = in_order_of(predictor, replace(dataset, reading=predictor.reading(dataset.reading)))
     labels = dataset.labels
     total = ConfusionMatrix(labels.num_classes, labels.ignore_index)
     boundary = BoundaryIoU(labels.num_classes, labels.ignore_index)

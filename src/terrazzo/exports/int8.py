@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from terrazzo.engines.engine import Engine
 from terrazzo.errors import CheckpointError, ConfigError
-from terrazzo.imaging.read import find_images, read_image
+from terrazzo.imaging.find_images import find_images
+from terrazzo.imaging.read import ReadOptions
 from terrazzo.ownership import leave_out_results
 from terrazzo.weights.exported import ExportedDescription
 
@@ -180,7 +181,7 @@ def read_input(path: Path, description: ExportedDescription) -> NDArray[np.float
         ConfigError: it is too small ("export-size").
         ImageError: it cannot be read.
     """
-    image = description.preprocess(read_image(path))
+    image = description.preprocess(ReadOptions().for_model(description.preprocess.bands).read(path))
     if min(image.shape[1:]) < description.minimum_side:
         raise ConfigError(
             f"{path} has fewer than {description.minimum_side} pixels a side", fix="leave it out", code="export-size"

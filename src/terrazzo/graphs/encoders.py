@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from terrazzo.graphs.builder import Graph
 from terrazzo.models.encoders.mit import Block, MixTransformer, Stage
 from terrazzo.models.encoders.vit import Block as ViTBlock
@@ -44,6 +46,7 @@ def mix_transformer(graph: Graph, encoder: MixTransformer, images: str) -> list[
         for block in stage.blocks:
             assert isinstance(block, Block)
             x_TC = _mix_block(graph, block, x_TC, sizes_BHW, batch)
+        assert isinstance(stage.norm, nn.LayerNorm)
         x_TC = graph.layer_norm(x_TC, stage.norm)
         levels.append(Level(x_TC, proj.out_channels, sizes_BHW))
         x_BCHW = graph.map(x_TC, sizes_BHW, proj.out_channels)

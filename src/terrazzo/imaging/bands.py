@@ -1,15 +1,16 @@
-"""The bands of a TIFF: how many there are, what they are declared to be, and any of them at its full depth.
+"""The bands of a TIFF: how many it has, what it declares them to be, and any of them at full depth.
 
-Pillow reads few of the TIFFs with several bands, drops what it does not know, and keeps 8 bits of each. Here the file
-is shown to it as one of a single band: bands that are stored one after the other as they are, bands that are stored
-pixel by pixel as one wide image.
+Pillow reads few TIFFs with several bands, and keeps 8 bits of each value. So the file is presented to it as one wide
+8-bit image of grey, which it decompresses, and whose bytes are put together here.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,7 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from terrazzo.errors import ImageError
 from terrazzo.imaging.decoders import TiffReader
-from terrazzo.text import list_names
+from terrazzo.text import list_names, show
 
 __all__ = [
     "ADVICE",
@@ -29,6 +30,7 @@ __all__ = [
     "Tag",
     "bands_of",
     "check_chosen",
+    "numbered",
     "read_bands",
     "refuse_unclear",
     "unread_packing",
@@ -42,30 +44,38 @@ COLORS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # photometric interpretatio
 WHITE_IS_ZERO, RGB = 0, 2
 GREYS = (WHITE_IS_ZERO, 1)
 LOSSLESS = {1: "raw", 5: "LZW", 8: "deflate", 32946: "deflate", 32773: "PackBits", 34925: "LZMA", 50000: "Zstandard"}
+DIFFERENCED = (5, 8, 32946, 34925, 50000)
+"""Compressions that a predictor goes with."""
+
 KINDS = {(8, 1): "u1", (16, 1): "u2", (16, 2): "i2", (32, 1): "u4", (32, 2): "i4", (32, 3): "f4"}
 GDAL_ITEM = re.compile(r'<Item name="(DESCRIPTION|COLORINTERP)" sample="(\d+)"[^>]*>([^<]*)<')
 ADVICE = "say which to read as red, green and blue, as in --bands 1,2,3 (bands=(1, 2, 3) in Python)"
+"""For a model of red, green and blue."""
 
 
 @dataclass(frozen=True)
 class Bands:
-    """What a TIFF says of its bands.
+    """What the header of an image says about its bands.
 
     Attributes:
-        count: how many there are.
-        colors: how many of them are a colour's.
-        has_alpha: the only further one is declared to be transparency.
-        names: what GDAL notes of each, empty where it notes nothing.
+        count: number of bands.
+        colors: how many of them make up the colour.
+        has_alpha: the one band beyond these is declared as transparency.
+        names: GDAL's description of each band, empty text where there is none.
+        dtype: NumPy's name of the stored numbers, such as ``uint16``; empty where they are not read here.
+        nodata: the number that stands for "no measurement", as GDAL notes it.
     """
 
     count: int
     colors: int
-    has_alpha: bool
-    names: tuple[str, ...]
+    has_alpha: bool = False
+    names: tuple[str, ...] = ()
+    dtype: str = ""
+    nodata: float | None = None
 
     @property
     def are_clear(self) -> bool:
-        """Whether it is known what to show of them."""
+        """Whether the file says which bands are its colour."""
         return self.has_alpha or self.count <= self.colors
 
     def __str__(self) -> str:
@@ -74,7 +84,7 @@ class Bands:
 
 
 def bands_of(image: TiffImageFile) -> Bands:
-    """Read what a page's tags say."""
+    """Read the tags of the page that an open TIFF is at."""
     tags = image.tag_v2
     photometric, count = tags.get(262, 0), _number(tags.get(277, 1))
     colors = COLORS.get(photometric, 1)
@@ -86,7 +96,24 @@ def bands_of(image: TiffImageFile) -> Bands:
     # GDAL marks the fourth of four bands as transparency by itself, and notes what it really is.
     meaning = names[-1] or noted.get(("COLORINTERP", count - 1), "alpha")
     has_alpha = count == colors + 1 and extra[:1] in ((1,), (2,)) and "alpha" in meaning.lower()
-    return Bands(count, colors, has_alpha, names)
+    return Bands(count, colors, has_alpha, names, _dtype(tags), _nodata(tags))
+
+
+def _dtype(tags: Any) -> str:
+    bits, kinds = {*_all(tags.get(258, 1))}, {*_all(tags.get(339, 1))}
+    if max(bits) < 8:
+        return "uint8"  # Pillow brings these to 8 bits
+    kind = KINDS.get((bits.pop(), kinds.pop())) if len(bits) == len(kinds) == 1 else None
+    return "" if kind is None else np.dtype(kind).name
+
+
+def _nodata(tags: Any) -> float | None:
+    """Return GDAL's nodata; NaN needs no note, since floating-point NaN is always taken for a gap."""
+    try:
+        value = float(str(tags.get(42113, "")).strip("\0 "))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def refuse_unclear(bands: Bands) -> None:
@@ -109,7 +136,7 @@ def unread_packing(image: TiffImageFile) -> ImageError:
 
 
 def read_bands(image: TiffImageFile, chosen: tuple[int, ...], most_values: int) -> NDArray[Any]:
-    """Read some bands of the page that an open TIFF stands at, turned as its tags say.
+    """Read some bands of the page that an open TIFF is at, turned as its orientation tag says.
 
     Args:
         image: nothing of it has been decoded.
@@ -126,7 +153,7 @@ def read_bands(image: TiffImageFile, chosen: tuple[int, ...], most_values: int) 
     check_chosen(chosen, count)
     bits, kinds = _all(tags.get(258, 1)), _all(tags.get(339, 1))
     kind = KINDS.get((bits[0], kinds[0])) if len({*bits}) == len({*kinds}) == 1 else None
-    compression, predictor, by_planes = tags.get(259, 1), tags.get(317, 1), tags.get(284, 1) == 2
+    compression, by_planes = tags.get(259, 1), tags.get(284, 1) == 2
     if kind is None or compression not in LOSSLESS or tags.get(262, 0) not in (0, 1, 2):
         raise ImageError(
             f"bands cannot be chosen from pixels packed like this (compression {compression}, {bits[0]} bits)",
@@ -146,8 +173,26 @@ def read_bands(image: TiffImageFile, chosen: tuple[int, ...], most_values: int) 
         planes = {band: page.plane(band - 1, count) for band in {*chosen}}
         values = np.stack([planes[band] for band in chosen], -1)
     else:
-        values = page.pixels(count, predictor)[..., [band - 1 for band in chosen]]
+        values = page.pixels(count)[..., [band - 1 for band in chosen]]
     return _turned(values, tags.get(274, 1))
+
+
+def numbered(chosen: Sequence[int | str], bands: Bands) -> tuple[int, ...]:
+    """Return the numbers of bands that are chosen by number or by name.
+
+    Raises:
+        ImageError: no band, or more than one, is called so (code "image-bands").
+    """
+    names = [name.strip().lower() for name in bands.names]
+    for name in (band for band in chosen if isinstance(band, str)):
+        if names.count(name.strip().lower()) != 1:
+            known = list_names(bands.names) if any(names) else "no names"
+            raise ImageError(
+                f"there is no single band {show(name)}: its {bands.count} bands have {known}",
+                fix="choose by number, as in --bands 1,2,3,4",
+                code="image-bands",
+            )
+    return tuple(names.index(band.strip().lower()) + 1 if isinstance(band, str) else band for band in chosen)
 
 
 def check_chosen(chosen: tuple[int, ...], count: int) -> None:
@@ -160,7 +205,7 @@ def check_chosen(chosen: tuple[int, ...], count: int) -> None:
 
 @dataclass(frozen=True)
 class _Page:
-    """A page whose samples are read as those of one band."""
+    """A page whose samples are read as bytes."""
 
     tags: Any
     data: bytes
@@ -169,30 +214,35 @@ class _Page:
     dtype: np.dtype[Any]
 
     def plane(self, index: int, count: int) -> NDArray[Any]:
-        """Read one of the bands that are stored one after the other."""
+        """Read one of the bands that are stored one after the other, (H, W)."""
         offsets, lengths = self._parts()
         each = len(offsets) // count
         part = slice(index * each, (index + 1) * each)
-        return self._decoded(self.width, self.dtype, offsets[part], lengths[part], 1, self.tags.get(317, 1))
+        return self._samples(offsets[part], lengths[part], 1)[..., 0]
 
-    def pixels(self, count: int, predictor: int) -> NDArray[Any]:
-        """Read all bands of pixels stored one after the other, and undo differences between neighbours here."""
-        H, W, S = self.height, self.width, count
+    def pixels(self, count: int) -> NDArray[Any]:
+        """Read all bands of pixels that are stored one after the other, (H, W, count)."""
+        return self._samples(*self._parts(), count)
+
+    def _samples(self, offsets: tuple[int, ...], lengths: tuple[int, ...], S: int) -> NDArray[Any]:
+        """Read S interleaved samples: decode their bytes, and undo the differences between neighbours here."""
+        H, W, size = self.height, self.width, self.dtype.itemsize
         tile = self.tags.get(322)
-        across = W if tile is None else -(-W // tile) * tile  # whole tiles, for predictors begin again in each
-        bytes_per_row = S * (self.dtype.itemsize if predictor == 3 else 1)
-        kind = np.dtype("u1") if predictor == 3 else self.dtype
-        flat = self._decoded(across * bytes_per_row, kind, *self._parts(), bytes_per_row, 1)
-        parts = flat.reshape(H, across // (tile or W), -1)
+        across = W if tile is None else -(-W // tile) * tile  # whole tiles, for differences begin again in each
+        rows = self._decoded(offsets, lengths, across, S * size).reshape(H, across // (tile or W), -1)
+        predictor = self.tags.get(317, 1) if self.tags.get(259, 1) in DIFFERENCED else 1
+        if predictor == 3:  # bytes of one significance together, the most significant first (TIFF Technical Note 3)
+            sums = np.cumsum(rows.reshape(H, rows.shape[1], -1, S), axis=2, dtype=np.uint8)
+            planes = sums.reshape(H, rows.shape[1], size, -1)
+            values = np.ascontiguousarray(np.moveaxis(planes, 2, -1)).view(self.dtype.newbyteorder(">"))
+        else:
+            stored = self.dtype.newbyteorder("<" if self.data[:2] == b"II" else ">")
+            values = np.ascontiguousarray(rows).view(stored)
+        values = values.astype(self.dtype, copy=False)
         if predictor == 2:
-            whole = parts.reshape(H, -1, tile or W, S)
-            parts = np.cumsum(whole.view(f"u{kind.itemsize}"), axis=2, dtype=f"u{kind.itemsize}").view(kind)
-        elif predictor == 3:  # bytes of one significance together, the most significant first (TIFF Technical Note 3)
-            sums = np.cumsum(parts.reshape(H, parts.shape[1], -1, S), axis=2, dtype=np.uint8)
-            planes = sums.reshape(H, parts.shape[1], self.dtype.itemsize, -1)
-            parts = np.ascontiguousarray(np.moveaxis(planes, 2, -1)).view(self.dtype.newbyteorder(">"))
-            parts = parts.astype(self.dtype)
-        return parts.reshape(H, across, S)[:, :W]
+            whole = values.reshape(H, -1, tile or W, S).view(f"u{size}")
+            values = np.cumsum(whole, axis=2, dtype=f"u{size}").view(self.dtype)
+        return values.reshape(H, across, S)[:, :W]
 
     def _parts(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         is_tiled = 322 in self.tags
@@ -203,32 +253,25 @@ class _Page:
         return offsets, lengths
 
     def _decoded(
-        self,
-        width: int,
-        dtype: np.dtype[Any],
-        offsets: tuple[int, ...],
-        lengths: tuple[int, ...],
-        wider: int,
-        predictor: int,
-    ) -> NDArray[Any]:
-        kind = {"u": 1, "i": 2, "f": 3}[dtype.kind]
+        self, offsets: tuple[int, ...], lengths: tuple[int, ...], across: int, bytes_per_pixel: int
+    ) -> NDArray[np.uint8]:
+        """Decompress strips or tiles as those of an 8-bit image that is wider by the bytes of a pixel."""
         tags: list[Tag]
-        tags = [(256, 4, (width,)), (257, 4, (self.height,)), (258, 3, (8 * dtype.itemsize,))]
+        tags = [(256, 4, (across * bytes_per_pixel,)), (257, 4, (self.height,)), (258, 3, (8,))]
         tags += [(259, 3, (self.tags.get(259, 1),)), (262, 3, (1,)), (266, 3, (self.tags.get(266, 1),)), (277, 3, (1,))]
-        tags += [(284, 3, (1,)), (317, 3, (predictor,)), (339, 3, (kind,))]
+        tags += [(284, 3, (1,)), (339, 3, (1,))]
         if 322 in self.tags:
-            tags += [(322, 4, (self.tags[322] * wider,)), (323, 4, (self.tags[323],)), (324, 4, offsets)]
+            tags += [(322, 4, (self.tags[322] * bytes_per_pixel,)), (323, 4, (self.tags[323],)), (324, 4, offsets)]
             tags += [(325, 4, lengths)]
         else:
             tags += [(278, 4, (_number(self.tags.get(278, self.height)),)), (273, 4, offsets), (279, 4, lengths)]
         with TiffReader(io.BytesIO(with_tags(self.data, sorted(tags)))) as image:
             image.load()
-            values = np.asarray(image)
-        return values.astype(dtype) if values.dtype.kind == dtype.kind else values.view(dtype)
+            return np.asarray(image)
 
 
 def with_tags(data: bytes, tags: list[Tag]) -> bytes:
-    """Put a new directory behind a file, in the place of its own.
+    """Return a TIFF with a new directory, appended to the file, in place of its own.
 
     Args:
         data: the file; of its first eight bytes only the byte order counts.

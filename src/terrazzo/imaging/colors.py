@@ -1,7 +1,7 @@
-"""Colours that a file describes otherwise than as sRGB.
+"""Colour profiles and gamma: a remark where they are far from sRGB.
 
-Stored values are taken for sRGB, as the training programs of all weights take them. Where a file's colour profile or
-gamma says that viewers show it very differently, that is told.
+Stored values are taken for sRGB, as training programs take them. A remark is made where a file's colour profile or
+gamma has viewers show it very differently.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPACES = {"RGB": "RGB ", "RGBA": "RGB ", "P": "RGB ", "L": "GRAY", "LA": "GRAY",
 
 
 def remark_on_colors(image: Image.Image, remarks: list[str]) -> None:
-    """Say so where stored values mean colours far from those that they are taken for."""
+    """Add a remark if the file's profile or gamma gives stored values very different colours."""
     profile, gamma = image.info.get("icc_profile"), image.info.get("gamma")
     if isinstance(profile, bytes) and profile:
         if _distance(profile, SPACES.get(image.mode, "")) > FAR:
@@ -43,7 +43,7 @@ def remark_on_colors(image: Image.Image, remarks: list[str]) -> None:
 
 @lru_cache(maxsize=8)
 def _distance(profile: bytes, space: str) -> float:
-    """How far a profile's colours lie from what they are taken for; 0 where it cannot be told."""
+    """Return the mean distance of a profile's colours from sRGB in grey levels; 0 if the profile cannot be used."""
     from PIL import ImageCms
 
     levels = np.linspace(0, 255, 9).astype(np.uint8)

@@ -1,16 +1,16 @@
-"""Pillow's decoders, made to refuse what they would fill up or pass over in silence.
+"""Strict image decoders: Pillow's, with checks for damage that they would show as pixels or fill with grey.
 
-A decoder that can go on after an error does so: libjpeg and libwebp show whatever the wrong bits mean, and Pillow
-drops their warnings. What can be known about the encoded bytes is looked at here:
+libjpeg and libwebp go on after an error and show whatever the wrong bits mean, and Pillow drops their warnings. So the
+encoded bytes are checked here:
 
 - JPEG: the order of its markers, the number of restart markers, and whether the decoder is done exactly where the
   compressed data end. Wrong bits make it read too few or too many.
 - PNG: the checksums of the chunks with pixels.
-- WebP: a photo must not decode without its last bytes, as one does whose bits went wrong before.
-- TIFF: every line that libtiff reports; the checksum of deflated strips, which libtiff does not reach; JPEG as above.
+- WebP: an image that still decodes without its last bytes is damaged: its bits went wrong before.
+- TIFF: every error that libtiff reports; the checksum of deflated strips, which libtiff ignores; JPEG as above.
 
-None of it decodes a JPEG or PNG twice. Wrong bytes that look like pixels pass: uncompressed files have no redundancy,
-progressive and lossless ones little.
+No JPEG or PNG is decoded twice. Some damage cannot be found: uncompressed files have no redundancy, progressive and
+lossless ones little.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["JpegReader", "PngReader", "TiffReader", "WebPReader"]
 
 COPY_AGAIN = "copy or download it again"
 EMPTY_TAIL = bytes(64)
-EMPTY_END = "its end is empty, as in a download that has not come to its end"
+EMPTY_END = "its end is empty, as after an interrupted download"
 
 
 def _damaged(what: str) -> ImageError:
@@ -59,13 +59,13 @@ HOLE = bytes(512)
 
 
 class JpegReader(JpegImagePlugin.JpegImageFile):
-    """The main picture alone of the multi-picture files that phones write."""
+    """Reads the main image alone of the multi-image files that phones write."""
 
     def _read_dpi_from_exif(self) -> None:
-        """Not needed, and Pillow would warn of damage to EXIF that does no harm here."""
+        """Skip the resolution: Pillow would warn of damaged EXIF, which does no harm here."""
 
     def load_read(self, read_bytes: int) -> bytes:
-        """Hand the file to the decoder in two parts: it must want the second, and no more than that."""
+        """Give the decoder the file in two parts: a sound file needs the second one, and nothing after it."""
         if not hasattr(self, "_parts"):
             assert self.fp is not None
             data = self.fp.read()
@@ -84,7 +84,7 @@ class JpegReader(JpegImagePlugin.JpegImageFile):
 
 
 def _end_of_scans(data: bytes) -> tuple[int, bool]:
-    """Walk along the markers to where the compressed data end, and say whether the decoder stops exactly there."""
+    """Return where the compressed data end, by the markers, and whether the decoder must stop exactly there."""
     position, frame, interval, scans = 2, b"", 0, 0
     counted, shortest = False, dict[int, int]()
     while True:
@@ -133,7 +133,7 @@ def _end_of_scans(data: bytes) -> tuple[int, bool]:
 
 
 def _shortest_codes(segment: bytes) -> Iterator[tuple[int, int]]:
-    """Yield each Huffman table with the symbol that zero bits stand for; 0 is "nothing changes"."""
+    """Yield each Huffman table's number with the symbol that zero bits stand for; symbol 0 changes no value."""
     while len(segment) > 17:
         count = sum(segment[1:17])
         yield segment[0], segment[17]
@@ -141,7 +141,7 @@ def _shortest_codes(segment: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _end_of_scan(data: bytes, start: int) -> tuple[int, list[int]]:
-    """Find the marker that ends compressed data, and the numbers of the restart markers in them."""
+    """Return the position of the marker that ends compressed data, and the numbers of the restart markers in them."""
     restarts: list[int] = []
     for match in MARKER.finditer(data, start):
         number = data[match.start() + 1] - 0xD0
@@ -152,7 +152,7 @@ def _end_of_scan(data: bytes, start: int) -> tuple[int, list[int]]:
 
 
 def _check_restarts(found: list[int], interval: int, blocks: int) -> None:
-    """The restart markers of a scan count from 0 to 7 and over again, and there is one after each interval."""
+    """Refuse a scan whose restart markers do not count 0 to 7 in turn, or are not one per interval."""
     if any((second - first) % 8 != 1 for first, second in pairwise(found)) or found[:1] not in ([], [0]):
         raise _damaged("its restart markers are out of order")
     if found and not interval:
@@ -162,7 +162,7 @@ def _check_restarts(found: list[int], interval: int, blocks: int) -> None:
 
 
 def _blocks(frame: bytes, scan: bytes) -> int:
-    """How many units (MCUs) a scan codes; 0 where the header does not tell."""
+    """Return how many minimum coded units (MCUs) a scan has; 0 if the header does not say."""
     height, width, count = (
         (int.from_bytes(frame[2:4], "big"), int.from_bytes(frame[4:6], "big"), frame[6])
         if len(frame) >= 7
@@ -191,7 +191,7 @@ class PngReader(PngImagePlugin.PngImageFile):
 
 
 def _check_png(file: IO[bytes]) -> None:
-    """Compare the checksums of the pixels' chunks, which Pillow leaves aside."""
+    """Compare the checksums of the chunks with pixels, which Pillow ignores."""
     end = file.seek(0, io.SEEK_END)
     position = 8
     while position + 12 <= end:
@@ -229,7 +229,7 @@ class WebPReader(WebPImagePlugin.WebPImageFile):
 
 
 def _check_webp(data: bytes) -> None:
-    """Whatever bits a decoder gets, it makes pixels of them; but it gets through more or fewer bits than there are."""
+    """Refuse a file that decodes without its last bytes: a decoder makes pixels of any bits, but uses fewer or more."""
     position = 12
     while (head := data[position : position + 8])[4:]:
         name, length = head[:4], int.from_bytes(head[4:8], "little")
@@ -254,12 +254,13 @@ _reports = threading.local()
 
 
 class TiffReader(TiffImagePlugin.TiffImageFile):
-    """Opens kinds of pixels that Pillow does not know, too; `unknown` then says why they cannot be loaded."""
+    """Opens TIFFs with pixels that Pillow does not know, too; `unknown` then says why Pillow cannot load them."""
 
     unknown = ""
 
     def _setup(self) -> None:
         try:
+            self._refuse_many_samples()
             super()._setup()
         except (SyntaxError, KeyError, IndexError) as error:
             if getattr(self, "_size", (0, 0)) == (0, 0):
@@ -268,6 +269,15 @@ class TiffReader(TiffImagePlugin.TiffImageFile):
         colors = self.tag_v2.get(320, ())
         if self.mode in ("P", "PA") and max(colors, default=0) < 256:  # some writers fill 8 of each colour's 16 bits
             self.palette = ImagePalette.raw("RGB;L", bytes(colors))
+
+    def _refuse_many_samples(self) -> None:
+        """Raise what Pillow would raise too, but only after a line in its log, which goes to the screen."""
+        width, height, samples = (self.tag_v2.get(tag, 1) for tag in (256, 257, 277))
+        is_size = isinstance(width, int) and isinstance(height, int)
+        if is_size and isinstance(samples, int) and samples > TiffImagePlugin.MAX_SAMPLESPERPIXEL:
+            is_turned = self.tag_v2.get(274) in (5, 6, 7, 8)
+            self._size = (height, width) if is_turned else (width, height)
+            raise SyntaxError(f"{samples} samples per pixel")
 
     def load(self) -> Any:
         if not self.tile:
@@ -287,7 +297,7 @@ class TiffReader(TiffImagePlugin.TiffImageFile):
         return pixels
 
     def _parts(self) -> Iterator[bytes]:
-        """Yield the strips or tiles whose encoding says more than libtiff looks at."""
+        """Yield the strips or tiles whose encoding has checks that libtiff does not make."""
         tags: Any = self.tag_v2
         offsets, lengths = (tags.get(name, ()) for name in ((324, 325) if 322 in tags else (273, 279)))
         if tags.get(259) not in (*DEFLATE, JPEG) or not isinstance(offsets, tuple) or not isinstance(lengths, tuple):
@@ -314,7 +324,7 @@ def _check_deflated(part: bytes) -> None:
 
 @contextmanager
 def _libtiff_reports() -> Iterator[list[str]]:
-    """Collect what libtiff reports in this thread, which it would print."""
+    """Collect the errors that libtiff reports in this thread; otherwise it prints them."""
     _report_handler()
     lines: list[str] = []
     _reports.lines = lines
@@ -326,9 +336,9 @@ def _libtiff_reports() -> Iterator[list[str]]:
 
 @cache
 def _report_handler() -> Any:
-    """Stand between libtiff and the screen: lines of other users of Pillow go on to where they went before.
+    """Install an error handler in libtiff; errors outside of `_libtiff_reports` go to the handler before it.
 
-    Where libtiff cannot be reached from here (on Windows it is part of Pillow), lines are printed as ever.
+    If libtiff cannot be reached (on Windows it is part of Pillow), errors are printed as before.
     """
     kind = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
     try:

@@ -1,7 +1,4 @@
-"""What an image file is, before any of its pixels are decoded: format, size, frames, orientation.
-
-Every error here is an `ImageError` that names the file, says what is wrong with it and how to go on.
-"""
+"""Image headers: format, size, frames and orientation, read before any pixel is decoded."""
 
 from __future__ import annotations
 
@@ -27,9 +24,19 @@ from terrazzo.errors import ImageError
 from terrazzo.imaging.decoders import JpegReader, PngReader, TiffReader, WebPReader
 from terrazzo.text import shown_path
 
-__all__ = ["Encoded", "check_size", "choose_frame", "opened_image", "orientation", "raw_mode"]
+__all__ = ["TURNS", "Encoded", "check_size", "choose_frame", "opened_image", "orientation", "raw_mode"]
 
 Encoded: TypeAlias = str | os.PathLike[str] | os.PathLike[bytes] | bytes
+
+TURNS = {  # EXIF orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class _CutShort(Exception):
@@ -37,7 +44,7 @@ class _CutShort(Exception):
 
 
 class _Strict:
-    """Makes the end of a file an error wherever more is wanted; Pillow may be set to fill up with grey."""
+    """Raises an error where the file ends and more is needed; Pillow may be set to fill the rest with grey."""
 
     may_end = False
 
@@ -58,7 +65,7 @@ class _Memory(_Strict, io.BytesIO):
 
 @contextmanager
 def opened_image(source: Encoded | Image.Image) -> Iterator[Image.Image]:
-    """Read the header; until the block ends, whatever goes wrong is an ImageError that names the source."""
+    """Open an image and read its header; every error inside the block becomes an ImageError that names the source."""
     name = "the image" if isinstance(source, (bytes, Image.Image)) else shown_path(source)
     try:
         if isinstance(source, Image.Image):
@@ -104,14 +111,14 @@ def opened_image(source: Encoded | Image.Image) -> Iterator[Image.Image]:
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Keep Pillow from warning of large sizes, which are checked here, and of odd tags, which do no harm."""
+    """Silence Pillow's warnings of large sizes, which are checked here, and of odd tags, which do no harm."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 
 def _open_file(path: str) -> _File:
-    """Open a regular file; looking first keeps pipes and devices from hanging the program."""
+    """Open a regular file; its kind is checked first, since opening a pipe or a device may block."""
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -137,7 +144,7 @@ def _open_file(path: str) -> _File:
 
 
 def _reader(head: bytes) -> type[ImageFile.ImageFile]:
-    """Choose the decoder by the first bytes.
+    """Return the decoder for a file's first bytes.
 
     Each is called directly: `Image.open` would try formats that are not on this list, start programs for some of them,
     and print warnings about size before the size can be checked here.
@@ -165,7 +172,7 @@ def _reader(head: bytes) -> type[ImageFile.ImageFile]:
 
 
 def _refuse_raw(image: TiffImageFile, head: bytes) -> None:
-    """Cameras' raw files are TIFFs whose first picture is a small preview, or the sensor's mosaic."""
+    """Refuse cameras' raw files: TIFFs whose first image is a small preview or the sensor's mosaic."""
     tags = image.tag_v2
     is_preview = tags.get(254, 0) & 1 and 330 in tags
     if head[8:10] == b"CR" or 50706 in tags or tags.get(262) in (32803, 34892) or is_preview:
@@ -196,7 +203,7 @@ OTHER_FORMATS = {
 
 
 def _other_format(head: bytes) -> tuple[str, str]:
-    """Say what a file is that is not a photo, and what to do about it."""
+    """Return what a file is that is not an image, and the fix."""
     for magic, name in OTHER_FORMATS.items():
         if head.startswith(magic):
             return name, "convert it to PNG or JPEG"
@@ -217,6 +224,7 @@ def _other_format(head: bytes) -> tuple[str, str]:
 
 
 def check_size(image: Image.Image, max_pixels: int) -> None:
+    """Raise ImageError "image-too-large" for an image with more pixels."""
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
@@ -227,6 +235,11 @@ def check_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def choose_frame(image: Image.Image, frame: int | None) -> None:
+    """Go to a frame or page, by default the only one.
+
+    Raises:
+        ImageError: there are several and none is chosen, or there is no such frame (code "image-frames").
+    """
     frames = [0]
     if getattr(image, "is_animated", False):
         frames = list(range(image.n_frames))  # type: ignore[attr-defined]
@@ -246,22 +259,22 @@ def choose_frame(image: Image.Image, frame: int | None) -> None:
 
 
 def _is_page(image: TiffImageFile, index: int) -> bool:
-    """Whether it is neither a reduced copy nor a transparency mask of another page (TIFF 6.0, NewSubfileType)."""
+    """Tell whether a page is neither a reduced copy nor a mask of another one (TIFF 6.0, NewSubfileType)."""
     image.seek(index)
     return not image.tag_v2.get(254, 0) & 0b101
 
 
 def raw_mode(image: Image.Image) -> str:
-    """How the file packs its pixels, such as "RGB;16B"; empty where Pillow does not say."""
+    """Return how the file packs its pixels in Pillow's terms, such as "RGB;16B"; empty if Pillow does not say."""
     tiles = getattr(image, "tile", None)
     args = tiles[0][3] if tiles else ""
     return str(args[0] if isinstance(args, tuple) and args else args)
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (as stored) where there is none or it is damaged.
+    """Return the EXIF orientation; 1 (as stored) if there is none or it is damaged.
 
-    Read by hand: Pillow warns of damaged EXIF, and decodes the whole of a PNG to look for it.
+    EXIF is parsed here: Pillow warns of damaged EXIF, and decodes a whole PNG to look for it.
     """
     if isinstance(image, TiffImageFile):
         return 1  # Pillow turns these itself
@@ -286,7 +299,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def _late_png_exif(file: Any) -> bytes | None:
-    """EXIF that stands after the pixels of a PNG, found without decoding them."""
+    """Return the EXIF data after the pixels of a PNG, without decoding the pixels."""
     position = file.tell()
     try:
         file.seek(8)

@@ -1,4 +1,4 @@
-"""The forms in which Python hands over one image, brought to those that `images` decodes: bytes, an array, a path."""
+"""The forms in which Python code passes an image, reduced to those that are decoded: a path, bytes, PIL, an array."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ PlainSource: TypeAlias = str | os.PathLike[str] | os.PathLike[bytes] | bytes | I
 CHANNELS = (1, 3, 4)
 
 
-def plain_source(source: Any) -> PlainSource:
+def plain_source(source: Any, bands: int | None = None) -> PlainSource:
     """Return a path, encoded bytes, a PIL image or an array as it is, and anything else as one of these.
 
     Open files are read from their beginning. Tensors are (C, H, W), or (H, W, C) where only the last dimension can be
-    the channels; those of floating point hold 0 to 1, as is usual in torch, and become 0 to 255.
+    the channels. Floating-point tensors of photos hold 0 to 1, as is usual in torch, and become 0 to 255.
+
+    Args:
+        source: the image.
+        bands: how many bands are wanted of it at full depth; None for photos.
 
     Raises:
         ImageError: it is something else (code "image-source"), or a file opened as text.
@@ -35,7 +39,7 @@ def plain_source(source: Any) -> PlainSource:
     if hasattr(source, "read"):
         return _read_whole(source)
     if _is_tensor(source):
-        return _of_tensor(source)
+        return _of_tensor(source, bands)
     if hasattr(source, "__array__") or hasattr(source, "__array_interface__"):
         return np.asarray(source)
     raise ImageError(
@@ -46,7 +50,7 @@ def plain_source(source: Any) -> PlainSource:
 
 
 def are_several(source: Any) -> bool:
-    """Whether this is a collection of images, and not one."""
+    """Tell whether this is a collection of images and not a single one."""
     single = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, np.ndarray, dict)
     is_one = isinstance(source, single) or hasattr(source, "read") or hasattr(source, "__array__")
     return isinstance(source, Iterable) and not is_one
@@ -69,15 +73,16 @@ def _read_whole(file: Any) -> bytes:
 
 
 def _is_tensor(source: Any) -> bool:
-    """Without importing torch: whoever has a tensor has done so."""
+    """Tell whether this is a torch tensor, without importing torch."""
     return type(source).__module__.partition(".")[0] == "torch" and hasattr(source, "detach")
 
 
-def _of_tensor(tensor: Any) -> NDArray[Any]:
+def _of_tensor(tensor: Any, bands: int | None) -> NDArray[Any]:
     tensor = tensor.detach().cpu()
     array: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    if array.ndim == 3 and (array.shape[0] in CHANNELS or array.shape[2] not in CHANNELS):
+    channels = CHANNELS if bands is None else (bands,)
+    if array.ndim == 3 and (array.shape[0] in channels or array.shape[2] not in channels):
         array = array.transpose(1, 2, 0)
-    if array.dtype == np.float32 and array.size and array.min() >= 0 and array.max() <= 1:
+    if bands is None and array.dtype == np.float32 and array.size and array.min() >= 0 and array.max() <= 1:
         array = np.rint(array * 255).astype(np.uint8)
     return np.ascontiguousarray(array)

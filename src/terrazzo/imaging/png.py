@@ -1,9 +1,9 @@
 """A small PNG writer: what Pillow and OpenCV write, in a half to a third of the time.
 
-Every row is stored as its difference from the row above (PNG's filter "Up"). In a mask or a colour map nearly all of
-those differences are zero, which zlib's run-length strategy swallows at memory speed: a 1080p mask takes 5-7 ms of CPU
-time and 10 kB, where Pillow's fastest setting takes 12 ms and 34 kB. Format: W3C PNG specification, third edition,
-sections 5 (chunks), 7.1 (16-bit samples are big-endian) and 9 (filtering).
+Every row is stored as its difference from the row above (PNG's filter "Up"). In a mask or a colour map nearly all
+differences are zero, which zlib's run-length strategy compresses at memory speed: a 1080p mask takes 5-7 ms of CPU time
+and 10 kB, where Pillow's fastest setting takes 12 ms and 34 kB. Format: W3C PNG specification, third edition, sections
+5 (chunks), 7.1 (16-bit samples are big-endian) and 9 (filtering).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def encode_png(pixels: NDArray[np.uint8] | NDArray[np.uint16], palette_K3: NDArr
 
 
 class PngWriter:
-    """A PNG file that is written some rows at a time, so that its size is never a matter of memory.
+    """Writes a PNG file some rows at a time, in memory that does not grow with the file.
 
     Args:
         file: open for writing; it is not closed.

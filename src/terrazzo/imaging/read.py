@@ -1,29 +1,29 @@
-"""Photos in: the one decoder of the program, which refuses what it cannot show truthfully.
+"""Image reading: every file, array and tensor becomes 8-bit RGB here, or the bands that a model asks for.
 
-What a file holds is told by its first bytes, never by its name. The rules for what is not plain 8-bit RGB:
+The format is detected from a file's first bytes, never from its name. The rules for what is not plain 8-bit RGB:
 
 - Orientation in EXIF (or a TIFF tag) is applied: the array is what a viewer shows.
 - Transparency is composed over `background`, white unless told otherwise; colours hidden under it never show.
 - 16-bit values are divided by 256 and rounded down, so the full range 0 to 65535 becomes 0 to 255 (16-bit colour PPM:
   scaled by its declared maximum). With `value_range`, that range becomes 0 to 255 instead. 32-bit and floating-point
   images are refused without it.
-- A TIFF with bands whose meaning nobody declared needs `bands`. Only a band that is declared to be transparency is it.
-- CMYK is converted by the plain formula. Colour profiles and gamma are not applied; those far from sRGB are told.
+- A TIFF with bands of undeclared meaning needs `bands`. A band is transparency only if it is declared as such.
+- CMYK is converted by the plain formula. Colour profiles and gamma are not applied; a note says where they are far from
+  sRGB.
 - A file of several frames or pages needs `frame`. Reduced copies and masks inside a TIFF are not pages, nor are the
   extra pictures that phones append to a JPEG.
 
-Nothing here changes Pillow's global settings, and a file that ends early is refused even where another library has set
+With a `BandRule` none of these rules applies: the bands are read at full depth (`band_values.py`).
+
+Pillow's global settings are not changed, and a file that ends early is refused even if another library has set
 ``ImageFile.LOAD_TRUNCATED_IMAGES``.
 """
 
 from __future__ import annotations
 
-import glob
 import os
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
@@ -33,6 +33,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from terrazzo.arguments import check_fields
 from terrazzo.errors import ImageError
+from terrazzo.imaging.band_rule import BandRule
+from terrazzo.imaging.band_values import MOST_VALUES_PER_PIXEL, bands_of_image, read_by_rule
 from terrazzo.imaging.bands import (
     RGB,
     WHITE_IS_ZERO,
@@ -43,20 +45,18 @@ from terrazzo.imaging.bands import (
     unread_packing,
 )
 from terrazzo.imaging.colors import remark_on_colors
-from terrazzo.imaging.header import Encoded, check_size, choose_frame, opened_image, orientation, raw_mode
+from terrazzo.imaging.header import TURNS, Encoded, check_size, choose_frame, opened_image, orientation, raw_mode
 from terrazzo.imaging.inputs import PlainSource, plain_source
+from terrazzo.imaging.resize import Pixels
 from terrazzo.imaging.transparency import composed
 from terrazzo.imaging.values import remark_on_range, scaled, shape_advice
 from terrazzo.notes import note
 from terrazzo.text import shown_path
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "MAX_PIXELS",
-    "TURNS",
     "ImageSource",
     "ReadOptions",
-    "find_images",
     "image_size",
     "read_image",
     "read_with_remarks",
@@ -71,18 +71,8 @@ class SupportsArray(Protocol):
 
 ImageSource: TypeAlias = PlainSource | bytearray | memoryview | BinaryIO | SupportsArray
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB, and where Pillow's own warnings begin
 WHITE = (255, 255, 255)
-TURNS = {  # EXIF orientation -> what undoes it
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 # The transparent value of a PNG is stored at the file's depth, while Pillow has brought its pixels to 8 bits.
 HIDDEN_TO_8_BIT: dict[str, Callable[[Any], Any]] = {
@@ -93,27 +83,26 @@ HIDDEN_TO_8_BIT: dict[str, Callable[[Any], Any]] = {
 OPAQUE_MODES = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
-MOST_VALUES_PER_PIXEL = 4  # of the cap, in all bands together
-
-
 @dataclass(frozen=True)
 class ReadOptions:
-    """How photos are to be read, where a file leaves that open.
+    """How images are read, where a file leaves that open.
 
     Attributes:
         bands: which bands are red, green and blue, or the one that is grey, counted from 1.
         frame: which frame or page of a file to take, from 0.
         value_range: the values that become 0 and 255, for images of more than 8 bits; beyond it they are clipped.
         max_pixels: an image with more is refused from its header, before anything is decoded.
+        rule: the bands of a model that does not read photos; `bands` and `value_range` are then left out.
 
     Raises:
-        ImageError: the bands are not one or three, or the range is empty (image-bands, -value-range).
+        ImageError: the range is empty (code "image-value-range").
     """
 
     bands: tuple[int, ...] | None = None
     frame: int | None = None
     value_range: tuple[float, float] | None = None
     max_pixels: int = MAX_PIXELS
+    rule: BandRule | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -121,14 +110,43 @@ class ReadOptions:
             raise ImageError(
                 f"value range {self.value_range} is empty", fix="give the lower value first", code="image-value-range"
             )
-        if self.bands is not None and len(self.bands) not in (1, 3):
-            raise ImageError(f"{len(self.bands)} bands make no picture", fix="give one or three", code="image-bands")
 
-    def read(self, source: ImageSource) -> NDArray[np.uint8]:
-        """Decode a photo by `read_image`."""
-        return read_image(
-            source, bands=self.bands, frame=self.frame, value_range=self.value_range, max_pixels=self.max_pixels
-        )
+    def read(self, source: ImageSource) -> Pixels:
+        """Decode an image: (H, W, 3) uint8 RGB by `read_image`, or by `rule` (H, W, bands) float32.
+
+        A note says what may be wrong.
+        """
+        image, remarks = read_with_remarks(source, self)
+        _tell(source, remarks)
+        return image
+
+    def for_model(self, rule: BandRule | None) -> ReadOptions:
+        """Return how images are read for a model: by its rule, if it has one, of which `bands` may name others.
+
+        Raises:
+            ImageError: the bands are not as many as the model's, or a value range is given beside its own.
+        """
+        if rule is None:
+            if self.bands is not None and len(self.bands) not in (1, 3):
+                raise ImageError(
+                    f"{len(self.bands)} bands are chosen, and the model takes red, green and blue",
+                    fix="choose three, or one that is grey; or train a model on these bands",
+                    code="image-bands",
+                )
+            return self
+        if self.value_range is not None:
+            raise ImageError(
+                "a value range is given, and the model has its own for each band",
+                fix="leave it out",
+                code="image-value-range",
+            )
+        if self.bands is not None and len(self.bands) != len(rule.chosen):
+            raise ImageError(
+                f"{len(self.bands)} bands are chosen, and the model reads {rule}",
+                fix=f"name {len(rule.chosen)} bands in the model's order, or none",
+                code="image-bands",
+            )
+        return replace(self, bands=None, rule=rule if self.bands is None else replace(rule, chosen=self.bands))
 
 
 def read_image(
@@ -140,9 +158,9 @@ def read_image(
     frame: int | None = None,
     bands: tuple[int, ...] | None = None,
 ) -> NDArray[np.uint8]:
-    """Decode a photo to 8-bit RGB, by the rules in the module's docstring.
+    """Decode an image to 8-bit RGB, by the rules in the module's docstring.
 
-    What may have been meant otherwise, such as a photo most of which is half transparent, is told as a note.
+    A note says what may be wrong, such as an image most of which is half transparent.
 
     Args:
         source: a path, the bytes of an image file (a path in bytes goes through `os.fsdecode`), an open file, a PIL
@@ -162,20 +180,32 @@ def read_image(
             -not-a-file, -unreadable, -empty, -format, -truncated, -corrupt, -damaged, -too-large, -frames,
             -value-range, -bands, -array, -source.
     """
-    rgb_HW3, remarks = read_with_remarks(source, ReadOptions(bands, frame, value_range, max_pixels), background)
-    name = shown_path(source) if isinstance(source, (str, os.PathLike)) else "the image"
-    for remark in remarks:
-        note(f"{name}: {remark}")
+    rgb_HW3, remarks = _read_rgb(plain_source(source), ReadOptions(bands, frame, value_range, max_pixels), background)
+    _tell(source, remarks)
     return rgb_HW3
 
 
-def read_with_remarks(
-    source: ImageSource, options: ReadOptions | None = None, background: tuple[int, int, int] = WHITE
-) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """Decode a photo as `read_image` does, and say what may have been meant otherwise."""
+def _tell(source: ImageSource, remarks: tuple[str, ...]) -> None:
+    name = shown_path(source) if isinstance(source, (str, os.PathLike)) else "the image"
+    for remark in remarks:
+        note(f"{name}: {remark}")
+
+
+def read_with_remarks(source: ImageSource, options: ReadOptions | None = None) -> tuple[Pixels, tuple[str, ...]]:
+    """Decode an image as `ReadOptions.read` does, and return remarks on what may be wrong."""
     options = options or ReadOptions()
+    rule = options.rule
+    if rule is None:
+        return _read_rgb(plain_source(source), options, WHITE)
+    return read_by_rule(plain_source(source, len(rule.chosen)), rule, options.frame, options.max_pixels), ()
+
+
+def _read_rgb(
+    source: PlainSource, options: ReadOptions, background: tuple[int, int, int]
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    if options.bands is not None and len(options.bands) not in (1, 3):
+        raise ImageError(f"{len(options.bands)} bands make no picture", fix="give one or three", code="image-bands")
     remarks: list[str] = []
-    source = plain_source(source)
     if isinstance(source, np.ndarray):
         return _from_array(source, options, background), ()
     with opened_image(source) as image:
@@ -197,7 +227,11 @@ def read_with_remarks(
 
 
 def image_size(
-    source: Encoded | Image.Image, *, bands_chosen: bool = False, frame: int | None = None
+    source: Encoded | Image.Image,
+    *,
+    bands_chosen: bool = False,
+    frame: int | None = None,
+    rule: BandRule | None = None,
 ) -> tuple[int, int]:
     """Read the height and width that `read_image` gives for a frame, from the header alone.
 
@@ -205,6 +239,7 @@ def image_size(
         source: the image.
         bands_chosen: whether it will be read with `bands`, without which some files are refused.
         frame: which of several frames; by default the first.
+        rule: whether it will be read by a rule, and which; its bands and their depth are then compared too.
 
     Raises:
         ImageError: as `read_image`, as far as the header tells.
@@ -212,7 +247,9 @@ def image_size(
     with opened_image(source) as image:
         if frame is not None:
             choose_frame(image, frame)
-        if isinstance(image, TiffImageFile) and not bands_chosen:
+        if rule is not None:
+            rule.refuse_other(bands_of_image(image))
+        elif isinstance(image, TiffImageFile) and not bands_chosen:
             refuse_unclear(bands_of(image))
         width, height = image.size
         if orientation(image) >= 5:
@@ -220,53 +257,8 @@ def image_size(
         return height, width
 
 
-def find_images(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """List the photos that paths, folders and glob patterns stand for.
-
-    Folders are searched to any depth for files with one of `IMAGE_SUFFIXES`, hidden ones excepted, and sorted as people
-    count (img2 before img10). A path to a file is taken whatever its name. Each path is listed once.
-
-    Raises:
-        ImageError: a path that is not there, or a folder or pattern without photos.
-    """
-    found: dict[Path, None] = {}
-    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
-        text = os.fsdecode(path)
-        if os.path.isdir(text):
-            matches = [os.path.join(folder, file) for folder, _, files in os.walk(text) for file in files]
-            matches = [match for match in matches if not _is_hidden(os.path.relpath(match, text))]
-        elif os.path.lexists(text):
-            found[Path(text)] = None
-            continue
-        elif glob.has_magic(text):
-            matches = [match for match in glob.glob(text, recursive=True) if not os.path.isdir(match)]
-        else:
-            raise ImageError(
-                f"{shown_path(text)}: there is no such file or folder", fix="check the path", code="image-missing"
-            )
-        matches = [match for match in matches if match.lower().endswith(IMAGE_SUFFIXES)]
-        if not matches:
-            raise ImageError(
-                f"{shown_path(text)}: no images are there",
-                fix=f"name a place with files ending in {', '.join(IMAGE_SUFFIXES)}",
-                code="image-none-found",
-            )
-        found.update(dict.fromkeys(map(Path, sorted(matches, key=_natural_key))))
-    return list(found)
-
-
-def _is_hidden(path: str) -> bool:
-    return any(part.startswith(".") for part in path.split(os.sep))
-
-
-def _natural_key(path: str) -> list[tuple[int, str]]:
-    """Numbers compare as numbers: leading zeros away, then by length, then digit by digit."""
-    pieces = re.split("([0-9]+)", path.casefold())
-    return [(len(p.lstrip("0")), p.lstrip("0")) if i % 2 else (0, p) for i, p in enumerate(pieces)]
-
-
 def _values_of_tiff(image: Image.Image, options: ReadOptions, remarks: list[str]) -> NDArray[Any] | None:
-    """Read those TIFFs band by band whose bands are chosen, or which Pillow reads in part or not at all."""
+    """Read a TIFF band by band if bands are chosen, or if Pillow does not read it in full; else return None."""
     if not isinstance(image, TiffImageFile) or image.fp is None:
         return None
     bands, chosen, unknown = bands_of(image), options.bands, getattr(image, "unknown", "")

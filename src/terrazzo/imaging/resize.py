@@ -1,4 +1,4 @@
-"""Resizing of 8-bit RGB images, with the pixels that OpenCV or Pillow gives.
+"""Resizing of images, with the pixels that OpenCV or Pillow gives: 8-bit RGB, or float32 of any number of bands.
 
 Networks are sensitive to it. A plain bilinear filter looks at four pixels however much the image shrinks, so that fine
 texture turns into noise (aliasing); an antialiased filter is as wide as the pixels that it replaces. mmsegmentation
@@ -6,7 +6,8 @@ trains with OpenCV's plain one, transformers with Pillow's antialiased ones.
 
 Pillow's filters are computed here as products of small matrices, in half to two thirds of its time, with its pixels:
 the same weights in whole multiples of 2^-22, and the same two passes, each rounded to 8 bits. In float64 these sums are
-exact, so ties are broken as Pillow breaks them; in float32 one pixel in a thousand would be another.
+exact, so ties are broken as Pillow breaks them; in float32 one pixel in a thousand would be another. Of float32 images
+nothing is rounded.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["INTERPOLATIONS", "Interpolation", "is_resized_in_strips", "resize_image", "resize_in_strips"]
+__all__ = ["INTERPOLATIONS", "Interpolation", "Pixels", "is_resized_in_strips", "resize_image", "resize_in_strips"]
+
+Pixels: TypeAlias = NDArray[np.uint8 | np.float32]
+"""(H, W, 3) uint8 RGB; or float32 bands on the scale of a `BandRule`, with NaN in gaps."""
 
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos", "area", "hamming"]
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
@@ -40,45 +44,44 @@ PRODUCT = 1 << 18  # multiplications at once, beyond which BLAS would start thre
 STRIP = 1 << 21  # pixels transposed at once
 
 
-def resize_image(
-    image_HW3: NDArray[np.uint8], size: tuple[int, int], interpolation: Interpolation, antialias: bool
-) -> NDArray[np.uint8]:
+def resize_image(image_HWC: Pixels, size: tuple[int, int], interpolation: Interpolation, antialias: bool) -> Pixels:
     """Return the image at another size; the same array where it has that size.
 
     Args:
-        image_HW3: the image.
+        image_HWC: the image.
         size: (height, width) to give it.
         interpolation: the filter. "nearest" takes the pixel at the centre, "area" averages what a pixel covers; both
             are the same with and without `antialias`.
         antialias: Pillow's filter, which widens when the image shrinks, instead of OpenCV's, which does not.
     """
     height, width = size
-    if size == image_HW3.shape[:2]:
-        return image_HW3
-    if _is_opencvs(image_HW3.shape[:2], size, interpolation, antialias):
+    if size == image_HWC.shape[:2]:
+        return image_HWC
+    if _is_opencvs(image_HWC.shape[:2], size, interpolation, antialias):
         import cv2
 
         flag = getattr(cv2, _OPENCVS[interpolation])
-        return np.asarray(cv2.resize(image_HW3, (width, height), interpolation=flag), dtype=np.uint8)
-    if _begins_with_rows(image_HW3.shape[:2], size):
-        return _resize_columns(_resize_rows(image_HW3, height, interpolation), width, interpolation)
-    return _resize_rows(_resize_columns(image_HW3, width, interpolation), height, interpolation)
+        resized = cv2.resize(image_HWC, (width, height), interpolation=flag)  # which drops a dimension of one band
+        return np.asarray(resized, image_HWC.dtype).reshape(height, width, -1)
+    if _begins_with_rows(image_HWC.shape[:2], size):
+        return _resize_columns(_resize_rows(image_HWC, height, interpolation), width, interpolation)
+    return _resize_rows(_resize_columns(image_HWC, width, interpolation), height, interpolation)
 
 
 def is_resized_in_strips(
     source: tuple[int, int], size: tuple[int, int], interpolation: Interpolation, antialias: bool
 ) -> bool:
-    """Whether `resize_in_strips` can do it: OpenCV's filters see the whole image."""
+    """Tell whether `resize_in_strips` works: OpenCV's filters need the whole image."""
     return source == size or not _is_opencvs(source, size, interpolation, antialias)
 
 
 def resize_in_strips(
-    read_rows: Callable[[int, int], NDArray[np.uint8]],
+    read_rows: Callable[[int, int], Pixels],
     source: tuple[int, int],
     size: tuple[int, int],
     interpolation: Interpolation,
-) -> NDArray[np.uint8]:
-    """Return what `resize_image` does, of an image that is read in strips of rows.
+) -> Pixels:
+    """Resize as `resize_image` does, reading the image in strips of rows.
 
     Args:
         read_rows: gives the rows from a first one to before a last one, (rows, W, 3). It is asked for them from the
@@ -93,28 +96,31 @@ def resize_in_strips(
         strips = [read_rows(top, min(top + step, height)) for top in range(0, height, step)]
         return np.concatenate([_resize_columns(strip, width, interpolation) for strip in strips])
     if _begins_with_rows(source, size):
-        resized_HW3 = _resize_rows_of(read_rows, source[0], source[1], height, interpolation)
-        return _resize_columns(resized_HW3, width, interpolation)
+        resized_HWC = _resize_rows_of(read_rows, source[0], source[1], height, interpolation)
+        return _resize_columns(resized_HWC, width, interpolation)
 
-    def narrow_rows(first: int, stop: int) -> NDArray[np.uint8]:
+    def narrow_rows(first: int, stop: int) -> Pixels:
         return _resize_columns(read_rows(first, stop), width, interpolation)
 
     return _resize_rows_of(narrow_rows, source[0], width, height, interpolation)
 
 
 def _resize_rows_of(
-    read_rows: Callable[[int, int], NDArray[np.uint8]],
+    read_rows: Callable[[int, int], Pixels],
     source: int,
     width: int,
     height: int,
     interpolation: Interpolation,
-) -> NDArray[np.uint8]:
-    resized_HW3 = np.empty((height, width, 3), np.uint8)
-    lines = resized_HW3.reshape(height, -1)
+) -> Pixels:
+    resized_HWC: Pixels | None = None
     for window in _windows(source, height, interpolation):
-        strip = np.ascontiguousarray(read_rows(window.start, window.stop)).reshape(window.stop - window.start, -1)
-        _resize_windows(strip, lines, [window], interpolation, window.start)
-    return resized_HW3
+        strip_RWC = np.ascontiguousarray(read_rows(window.start, window.stop))
+        if resized_HWC is None:
+            resized_HWC = np.empty((height, width, strip_RWC.shape[2]), strip_RWC.dtype)
+        lines = resized_HWC.reshape(height, -1)
+        _resize_windows(strip_RWC.reshape(len(strip_RWC), -1), lines, [window], interpolation, window.start)
+    assert resized_HWC is not None
+    return resized_HWC
 
 
 def _is_opencvs(source: tuple[int, int], size: tuple[int, int], interpolation: Interpolation, antialias: bool) -> bool:
@@ -130,41 +136,41 @@ def _begins_with_rows(source: tuple[int, int], size: tuple[int, int]) -> bool:
     return lost_rows > max(0, 2 * lost_columns)
 
 
-def _resize_rows(image_HW3: NDArray[np.uint8], height: int, interpolation: Interpolation) -> NDArray[np.uint8]:
-    if image_HW3.shape[0] == height:
-        return image_HW3
-    lines = _resize_lines(image_HW3.reshape(image_HW3.shape[0], -1), height, interpolation)
-    return lines.reshape(height, *image_HW3.shape[1:])
+def _resize_rows(image_HWC: Pixels, height: int, interpolation: Interpolation) -> Pixels:
+    if image_HWC.shape[0] == height:
+        return image_HWC
+    lines = _resize_lines(image_HWC.reshape(image_HWC.shape[0], -1), height, interpolation)
+    return lines.reshape(height, *image_HWC.shape[1:])
 
 
-def _resize_columns(image_HW3: NDArray[np.uint8], width: int, interpolation: Interpolation) -> NDArray[np.uint8]:
+def _resize_columns(image_HWC: Pixels, width: int, interpolation: Interpolation) -> Pixels:
     """Resize columns as lines of the transposed image: matrix products are fast along long lines."""
     import cv2
 
-    height, source, _ = image_HW3.shape
+    height, source, C = image_HWC.shape
     if source == width:
-        return image_HW3
-    resized_HW3 = np.empty((height, width, 3), np.uint8)
+        return image_HWC
+    resized_HWC = np.empty((height, width, C), image_HWC.dtype)
     step = max(1, STRIP // source)
     for top in range(0, height, step):
-        strip, result = (image[top : top + step] for image in (image_HW3, resized_HW3))
+        strip, result = (image[top : top + step] for image in (image_HWC, resized_HWC))
         lines = cv2.transpose(strip.reshape(len(strip), -1)).reshape(source, -1)
-        resized = _resize_lines(np.asarray(lines, np.uint8), width, interpolation)
-        cv2.transpose(resized.reshape(3 * width, -1), result.reshape(len(strip), -1))
-    return resized_HW3
+        resized = _resize_lines(np.asarray(lines, image_HWC.dtype), width, interpolation)
+        cv2.transpose(resized.reshape(C * width, -1), result.reshape(len(strip), -1))
+    return resized_HWC
 
 
-def _resize_lines(lines: NDArray[np.uint8], target: int, interpolation: Interpolation) -> NDArray[np.uint8]:
-    """Return weighted sums of (source, N) lines, (target, N), rounded to 8 bits."""
+def _resize_lines(lines: Pixels, target: int, interpolation: Interpolation) -> Pixels:
+    """Return weighted sums of (source, N) lines, (target, N); those of 8 bits are rounded."""
     windows = _windows(len(lines), target, interpolation)
-    resized = np.empty((target, lines.shape[1]), np.uint8)
+    resized = np.empty((target, lines.shape[1]), lines.dtype)
     _resize_windows(lines, resized, windows, interpolation)
     return resized
 
 
 def _resize_windows(
-    lines: NDArray[np.uint8],
-    resized: NDArray[np.uint8],
+    lines: Pixels,
+    resized: Pixels,
     windows: Sequence[_Window],
     interpolation: Interpolation,
     top: int = 0,
@@ -184,9 +190,10 @@ def _resize_windows(
             total = sums[: end - first]
             for at, begin, weights in blocks:
                 np.matmul(weights, source[begin : begin + weights.shape[1]], out=total[at : at + len(weights)])
-            total += 0.5
-            if _SUPPORTS[interpolation] > 1:  # these have negative weights
-                np.clip(total, 0, 255, out=total)
+            if resized.dtype == np.uint8:
+                total += 0.5
+                if _SUPPORTS[interpolation] > 1:  # these have negative weights
+                    np.clip(total, 0, 255, out=total)
             np.copyto(result[first:end], total, casting="unsafe")
 
 

@@ -19,14 +19,15 @@ from terrazzo.errors import ImageError
 from terrazzo.imaging.bands import Tag, with_tags
 from terrazzo.imaging.header import choose_frame, opened_image
 from terrazzo.imaging.read import MAX_PIXELS, ReadOptions, read_with_remarks
+from terrazzo.imaging.resize import Pixels
 from terrazzo.text import shown_path
 
 __all__ = ["TiffWindows"]
 
 ASCII, SHORT, LONG, UNDEFINED = 2, 3, 4, 7
 # Bits, compression, colours, fill order, samples, planes, group options, predictor, palette, extra samples, kinds of
-# numbers, JPEG tables, subsampling, GDAL's notes, ICC profile.
-KEPT = (258, 259, 262, 266, 277, 284, 292, 293, 317, 320, 338, 339, 347, 530, 531, 34675, 42112)
+# numbers, JPEG tables, subsampling, ICC profile, GDAL's notes, GDAL's nodata.
+KEPT = (258, 259, 262, 266, 277, 284, 292, 293, 317, 320, 338, 339, 347, 530, 531, 34675, 42112, 42113)
 PHOTOMETRICS = (0, 1, 2, 3, 5, 6)
 YCBCR, JPEG, OLD_JPEG, RAW = 6, 7, 6, 1
 AT_ONCE = 1 << 24  # pixels decoded at once
@@ -61,7 +62,7 @@ class TiffWindows:
 
     @classmethod
     def of(cls, path: str | os.PathLike[str], reading: ReadOptions) -> TiffWindows | None:
-        """Look at a file's header; None where it is no TIFF, or one that is not read in windows.
+        """Read a file's header; None for another format, and for a TIFF that is not read in windows.
 
         Raises:
             ImageError: the header cannot be read, or there is no such frame.
@@ -98,13 +99,16 @@ class TiffWindows:
         image.fp.seek(0)
         return cls(path, reading, image.fp.read(2), (height, width), part, is_tiled, kept, where, long)
 
-    def read(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
-        """Decode a window to (rows, columns, 3).
+    def read(self, rows: slice, columns: slice) -> Pixels:
+        """Decode a window to (rows, columns, 3) uint8, or to the (rows, columns, bands) float32 of a rule.
 
         Raises:
             ImageError: naming the rows that cannot be read.
         """
-        window = np.empty((rows.stop - rows.start, columns.stop - columns.start, 3), np.uint8)
+        rule, shape = self.reading.rule, (rows.stop - rows.start, columns.stop - columns.start)
+        window: Pixels = np.empty((*shape, 3), np.uint8)
+        if rule is not None:
+            window = np.empty((*shape, len(rule.chosen)), np.float32)
         tall, wide = self.part
         first, last = columns.start // wide, math.ceil(columns.stop / wide)
         step = max(1, AT_ONCE // (tall * wide * (last - first)))
@@ -118,7 +122,7 @@ class TiffWindows:
             ]
         return window
 
-    def _block(self, rows: slice, columns: slice) -> NDArray[np.uint8]:
+    def _block(self, rows: slice, columns: slice) -> Pixels:
         """Decode some of the parts, counted in parts."""
         (height, width), (tall, wide) = self.size, self.part
         top, bottom = rows.start * tall, min(rows.stop * tall, height)

@@ -1,4 +1,4 @@
-"""Numbers of any depth as 8-bit RGB: what is black, what is white, and what a sensor's 12 bits look like."""
+"""Conversion of 16-bit, 32-bit and floating-point values to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ __all__ = ["remark_on_range", "scaled", "shape_advice"]
 def scaled(
     values: NDArray[Any], value_range: tuple[float, float] | None, background: tuple[int, int, int]
 ) -> NDArray[np.uint8]:
-    """Bring (H, W) or (H, W, 3) numbers to (H, W, 3) uint8."""
+    """Convert (H, W), (H, W, 1) or (H, W, 3) values to (H, W, 3) uint8.
+
+    Args:
+        values: as they are stored.
+        value_range: the values that become 0 and 255; None divides 16-bit values by 256.
+        background: the colour of pixels that are NaN.
+
+    Raises:
+        ImageError: there is no range for values of another type than uint16 (code "image-value-range").
+    """
     if values.ndim == 2:
         values = values[..., None]
     shape = (*values.shape[:2], 3)
@@ -39,7 +48,7 @@ def scaled(
 
 
 def remark_on_range(most: int, remarks: list[str]) -> None:
-    """Sensors of 10, 12 or 14 bits fill a part of 16 only."""
+    """Add a remark if 16-bit values fill only a part of their range, as those of 10, 12 and 14-bit sensors do."""
     full = 2 ** most.bit_length() - 1
     if 0 < full < 2**15:
         remarks.append(
@@ -49,7 +58,7 @@ def remark_on_range(most: int, remarks: list[str]) -> None:
 
 
 def shape_advice(shape: tuple[int, ...]) -> str:
-    """Say what to do about an array that is not an image's."""
+    """Return the fix for an array whose shape is not that of an image."""
     if len(shape) == 4:
         return "give a list of images, as in list(batch)"
     if len(shape) == 3 and shape[0] in (1, 3, 4):

@@ -19,8 +19,9 @@ from terrazzo.engines.engine import Engine, EngineOptions, EngineRecord, Precisi
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.onnx_file import describe_onnx
 from terrazzo.errors import ConfigError, TerrazzoError
+from terrazzo.imaging.find_images import find_images
 from terrazzo.imaging.inputs import are_several
-from terrazzo.imaging.read import MAX_PIXELS, ImageSource, ReadOptions, find_images
+from terrazzo.imaging.read import MAX_PIXELS, ImageSource, ReadOptions
 from terrazzo.inference.failure import Failure
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import Protocol, find_protocol
@@ -28,6 +29,7 @@ from terrazzo.inference.result import Segmentation
 from terrazzo.inference.streaming import Streamed
 from terrazzo.notes import note
 from terrazzo.ownership import leave_out_results
+from terrazzo.text import shown_path
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.exported import ExportedDescription, exported_format
 
@@ -115,6 +117,7 @@ def make_predictor(
     from terrazzo.weights.load import load
 
     trained = load(model) if isinstance(model, (str, Path)) else model
+    _refuse_other_bands(trained)
     if chosen is not None and chosen.runs_conversions:
         converted = convert_once(model, trained, chosen)
         return run_converted(converted, describe_onnx(converted), trained)
@@ -135,6 +138,19 @@ def _predictor(
 ) -> Predictor:
     output = about.output if isinstance(about, ExportedDescription) else "logits"
     return Predictor(engine, about.preprocess, about.labels, name, protocol, output, streams, about.record)
+
+
+def _refuse_other_bands(model: TrainedModel) -> None:
+    """Refuse a network for more or fewer bands than its preprocessing gives, as of weights from elsewhere."""
+    takes, given = model.network.in_channels, model.preprocess.in_channels
+    if takes != given:
+        raise ConfigError(
+            f"the network of {shown_path(model.name or model.architecture)} takes {takes} bands, and its preprocessing "
+            f"gives {given}",
+            fix="train on from it, as in terrazzo train --weights ... --bands 1,2,3,4; or give the mean and std of "
+            "each band in its preprocessor_config.json",
+            code="model-bands",
+        )
 
 
 def _on_cpu(device: str | None) -> bool:
@@ -267,6 +283,7 @@ def predict(
     else:
         workload = Workload.of(paths) if are_files else Workload(max(len(sources), 1))
         predictor = make_predictor(model, device, protocol, engine=engine, workload=workload, trust=trust)
+    reading = predictor.reading(reading)
     if not are_files:
         found = _each(sources) if several else iter(sources)
         results = [_segmented(source, predictor, reading, probabilities) for source in found]

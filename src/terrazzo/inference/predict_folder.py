@@ -21,7 +21,8 @@ from terrazzo.engines.auto import Workload
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError
-from terrazzo.imaging.read import ReadOptions, find_images
+from terrazzo.imaging.find_images import find_images
+from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.failure import Failure
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor

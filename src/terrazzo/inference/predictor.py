@@ -100,7 +100,7 @@ class Predictor:
         """
         decided = self._decided(images, probabilities)
         return [
-            Segmentation(mask=mask, labels=self.labels, image=image, path=path, probabilities=kept, model=self.model)
+            Segmentation(mask, self.labels, self.preprocess.as_rgb(image), path, kept, self.model)
             for (mask, kept), image, path in zip(decided, images, paths, strict=True)
         ]
 
@@ -136,7 +136,7 @@ class Predictor:
         if probabilities:
             self._require_logits("probabilities")
 
-        options = reading or ReadOptions()
+        options = self.reading(reading)
         import cv2  # noqa: F401  which every photo needs: with the memory full of feature maps it could not be loaded
 
         def read(path: Path) -> Image | Streamed | Failure:
@@ -172,6 +172,14 @@ class Predictor:
                     if said:
                         note(said)
                     yield result
+
+    def reading(self, options: ReadOptions | None = None) -> ReadOptions:
+        """Return how images are read for this model.
+
+        Raises:
+            ImageError: the options choose bands that the model cannot take.
+        """
+        return (options or ReadOptions()).for_model(self.preprocess.bands)
 
     def segment_alone(self, image: Image, *, probabilities: bool = False) -> tuple[Segmentation | Failure, str]:
         """Segment an image in memory, in windows where it is too large; return what is to be said about it too."""

@@ -180,7 +180,13 @@ class Protocol:
         if self.short_side is not None:
             short_side = max(int(self.short_side * ratio), self.at_least)
             long_side = None if self.long_side is None else int(self.long_side * ratio)
-            return [Preprocess(short_side=short_side, long_side=long_side), Preprocess(multiple_of=self.multiple_of)]
+            plain = (
+                Preprocess()
+                if preprocess.bands is None
+                else Preprocess(mean=preprocess.mean, std=preprocess.std, bands=preprocess.bands)
+            )
+            shorter = replace(plain, short_side=short_side, long_side=long_side)
+            return [shorter, replace(plain, multiple_of=self.multiple_of)]
         if ratio == 1:
             return [preprocess]
         if preprocess.size is not None:

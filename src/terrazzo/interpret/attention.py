@@ -1,11 +1,11 @@
 """Attention maps: how a token divides its attention over the image, in SegFormer's and in SETR's encoder.
 
-The networks use `scaled_dot_product_attention`, which gives no weights away. So while a photo goes through, a hook on
-each layer asked about computes, from that layer's own input and projections, the softmax rows of the tokens under some
-points. Only those rows are ever computed: for P points, P x heads x keys numbers and never the full matrix.
+The networks use `scaled_dot_product_attention`, which does not return its weights. So a forward hook on each chosen
+layer computes, from the layer's input and projections, the softmax rows of the tokens under some points. Only those
+rows are computed: P x heads x keys numbers for P points, never the full matrix.
 
 A SegFormer's keys are a reduced grid of R x R tokens each (arXiv 2105.15203, section 3.1). Rows and columns of tokens
-that do not fill a window are no keys' and get no attention: `LayerAttention.covered` says how far the keys reach.
+that do not fill a window belong to no key and get no attention: `LayerAttention.covered` says how far the keys reach.
 A SETR's keys are the patches and, but for SETR-MLA, the class token. PVT's stages are like a SegFormer's, the
 transformer of SETR's hybrid like a SETR's. A decoder with an attention block (models/decoders/attention.py) has one
 more layer, whatever its encoder.
@@ -33,7 +33,7 @@ from terrazzo.atomic import make_folder
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
-from terrazzo.imaging.read import ImageSource, read_image
+from terrazzo.imaging.read import ImageSource, ReadOptions
 from terrazzo.inference.upsample.argmax import upsample_argmax
 from terrazzo.interpret.figures import attention_png, heads_png
 from terrazzo.interpret.measures import area_holding, percent
@@ -55,17 +55,17 @@ __all__ = ["AttentionMaps", "attention_layers", "attention_maps", "attention_row
 AttentionModule = EfficientSelfAttention | SelfAttention | PositionAttention
 
 DECODER = "decoder"
-"""Names the layer of a decoder with an attention block."""
+"""Name of the layer of a decoder with an attention block."""
 
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Where the network looks from some points of a photo.
+    """Attention maps of some points of an image.
 
     Attributes:
-        image_HW3: the photo, uint8 RGB.
-        points: pixels of the photo.
-        classes: the class that the model sees at each.
+        image_HW3: the image, uint8 RGB.
+        points: pixels of the image.
+        classes: the predicted class at each.
         layers: in the order of the network.
         model: the model's name.
     """
@@ -139,35 +139,38 @@ def attention_maps(
     points: Sequence[Point] | None = None,
     layers: Sequence[str] | None = None,
     device: str | None = None,
+    reading: ReadOptions | None = None,
 ) -> AttentionMaps:
-    """Show where a SegFormer or a SETR looks from some points of a photo.
+    """Return the attention maps of a SegFormer or a SETR from some points of an image.
 
     Args:
         image: a path, encoded bytes, a PIL image or an (H, W, 3) uint8 RGB array.
         model: a loaded model, or what `terrazzo.load` takes.
-        points: (x, y) pixels of the photo; by default its centre and the middles of the largest classes seen.
+        points: (x, y) pixels of the image; by default its centre and the middles of the largest predicted classes.
         layers: names of layers, such as ``2.1`` (stage 2, block 1) of a SegFormer or ``12`` of a SETR; by default
             a SegFormer's last block of each stage, and the blocks of a SETR whose output is emitted; and ``decoder``,
             where the decoder has an attention block.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        reading: how the photo is read, where its file leaves that open.
 
     Raises:
-        ImageError: the photo cannot be read.
+        ImageError: the image cannot be read.
         CheckpointError: the model cannot be loaded.
-        ConfigError: a point is not on the photo, or the model has no such layer or no attention.
+        ConfigError: a point is not on the image, or the model has no such layer or no attention.
     """
     trained = model if isinstance(model, TrainedModel) else load(model)
-    image_HW3 = read_image(image)
+    image_HWC = (reading or ReadOptions()).for_model(trained.preprocess.bands).read(image)
+    image_HW3 = trained.preprocess.as_rgb(image_HWC)
     height, width = image_HW3.shape[:2]
     if points is not None:
         check_points(points, height, width, str(image) if isinstance(image, (str, Path)) else "the photo")
     network = trained.network.eval().to(find_device(device))
     chosen = _chosen_layers(network, layers)
-    images_13HW = torch.from_numpy(trained.preprocess(image_HW3)[None]).to(next(network.parameters()))
+    images_13HW = torch.from_numpy(trained.preprocess(image_HWC)[None]).to(next(network.parameters()))
 
     with torch.inference_mode():
         if points is None:
-            # Which points are worth asking about is known only once the network has answered.
+            # The points are chosen from the predicted mask, so the network runs twice.
             mask_HW = _mask(network(images_13HW), images_13HW, (height, width))
             points = choose_points(mask_HW)
             found, _ = _record(network, images_13HW, chosen, _fractions(points, height, width))
@@ -216,7 +219,7 @@ def attention_rows(module: AttentionModule, x: Tensor, tokens_P: Tensor) -> Tens
     Args:
         module: the attention.
         x: its input, (1, H, W, C), (1, T, C), or (1, C, h, w) of a decoder's.
-        tokens_P: places of the asking tokens, counted row by row.
+        tokens_P: places of the query tokens, counted row by row.
 
     Returns:
         (P, N, M).
@@ -253,7 +256,7 @@ def _chosen_layers(network: Segmenter, names: Sequence[str] | None) -> dict[str,
             names = list({name.partition(".")[0]: name for name in known}.values())
     if not names or (unknown := [name for name in names if name not in known]):
         raise ConfigError(
-            f"the model has no layer {unknown[0]!r}" if names else "no layer is asked for",
+            f"the model has no layer {unknown[0]!r}" if names else "no layer is chosen",
             fix=f"choose from {', '.join(known)}",
             code="explain-layer",
         )

@@ -1,6 +1,6 @@
 """The pictures of an explanation: attention over the photo, head by head too, and receptive fields.
 
-Figures are drawn on their own canvas, without pyplot, so that nothing global is touched and no display is needed.
+Figures are drawn without pyplot, which has global state and may need a display.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _layer_facts(layer: LayerAttention) -> str:
 
 
 def _note(keys_hw: NDArray[np.float32], class_token_PN: NDArray[np.float32] | None, place: int) -> str:
-    """How concentrated a map is. Where a class token takes part, what it gets."""
+    """The text below a map: how concentrated it is, and the class token's share if there is one."""
     half = percent(area_holding(keys_hw, 0.5))
     note = f"half in {half} of the keys, peak {keys_hw.max() * keys_hw.size:.3g} x even"
     return note if class_token_PN is None else f"{note}, class token {class_token_PN[place].mean():.0%}"
@@ -257,7 +257,7 @@ def receptive_fields_png(fields: Sequence[ReceptiveField], images: int, model: s
 
 
 def draw_field(axes: Axes, field: ReceptiveField) -> Any:
-    """The contributions on a logarithmic scale: they fall by powers of ten, and the far ones are what one looks for."""
+    """The contributions on a logarithmic scale, since they fall by powers of ten with the distance."""
     import cv2
     from matplotlib.patches import Rectangle
 

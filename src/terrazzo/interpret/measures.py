@@ -1,4 +1,4 @@
-"""How much of an area holds how much of a quantity that is spread over it."""
+"""How concentrated a map is: the smallest area that holds a share of its sum."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def area_holding(values: Floats, share: float) -> float:
     """Return the fraction of the cells, the fullest first, that together hold a share of the sum.
 
     Args:
-        values: of any shape, not negative. Where they are all zero there is nothing to hold, and the area is 0.
+        values: of any shape, not negative. Where all are zero the area is 0.
         share: between 0 and 1.
     """
     descending = np.sort(values.astype(np.float64), axis=None)[::-1]

@@ -1,4 +1,4 @@
-"""The places of a photo that are asked about: checked where a user names them, else chosen from what the model saw."""
+"""Query points on an image: checked if the user gives them, else chosen from the predicted mask."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Point = tuple[int, int]
 
 MOST_POINTS = 20  # each is a row of the picture
 CHOSEN = 5
-SMALLEST_SHARE = 0.005  # of the photo, that a class must fill to be asked about
+SMALLEST_SHARE = 0.005  # of the image, that a class must fill to get a point
 
 
 def check_points(points: Sequence[Point], height: int, width: int, image: str) -> None:
-    """Refuse points that are not on a photo, or more than a picture can show.
+    """Refuse points that are not on the image, and more points than a picture can show.
 
     Raises:
         ConfigError: naming the first point at fault.
     """
     if not 1 <= len(points) <= MOST_POINTS:
         raise ConfigError(
-            f"{len(points)} points are asked for", fix=f"give 1 to {MOST_POINTS} of them", code="explain-points"
+            f"{len(points)} points are given", fix=f"give 1 to {MOST_POINTS} of them", code="explain-points"
         )
     for x, y in points:
         if not (0 <= x < width and 0 <= y < height):
@@ -39,10 +39,10 @@ def check_points(points: Sequence[Point], height: int, width: int, image: str) -
 
 
 def choose_points(mask_HW: NDArray[np.integer]) -> list[Point]:
-    """Choose the centre of a photo, and the place farthest inside each of its largest classes, largest first.
+    """Choose the image's centre, and the place farthest inside each of the largest classes, largest first.
 
     Args:
-        mask_HW: the classes that the model sees.
+        mask_HW: the predicted classes.
     """
     import cv2
 
@@ -52,7 +52,7 @@ def choose_points(mask_HW: NDArray[np.integer]) -> list[Point]:
     for k in np.argsort(-pixels, kind="stable"):
         if len(points) == CHOSEN or pixels[k] < SMALLEST_SHARE * mask_HW.size:
             break
-        # A border of zeros, for the photo's edge is an edge of the class too.
+        # A border of zeros, since the image's edge is an edge of the class too.
         inside = cv2.distanceTransform(np.pad((mask_HW == k).astype(np.uint8), 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
         row, column = np.unravel_index(int(inside.argmax()), mask_HW.shape)
         if (point := (int(column), int(row))) not in points:

@@ -6,13 +6,13 @@ Jacobian, over the unit's channels and the pixel's three:
 
     contribution(p)  =  sqrt( sum over channels c and colours k of  (d unit_c / d pixel_pk)^2 )
 
-Summing the unit's channels first, as is often done, would not do: a LayerNorm holds that sum constant, and its gradient
-would be what is left of nothing. The sum of squares is estimated without bias by backward passes from the channels
+Summing the unit's channels first, as is often done, fails after a LayerNorm, which holds that sum constant: its
+gradient is only rounding error. The sum of squares is estimated without bias by backward passes from the channels
 weighted with random signs, at least `PASSES` of them over all photos. Each photo's contributions are divided by their
 sum, so that every photo counts alike; then they are averaged.
 
-Photos are cut to a window around their middle, all to the same, so that memory stays bounded and one unit is asked
-about in all. A field is thus a field within that window.
+All images are cut to one window around their middle, so that memory is bounded and the same unit is measured in all. A
+field is thus a field within that window.
 
 Shapes: H and W the window's size, h and w a map's.
 """
@@ -63,7 +63,7 @@ class ReceptiveFields:
 
     Attributes:
         fields: the encoder's maps in order, then the decoder's logits.
-        images: how many photos they are the mean of.
+        images: how many images they are the mean of.
         model: the model's name.
     """
 
@@ -89,7 +89,7 @@ class ReceptiveFields:
         """Write receptive_field.png and receptive_field.npz, each atomically, and return their paths.
 
         The archive holds ``names`` of the M maps, ``shares`` (M, H, W), ``grids`` (M, 2), ``units`` (M, 2) and
-        ``images``.
+        ``photos``, their number.
 
         Args:
             folder: where to; it is created.
@@ -150,7 +150,7 @@ def receptive_fields(
     if window < 1:
         raise ConfigError(f"the window is {window} pixels", fix="give at least 1", code="explain-window")
     trained = model if isinstance(model, TrainedModel) else load(model)
-    reading = reading or ReadOptions()
+    reading = (reading or ReadOptions()).for_model(trained.preprocess.bands)
     network = trained.network.eval().to(find_device(device))
     sizes = [trained.preprocess.target_size(*_size(source, reading)) for source in sources]
     H, W = (min(window, *(size[axis] for size in sizes)) for axis in (0, 1))
@@ -241,8 +241,8 @@ def _names(network: Segmenter) -> list[str]:
 
 def _size(source: Any, reading: ReadOptions) -> tuple[int, ...]:
     if isinstance(source, (str, Path, bytes, Image.Image)):
-        return image_size(source, bands_chosen=reading.bands is not None)
-    return reading.read(source).shape[:2]  # whatever else: refused, in so many words
+        return image_size(source, bands_chosen=reading.bands is not None, rule=reading.rule)
+    return reading.read(source).shape[:2]  # `read` refuses all other types
 
 
 def _middle(image_3HW: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

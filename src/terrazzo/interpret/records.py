@@ -1,4 +1,4 @@
-"""What is measured: the attention of a layer from some points, and the receptive field of a map.
+"""Results of an explanation: the attention of a layer from some points, and the receptive field of a map.
 
 Shapes: P points, N heads, h and w the grid of keys, H and W the window's size.
 """
@@ -25,7 +25,7 @@ class LayerAttention:
         title: the same in words.
         weights_PNhw: what each key gets, float32; with the class token's part it adds up to 1 over the keys.
         class_token_PN: what the class token gets, or None where it does not go through the blocks.
-        query_grid: (rows, columns) of the tokens that ask.
+        query_grid: (rows, columns) of the query tokens.
         covered: how much of the image's height and width the keys stand for.
     """
 
@@ -55,11 +55,11 @@ class LayerAttention:
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """What the centre unit of one map depends on.
+    """The effective receptive field of one map's centre unit.
 
     Attributes:
         name: ``stage 1`` and so on of a SegFormer, ``block 12`` of a SETR, ``decoder`` for the logits.
-        share_HW: each pixel's part of the whole, float32; the sum is 1, or 0 where nothing has any influence.
+        share_HW: each pixel's share of all contributions, float32; the sum is 1, or 0 where no pixel has any.
         grid: (rows, columns) of the map.
         unit: row and column of the unit in it.
     """

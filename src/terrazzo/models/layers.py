@@ -108,23 +108,23 @@ def linear_ramp(end: float, steps: int) -> list[float]:
 
 
 def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, draws: bool = False) -> Tensor:
-    """Call a function, and again in the backward pass, instead of keeping its inner tensors until then.
+    """Activation checkpointing: call a function again in the backward pass instead of keeping its inner tensors.
 
-    Values and gradients are the same; x itself is kept.
+    Values and gradients stay the same; x is kept.
 
     Args:
-        function: what to call; calling it twice must have no other effect than calling it once.
+        function: what to call; it must have no side effects.
         x: its argument.
-        draws: whether it draws random numbers, and so has to draw the same again.
+        draws: whether it draws random numbers, which the second call has to repeat.
     """
     again: Tensor = checkpoint(function, x, use_reentrant=False, preserve_rng_state=draws)
     return again
 
 
 def ceil_div(side: int, step: int) -> int:
-    """Divide and round up, of numbers that are not negative: what torch.export and ONNX both follow with free sizes.
+    """Divide and round up, in a form that torch.export and ONNX handle for dynamic sizes; not for negative numbers.
 
-    `-(-side // step)` would not do, for the division of ONNX rounds towards zero.
+    `-(-side // step)` would be wrong in ONNX, whose division rounds towards zero.
     """
     return (side + step - 1) // step
 
@@ -133,7 +133,7 @@ def first_cells(x_BChw: Tensor, height: int, width: int) -> Tensor:
     """Return the first rows and columns of a map."""
     if not torch.compiler.is_exporting():
         return x_BChw[:, :, :height, :width]
-    # Of a free size a slice would have to know whether it cuts anything off.
+    # A slice of a dynamic size would need to know whether it cuts anything off.
     rows, columns = (torch.arange(side, device=x_BChw.device) for side in (height, width))
     return x_BChw.index_select(2, rows).index_select(3, columns)
 

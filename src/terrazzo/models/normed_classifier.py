@@ -2,7 +2,7 @@
 
 Between a decoder's wide map and its few logits stands the normed and rectified map, as large as the wide one. It is
 cheap to compute from it, so the backward pass does that again, image by image, and writes the gradient of the wide map
-in place. Values are those of the three layers, gradients equal theirs to rounding.
+in place. Values are those of the three layers, gradients equal theirs up to rounding.
 
 Shapes: B batch, h and w the map's size, N = h w places, C channels, K classes.
 """

@@ -68,8 +68,7 @@ class Segmenter(nn.Module):
         decoder: a module that follows the `Decoder` protocol and matches the encoder's channels.
         auxiliary: heads for auxiliary losses in training. Each takes the encoder's maps, or those of an
             `AggregatingDecoder`, and returns (B, K, h, w) logits at a stride of its own.
-        spec: what it was built by, without which it can run but not be saved; None for one that was put together by
-            hand.
+        spec: what it was built from. A network that was put together by hand has None: it runs, and cannot be saved.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class Segmenter(nn.Module):
         return Segmenter(self.encoder, self.decoder, (), spec) if len(self.auxiliary) else self
 
     def drop_auxiliary(self) -> None:
-        """Remove the auxiliary heads; nothing but training needs them."""
+        """Remove the auxiliary heads, which only training needs."""
         self.auxiliary = nn.ModuleList()
         if self.spec is not None:
             self.spec = replace(self.spec, auxiliary=())

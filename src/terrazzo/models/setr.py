@@ -27,6 +27,9 @@ the variants that end in ``_mmseg``: Naive enlarges its logits in two steps; MLA
 align corners, and its auxiliary classifiers have biases; the auxiliary heads of Naive and PUP, on layers 10, 15 and 20,
 have two convolutions. (Its Cityscapes run of Naive had one; those heads are for training only and do not fit here.)
 
+The paper's sizes (table 2, such as 87.69 M for Naive with T-Base) are those of its ADE20K networks in training: 512 x
+512, 150 classes, with the auxiliary heads, and with the unused `conv_seg` (512 K + K parameters) in every head.
+
 Variants with DeiT-Tiny and DeiT-Small (arXiv 2012.12877, table 1) are not in the paper. They are for training on small
 data and small machines; the decoders keep the paper's widths.
 """

@@ -1,4 +1,4 @@
-"""Types of the fields of encoders and decoders: what no real network exceeds, so that no file fills the memory."""
+"""Types of the fields of encoders and decoders, with upper bounds, so that a config.json cannot fill the memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_BLOCKS = 512
 """No encoder has more blocks: the deepest that are published have about a hundred."""
 
 LIMITS = (Within(at_least=-LARGEST, at_most=LARGEST), Within(items=LONGEST))
-"""What holds for every field, whatever its annotation says."""
+"""Bounds of every field, besides those of its annotation."""
 
 Size: TypeAlias = Annotated[int, Within(at_least=1, at_most=LARGEST)]
 Sizes: TypeAlias = Annotated[Sequence[int], Within(at_least=1, at_most=LARGEST)]

@@ -70,7 +70,7 @@ class ModelSpec:
         auxiliary: rows of `AUXILIARY_HEADS` and their fields.
         in_channels: bands of the images.
         image_size: (H, W) that learned position embeddings are made for; None where the encoder has none.
-        name: what people call it, such as ``segformer_b0``; None where nobody does.
+        name: such as ``segformer_b0``; None for a network without one.
 
     Raises:
         ConfigError: a row or a field is unknown, or a value is of the wrong type or out of bounds.
@@ -117,12 +117,36 @@ class ModelSpec:
         """Its name, or those of its encoder and its decoder."""
         return self.name or f"{self.encoder.name}+{self.decoder.name}"
 
+    def adapted(
+        self,
+        num_classes: int,
+        *,
+        image_size: tuple[int, int] | None = None,
+        in_channels: int | None = None,
+        drop_path_rate: float | None = None,
+    ) -> ModelSpec:
+        """Return the same network for other classes, images or bands, or with another stochastic depth.
+
+        What is None stays as it is. An encoder without position embeddings ignores `image_size`, one without
+        stochastic depth `drop_path_rate`.
+        """
+        encoder = self.encoder
+        if drop_path_rate is not None and "drop_path_rate" in encoder.fields:
+            encoder = Part(encoder.name, {**encoder.fields, "drop_path_rate": drop_path_rate})
+        return replace(
+            self,
+            encoder=encoder,
+            num_classes=num_classes,
+            image_size=image_size or self.image_size,
+            in_channels=self.in_channels if in_channels is None else in_channels,
+        )
+
     def with_encoder(self, **changes: Any) -> ModelSpec:
-        """Return a spec of which some fields of the encoder differ; it has no name."""
+        """Return the spec with some fields of the encoder changed, without a name."""
         return replace(self, encoder=Part(self.encoder.name, {**self.encoder.fields, **changes}), name=None)
 
     def with_decoder(self, **changes: Any) -> ModelSpec:
-        """Return a spec of which some fields of the decoder differ; it has no name."""
+        """Return the spec with some fields of the decoder changed, without a name."""
         return replace(self, decoder=Part(self.decoder.name, {**self.decoder.fields, **changes}), name=None)
 
     def to_dict(self) -> dict[str, Any]:

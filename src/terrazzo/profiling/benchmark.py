@@ -18,7 +18,7 @@ from terrazzo.arguments import checked
 from terrazzo.engines.engine import ENGINES, available_cores
 from terrazzo.engines.trust import trust_file
 from terrazzo.errors import ConfigError, TerrazzoError
-from terrazzo.imaging.read import find_images
+from terrazzo.imaging.find_images import find_images
 from terrazzo.inference.upsample.argmax import upsample_argmax
 from terrazzo.ownership import leave_out_results
 from terrazzo.profiling.engine_process import EngineProcess

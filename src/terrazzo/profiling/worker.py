@@ -64,11 +64,13 @@ class Worker:
 
     def image(self, source: str, destination: str) -> tuple[float, float]:
         """Turn a photo file into a mask file; return the seconds and the processor seconds."""
-        from terrazzo.imaging.read import read_image
+        from terrazzo.imaging.read import ReadOptions
+
+        reading = ReadOptions().for_model(self.predictor.preprocess.bands)
 
         def convert() -> None:
             path = Path(source)
-            self.predictor.segment([read_image(path)], [path])[0].save(Path(destination), "mask")
+            self.predictor.segment([reading.read(path)], [path])[0].save(Path(destination), "mask")
 
         return _timed(convert)
 

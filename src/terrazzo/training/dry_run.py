@@ -70,7 +70,8 @@ def batch_picture(batch: Batch, preprocess: Preprocess, labels: LabelSpec) -> ND
         labels: for the colours.
     """
     windows = batch.images[:MOST_WINDOWS].permute(0, 2, 3, 1).numpy() * preprocess.std + preprocess.mean
-    images = np.clip(windows[..., :3] + 0.5, 0, 255).astype(np.uint8)
+    shown = [0, 1, 2] if windows.shape[-1] >= 3 else [0, 0, 0]  # of one or two bands the first, in grey
+    images = np.clip(windows[..., shown] + 0.5, 0, 255).astype(np.uint8)
     count, height, width = images.shape[:3]
     columns = min(math.ceil(math.sqrt(2 * count)), count)
     rows = -(-count // columns)

@@ -102,7 +102,7 @@ def _peak_of_step(
             encoder: Any = network.encoder
             encoder.recompute_blocks()
         with LiveTensors() as tensors_of_step, _FusedAttention():
-            images = torch.empty(batch, 3, *crop, device=device)
+            images = torch.empty(batch, model.in_channels, *crop, device=device)
             labels = torch.empty(batch, *crop, dtype=torch.int64, device=device)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 outputs = network(images, auxiliary=True)

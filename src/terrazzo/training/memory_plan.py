@@ -107,7 +107,7 @@ def _refuse_immense(recipe: Recipe, ranks: Ranks) -> None:
     """Raise a TrainingError where the windows of one batch alone are larger than this machine's memory."""
     memory = memory_of(torch.device("cpu"))
     photos = recipe.run.batch_size // ranks.world_size
-    needed = batch_bytes(photos, recipe.crop) * ranks_here(ranks.world_size)
+    needed = batch_bytes(photos, recipe.crop, recipe.data.preprocess.in_channels) * ranks_here(ranks.world_size)
     if memory is not None and needed > memory.total:
         height, width = recipe.crop
         raise TrainingError(

@@ -128,8 +128,9 @@ def sheet_png(predictor: Predictor, val: Dataset, scores: list[float], title: st
     rows, pixels = [], np.zeros(labels.ignore_index + 1, np.int64)
     flat: list[str] = []  # the class of each prediction that has only one, where the label has more
     for place, index in enumerate(chosen):
-        image, label = val.read(index)
-        (prediction,) = predictor.masks([image])
+        bands, label = val.read(index)
+        (prediction,) = predictor.masks([bands])
+        image = predictor.preprocess.as_rgb(bands)
         for mask in (label, prediction):
             pixels += np.bincount(mask.ravel(), minlength=len(pixels))
         labelled = label != labels.ignore_index

@@ -14,6 +14,7 @@ from terrazzo.data.pixel_counts import in_threads
 from terrazzo.errors import DatasetError, ImageError, TerrazzoError
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.notes import note
+from terrazzo.training.bands import bands_to_choose
 from terrazzo.training.distributed import ranks_here
 from terrazzo.training.memory_plan import in_words
 from terrazzo.training.optim import optimizer_states
@@ -88,7 +89,7 @@ def fitting_workers(workers: int, recipe: Recipe, world_size: int, *, asked_for:
     batch = recipe.run.batch_size // world_size
 
     def needed(count: int) -> int:
-        return shared_bytes(count, batch, recipe.crop) * ranks_here()
+        return shared_bytes(count, batch, recipe.crop, recipe.data.preprocess.in_channels) * ranks_here()
 
     if free is None or needed(workers) <= free:
         return workers, []
@@ -120,19 +121,15 @@ def _look_at_first(split: Dataset) -> None:
     try:
         _, remarks = image.read_with_remarks()
     except ImageError as error:
-        if error.code != "image-bands":
-            return  # the others are told together with it
-        raise ImageError(
-            error.message,
-            fix="training reads grey and RGB photos: convert them, as in gdal_translate -b 1 -b 2 -b 3 IN.tif OUT.tif",
-            code=error.code,
-        ) from error
+        if error.code == "image-bands":
+            raise bands_to_choose(error) from error
+        return  # the others are told together with it
     for remark in remarks:
-        note(f"{split.split}, {image.name}: {remark}; training takes photos as they are, so convert them first")
+        note(f"{split.split}, {image.name}: {remark}; training takes photos as they are: convert them, or use --bands")
 
 
 def _header(split: Dataset, index: int) -> None:
-    _ = split.samples[index].image.size
+    _ = split.samples[index].image.with_reading(split.reading).size
 
 
 def _failure(read: Callable[[int], object], index: int) -> TerrazzoError | None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from terrazzo.data.rules import Crowds, DataRules
 from terrazzo.data.splits import SplitRule
 from terrazzo.fields import LARGEST, BelowOne, Count, NotNegative, Share, Within
+from terrazzo.imaging.band_rule import MOST_BANDS
 from terrazzo.inference.protocols import find_protocol
 from terrazzo.models import ModelSpec
 from terrazzo.preprocess import Preprocess
@@ -67,6 +68,9 @@ class DataSection(Checked):
         holdout: photos of the training split whose name matches one of these patterns (such as ``0001TP*``) are not
             learnt from, and take the place of the validation split.
         preprocess: resize rule and normalisation of validation and of everything after training.
+        bands: the bands to learn from, by number from 1 or by name; null for photos, 8-bit RGB. Their range, mean and
+            standard deviation are measured over the training images, and put into `preprocess`.
+        nodata: the number that stands for "no measurement"; null takes what the images' headers say.
     """
 
     labels: str | None
@@ -76,6 +80,13 @@ class DataSection(Checked):
     crowds: Crowds
     holdout: tuple[str, ...]
     preprocess: Preprocess
+    bands: Annotated[tuple[int | str, ...] | None, Within(at_least=1, items=MOST_BANDS)] = None
+    nodata: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        reads_bands = self.bands is not None or self.preprocess.bands is not None
+        self._require("nodata", self.nodata is None or reads_bands, "null where bands is null")
 
     @property
     def rules(self) -> DataRules:

@@ -18,6 +18,7 @@ from terrazzo.labels.spec import LabelSpec
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import shown_path
+from terrazzo.training.bands import refuse_other_bands
 from terrazzo.training.freezing import freeze
 from terrazzo.training.recipe import Recipe
 from terrazzo.weights.backbones import brings_weights, weights_folder
@@ -69,8 +70,10 @@ def start_network(
         CheckpointError: as `start_from`.
     """
     section = recipe.model
+    asked = None if section.spec is None else section.spec.in_channels
+    bands = refuse_other_bands(recipe.data.preprocess, asked, recipe.network)
     network = create_model(
-        section.spec or section.name, labels.num_classes, section.drop_path, recipe.crop, section.encoder
+        section.spec or section.name, labels.num_classes, section.drop_path, recipe.crop, section.encoder, bands
     )
     if not section.auxiliary_weight:
         network.drop_auxiliary()

@@ -11,12 +11,15 @@ from typing import Any
 from terrazzo.arguments import checked
 from terrazzo.data import DataRules, open_dataset
 from terrazzo.engines.memory import keep_freed_memory
-from terrazzo.errors import ConfigError
+from terrazzo.errors import ConfigError, ImageError
 from terrazzo.evaluation.report import Report
+from terrazzo.imaging.band_rule import BandRule
+from terrazzo.imaging.read import ReadOptions
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import ModelSpec
 from terrazzo.text import printable
 from terrazzo.training.artifacts import write_artifacts
+from terrazzo.training.bands import band_rule, bands_to_choose, measured, read_by
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
 from terrazzo.training.decoded import decoded_where_they_fit
@@ -139,7 +142,13 @@ def train(
     chosen, initial = _recipe(recipe, model, data, changes)
     train_split, val_split = open_splits(chosen.data, data)
     pixels_NK, _ = labelled_pixels(train_split, learns=True), labelled_pixels(val_split)
+    rule = band_rule(chosen.data, train_split)
+    train_split, val_split = read_by(train_split, rule), read_by(val_split, rule)
     refuse_unreadable((train_split, val_split), decode=False)
+    if rule is not None and rule.ranges is None:
+        preprocess = measured(rule, train_split, chosen.data.preprocess)
+        chosen = replace(chosen, data=replace(chosen.data, preprocess=preprocess))
+        train_split, val_split = read_by(train_split, preprocess.bands), read_by(val_split, preprocess.bands)
     (train_split, val_split), kept = decoded_where_they_fit((train_split, val_split))
     if check and not kept:
         refuse_unreadable((train_split, val_split), decode=True)
@@ -219,9 +228,15 @@ def recipe_for(data: Path, model: str | ModelSpec, changes: Mapping[str, Any]) -
     # The length of the warm-up depends on the number of steps, and the learning rate on what the run starts from.
     given = {key: changes.get(f"run.{key}") for key in ("epochs", "steps", "batch_size")}
     length = {key: value for key, value in given.items() if isinstance(value, int)}
-    sizes = [sample.image.size for sample in images]
     initial = starting_weights(changes.get("model.weights"))
     theirs, encoder = None if initial is None else initial.preprocess, changes.get("model.encoder")
+    reading = ReadOptions()
+    if changes.get("data.bands") is not None or (theirs is not None and theirs.bands is not None):
+        reading = ReadOptions(rule=BandRule((1,)))  # for a look at the sizes; which bands there are is checked later
+    try:
+        sizes = [sample.image.with_reading(reading).size for sample in images]
+    except ImageError as error:
+        raise bands_to_choose(error) if error.code == "image-bands" else error from error
     recipe = automatic_recipe(
         model,
         sizes,
@@ -255,6 +270,7 @@ def with_training_at(changes: Mapping[str, Any]) -> dict[str, Any]:
 def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
     """Say what the run will do, so that a mistake is seen before the first step."""
     recipe, loader, ranks = trainer.recipe, trainer.loader, trainer.ranks
+    bands = recipe.data.preprocess.bands
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     start = f"starting from {recipe.model.weights}" if recipe.model.weights else "from random weights"
     if initial is not None:
@@ -273,6 +289,7 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
         "data": f"{data}, taken for {loader.dataset.layout}: {trainer.labels.num_classes} classes, "
         f"{_counted(len(loader.dataset), 'photo')} to learn from, {len(trainer.val)} to validate on",
         **({} if initial is None or initial.preprocess is None else {"photos": _seen(recipe, initial)}),
+        **({} if bands is None else {"bands": _in_words(bands)}),
         "batch": f"{_counted(recipe.run.batch_size, 'window')} of {width} x {height}",
         "schedule": f"{schedule}, {trainer.total_steps} in all; learning rate {recipe.optimizer.lr:g}",
         "machine": f"{machine_name(ranks.device)}, {'bf16' if trainer.bf16 else 'fp32'}, "
@@ -296,6 +313,11 @@ def _seen(recipe: Recipe, initial: StartingWeights) -> str:
     changed = preprocess_changes(before, after)
     kept = f"the recipe changes what the start was trained with: {changed}" if changed else "as for the start"
     return f"{size} in validation and after training; {kept}"
+
+
+def _in_words(bands: BandRule) -> str:
+    ranges = ", ".join(f"{low:g} to {high:g}" for low, high in bands.ranges or ())
+    return f"{str(bands).partition(' ')[2]}{f'; scaled by their ranges {ranges}' if ranges else ''}"
 
 
 def _counted(count: int, what: str) -> str:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +26,7 @@ from terrazzo.evaluation.confusion import Metrics
 from terrazzo.models import Segmenter
 from terrazzo.training.acceleration import compiled, uses_bf16
 from terrazzo.training.augment import Augmentation
+from terrazzo.training.bands import filled_pair, steps_for_bands
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
 from terrazzo.training.distributed import Ranks
 from terrazzo.training.ema import WeightAverage
@@ -91,9 +93,13 @@ class Trainer:
     ) -> None:
         self.recipe, self.val, self.output, self.ranks = recipe, val, output, ranks
         self.labels, device = train.labels, ranks.device
-        augment = Augmentation(recipe.augment, train.read, pixels_NK, self.labels.ignore_index)
+        preprocess, steps, read, left_out = recipe.data.preprocess, recipe.augment, train.read, list[str]()
+        if preprocess.bands is not None:
+            steps, left_out = steps_for_bands(steps)
+            read = partial(filled_pair, train, preprocess)
+        augment = Augmentation(steps, read, pixels_NK, self.labels.ignore_index)
         self.loader = TrainLoader(
-            train, augment, recipe.data.preprocess, recipe.crop, recipe.run.batch_size, recipe.run.seed, workers,
+            train, augment, preprocess, recipe.crop, recipe.run.batch_size, recipe.run.seed, workers,
             ranks.rank, ranks.world_size,
         )  # fmt: skip
         if recipe.run.batch_size % (ranks.world_size * recipe.run.accumulate):
@@ -121,7 +127,7 @@ class Trainer:
         self.bf16 = uses_bf16(recipe.run.precision, device)
 
         self.log = RunLog(output, ranks.is_main)
-        for text in self.start.notes:
+        for text in (*left_out, *self.start.notes):
             self.log.say(text)
         plan = Plan(recipe, self.labels, self.total_steps)
         origin = {**self.start.origin, "train_photos": len(train)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from terrazzo.arguments import checked
-from terrazzo.models import ModelSpec, Segmenter, build, model_spec
+from terrazzo.models import ModelSpec, Segmenter, build, find_spec
 from terrazzo.models.encoders.backbone import Backbone
 from terrazzo.weights.backbones import is_named, load_backbone, locate, split_name
 
@@ -50,7 +50,10 @@ def create_model(
     if isinstance(encoder, str) and is_named(encoder):
         encoder, folder = locate(encoder)
         bands = encoder.get("num_channels", 3)
-    network = build(model_spec(name, num_classes, drop_path_rate, image_size, encoder, in_channels))
+    spec = name if isinstance(name, ModelSpec) else find_spec(name, encoder)
+    network = build(
+        spec.adapted(num_classes, image_size=image_size, in_channels=in_channels, drop_path_rate=drop_path_rate)
+    )
     if folder is not None:
         assert isinstance(network.encoder, Backbone)
         load_backbone(network.encoder, folder, bands)

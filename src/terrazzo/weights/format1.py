@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from terrazzo.errors import ConfigError
-from terrazzo.models import ModelSpec, model_spec
+from terrazzo.models import ModelSpec, find_spec
 from terrazzo.text import show
 from terrazzo.weights.recognize import grid_in_ours
 from terrazzo.weights.remap.vit import PATCH
@@ -37,6 +37,6 @@ def spec_in_format1(config: Mapping[str, Any], num_classes: int, tensors: Mappin
         raise ConfigError(f"its encoder is {show(encoder)}", fix="copy the folder again", code="encoder-config")
     grid = grid_in_ours(tensors)
     size = None if grid is None else (PATCH * grid[0], PATCH * grid[1])
-    spec = model_spec(config["architecture"], num_classes, image_size=size, encoder=encoder)
+    spec = find_spec(config["architecture"], encoder).adapted(num_classes, image_size=size)
     has_heads = any(key.startswith("auxiliary.") for key in tensors)
     return spec if has_heads else replace(spec, auxiliary=())

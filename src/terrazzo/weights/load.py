@@ -68,9 +68,10 @@ class StartingWeights:
         """
         mine = network.state_dict()
         tensors = fitted_bands(self.tensors, mine, self.in_channels, network.in_channels)
-        positions = "encoder.pos_embed"
-        if positions in tensors and positions in mine and tensors[positions].shape[-1] == mine[positions].shape[-1]:
-            tensors[positions] = resize_positions(tensors[positions], *mine[positions].shape[1:3])
+        for key, positions in tensors.items():
+            fits = key in mine and positions.ndim == mine[key].ndim == 4 and positions.shape[-1] == mine[key].shape[-1]
+            if key.endswith(".pos_embed") and fits:
+                tensors[key] = resize_positions(positions, *mine[key].shape[1:3])
         return {key: value for key, value in tensors.items() if key in mine or not key.startswith("auxiliary.")}
 
 
@@ -121,7 +122,7 @@ def load(model: str | Path) -> TrainedModel:
 def load_starting_weights(model: str | Path) -> StartingWeights:
     """Load the weights that a training run starts from: a whole model as `load` takes it, or an encoder alone.
 
-    Encoders are the ImageNet files that the papers start from: MiT for SegFormer; ViT, DeiT and DINOv2 for SETR.
+    Encoders are the ImageNet files that the papers start from: MiT for SegFormer; ViT, DeiT and DINOv2 for SETR; PVT.
 
     Raises:
         CheckpointError: as `load`.

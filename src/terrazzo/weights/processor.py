@@ -85,7 +85,10 @@ def preprocess_from_processor(values: Mapping[str, Any], where: str) -> Preproce
             raise ValueError(f"its resample is {show(code)}, and Pillow's codes are 0 to 5")
         resampling = {"interpolation": INTERPOLATIONS[code], "antialias": True}
         resizing = _resize_rule(said)
-        return Preprocess.from_dict({**resizing, **(resampling if resizing else {}), **_scaled(said)})
+        scaled = _scaled(said)
+        return Preprocess.from_dict(
+            {**resizing, **(resampling if resizing else {}), **scaled, **_bands(scaled["mean"])}
+        )
     except (TypeError, ValueError, KeyError, ZeroDivisionError, OverflowError, ConfigError) as error:
         reason = error.message if isinstance(error, ConfigError) else printable(str(error))[:200]
         raise CheckpointError(
@@ -148,6 +151,8 @@ def processor_from_preprocess(preprocess: Preprocess, reduces_labels: bool) -> d
 def lost_in_processor(preprocess: Preprocess) -> list[str]:
     """What of a rule transformers' processor cannot say, so that it prepares photos a little differently."""
     lost = [f"rounding sides up to multiples of {preprocess.multiple_of}"] if preprocess.multiple_of > 1 else []
+    if preprocess.bands is not None:
+        lost.append(f"reading {preprocess.bands} and scaling each by its range")
     if preprocess.size is None and preprocess.short_side is None:
         return lost
     if not preprocess.antialias and preprocess.interpolation not in ("nearest", "area"):
@@ -183,6 +188,14 @@ def _scaled(said: Mapping[str, Any]) -> dict[str, list[float]]:
     both = {"mean": mean, "std": std}
     listed = {key: [value] * 3 if isinstance(value, (int, float)) else value for key, value in both.items()}
     return {key: [round(float(value) / factor, 6) for value in values] for key, values in listed.items()}
+
+
+def _bands(mean: list[float]) -> dict[str, Any]:
+    """Return the rule for other bands than red, green and blue: transformers takes 8 bits, in the file's order."""
+    count = len(mean)
+    if count == 3:
+        return {}
+    return {"bands": {"chosen": list(range(1, count + 1)), "dtype": "uint8", "ranges": [[0, 255]] * count}}
 
 
 def _resize_rule(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from terrazzo.errors import CheckpointError, ConfigError
-from terrazzo.models import ModelSpec, Segmenter, build, model_spec
+from terrazzo.models import ModelSpec, Segmenter, build, find_spec
 from terrazzo.notes import note
 from terrazzo.text import printable
 from terrazzo.weights.foreign_networks import OTHER_NETWORK, refuse_foreign
-from terrazzo.weights.remap import segformer, setr, vit
+from terrazzo.weights.remap import pvt, segformer, setr, vit
 from terrazzo.weights.remap.layout import Layout, Shapes
 from terrazzo.weights.segformer_config import spec_from_config
 from terrazzo.weights.set_aside import without_training
@@ -42,8 +42,8 @@ __all__ = [
     "unwrapped",
 ]
 
-FAMILIES: dict[Layout, Callable[[Layout, Shapes], tuple[str | None, str]]] = {
-    layout: family.variant_in for family in (segformer, setr, vit) for layout in family.LAYOUTS
+FAMILIES: dict[Layout, Callable[[Layout, Shapes], tuple[ModelSpec | None, str]]] = {
+    layout: family.variant_in for family in (pvt, segformer, setr, vit) for layout in family.LAYOUTS
 }
 LAYOUTS = sorted(FAMILIES, key=lambda layout: layout.encoder_only)
 AUXILIARY = ("auxiliary_head.", "auxiliary.")
@@ -80,12 +80,6 @@ class Recognized:
     def num_classes(self) -> int | None:
         """K; None for an encoder alone."""
         return None if self.layout.encoder_only else self.spec.num_classes
-
-    @property
-    def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of the position embeddings; None for what has none."""
-        size = self.spec.image_size
-        return None if size is None else (size[0] // vit.PATCH, size[1] // vit.PATCH)
 
     def empty_network(self) -> Segmenter:
         """Return the model that these tensors are for, without memory.
@@ -156,8 +150,8 @@ def _spec(layout: Layout, shapes: Shapes, num_classes: int, where: str, config: 
     """Return what network a file's tensors are of: from its configuration where it has one, or by their shapes."""
     if config is not None and config.get("model_type") == "segformer" and layout in segformer.OF_TRANSFORMERS:
         return spec_from_config(config, segformer.measured(layout, shapes), num_classes, f"{where}/config.json")
-    architecture, described = FAMILIES[layout](layout, shapes)
-    if architecture is None:
+    spec, described = FAMILIES[layout](layout, shapes)
+    if spec is None:
         raise CheckpointError(
             f"{where} is {layout.name}, but with {described}",
             fix="use weights of a size that `terrazzo models` lists",
@@ -165,7 +159,7 @@ def _spec(layout: Layout, shapes: Shapes, num_classes: int, where: str, config: 
         )
     grid = _grid(layout, shapes, where)
     size = None if grid is None else (vit.PATCH * grid[0], vit.PATCH * grid[1])
-    return model_spec(architecture, num_classes, image_size=size, in_channels=_bands(layout, shapes))
+    return spec.adapted(num_classes, image_size=size, in_channels=_bands(layout, shapes))
 
 
 def _bands(layout: Layout, shapes: Shapes) -> int:
@@ -208,7 +202,8 @@ def architecture_of(tensors: Mapping[str, Tensor]) -> str | None:
     if layout is None:
         return None
     shapes = {key.removeprefix(prefixes[0]): shape for key, shape in shapes_of(tensors).items()}
-    return FAMILIES[layout](layout, shapes)[0]
+    spec, _ = FAMILIES[layout](layout, shapes)
+    return None if spec is None else spec.title
 
 
 def our_tensors(found: Recognized, network: Segmenter, where: str) -> dict[str, Tensor]:
@@ -303,7 +298,7 @@ def meta_network(architecture: str, num_classes: int, grid: tuple[int, int] | No
         grid: rows and columns of its position embeddings.
     """
     image_size = None if grid is None else (vit.PATCH * grid[0], vit.PATCH * grid[1])
-    return empty_network(model_spec(architecture, num_classes, image_size=image_size))
+    return empty_network(find_spec(architecture).adapted(num_classes, image_size=image_size))
 
 
 def empty_network(spec: ModelSpec) -> Segmenter:

@@ -14,7 +14,7 @@ from pathlib import Path
 from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_split, split_of, splits_in_order
 from terrazzo.data.pairing import Listing, folder_entries, pair_folders
 from terrazzo.data.problems import Problem
-from terrazzo.imaging.read import IMAGE_SUFFIXES
+from terrazzo.imaging.find_images import IMAGE_SUFFIXES
 
 __all__ = ["IMAGE_FOLDERS", "MASK_FOLDERS", "NAME", "SHAPE", "find", "folder_pairs", "holds_images", "pair_of_folders"]
 

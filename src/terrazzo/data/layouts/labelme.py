@@ -30,7 +30,7 @@ from terrazzo.data.problems import Problem
 from terrazzo.data.sources.encoded import EncodedImage
 from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.errors import DatasetError, ImageError, LabelError
-from terrazzo.imaging.read import IMAGE_SUFFIXES
+from terrazzo.imaging.find_images import IMAGE_SUFFIXES
 from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec
 from terrazzo.text import list_names, show, shown_path
 

@@ -10,7 +10,9 @@ from typing import Any, Self
 
 from terrazzo.data.sources.source import Image
 from terrazzo.errors import ImageError
-from terrazzo.imaging.header import opened_image, orientation
+from terrazzo.imaging.band_values import bands_of_image
+from terrazzo.imaging.bands import Bands
+from terrazzo.imaging.header import choose_frame, opened_image, orientation
 from terrazzo.imaging.read import ReadOptions, image_size, read_with_remarks
 from terrazzo.text import shown_path
 
@@ -21,7 +23,7 @@ RGB = (1, 2, 3)
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage(ABC):
-    """An encoded image, decoded to (H, W, 3) RGB when it is read.
+    """An encoded image, decoded when it is read: to RGB, or by a rule to the bands that a model reads.
 
     Attributes:
         file: the file that holds it.
@@ -45,15 +47,15 @@ class EncodedImage(ABC):
 
     @property
     def size(self) -> tuple[int, int]:
-        reading = self.reading
+        reading, chosen = self.reading, self.reading.bands is not None
         try:
-            return image_size(self.encoded(), bands_chosen=reading.bands is not None, frame=reading.frame)
+            return image_size(self.encoded(), bands_chosen=chosen, frame=reading.frame, rule=reading.rule)
         except ImageError as error:
             raise self._named(error) from error
 
     @property
     def bands(self) -> tuple[int, ...]:
-        return self.reading.bands or RGB
+        return self.reading.bands or (RGB if self.reading.rule is None else self.reading.rule.chosen)
 
     @property
     def has_windows(self) -> bool:
@@ -62,6 +64,15 @@ class EncodedImage(ABC):
     @property
     def about(self) -> Mapping[str, Any]:
         return {}
+
+    @property
+    def stored(self) -> Bands:
+        try:
+            with opened_image(self.encoded()) as header:
+                choose_frame(header, self.reading.frame)
+                return bands_of_image(header)
+        except ImageError as error:
+            raise self._named(error) from error
 
     @property
     def is_turned(self) -> bool:

@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
+from terrazzo.imaging.bands import Bands
 from terrazzo.imaging.read import ReadOptions
+from terrazzo.imaging.resize import Pixels
 
 __all__ = ["Image", "Source", "StoredSource"]
 
-Image: TypeAlias = NDArray[np.uint8]  # (H, W, C)
+Image: TypeAlias = Pixels
 
 
 class Source(Protocol):
@@ -82,6 +81,11 @@ class StoredSource(Source, Protocol):
 
     @property
     def part(self) -> str: ...
+
+    @property
+    def stored(self) -> Bands:
+        """Which bands its header names, and of what numbers."""
+        ...
 
     @property
     def is_turned(self) -> bool:

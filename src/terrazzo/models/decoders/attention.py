@@ -1,4 +1,4 @@
-"""FCN with attention: every place of the last map gathers from all others.
+"""FCN head with self-attention (DANet's position attention) over the last map.
 
 Papers: "Dual Attention Network for Scene Segmentation" (DANet), Fu et al. 2019, arXiv 1809.02983, section 3.2, the
 position attention module; it is the non-local block of Wang et al. 2018, arXiv 1711.07971, for which CCNet (Huang et
@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrazzo.fields import Share
+from terrazzo.models.decoders.head import Classifier, width_on
 from terrazzo.models.layers import ConvNormReLU
 from terrazzo.models.sizes import Size
 
@@ -84,17 +85,16 @@ class FCNAttentionDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        embed_dim = max(channels[-1] // 4, 1) if embed_dim is None else embed_dim
+        embed_dim = width_on(channels, embed_dim)
         if key_dim is None:
             key_dim = max(width for width in range(1, max(embed_dim // 8, 1) + 1) if embed_dim % width == 0)
         self.conv_in = ConvNormReLU(channels[-1], embed_dim, 3)
         self.attention = PositionAttention(embed_dim, key_dim)
         self.conv_out = ConvNormReLU(embed_dim, embed_dim, 3)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Linear(embed_dim, num_classes)
+        self.classifier = Classifier(embed_dim, num_classes, dropout)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return (B, K, h, w) logits."""
-        hidden_BChw = self.dropout(self.conv_out(self.attention(self.conv_in(features[-1]))))
-        logits_BKhw: Tensor = self.classifier(hidden_BChw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        hidden_BChw = self.conv_out(self.attention(self.conv_in(features[-1])))
+        logits_BKhw: Tensor = self.classifier(hidden_BChw)
         return logits_BKhw

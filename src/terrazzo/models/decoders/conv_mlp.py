@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrazzo.fields import Share
+from terrazzo.models.decoders.head import Classifier, PointwiseConv
 from terrazzo.models.sizes import Size
 
 __all__ = ["ConvMLPDecoder"]
@@ -46,13 +47,12 @@ class ConvMLPDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.projections = nn.ModuleList(nn.Linear(width, embed_dim, bias=False) for width in channels)
+        self.projections = nn.ModuleList(PointwiseConv(width, embed_dim, bias=False) for width in channels)
         self.projection_norms = nn.ModuleList(nn.BatchNorm2d(embed_dim) for _ in channels)
         # The fusion's input is the concatenation finest level first.
         self.fuse = nn.Linear(embed_dim * len(channels), embed_dim, bias=False)
         self.norm = nn.BatchNorm2d(embed_dim)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Linear(embed_dim, num_classes)
+        self.classifier = Classifier(embed_dim, num_classes, dropout)
         for linear in (*self.projections, self.fuse):
             nn.init.kaiming_normal_(linear.weight, mode="fan_out", nonlinearity="relu")
 
@@ -67,11 +67,10 @@ class ConvMLPDecoder(nn.Module):
         for x_BCHW, projection, norm, block in zip(
             features, self.projections, self.projection_norms, blocks, strict=True
         ):
-            projected = F.relu(norm(projection(x_BCHW.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)))
+            projected = F.relu(norm(projection(x_BCHW)))
             levels.append(F.linear(projected.permute(0, 2, 3, 1), block).permute(0, 3, 1, 2))
         fused, *coarser = levels
         for level in coarser:
             fused = fused + F.interpolate(level, fused.shape[-2:], mode="bilinear", align_corners=False)
-        hidden = self.dropout(F.relu(self.norm(fused)))
-        logits_BhwK: Tensor = self.classifier(hidden.permute(0, 2, 3, 1))
-        return logits_BhwK.permute(0, 3, 1, 2)
+        logits_BKhw: Tensor = self.classifier(F.relu(self.norm(fused)))
+        return logits_BKhw

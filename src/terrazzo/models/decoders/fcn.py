@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from terrazzo.fields import Share
-from terrazzo.models.layers import ConvNormReLU
+from terrazzo.models.decoders.head import Classifier, two_convs, width_on
 from terrazzo.models.sizes import Size
 
 __all__ = ["FCNDecoder"]
@@ -46,13 +46,11 @@ class FCNDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        embed_dim = max(channels[-1] // 4, 1) if embed_dim is None else embed_dim
-        self.convs = nn.Sequential(ConvNormReLU(channels[-1], embed_dim, 3), ConvNormReLU(embed_dim, embed_dim, 3))
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Linear(embed_dim, num_classes)
+        embed_dim = width_on(channels, embed_dim)
+        self.convs = two_convs(channels[-1], embed_dim)
+        self.classifier = Classifier(embed_dim, num_classes, dropout)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return (B, K, h, w) logits."""
-        hidden_BChw = self.dropout(self.convs(features[-1]))
-        logits_BKhw: Tensor = self.classifier(hidden_BChw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        logits_BKhw: Tensor = self.classifier(self.convs(features[-1]))
         return logits_BKhw

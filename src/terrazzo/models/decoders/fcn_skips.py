@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrazzo.fields import Share
-from terrazzo.models.layers import ConvNormReLU, first_cells
+from terrazzo.models.decoders.head import PointwiseConv, two_convs, width_on
+from terrazzo.models.layers import first_cells
 from terrazzo.models.sizes import Size
 
 __all__ = ["FCNSkipsDecoder", "Upscore"]
@@ -74,14 +75,12 @@ class SkipClassifier(nn.Module):
 
     def __init__(self, channels: Sequence[int], factors: Sequence[int], num_classes: int, learned: bool) -> None:
         super().__init__()
-        self.scores = nn.ModuleList(nn.Linear(width, num_classes) for width in channels)
+        self.scores = nn.ModuleList(PointwiseConv(width, num_classes) for width in channels)
         self.upscores = nn.ModuleList(Upscore(num_classes, factor) for factor in factors) if learned else None
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return (B, K, h, w) logits at the size of the finest map."""
-        *finer, total = (
-            score(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for score, x in zip(self.scores, maps, strict=True)
-        )
+        *finer, total = (score(x_BChw) for score, x_BChw in zip(self.scores, maps, strict=True))
         for level in reversed(range(len(finer))):
             height, width = finer[level].shape[-2:]
             if self.upscores is None:
@@ -126,8 +125,8 @@ class FCNSkipsDecoder(nn.Module):
         if any(coarse % fine for fine, coarse in pairwise(strides)):
             raise ValueError(f"each of the strides {tuple(strides)} must be a multiple of the one before")
         factors = [coarse // fine for fine, coarse in pairwise(strides)]
-        embed_dim = max(channels[-1] // 4, 1) if embed_dim is None else embed_dim
-        self.convs = nn.Sequential(ConvNormReLU(channels[-1], embed_dim, 3), ConvNormReLU(embed_dim, embed_dim, 3))
+        embed_dim = width_on(channels, embed_dim)
+        self.convs = two_convs(channels[-1], embed_dim)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = SkipClassifier((*read[:-1], embed_dim), factors, num_classes, learned)
 

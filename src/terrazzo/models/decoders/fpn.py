@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.models.decoders.head import PointwiseConv
 from terrazzo.models.sizes import Size
 
 __all__ = ["FPNDecoder"]
@@ -68,7 +69,7 @@ class FPNDecoder(nn.Module):
             nn.ModuleList(Stage(embed_dim if i == 0 else branch_dim, branch_dim) for i in range(max(level, 1)))
             for level in range(len(channels))
         )
-        self.classifier = nn.Linear(branch_dim, num_classes)
+        self.classifier = PointwiseConv(branch_dim, num_classes)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return (B, K, h, w) logits at the size of the finest level."""
@@ -87,5 +88,5 @@ class FPNDecoder(nn.Module):
                     y_BDhw = F.interpolate(y_BDhw, sizes[level - place], mode="bilinear", align_corners=False)
             hidden = y_BDhw if hidden is None else hidden + y_BDhw
         assert hidden is not None
-        logits_BKhw: Tensor = self.classifier(hidden.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        logits_BKhw: Tensor = self.classifier(hidden)
         return logits_BKhw

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.models.decoders.head import PointwiseConv, two_convs
 from terrazzo.models.layers import ConvNormReLU
 from terrazzo.models.resized_conv import conv_of_resized
 from terrazzo.models.sizes import Size
@@ -88,10 +89,7 @@ class MLADecoder(nn.Module):
         self.align_corners = align_corners
         self.aggregation = MultiLevelAggregation(channels, embed_dim)
         self.aggregated_channels = (embed_dim,) * len(channels)
-        self.streams = nn.ModuleList(
-            nn.Sequential(ConvNormReLU(embed_dim, stream_dim, 3), ConvNormReLU(stream_dim, stream_dim, 3))
-            for _ in channels
-        )
+        self.streams = nn.ModuleList(two_convs(embed_dim, stream_dim) for _ in channels)
         self.classifier = nn.Conv2d(stream_dim * len(channels), num_classes, kernel_size, padding=kernel_size // 2)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
@@ -135,9 +133,9 @@ class MLAAuxiliaryHead(nn.Module):
     ) -> None:
         super().__init__()
         self.level = level
-        self.classifier = nn.Linear(channels[level], num_classes, bias=bias)
+        self.classifier = PointwiseConv(channels[level], num_classes, bias=bias)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Return (B, K, h, w) logits."""
-        logits_BKhw: Tensor = self.classifier(maps[self.level].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        logits_BKhw: Tensor = self.classifier(maps[self.level])
         return logits_BKhw

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.models.decoders.head import PointwiseConv
 from terrazzo.models.sizes import Size
 
 __all__ = ["NaiveDecoder"]
@@ -53,13 +54,13 @@ class NaiveDecoder(nn.Module):
         self.norm = nn.LayerNorm(channels[level], eps=1e-6)
         self.proj = nn.Linear(channels[level], embed_dim)
         self.proj_norm = nn.BatchNorm2d(embed_dim)
-        self.classifier = nn.Linear(embed_dim, num_classes)
+        self.classifier = PointwiseConv(embed_dim, num_classes)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return (B, K, resize h, resize w) logits."""
         x_BhwC = self.proj(self.norm(features[self.level].permute(0, 2, 3, 1)))
         hidden_BChw = F.relu(self.proj_norm(x_BhwC.permute(0, 3, 1, 2)), inplace=True)
-        logits_BKhw: Tensor = self.classifier(hidden_BChw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        logits_BKhw: Tensor = self.classifier(hidden_BChw)
         if self.resize > 1:
             logits_BKhw = F.interpolate(logits_BKhw, scale_factor=self.resize, mode="bilinear", align_corners=False)
         return logits_BKhw

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrazzo.fields import Share
+from terrazzo.models.decoders.head import Classifier, width_on
 from terrazzo.models.layers import ConvNormReLU
 from terrazzo.models.sizes import Size, Sizes
 
@@ -116,16 +117,14 @@ class PSPDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        embed_dim = max(channels[-1] // 4, 1) if embed_dim is None else embed_dim
+        embed_dim = width_on(channels, embed_dim)
         branch_dim = max(channels[-1] // max(len(bins), 1), 1) if branch_dim is None else branch_dim
         self.pooling = PyramidPooling(channels[-1], branch_dim, embed_dim, bins)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Linear(embed_dim, num_classes)
+        self.classifier = Classifier(embed_dim, num_classes, dropout)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return (B, K, h, w) logits."""
-        hidden_BChw = self.dropout(self.pooling(features[-1]))
-        logits_BKhw: Tensor = self.classifier(hidden_BChw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        logits_BKhw: Tensor = self.classifier(self.pooling(features[-1]))
         return logits_BKhw
 
 
@@ -163,12 +162,10 @@ class ASPPDecoder(nn.Module):
         if image_pooling:
             self.branches.append(PooledBranch(channels[-1], embed_dim, 1))
         self.fuse = ConvNormReLU(embed_dim * len(self.branches), embed_dim, 1)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Linear(embed_dim, num_classes)
+        self.classifier = Classifier(embed_dim, num_classes, dropout)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return (B, K, h, w) logits."""
         joined = torch.cat([branch(features[-1]) for branch in self.branches], dim=1)
-        hidden_BChw = self.dropout(self.fuse(joined))
-        logits_BKhw: Tensor = self.classifier(hidden_BChw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        logits_BKhw: Tensor = self.classifier(self.fuse(joined))
         return logits_BKhw

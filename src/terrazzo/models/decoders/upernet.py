@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrazzo.fields import Share
+from terrazzo.models.decoders.head import Classifier
 from terrazzo.models.decoders.pyramid import PyramidPooling
 from terrazzo.models.layers import ConvNormReLU
 from terrazzo.models.sizes import Size, Sizes
@@ -56,8 +57,7 @@ class UPerNetDecoder(nn.Module):
         self.laterals = nn.ModuleList(ConvNormReLU(width, embed_dim, 1) for width in finer)
         self.outputs = nn.ModuleList(ConvNormReLU(embed_dim, embed_dim, 3) for _ in finer)
         self.fuse = ConvNormReLU(embed_dim * len(channels), embed_dim, 3)
-        self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Linear(embed_dim, num_classes)
+        self.classifier = Classifier(embed_dim, num_classes, dropout)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return (B, K, h, w) logits at the size of the finest level."""
@@ -68,8 +68,7 @@ class UPerNetDecoder(nn.Module):
             total = lateral(x_BChw) + _resized(total, x_BChw)
             levels.append(output(total))
         joined = torch.cat([_resized(level, features[0]) for level in reversed(levels)], dim=1)
-        hidden_BChw = self.dropout(self.fuse(joined))
-        logits_BKhw: Tensor = self.classifier(hidden_BChw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        logits_BKhw: Tensor = self.classifier(self.fuse(joined))
         return logits_BKhw
 
 

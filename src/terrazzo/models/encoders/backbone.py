@@ -22,7 +22,7 @@ Those are not trained.
   all tokens see the image and nothing else, and their grid covers it evenly, which enlarging the logits relies on.
 * An image smaller than the coarsest stride is extended to it: PVT v2's reduction windows would not fit into its maps.
 
-Images are extended by repeating their last row and column, so that no edge appears that the photo has not.
+Images are extended by repeating their last row and column, so that no edge appears that the image lacks.
 
 *Dilation* (ResNet): `dilate_last_stages` turns the strides of the last two stages into dilation of all convolutions
 that follow. At every fourth position of the finer map the values are exactly those of the undilated network.
@@ -53,13 +53,13 @@ STEM = "stem"
 OURS = ("vit", "deit")
 """Families without a backbone of transformers, whose weights our own encoder takes."""
 NEW_NORMS = "hidden_states_norms."
-"""What Swin's and ConvNeXt's backbones have and a classifier's weights have not."""
+"""Prefix of the norms that Swin's and ConvNeXt's backbones add to what a classifier has."""
 
 NOT_THE_NETWORK = {
     *("architectures", "dtype", "torch_dtype", "id2label", "label2id", "out_features", "out_indices", "_name_or_path"),
     *("attn_implementation", "_attn_implementation", "auto_map", "quantization_config"),
 }
-"""What a configuration says beside the layers: a classifier's names, which maps, whose code is to run."""
+"""Entries of a configuration that do not describe layers: a classifier's labels, the maps, code to run."""
 MOST_LAYERS = 1000  # published networks have up to 48; each that is built costs time and memory
 
 
@@ -70,7 +70,7 @@ class Backbone(nn.Module):
         backbone: an AutoBackbone whose configuration names the maps to emit.
 
     Raises:
-        ConfigError: it takes no RGB images, or its maps do not have regular strides.
+        ConfigError: it cannot process an image, or its maps do not have regular strides.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -83,11 +83,11 @@ class Backbone(nn.Module):
         side = math.lcm(32, *(patch if isinstance(patch, Sequence) else [patch]))
         backbone.eval()
         try:
-            maps = self._maps_of_nothing(side, 2 * side)
+            maps = self._maps_of_zeros(side, 2 * side)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise ConfigError(
                 f"{config.model_type} cannot be used as an encoder: {said_by(error, 200)}",
-                fix="choose a backbone for RGB images of any size",
+                fix="choose a backbone for images of any size",
                 code="encoder-backbone",
             ) from error
         self.channels = tuple(x.shape[1] for x in maps)
@@ -122,7 +122,7 @@ class Backbone(nn.Module):
         ]
 
     def recompute_blocks(self) -> None:
-        """Keep only what goes into each block for the backward pass, and compute the rest again.
+        """Turn on activation checkpointing: keep each block's input, and recompute the rest in the backward pass.
 
         Raises:
             ConfigError: transformers cannot do that with this family.
@@ -144,7 +144,7 @@ class Backbone(nn.Module):
     def _whole(self, side: int) -> int:
         return max(ceil_div(side, self.multiple) * self.multiple, max(self.strides))
 
-    def _maps_of_nothing(self, height: int, width: int) -> Sequence[Tensor]:
+    def _maps_of_zeros(self, height: int, width: int) -> Sequence[Tensor]:
         weight = next(self.backbone.parameters())
         image = torch.zeros(1, self._in_channels(), height, width, dtype=weight.dtype, device=weight.device)
         maps: Sequence[Tensor] = self.backbone(image).feature_maps
@@ -157,7 +157,7 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def _rounds_up(self, side: int) -> bool:
         try:
-            maps = self._maps_of_nothing(side, side)
+            maps = self._maps_of_zeros(side, side)
         except (RuntimeError, ValueError):
             return False
         return all(_has_stride(x, side, side, stride) for x, stride in zip(maps, self.strides, strict=True))
@@ -257,7 +257,7 @@ def dilate_last_stages(backbone: Any, stages: int = 2) -> None:
         stages: how many.
 
     Raises:
-        ConfigError: it is no ResNet.
+        ConfigError: it is not a ResNet.
     """
     _refuse_dilation(backbone.config.model_type)
     dilation = 1

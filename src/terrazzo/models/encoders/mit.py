@@ -9,9 +9,8 @@ in mmsegmentation's weights).
 Deliberate departure: the released code fails where a stage's map is smaller than its reduction window (images under
 29 pixels). Here such a map is padded with zeros to one window, so that any image of at least 1 x 1 works.
 
-What the paper argues against is here too, to be trained beside it (terrazzo.ablation): patches that do not overlap,
-feed-forward layers without the convolution, learned position embeddings in its place, and a decoder that is shown only
-some of the stages. By default all of it is off.
+The alternatives that the paper compares with are options, off by default, for terrazzo.ablation: patches that do not
+overlap, feed-forward layers without the convolution, learned position embeddings, and fewer stages for the decoder.
 
 Shapes: B batch, H and W the map's own height and width, C channels, R reduction ratio, N = H W tokens,
 M = (H / R)(W / R) reduced tokens. A feature map is one (B, H, W, C) tensor; convolutions see it as a channels-last
@@ -21,6 +20,7 @@ M = (H / R)(W / R) reduced tokens. A feature map is one (B, H, W, C) tensor; con
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -108,7 +108,7 @@ class SequenceReduction(nn.Module):
     The convolution of kernel R and stride R is written as the matrix product it is: its windows do not overlap, and on
     channels-last data a product is faster than a convolution routine. Rows and columns that do not fill a
     window are dropped, as in the released code. An export keeps the convolution: its sizes are not numbers yet, and it
-    takes no map smaller than a window.
+    cannot take a map smaller than a window.
 
     Args:
         dim: channels.
@@ -127,7 +127,7 @@ class SequenceReduction(nn.Module):
         """Return (B, M, C)."""
         if torch.compiler.is_exporting():
             return self.norm(self.conv(x_BHWC.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2))  # type: ignore[no-any-return]
-        # The windows are a copy of the whole map: for the product's own gradient they are cut again.
+        # The windows are a copy of the whole map: they are cut again in the backward pass rather than kept.
         again = self.training and self.recompute
         reduced_BMC: Tensor = self.norm(recomputed(self._reduce, x_BHWC) if again else self._reduce(x_BHWC))
         return reduced_BMC
@@ -236,10 +236,15 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Patch embedding, blocks, and the LayerNorm whose output is both the emitted map and the next stage's input.
+    """Patch embedding, blocks, and a LayerNorm; the output is both the emitted map and the next stage's input.
 
-    With `position_grid`, (rows, columns), a learned embedding of each position is added to the patches, resized
-    bilinearly for maps of other sizes.
+    Args:
+        patch_embed: makes the tokens.
+        blocks: what they go through.
+        dim: channels.
+        position_grid: rows and columns of a learned position embedding, which is added to the tokens and resized
+            bilinearly for maps of other sizes; None for none.
+        norm_eps: of the LayerNorm after the blocks; None for no LayerNorm.
     """
 
     def __init__(
@@ -248,20 +253,20 @@ class Stage(nn.Module):
         blocks: Sequence[Block],
         dim: int,
         position_grid: tuple[int, int] | None = None,
-        norm_eps: float = 1e-6,
+        norm_eps: float | None = 1e-6,
     ) -> None:
         super().__init__()
         self.patch_embed = patch_embed
         self.pos_embed = None if position_grid is None else nn.Parameter(torch.empty(1, *position_grid, dim))
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(dim, eps=norm_eps)
         self.recompute_blocks = False
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         x_BHWC = self.patch_embed(x_BHWC)
         if self.pos_embed is not None:
             H, W = x_BHWC.shape[1:3]
-            same = self.pos_embed.shape[1:3] == (H, W)
+            same = not torch.compiler.is_exporting() and self.pos_embed.shape[1:3] == (H, W)
             x_BHWC = x_BHWC + (self.pos_embed if same else resize_positions(self.pos_embed, H, W))
         for block in self.blocks:
             x_BHWC = recomputed(block, x_BHWC, draws=True) if self.recompute_blocks else block(x_BHWC)
@@ -327,54 +332,29 @@ class MixTransformer(nn.Module):
             raise ValueError(f"emitted stages must rise, not be {self.emitted}")
         if self.emitted[0] < 1 or self.emitted[-1] > len(embed_dims):
             raise ValueError(f"emitted stages must lie between 1 and {len(embed_dims)}, not be {self.emitted}")
-        strides, stride = [], 1
+        block = partial(
+            Block, sr_eps=reduction_eps, ffn_convolution=ffn_convolution, norm_eps=norm_eps, activation=activation
+        )
         rates = iter(linear_ramp(drop_path_rate, sum(depths)))
-        stages = []
+        stages, strides, stride = [], [], 1
         for i, dim in enumerate(embed_dims[: self.emitted[-1]]):
             stride *= patch_strides[i]
             strides.append(stride)
             grid = (ceil_div(image_size[0], stride), ceil_div(image_size[1], stride)) if positions else None
             size, step = patch_sizes[i], patch_strides[i]
             centred = size != step if centred_patches is None else centred_patches
-            patch_embed = OverlapPatchEmbed(
-                embed_dims[i - 1] if i else in_channels, dim, size, step, reduction_eps, centred
-            )
-            blocks = [
-                Block(
-                    dim,
-                    num_heads[i],
-                    sr_ratios[i],
-                    mlp_ratios[i],
-                    next(rates),
-                    reduction_eps,
-                    ffn_convolution,
-                    norm_eps,
-                    activation,
-                )
-                for _ in range(depths[i])
-            ]
+            width = embed_dims[i - 1] if i else in_channels
+            patch_embed = OverlapPatchEmbed(width, dim, size, step, reduction_eps, centred)
+            blocks = [block(dim, num_heads[i], sr_ratios[i], mlp_ratios[i], next(rates)) for _ in range(depths[i])]
             stages.append(Stage(patch_embed, blocks, dim, grid, norm_eps))
         self.channels = tuple(embed_dims[number - 1] for number in self.emitted)
         self.strides = tuple(strides[number - 1] for number in self.emitted)
         self.stages = nn.ModuleList(stages)
-        self.apply(self._init_weights)
-
-    @staticmethod
-    def _init_weights(module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            init_transformer_linear(module)
-        elif isinstance(module, nn.Conv2d):
-            init_conv_fan_out(module)
-        elif isinstance(module, Stage) and module.pos_embed is not None:
-            nn.init.trunc_normal_(module.pos_embed, std=0.02)
+        self.apply(init_weights)
 
     def recompute_blocks(self) -> None:
-        """Keep only what goes into each block for the backward pass, and compute the rest again."""
-        for module in self.modules():
-            if isinstance(module, Stage):
-                module.recompute_blocks = True
-            elif isinstance(module, MixFFN | SequenceReduction):
-                module.recompute = False  # once is enough
+        """Turn on activation checkpointing: keep each block's input, and recompute the rest in the backward pass."""
+        self.apply(recompute_whole_blocks)
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
         """Return the maps: of the paper's, the first is (B, C, ceil(H / 4), ceil(W / 4)), each half the one before."""
@@ -387,20 +367,33 @@ class MixTransformer(nn.Module):
         return features
 
 
-def is_standard(encoder: MixTransformer) -> bool:
-    """Whether an encoder has the layers of the paper, whatever their sizes: those that are written out a second time.
+def init_weights(module: nn.Module) -> None:
+    """Give a module's own parameters their random values, as the released code does; for `nn.Module.apply`."""
+    if isinstance(module, nn.Linear):
+        init_transformer_linear(module)
+    elif isinstance(module, nn.Conv2d):
+        init_conv_fan_out(module)
+    elif isinstance(module, Stage) and module.pos_embed is not None:
+        nn.init.trunc_normal_(module.pos_embed, std=0.02)
 
-    graphs/ and engines/fused_segformer.py have patches centred on their places, Mix-FFN with its convolution and exact
-    GELU, no learned positions, and emit every stage.
+
+def recompute_whole_blocks(module: nn.Module) -> None:
+    """Let stages recompute whole blocks in the backward pass, and not parts of them too; for `nn.Module.apply`."""
+    if isinstance(module, Stage):
+        module.recompute_blocks = True
+    elif isinstance(module, MixFFN | SequenceReduction):
+        module.recompute = False
+
+
+def is_standard(encoder: MixTransformer) -> bool:
+    """Whether graphs/ and engines/fused_segformer.py can compute an encoder: it has the paper's layers, in any sizes.
+
+    Those are centred patches, Mix-FFN with convolution and exact GELU, no learned positions, a map from every stage.
     """
     return len(encoder.emitted) == len(encoder.stages) and all(
         stage.patch_embed.centred
         and stage.pos_embed is None
-        and all(block.ffn.dwconv is not None and block.ffn.activation is F.gelu for block in _blocks(stage))
+        and all(m.dwconv is not None and m.activation is F.gelu for m in stage.modules() if isinstance(m, MixFFN))
         for stage in encoder.stages
         if isinstance(stage, Stage)
     )
-
-
-def _blocks(stage: Stage) -> list[Block]:
-    return [block for block in stage.blocks if isinstance(block, Block)]

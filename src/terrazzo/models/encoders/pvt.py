@@ -18,15 +18,11 @@ Shapes: B batch, H and W the map's own height and width, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor, nn
 
 from terrazzo.fields import BelowOne
-from terrazzo.models.encoders.mit import Block, MixFFN, OverlapPatchEmbed, SequenceReduction
-from terrazzo.models.encoders.vit import resize_positions
-from terrazzo.models.layers import ceil_div, init_conv_fan_out, init_transformer_linear, linear_ramp, recomputed
+from terrazzo.models.encoders.mit import Block, OverlapPatchEmbed, Stage, init_weights, recompute_whole_blocks
+from terrazzo.models.layers import ceil_div, linear_ramp
 from terrazzo.models.sizes import Depths, Sizes
 
 __all__ = ["SIZES", "PyramidVisionTransformer"]
@@ -38,35 +34,6 @@ SIZES = {
     "pvt_large": {"depths": (3, 8, 27, 3)},
 }
 """The numbers that differ between the sizes (table 1)."""
-
-
-class Stage(nn.Module):
-    """Patch embedding, position embedding and blocks.
-
-    Args:
-        patch_embed: makes the tokens.
-        blocks: what they go through.
-        grid: rows and columns of the tokens that positions are learned for; they are resized for others, bilinearly.
-        dim: channels.
-    """
-
-    def __init__(
-        self, patch_embed: OverlapPatchEmbed, blocks: Sequence[Block], grid: tuple[int, int], dim: int
-    ) -> None:
-        super().__init__()
-        self.patch_embed = patch_embed
-        self.pos_embed = nn.Parameter(torch.empty(1, *grid, dim))
-        self.blocks = nn.ModuleList(blocks)
-        self.recompute_blocks = False
-
-    def forward(self, x_BHWC: Tensor) -> Tensor:
-        x_BHWC = self.patch_embed(x_BHWC)
-        H, W = x_BHWC.shape[1:3]
-        same = not torch.compiler.is_exporting() and self.pos_embed.shape[1:3] == (H, W)
-        x_BHWC = x_BHWC + (self.pos_embed if same else resize_positions(self.pos_embed, H, W))
-        for block in self.blocks:
-            x_BHWC = recomputed(block, x_BHWC, draws=True) if self.recompute_blocks else block(x_BHWC)
-        return x_BHWC
 
 
 class PyramidVisionTransformer(nn.Module):
@@ -112,12 +79,12 @@ class PyramidVisionTransformer(nn.Module):
             grid = ceil_div(image_size[0], stride), ceil_div(image_size[1], stride)
             patch_embed = OverlapPatchEmbed(width, dim, step, step, centred=False)
             blocks = [Block(dim, heads, sr_ratio, mlp_ratio, next(rates), ffn_convolution=False) for _ in range(depth)]
-            stages.append(Stage(patch_embed, blocks, grid, dim))
+            stages.append(Stage(patch_embed, blocks, dim, grid, norm_eps=None))
             width = dim
         self.channels = tuple(embed_dims)
         self.strides = tuple(strides)
         self.stages = nn.ModuleList(stages)
-        self.apply(_init_weights)
+        self.apply(init_weights)
 
     def forward(self, images_BCHW: Tensor) -> list[Tensor]:
         """Return the maps: of the paper's, the first is (B, C, ceil(H / 4), ceil(W / 4)), each half the one before."""
@@ -129,18 +96,5 @@ class PyramidVisionTransformer(nn.Module):
         return features
 
     def recompute_blocks(self) -> None:
-        """Keep only what goes into each block for the backward pass, and compute the rest again."""
-        for module in self.modules():
-            if isinstance(module, Stage):
-                module.recompute_blocks = True
-            elif isinstance(module, MixFFN | SequenceReduction):
-                module.recompute = False  # once is enough
-
-
-def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        init_transformer_linear(module)
-    elif isinstance(module, nn.Conv2d):
-        init_conv_fan_out(module)
-    elif isinstance(module, Stage):
-        nn.init.trunc_normal_(module.pos_embed, std=0.02)
+        """Turn on activation checkpointing: keep each block's input, and recompute the rest in the backward pass."""
+        self.apply(recompute_whole_blocks)

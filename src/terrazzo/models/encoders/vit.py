@@ -10,8 +10,8 @@ Deliberate departures from SETR's released code, all of which leave its results 
 * Any image of at least 1 x 1 works, where the code asserts one square size. A side that is not a multiple of the patch
   is resized up to the next one, bilinearly, so that the grid of tokens covers the image evenly; the position embeddings
   are resized to that grid, bilinearly too, as the code does once when it loads weights.
-* The class token's position is a parameter of its own, and those of the patches keep the shape of their grid. So the
-  class token is known and not found by counting, and no side is the square root of a number of tokens.
+* The class token's position is a parameter of its own, and those of the patches keep the shape of their grid. So no
+  code counts tokens to find the class token, or takes a square root for a side.
 
 Shapes: B batch, H and W image size, P patch side, h and w the grid of tokens, N = h w, T = N plus the class token where
 the blocks see it, C channels.
@@ -98,7 +98,7 @@ class MLP(nn.Module):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         hidden = self.fc1(x_BTC)
-        # One of the two widest tensors of a block, and the cheapest to make: made again rather than kept.
+        # One of a block's two widest tensors, and the cheapest: computed again in the backward pass, not kept.
         return recomputed(self._activate, hidden) if self.training and self.recompute else self._activate(hidden)
 
     def _activate(self, hidden: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ class VisionTransformer(nn.Module):
         return features
 
     def recompute_blocks(self) -> None:
-        """Keep only what goes into each block for the backward pass, and compute the rest again."""
+        """Turn on activation checkpointing: keep each block's input, and recompute the rest in the backward pass."""
         self._recompute_blocks = True
         for module in self.blocks.modules():
             if isinstance(module, MLP):

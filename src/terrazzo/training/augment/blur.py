@@ -29,5 +29,5 @@ class RandomBlur(Checked):
     def __call__(self, image: Image, mask: Mask, context: Context) -> tuple[Image, Mask]:
         if context.rng.random() < self.p:
             blurred = cv2.GaussianBlur(np.ascontiguousarray(image), (0, 0), context.rng.uniform(*self.sigma))
-            image = np.asarray(blurred, dtype=np.uint8)
+            image = np.asarray(blurred, image.dtype).reshape(image.shape)
         return image, mask

@@ -37,7 +37,10 @@ class RandomErasing(Checked):
             return image, mask
         box = random_box(rng, mask.shape, self.area, self.aspect)
         image = image.copy()
-        image[box] = rng.integers(0, 256, image[box].shape, dtype=np.uint8)
+        if image.dtype == np.uint8:
+            image[box] = rng.integers(0, 256, image[box].shape, dtype=np.uint8)
+        else:
+            image[box] = rng.uniform(0, 255, image[box].shape)
         if self.labels == "ignore":
             mask = mask.copy()
             mask[box] = context.ignore_index

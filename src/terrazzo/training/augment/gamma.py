@@ -15,7 +15,7 @@ __all__ = ["RandomGamma"]
 
 @dataclass(frozen=True, kw_only=True)
 class RandomGamma(Checked):
-    """Raise the brightness of all pixels to one power.
+    """Raise the brightness of all pixels to one power, in bands of other sensors that of each value above 0.
 
     Attributes:
         p: probability.
@@ -28,6 +28,9 @@ class RandomGamma(Checked):
     def __call__(self, image: Image, mask: Mask, context: Context) -> tuple[Image, Mask]:
         if context.rng.random() < self.p:
             gamma = np.exp(context.rng.uniform(*np.log(self.bounds)))
-            curve = (np.linspace(0.0, 1.0, 256) ** gamma * 255.0).astype(np.uint8)
-            image = curve[image]
+            if image.dtype == np.uint8:
+                curve = (np.linspace(0.0, 1.0, 256) ** gamma * 255.0).astype(np.uint8)
+                image = np.asarray(curve[image])
+            else:  # below 0 there is no power to take
+                image = np.where(image > 0, 255 * (np.abs(image) / 255) ** np.float32(gamma), image)
         return image, mask

@@ -16,7 +16,7 @@ __all__ = ["RandomGray"]
 
 @dataclass(frozen=True, kw_only=True)
 class RandomGray(Checked):
-    """Replace each colour by its grey value.
+    """Replace each colour by its grey value. Left out where images are not red, green and blue.
 
     Attributes:
         p: probability.

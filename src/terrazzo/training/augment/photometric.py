@@ -23,6 +23,8 @@ class PhotometricDistortion(Checked):
     or last. Where both saturation and hue change, one way to HSV and back serves both: the papers' code goes twice and
     rounds once more.
 
+    Bands of other sensors than cameras have no hue: there brightness and contrast change alone, and nothing is clipped.
+
     Attributes:
         brightness: largest shift, on the 0-255 scale.
         contrast: bounds of the factor.
@@ -47,7 +49,7 @@ class PhotometricDistortion(Checked):
         if contrast_early and coin():
             image = _affine(image, rng.uniform(*self.contrast), 0.0)
         saturate, turn = coin(), coin()
-        if saturate or turn:
+        if (saturate or turn) and image.dtype == np.uint8:
             hsv = np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2HSV), dtype=np.uint8)
             if saturate:
                 hsv[..., 1] = _affine(hsv[..., 1], rng.uniform(*self.saturation), 0.0)
@@ -61,6 +63,8 @@ class PhotometricDistortion(Checked):
 
 
 def _affine(image: Image, factor: float, shift: float) -> Image:
-    """Return factor * image + shift, clipped to 0-255 and truncated, through a table of the 256 values."""
+    """Return factor * image + shift; of 8 bits clipped to 0-255 and truncated, through a table of the 256 values."""
+    if image.dtype != np.uint8:
+        return np.asarray(image * np.float32(factor) + np.float32(shift))
     table = np.clip(np.arange(256, dtype=np.float32) * factor + shift, 0, 255).astype(np.uint8)
     return np.asarray(table[image])

@@ -39,6 +39,6 @@ class RandomResize(Checked):
         )
         size = max(int(width * factor + 0.5), 1), max(int(height * factor + 0.5), 1)
         return (
-            np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8),
+            np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), image.dtype).reshape(*size[::-1], -1),
             np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), dtype=mask.dtype),
         )

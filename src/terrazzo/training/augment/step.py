@@ -1,8 +1,9 @@
 """What an augmentation step is, and the run of a recipe's steps over the photos of a data set.
 
-A step is a frozen dataclass of the fields of its row, and a function of an image (H, W, 3) uint8 RGB, its mask (H, W)
-of class indices, and a context. It keeps no state: every draw comes from the context's generator, which the loader
-seeds by (seed, epoch, position). So a sample depends neither on the worker that makes it nor on the samples before.
+A step is a frozen dataclass of the fields of its row, and a function of an image, its mask (H, W) of class indices, and
+a context. The image is (H, W, 3) uint8 RGB, or float32 bands (H, W, C) on the 0-255 scale without gaps. A step has no
+state: every draw comes from the context's generator, which the loader seeds by (seed, epoch, position). So a sample
+depends neither on the worker that makes it nor on the samples before.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.imaging.resize import Pixels
+
 __all__ = ["Augmentation", "Context", "Image", "Mask", "Step"]
 
-Image: TypeAlias = NDArray[np.uint8]
+Image: TypeAlias = Pixels
 Mask: TypeAlias = NDArray[np.integer]
 
 

@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any
 
 from terrazzo.models.segformer import VARIANTS
+from terrazzo.models.spec import ModelSpec
 from terrazzo.weights.remap.layout import Layout, Place, Shapes
 
 __all__ = ["HF4", "HF4_MIT", "HF5", "HF5_MIT", "LAYOUTS", "OF_TRANSFORMERS", "measured", "variant_in"]
@@ -204,7 +205,7 @@ LAYOUTS = (NVLABS, HF4, HF5, MMSEG, SMP, OURS, OURS_MMSEG, MIT, HF4_MIT, HF5_MIT
 OF_TRANSFORMERS = (HF4, HF5, HF4_MIT, HF5_MIT)
 
 
-def variant_in(layout: Layout, shapes: Shapes) -> tuple[str | None, str]:
+def variant_in(layout: Layout, shapes: Shapes) -> tuple[ModelSpec | None, str]:
     """Return which of our models a file of one of these layouts holds, and a description for when it is none of them.
 
     Args:
@@ -217,10 +218,10 @@ def variant_in(layout: Layout, shapes: Shapes) -> tuple[str | None, str]:
     if not layout.encoder_only:
         described += f" under a decoder of width {width}"
     decoder = "conv_mlp" if layout in (MMSEG, OURS_MMSEG) else "all_mlp"
-    for name, spec in VARIANTS.items():
+    for spec in VARIANTS.values():
         fits = width in (None, spec.decoder.fields["embed_dim"]) and spec.decoder.name == decoder
         if fits and (spec.encoder.fields["embed_dims"], spec.encoder.fields["depths"]) == (dims, depths):
-            return name, described
+            return spec, described
     return None, described
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from terrazzo.models.setr import VARIANTS
+from terrazzo.models.spec import ModelSpec
 from terrazzo.weights.remap.layout import Layout, Place, Shapes
 from terrazzo.weights.remap.vit import mmseg_encoder, size_in, timm_encoder
 
@@ -157,7 +158,7 @@ DECODERS = {
 }  # fmt: skip
 
 
-def variant_in(layout: Layout, shapes: Shapes) -> tuple[str | None, str]:
+def variant_in(layout: Layout, shapes: Shapes) -> tuple[ModelSpec | None, str]:
     """Return which of our models a file of one of these layouts holds, and a description for when it is none of them.
 
     The paper's Base and DeiT-Base are one network, and so have one name here: that of Base.
@@ -166,7 +167,7 @@ def variant_in(layout: Layout, shapes: Shapes) -> tuple[str | None, str]:
     is_mmseg = layout in (MMSEG_MLA, MMSEG_PUP, MMSEG_NAIVE) or _is_mmseg(layout, shapes)
     wanted = f"setr_{DECODERS[layout]}", is_mmseg, channels, depth
     fitting = (
-        name
+        spec
         for name, spec in VARIANTS.items()
         if (spec.decoder.name, name.endswith("_mmseg"), spec.encoder.fields["embed_dim"], spec.encoder.fields["depth"])
         == wanted

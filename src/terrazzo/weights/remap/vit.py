@@ -18,6 +18,7 @@ from torch import Tensor
 
 from terrazzo.models.layers import interpolation_matrix
 from terrazzo.models.setr import VARIANTS
+from terrazzo.models.spec import ModelSpec
 from terrazzo.weights.remap.layout import Layout, Place, Shapes
 
 __all__ = ["LAYOUTS", "PATCH", "mmseg_encoder", "size_in", "timm_encoder", "variant_in"]
@@ -215,13 +216,13 @@ def size_in(layout: Layout, shapes: Shapes) -> tuple[int, int]:
     return channels, depth
 
 
-def variant_in(layout: Layout, shapes: Shapes) -> tuple[str | None, str]:
+def variant_in(layout: Layout, shapes: Shapes) -> tuple[ModelSpec | None, str]:
     """Return a SETR that has a file's encoder, and a description for when there is none."""
     channels, depth = size_in(layout, shapes)
     described = f"{depth} blocks of {channels} channels"
     fitting = (
-        name
-        for name, spec in VARIANTS.items()
+        spec
+        for spec in VARIANTS.values()
         if spec.decoder.name == "setr_pup"
         and (spec.encoder.fields["embed_dim"], spec.encoder.fields["depth"]) == (channels, depth)
     )

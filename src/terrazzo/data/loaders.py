@@ -7,7 +7,6 @@ and each photo's augmentation from (seed, epoch, position). So a resumed run see
 from __future__ import annotations
 
 import atexit
-import errno
 import os
 import signal
 import threading
@@ -27,6 +26,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from terrazzo.data.dataset import Dataset
+from terrazzo.data.loader_failures import not_handed_over, ran_out_of_files, refuse_if_dead
 from terrazzo.data.sources.source import Image
 from terrazzo.errors import ConfigError, DatasetError, TerrazzoError, TrainingError
 from terrazzo.preprocess import Preprocess
@@ -291,31 +291,8 @@ def _collate(samples: list[_Item]) -> Batch | _Failure:
             for tensor in stacked:
                 tensor.share_memory_()  # type: ignore[no-untyped-call]
         except (RuntimeError, OSError) as error:
-            return _Failure.of(_not_handed_over(error, sum(tensor.nbytes for tensor in stacked)))
+            return _Failure.of(not_handed_over(error, sum(tensor.nbytes for tensor in stacked)))
     return Batch(stacked[0].permute(0, 3, 1, 2), stacked[1], indices)
-
-
-def _not_handed_over(error: Exception, size: int | None = None) -> TrainingError:
-    """Say why a batch cannot pass from a worker to the training process, and what helps."""
-    batch = "a batch" if size is None else f"a batch of {max(size / 1e6, 0.1):.1f} MB"
-    if _ran_out_of_files(error):
-        return TrainingError(
-            f"a loader worker could not hand over {batch}: too many files are open",
-            fix="raise the limit with `ulimit -n 4096`, or load in the training process with --workers 0",
-            code="training-open-files",
-        )
-    return TrainingError(
-        f"a loader worker could not hand over {batch}: shared memory (/dev/shm) is full",
-        fix="give the container more, as in `docker run --shm-size=2g`, or load in the training process with "
-        "--workers 0",
-        code="training-shared-memory",
-    )
-
-
-def _ran_out_of_files(error: Exception) -> bool:
-    """Whether a descriptor could not be opened or received; PyTorch and multiprocessing say so in three ways."""
-    out = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
-    return out or "ancdata" in str(error) or "Too many open files" in str(error)
 
 
 def _start(loader: DataLoader[_Item]) -> Iterator[Batch | _Failure]:
@@ -377,9 +354,9 @@ def _received(
         except StopIteration:
             return
         except Exception as error:
-            _refuse_if_dead(batches, error)
-            if _ran_out_of_files(error):
-                raise _not_handed_over(error) from error
+            refuse_if_dead(batches, error)
+            if ran_out_of_files(error):
+                raise not_handed_over(error) from error
             if not isinstance(error, RuntimeError) or "timed out" not in str(error):
                 raise
             if told_to_stop():
@@ -394,22 +371,6 @@ def _received(
             continue
         yield batch
         waiting_since = time.monotonic()
-
-
-def _refuse_if_dead(batches: Any, error: Exception) -> None:
-    """Raise one error where a worker has died, whatever that broke."""
-    workers = getattr(batches, "_workers", ())
-    if "timed out" not in str(error):
-        for worker in workers:
-            worker.join(0.5)  # its pipe breaks a moment before the system tells that it has ended
-    dead = [worker for worker in workers if not worker.is_alive()]
-    if dead:
-        ends = ", ".join(f"process {worker.pid} with exit code {worker.exitcode}" for worker in dead)
-        raise TrainingError(
-            f"a loader worker has died ({ends}), as happens when memory or /dev/shm runs out",
-            fix="use fewer workers, or 0 to load in the training process",
-            code="training-worker-died",
-        ) from error
 
 
 def _start_worker(_: int) -> None:

@@ -69,7 +69,9 @@ def decoded_where_they_fit(splits: Sequence[Dataset]) -> tuple[list[Dataset], li
 def _decoded_bytes(split: Dataset) -> int:
     """What the photos and masks of a split take, by their headers and the first pair."""
     image, mask = split.read(0)
-    pixels = sum(height * width for height, width in (sample.image.size for sample in split.samples))
+    pixels = sum(
+        height * width for height, width in (sample.image.with_reading(split.reading).size for sample in split.samples)
+    )
     return (image.nbytes + mask.nbytes) * pixels // mask.size
 
 

@@ -42,7 +42,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Put `data` at `path`, atomically.
 
     Raises:
-        OutputError: the folder is missing or not writable, `path` is not a regular file, or the disk is full.
+        OutputError: the folder cannot be created or written to, `path` is not a regular file, or the disk is full.
     """
     with replacing(path) as partial:
         partial.write_bytes(data)
@@ -52,14 +52,16 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a path to write to, which takes the place of `path` when the block ends without an exception.
 
-    The path yielded is an empty file in the same folder and has the same suffix, for writers that go by the suffix.
-    A symbolic link at `path` is followed, and the permissions of a file already there are kept.
+    The path yielded is an empty file in the same folder, which is created if it is missing, and has the same suffix,
+    for writers that go by the suffix. A symbolic link at `path` is followed, and the permissions of a file already
+    there are kept.
 
     Raises:
-        OutputError: the folder is missing or not writable, `path` is not a regular file, or the disk is full. Any
+        OutputError: the folder cannot be created or written to, `path` is not a regular file, or the disk is full. Any
             other exception from the block passes through unchanged.
     """
     target = Path(os.path.realpath(path))
+    make_folder(target.parent)
     try:
         refuse_irregular(target)
         with _claimed(target.parent, target.suffix) as partial, _naming(partial, path):
@@ -83,17 +85,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def replacing_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """Yield as many paths, of the same names in a hidden folder, that take the places of `paths` when the block ends.
 
-    Nothing is moved before all of the block has succeeded, so it may look at what it wrote and refuse it.
+    Nothing is moved before all of the block has succeeded, so it may look at what it wrote and refuse it. The folder is
+    created if it is missing.
 
     Args:
         paths: files of one folder, the one that makes the others usable last.
 
     Raises:
-        OutputError: the folder is missing or not writable, one of `paths` is not a regular file, or the disk is full.
-            Any other exception from the block passes through unchanged.
+        OutputError: the folder cannot be created or written to, one of `paths` is not a regular file, or the disk is
+            full. Any other exception from the block passes through unchanged.
     """
     targets = [Path(os.path.realpath(path)) for path in paths]
-    parent = targets[0].parent
+    parent = make_folder(targets[0].parent)
     try:
         for target in targets:
             refuse_irregular(target)

@@ -55,7 +55,7 @@ def ablate(
     output
         Folder for the table, the plots, and the trained networks.
     labels
-        A bundled class list (such as camvid), for a folder that does not say what its classes are.
+        A bundled class list (such as camvid) or a YAML file, for a folder that does not say what its classes are.
     epochs
         Passes over the training photos; by default 20.
     steps

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from terrazzo.data.check import DatasetCheck, SplitCheck
     from terrazzo.data.problems import Problem
     from terrazzo.data.rules import DataRules
-    from terrazzo.labels.spec import LabelSpec
 
 __all__ = ["check_data"]
 
@@ -107,13 +106,14 @@ def check_data(
     from rich.console import Console
 
     from terrazzo.data.check import check_dataset
+    from terrazzo.labels.spec import LabelSpec
 
     if json is not None:
         check_outputs([json], "check-data", inputs=[data], overwrite=overwrite, option="--json")
     with progress_bar("check") as progress:
         check = check_dataset(
             data,
-            _labels(labels),
+            None if labels is None else LabelSpec.named(labels),
             strict,
             rules=_rules(val, group_by, crowds),
             reading=read_options(bands, frame, value_range),
@@ -138,14 +138,6 @@ def _rules(val: float | None, group_by: str | None, crowds: Literal["ignore", "o
     from terrazzo.data.splits import SplitRule
 
     return DataRules(split=SplitRule.of_options(val, group_by), crowds=crowds)
-
-
-def _labels(text: str | None) -> LabelSpec | None:
-    from terrazzo.labels.spec import LabelSpec
-
-    if text is None:
-        return None
-    return LabelSpec.from_yaml(text) if text.endswith((".yaml", ".yml")) else LabelSpec.bundled(text)
 
 
 def _print_overview(console: Console, check: DatasetCheck) -> None:

@@ -40,7 +40,7 @@ def convert(
     to
         terrazzo, or hf for a folder that transformers loads (SegFormer only).
     labels
-        A bundled class list (such as ade20k), for a source that does not name its classes.
+        A bundled class list (such as ade20k) or a YAML file, for a source that does not name its classes.
     overwrite
         Replace a folder that holds a converted model and nothing else.
     """

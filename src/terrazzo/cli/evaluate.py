@@ -70,7 +70,7 @@ def evaluate(
     split
         Which split of it.
     labels
-        A bundled class list (such as camvid), for a folder that does not say what its classes are.
+        A bundled class list (such as camvid) or a YAML file, for a folder that does not say what its classes are.
     mask_values
         For such a folder: `stored` where masks hold the values that the model's own masks stored, or `indices` where
         they hold class indices; asked for where both are possible.

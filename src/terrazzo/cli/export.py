@@ -60,7 +60,7 @@ def export(
     split
         Which split of it; not the photos of --calibrate.
     labels
-        A bundled class list (such as camvid), for a folder that does not say what its classes are.
+        A bundled class list (such as camvid) or a YAML file, for a folder that does not say what its classes are.
     mask_values
         For such a folder: whether masks hold the values that the model's own masks `stored`, or class `indices`.
     max_loss

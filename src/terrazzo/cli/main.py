@@ -9,11 +9,13 @@ from __future__ import annotations
 import inspect
 import io
 import os
+import re
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
 from terrazzo import __version__
+from terrazzo.arguments import checked
 from terrazzo.cli.say import say
 from terrazzo.cli.stopping import stopped_cleanly
 from terrazzo.engines.memory import is_out_of_memory
@@ -58,6 +60,7 @@ Examples:
 `terrazzo COMMAND --help` shows a command's options; `terrazzo --version` the version.
 """
 
+EMPTY = re.compile("--[a-z-]+=")
 FAILED = 2
 INTERRUPTED = 130
 
@@ -107,7 +110,7 @@ def verb_app(verb: str) -> App:
         default_parameter=Parameter(negative=(), show_default=_shown_default),
         result_action="return_value",
     )
-    app.default(function)
+    app.default(checked(function))
     return app
 
 
@@ -129,6 +132,9 @@ def _run(arguments: list[str]) -> None:
 def _run_verb(verb: str, options: list[str]) -> None:
     from cyclopts import CycloptsError
 
+    if empty := [option for option in options if not option or EMPTY.fullmatch(option)]:
+        # A shell writes so where a variable has no value, and an empty path would mean the current folder.
+        _fail("usage", f"{empty[0].rstrip('=') or 'an argument'} is empty", "give a value, or leave the option out")
     try:
         verb_app(verb)(options, exit_on_error=False, print_error=False)
     except CycloptsError as error:

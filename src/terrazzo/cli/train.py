@@ -73,8 +73,8 @@ def train(
         A complete recipe file; other options change single values of it. Without one the settings are chosen from the
         photos; the defaults below are those.
     labels
-        A bundled class list (such as camvid), for a folder that does not say what its classes are; by default the
-        folder's own.
+        A bundled class list (such as camvid) or a YAML file, for a folder that does not say what its classes are;
+        by default the folder's own.
     weights
         What to start from: a model of the same architecture, whose preprocessing is kept unless a recipe has another,
         or an encoder alone (file, folder, hub id); by default what the recipe says, else random weights, which `random`

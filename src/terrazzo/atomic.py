@@ -193,12 +193,14 @@ def refuse_irregular(target: Path) -> None:
     """Refuse what a file cannot replace: a rename would take away a device such as /dev/null, and fails on a folder.
 
     Raises:
-        OutputError: there is a folder, a pipe or a device.
+        OutputError: there is a folder, a pipe or a device, or a link that leads round in a circle.
     """
     try:
         mode = target.stat().st_mode
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise _output_error(target, error) from error
     if stat.S_ISDIR(mode):
         raise OutputError(f"{target} is a folder", fix="name a file in it", code="output-is-a-folder")
     if not stat.S_ISREG(mode):

@@ -100,9 +100,11 @@ def refuse_foreign(
     there = [path for path in paths if os.path.lexists(path)]
     if not there:
         return
+    inputs = list(inputs)
     for path in there:
         refuse_irregular(path)
-    read = {_identity(path): path for path in inputs}
+    weights = [path.with_suffix(".bin") for path in inputs if path.suffix == ".xml"]  # OpenVINO's lie beside it
+    read = {_identity(path): path for path in [*inputs, *weights]}
     folders = [Path(os.path.realpath(path)) for path in read.values() if path.is_dir()]
     for path in there:
         identity, real = _identity(path), Path(os.path.realpath(path))
@@ -117,7 +119,7 @@ def refuse_foreign(
             )
     foreign = [] if overwrite else [path for path in there if not _is_own(path, kind, there)]
     if foreign:
-        listed = ", ".join(shown_path(path) for path in foreign[:SHOWN])
+        listed = ", ".join(map(_with_target, foreign[:SHOWN]))
         more = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
         wrote = "it is not as" if len(foreign) == 1 else "they are not as"
         it = "it" if len(foreign) == 1 else "them"
@@ -355,6 +357,12 @@ def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes, bytes]]:
         head = file.read(min(length, 200)) if kind == b"tEXt" else b""
         file.seek(length - len(head), os.SEEK_CUR)
         yield kind, head, file.read(4)
+
+
+def _with_target(path: Path) -> str:
+    """A path as messages have it, and the file that a link at it stands for: that is what would be replaced."""
+    target = f" (a link to {shown_path(os.path.realpath(path))})" if path.is_symlink() else ""
+    return shown_path(path) + target
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -140,6 +140,10 @@ def test_a_image_in_the_place_of_the_verb(tmp_path: Path, leave: Leave) -> None:
     [
         (["predict", "a.jpg", "--modle", "x"], "--model"),
         (["predict", "a.jpg", "--batch-size", "many"], "many"),
+        (["predict", "a.jpg", "--batch-size", "1.5"], "'1.5' is not a whole number"),
+        (["train", "--data", "x", "--output", "y", "--epochs", "0.5"], "'0.5' is not a whole number"),
+        (["train", "--data", "x", "--output", "y", "--crop", "64", "64.4"], "'64.4' is not a whole number"),
+        (["ablate", "position", "--data", "x", "--output", "y", "--sides", "9", "8.7"], "'8.7' is not a whole"),
         (["train", "--data", "x"], "--output"),
         (["evaluate", "--data"], "--data"),
         (["models", "stray"], "stray"),

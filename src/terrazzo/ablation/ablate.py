@@ -101,7 +101,8 @@ def ablate(
     data, output = Path(data), Path(output)
     files = [output / f"{study.name}{suffix}" for suffix in FILES]
     pictures = [output / f"{study.name}{suffix}" for what, suffix in PICTURES.items() if what == study.measures]
-    check_outputs([*files, *pictures], "ablate", inputs=[data], overwrite=overwrite)
+    inputs = [data, *([] if labels is None else [Path(labels)])]
+    check_outputs([*files, *pictures], "ablate", inputs=inputs, overwrite=overwrite)
     if sides is not None and (not sides or min(sides) < 8):
         given = ", ".join(map(str, sides)) or "none"
         raise ConfigError(f"sides are {given}", fix="give some of at least 8 pixels", code="ablation-sides")

@@ -12,6 +12,7 @@ from terrazzo.cli.engine import engine_names
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.say import say
 from terrazzo.errors import ConfigError
+from terrazzo.imaging.read import find_images
 from terrazzo.ownership import check_outputs, write_result
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
@@ -74,7 +75,8 @@ def benchmark(
     if sides is None:
         raise ConfigError(f"--size is {size!r}", fix="give height and width, as in 512x512")
     if json is not None:
-        check_outputs([json], "benchmark", inputs=[Path(model)], overwrite=overwrite, option="--json")
+        inputs = [Path(model), *([] if photos is None else find_images([photos]))]
+        check_outputs([json], "benchmark", inputs=inputs, overwrite=overwrite, option="--json")
     engines = "all" if engine == "all" else [name.strip() for name in engine.split(",")]
     with progress_bar("benchmark") as progress:
         report = measure(

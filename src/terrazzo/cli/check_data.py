@@ -109,7 +109,8 @@ def check_data(
     from terrazzo.labels.spec import LabelSpec
 
     if json is not None:
-        check_outputs([json], "check-data", inputs=[data], overwrite=overwrite, option="--json")
+        inputs = [data, *([] if labels is None else [Path(labels)])]
+        check_outputs([json], "check-data", inputs=inputs, overwrite=overwrite, option="--json")
     with progress_bar("check") as progress:
         check = check_dataset(
             data,

@@ -95,7 +95,7 @@ def evaluate(
     from terrazzo.evaluation.evaluator import evaluate as measure
     from terrazzo.evaluation.report import report_files
 
-    inputs = [data, Path(model)]
+    inputs = [data, Path(model), *([] if labels is None else [Path(labels)])]
     if output is not None:
         check_outputs(report_files(output), "evaluate", inputs=inputs, overwrite=overwrite)
     if json is not None:

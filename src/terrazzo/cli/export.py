@@ -71,13 +71,10 @@ def export(
     from terrazzo.cli.progress import progress_bar
     from terrazzo.cli.provenance import tell_origin
     from terrazzo.exports.export import export as write
-    from terrazzo.weights.load import load
 
-    trained = load(model)
-    tell_origin(trained.name, trained.record)
     with progress_bar("evaluate") as progress:
         written = write(
-            trained,
+            model,
             output,
             format,
             output_kind=output_kind,
@@ -91,6 +88,7 @@ def export(
             overwrite=overwrite,
             progress=progress,
         )
+    tell_origin(model, written.description.record)
     if written.parity is not None:
         say(*written.parity.table().split("\n"))
     if written.agreement is not None:

@@ -11,8 +11,9 @@ import io
 import os
 import re
 import sys
+from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from terrazzo import __version__
 from terrazzo.arguments import checked
@@ -24,7 +25,7 @@ from terrazzo.notes import notes_printed
 from terrazzo.text import nearest
 
 if TYPE_CHECKING:
-    from cyclopts import App
+    from cyclopts import App, Token
 
 __all__ = ["VERBS", "main", "verb_app"]
 
@@ -107,7 +108,7 @@ def verb_app(verb: str) -> App:
         version_flags=[],
         group_commands="Options",  # where --help is listed
         group_parameters="Options",
-        default_parameter=Parameter(negative=(), show_default=_shown_default),
+        default_parameter=Parameter(negative=(), show_default=_shown_default, converter=_converted),
         result_action="return_value",
     )
     app.default(checked(function))
@@ -141,6 +142,17 @@ def _run_verb(verb: str, options: list[str]) -> None:
         dashed = next((option for option in options if option.startswith("-") and os.path.lexists(option)), None)
         hint = "" if dashed is None else f"to name the file, write ./{dashed} or put it behind --; else "
         _fail("usage", str(error), f"{hint}see `terrazzo {verb} --help`")
+
+
+def _converted(kind: Any, tokens: Sequence[Token]) -> Any:
+    """Read an option's words as its type; cyclopts alone would round 2.5 to a whole number in silence."""
+    from cyclopts import convert
+
+    if kind is int or int in get_args(kind):
+        for token in tokens:
+            if "." in token.value:
+                raise ValueError(f"{token.value!r} is not a whole number")
+    return convert(kind, tokens)
 
 
 def _suggestion(verb: str) -> str:

@@ -155,8 +155,9 @@ def export(
     labelled = None if data is None else LabelledData(data, split, labels, mask_values, progress)
     images, checked = split_images(calibrate, hold_back=labelled is None) if calibrate else ([], [])
     paths = [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
-    sources = [] if isinstance(model, TrainedModel) else [Path(model)]
-    check_outputs(paths, "export", inputs=sources, overwrite=overwrite)
+    sources = [None if isinstance(model, TrainedModel) else model, data, labels, *calibrate]
+    inputs = [Path(source) for source in sources if source is not None]
+    check_outputs(paths, "export", inputs=inputs, overwrite=overwrite)
     trained = _on_cpu(model if isinstance(model, TrainedModel) else load(model))
     description = describe(trained, output_kind, precision)
     if max_loss is None:

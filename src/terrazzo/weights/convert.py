@@ -86,7 +86,11 @@ def _refuse_taken(folder: Path, source: Path, overwrite: bool) -> None:
         fix = "choose another destination" if others or is_source else "choose another destination, or add --overwrite"
         raise OutputError(f"{shown_path(folder)} is there already{why}", fix=fix, code="output-taken")
     if os.path.lexists(folder):
-        raise OutputError(f"{shown_path(folder)} is a file", fix="choose another destination", code="output-taken")
+        raise OutputError(
+            f"{shown_path(folder)} is a {'link' if folder.is_symlink() else 'file'}",
+            fix="choose another destination",
+            code="output-taken",
+        )
     refuse_unwritable(folder.parent)
 
 

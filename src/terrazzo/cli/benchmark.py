@@ -75,7 +75,7 @@ def benchmark(
     if sides is None:
         raise ConfigError(f"--size is {size!r}", fix="give height and width, as in 512x512")
     if json is not None:
-        inputs = [Path(model), *([] if photos is None else find_images([photos]))]
+        inputs = [Path(model), *([] if images is None else find_images([images]))]
         check_outputs([json], "benchmark", inputs=inputs, overwrite=overwrite, option="--json")
     engines = "all" if engine == "all" else [name.strip() for name in engine.split(",")]
     with progress_bar("benchmark") as progress:

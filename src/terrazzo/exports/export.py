@@ -156,8 +156,8 @@ def export(
     images, checked = split_images(calibrate, hold_back=labelled is None) if calibrate else ([], [])
     paths = [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
     sources = [None if isinstance(model, TrainedModel) else model, data, labels, *calibrate]
-    inputs = [Path(source) for source in sources if source is not None]
-    check_outputs(paths, "export", inputs=inputs, overwrite=overwrite)
+    read = [Path(source) for source in sources if source is not None]
+    check_outputs(paths, "export", inputs=read, overwrite=overwrite)
     trained = _on_cpu(model if isinstance(model, TrainedModel) else load(model))
     description = describe(trained, output_kind, precision)
     if max_loss is None:

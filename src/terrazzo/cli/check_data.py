@@ -71,7 +71,7 @@ def check_data(
     json: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Look a data set over before training, and list all that is wrong with it.
+    """Check a data set before training, and list all that is wrong with it.
 
     Says what kind of data set DATA is taken for: a folder of photos and masks, a published data set such as ADE20K,
     Cityscapes or Pascal VOC, or the export of a labelling tool such as CVAT, labelme, Label Studio, Roboflow,
@@ -86,20 +86,20 @@ def check_data(
     Parameters
     ----------
     data
-        The data set's folder.
+        Read the data set in this folder.
     labels
-        A bundled class list (such as camvid) or a YAML file; by default labels.yaml in the folder, else what the kind
-        of data set is known to have, else the numbers in the masks.
+        Take the classes from a bundled list such as camvid, or from a YAML file; by default from labels.yaml in the
+        folder, else from what the kind of data set is known to have, else from the numbers in the masks.
     val
-        Share of the photos that train --val validates on, where nobody has split them.
+        Split the photos as train --val does, such as 0.1, where nobody has split them.
     group_by
-        As with train.
+        Keep photos together whose names begin alike by this regular expression, as train --group-by does.
     crowds
-        What iscrowd: 1 means in COCO JSON: ignore, or objects.
+        Take iscrowd: 1 in COCO JSON for areas to ignore, or for objects.
     strict
         Refuse splits that share a photo.
     json
-        File for all numbers and all problems as JSON.
+        Write all numbers and all problems into this file.
     overwrite
         Replace the --json file even if it is not a result of `terrazzo check-data`. Data are never replaced.
     """

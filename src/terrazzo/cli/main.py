@@ -111,7 +111,9 @@ def verb_app(verb: str) -> App:
         default_parameter=Parameter(negative=(), show_default=_shown_default, converter=_converted),
         result_action="return_value",
     )
-    app.default(checked(function))
+    command = checked(function)
+    command.__doc__ = _on_one_line_each(inspect.getdoc(function) or "")
+    app.default(command)
     return app
 
 
@@ -174,6 +176,17 @@ def _help_texts(function: object) -> tuple[str, str]:
     description, _, examples = text.partition("\n\nExamples:\n")
     paragraphs = [" ".join(paragraph.split()) for paragraph in description.split("\n\n")]
     return "\n\n".join(paragraphs), f"Examples:\n{examples}"
+
+
+def _on_one_line_each(text: str) -> str:
+    """Join the lines of each option's text, whose ends a help text would keep."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        if line.startswith("    ") and lines and lines[-1].startswith("    "):
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def _fail(code: str, message: str, fix: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Arguments of public functions compared with their annotations, so that a wrong type is named where it enters."""
+"""Checking the arguments of public functions against their annotations, so that a wrong type is named at once."""
 
 from __future__ import annotations
 

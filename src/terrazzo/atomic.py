@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old one or the new one, and never half of either.
+"""Atomic writes: a reader sees the old file or the new one, and never half of either.
 
 Everything is written beside its destination, flushed to the disk and then put in place by one atomic rename. When
 anything fails on the way, the old file stays and nothing is left behind, and errors name the destination. Only a

@@ -1,4 +1,4 @@
-"""Which files are this program's own: the mark that every result carries, and the guard that replaces nothing else.
+"""Which files are this program's own: the mark that every result carries, and the check that nothing else is replaced.
 
 The mark is one line of text with a checksum of the file around it, so a result that somebody has corrected by hand is
 theirs and no longer ours:
@@ -67,7 +67,7 @@ UNMARKED = (".csv", ".txt", ".md", ".bin")
 def check_outputs(
     paths: Iterable[Path], kind: Kind, *, inputs: Iterable[Path] = (), overwrite: bool = False, option: str = "--output"
 ) -> None:
-    """See to it, before any work is done, that files can be written and replace nothing but earlier results.
+    """Check, before any work is done, that files can be written and replace nothing but earlier results.
 
     Also removes what killed processes left half written in the folders concerned.
 
@@ -91,7 +91,7 @@ def check_outputs(
 def refuse_foreign(
     paths: Iterable[Path], kind: Kind, *, inputs: Iterable[Path] = (), overwrite: bool = False, option: str = "--output"
 ) -> None:
-    """Refuse to write files where something stands that is not a result of the same command; `check_outputs` in short.
+    """Refuse to replace what is not an earlier result of the same command; `check_outputs` does this and more.
 
     Raises:
         OutputError: a path is an input (code "output-is-input"), a file that is not ours ("output-not-ours"), or no
@@ -134,7 +134,7 @@ def refuse_foreign(
 def set_aside(paths: Iterable[Path], kind: Kind) -> None:
     """Rename files that are not as a command wrote them, such as a recipe with somebody's remarks, and say so.
 
-    For what a command that goes on cannot refuse to write any more.
+    A command that goes on with earlier work does this, where it is too late to refuse.
     """
     there = [path for path in paths if os.path.lexists(path)]
     for path in [path for path in there if not _is_own(path, kind, there)]:

@@ -47,7 +47,7 @@ Mask = NDArray[np.integer[Any]]
 Pair = tuple[NDArray[np.uint8], Mask]
 
 MANY_IMAGES = Workload(images=100)
-"""What an engine is chosen for: how many photos a split has is known only after the model's labels are."""
+"""The engine is chosen as for this many: how many a split has is known only after the model's labels are."""
 
 
 @checked

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from terrazzo.errors import ConfigError
-from terrazzo.fields import checked, fields_of, refuse_missing, refuse_unknown, required, wrong_value
+from terrazzo.fields import fields_of, read_value, refuse_missing, refuse_unknown, required, wrong_value
 from terrazzo.text import show
 
 __all__ = ["Checked", "plain", "read_fields", "read_row", "refuse_unknown_row", "row_name"]
@@ -32,7 +32,7 @@ class Checked:
 
     def __post_init__(self) -> None:
         for name, one in fields_of(type(self)).items():
-            object.__setattr__(self, name, checked(getattr(self, name), one.hint, name, code="recipe-value"))
+            object.__setattr__(self, name, read_value(getattr(self, name), one.hint, name, code="recipe-value"))
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:

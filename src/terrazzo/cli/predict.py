@@ -76,20 +76,21 @@ def predict(
     Parameters
     ----------
     example
-        In place of photos: the model's own example photo, which ships with it.
+        Segment the example photo that ships with the model, in place of photos of your own.
     output
-        Folder for the results; subfolders of a folder of photos are kept. For a single photo and kind also a file.
+        Write the results into this folder; subfolders of a folder of photos are kept. For a single photo and kind it
+        can be a file.
     save
-        What to write, with commas between: mask, color, overlay, probabilities, json.
+        Write these kinds of files, with commas between: mask, color, overlay, probabilities, json.
     batch_size
-        Photos of equal size that go through the network together.
+        Put at most so many photos of equal size through the network together.
     precision
-        fp32; bf16 where the processor has it: faster, and some pixels on edges differ; or auto: fp32 on a CPU, and on a
-        GPU float16 where that finds the same classes.
+        Compute in fp32; in bf16, where the processor has it: faster, and some pixels on edges differ; or auto: fp32 on
+        a CPU, and on a GPU float16 where that finds the same classes.
     max_pixels
         Refuse photos with more pixels than this, but for TIFFs that are read in windows (--protocol slide).
     overwrite
-        Replace files that are not results of `terrazzo predict`, too. Photos are never replaced.
+        Replace files even if they are not results of `terrazzo predict`. Photos are never replaced.
     """
     chosen = _images(images or [], example, model)
     keep_freed_memory()

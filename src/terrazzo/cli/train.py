@@ -62,69 +62,70 @@ def train(
     Parameters
     ----------
     data
-        The data set's folder.
+        Read the data set in this folder.
     output
-        The run's folder: weights, log, curves, report, pictures.
+        Write the run into this folder: weights, log, curves, report, pictures.
     model
-        What to train: a model such as segformer_b0 (the default without a recipe), or ENCODER+DECODER such as
+        Train this: a model such as segformer_b0 (the default without a recipe), or ENCODER+DECODER such as
         mit_b0+setr_pup; with --encoder a decoder alone (by default all_mlp). `terrazzo models` lists them.
     encoder
-        An encoder of our own such as mit_b0, or a backbone of Hugging Face transformers: hf: and a model of its hub, or
-        a folder, with weights; hf: and a config.json for random ones.
+        Take this encoder: one of our own such as mit_b0, or a backbone of Hugging Face transformers: hf: and a model of
+        its hub, or a folder, with weights; hf: and a config.json for random ones.
     recipe
-        A complete recipe file; other options change single values of it. Without one the settings are chosen from the
-        photos; the defaults below are those.
+        Train by this recipe file; other options change single values of it. Without one the settings are chosen from
+        the photos; the defaults below are those.
     labels
-        A bundled class list (such as camvid), for a folder that does not say what its classes are; by default the
-        folder's own.
+        Take the classes from a bundled list such as camvid, or from a YAML file; by default they are the folder's own.
     weights
-        What to start from: a model of the same architecture, whose preprocessing is kept unless a recipe has another,
-        or an encoder alone (file, folder, hub id); by default what the recipe says, else random weights, which `random`
-        asks for.
+        Start from these weights: a model of the same architecture, whose preprocessing is kept unless a recipe has
+        another, or an encoder alone (file, folder, hub id); by default from what the recipe says, else from random
+        weights, which random asks for.
     epochs
-        Passes over the training photos; by default 100.
+        Go through the training photos so many times; by default 100.
     steps
-        Optimiser steps, instead of --epochs.
+        Take so many optimiser steps, in place of --epochs.
     batch_size
-        Photos per step, over all processes; by default 8.
+        Learn from so many photos in a step, over all processes; by default 8.
     crop
-        Height and width of the training windows; by default the photos' usual shorter side, from 128 to 512.
+        Train on windows of this height and width; by default the photos' usual shorter side, from 128 to 512.
     lr
-        Base learning rate; by default 0.001, or 0.0001 where training starts from weights.
+        Begin with this learning rate; by default 0.001, or 0.0001 where training starts from weights.
     seed
-        Seed of weights, order and augmentation; by default 0.
+        Draw weights, order and augmentation from this seed; by default 0.
     precision
-        fp32, bf16, or auto (the default: bf16 where the hardware multiplies it natively).
+        Compute in fp32, bf16, or auto (the default: bf16 where the hardware multiplies it natively).
     checkpointing
-        Activation checkpointing: less memory for a longer step; by default off.
+        Use activation checkpointing: less memory for a longer step; by default it is off.
     compile
-        Have PyTorch compile the network: a shorter step on GPUs, after some minutes; by default off.
+        Have PyTorch compile the network: a shorter step on GPUs, after some minutes; by default it is off.
     patience
-        Validations without a better mIoU before the run stops early; by default 30.
+        Stop the run after so many validations without a better mIoU; by default 30.
     train_split
-        Split to learn from; by default train.
+        Learn from this split; by default train.
     val_split
-        Split that chooses the best epoch; by default val.
+        Choose the best epoch on this split; by default val.
     val
-        Share of the photos to validate on, such as 0.1, where nobody has split them: always the same ones.
+        Validate on this share of the photos, such as 0.1, where nobody has split them: always the same ones.
     group_by
-        With --val: regular expression in quotes; photos whose names begin alike by it stay together: '[^_]+' groups
+        Keep photos together whose names begin alike by this regular expression in quotes, with --val: '[^_]+' groups
         by all up to the first _.
     crowds
-        What iscrowd: 1 means in COCO JSON: ignore (the default), or objects, where a tool marks all objects so.
+        Take iscrowd: 1 in COCO JSON for areas to ignore (the default), or for objects, where a tool marks all objects
+        so.
     holdout
-        Pattern in quotes, such as '0001TP*': training photos to validate on instead of learning from them.
+        Validate on the training photos whose names match this pattern in quotes, such as '0001TP*', instead of learning
+        from them.
     settings
-        Any field of the recipe, as in optimizer.weight_decay=0.01, augment.flip.p=0 or augment.cutmix.p=0.5, which adds
-        that augmentation; give --set once for each.
+        Set any field of the recipe, as in optimizer.weight_decay=0.01, augment.flip.p=0 or augment.cutmix.p=0.5, which
+        adds that augmentation; give --set once for each.
     reset_head
-        With --weights for other classes than the data set's: learn a new classifier.
+        Learn a new classifier, where the --weights are for other classes than the data set's.
     check
         Decode every photo and mask before the first step; otherwise only headers and masks are read by then.
     resume
         Go on from the newest checkpoint in the output folder, with the run's own recipe.
     workers
-        Loader processes; by default one for each core but one, at most 8.
+        Load photos in so many processes; by default one for each core but one, at most 8.
     """
     from terrazzo.data.splits import SplitRule
 

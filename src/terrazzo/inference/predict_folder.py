@@ -138,7 +138,9 @@ def predict_folder(
     protocol, arguments = find_protocol(protocol), _listed(images)
     paths, skipped = leave_out_results(find_images(arguments), arguments)
     places = _destinations(paths, arguments, Path(output), kinds)
-    check_outputs(chain.from_iterable(place.values() for place in places), "predict", inputs=paths, overwrite=overwrite)
+    inputs = [*paths, Path(model)] if isinstance(model, (str, Path)) else paths
+    files = chain.from_iterable(place.values() for place in places)
+    check_outputs(files, "predict", inputs=inputs, overwrite=overwrite)
 
     if isinstance(model, Predictor):
         predictor = model

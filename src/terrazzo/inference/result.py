@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.arguments import check_fields, checked
-from terrazzo.atomic import make_folder, replacing
+from terrazzo.atomic import replacing
 from terrazzo.errors import ConfigError, LabelError
 from terrazzo.imaging.png import encode_png
 from terrazzo.inference.overlay import LegendEntry, paint, with_legend
@@ -232,7 +232,6 @@ class Segmentation:
         inputs = [] if self.path is None else [self.path]
         refuse_foreign(files.values(), "predict", inputs=inputs, overwrite=overwrite, option="output")
         for kind, path in files.items():
-            make_folder(path.parent)
             if kind == "probabilities":
                 with replacing(path) as partial:
                     self._write_probabilities(partial)  # not by way of `encode`: they are large

@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.atomic import make_folder, replacing
+from terrazzo.atomic import replacing
 from terrazzo.data.sources.source import Source
 from terrazzo.errors import ConfigError
 from terrazzo.imaging.png import PngWriter
@@ -86,7 +86,6 @@ class Streamed:
         with ExitStack() as stack:
             writers: list[Callable[[Classes], None]] = []
             for kind, path in files.items():
-                make_folder(path.parent)
                 if kind in ("mask", "color"):
                     writers.append(stack.enter_context(_rows_written(path, kind, size, labels)))
             for band_RW in self.bands(self.source):

@@ -27,7 +27,8 @@ def load_bundled(name: str) -> object:
     if name not in bundled_names():
         raise LabelError(
             f"there is no class list named {show(name)}",
-            fix=f"{did_you_mean(name, bundled_names())}choose one of {', '.join(bundled_names())}",
+            fix=f"{did_you_mean(name, bundled_names())}choose one of {', '.join(bundled_names())}, or give a file "
+            "such as labels.yaml",
             code="labels-bundled",
         )
     return read_json(CLASSES / f"{name}.json")

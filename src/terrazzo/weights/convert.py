@@ -41,7 +41,7 @@ def convert(
         source: anything that `terrazzo.load` takes.
         destination: the folder to write; it must not be there yet, or be empty.
         to: ``terrazzo`` for our own folder, ``hf`` for one that Hugging Face transformers loads (SegFormer only).
-        labels: a bundled class list, for a source that does not name its classes, or not rightly.
+        labels: a bundled class list or a YAML file, for a source that does not name its classes, or not rightly.
         overwrite: replace a folder that holds a converted model and nothing else.
 
     Returns:
@@ -58,7 +58,7 @@ def convert(
     _refuse_taken(folder, Path(source), overwrite)
     model = load(source)
     if labels is not None:
-        spec = LabelSpec.bundled(labels)
+        spec = LabelSpec.named(labels)
         if spec.num_classes != model.labels.num_classes:
             raise ConfigError(
                 f"{labels} has {spec.num_classes} classes, and {source} tells {model.labels.num_classes} apart",
@@ -86,7 +86,11 @@ def _refuse_taken(folder: Path, source: Path, overwrite: bool) -> None:
         fix = "choose another destination" if others or is_source else "choose another destination, or add --overwrite"
         raise OutputError(f"{shown_path(folder)} is there already{why}", fix=fix, code="output-taken")
     if os.path.lexists(folder):
-        raise OutputError(f"{shown_path(folder)} is a file", fix="choose another destination", code="output-taken")
+        raise OutputError(
+            f"{shown_path(folder)} is a {'link' if folder.is_symlink() else 'file'}",
+            fix="choose another destination",
+            code="output-taken",
+        )
     refuse_unwritable(folder.parent)
 
 

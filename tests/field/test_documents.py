@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -294,6 +294,7 @@ LABELS = LabelSpec.from_names(["a", "b"]).to_dict()
 PROCESSOR = {"size": 512, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_resize": True, "rescale_factor": 1 / 255}
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_value_in_a_document_is_used_or_refused(data: st.DataObject) -> None:
     """Whatever stands where a name, a number, a list or a mapping belongs."""

@@ -47,6 +47,12 @@ def safetensors_file(path: Path, header: object, data: bytes = b"") -> Path:
     return path
 
 
+def test_more_tensors_than_any_network_has(tmp_path: Path) -> None:
+    header = {f"loss_val_iou_{k}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for k in range(10_001)}
+    error = refusal(safetensors_file(tmp_path / "x.safetensors", header))
+    assert error.code == "checkpoint-unknown" and "holds 10,001 tensors, more than any network" in error.message
+
+
 # -- row 38 -----------------------------------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ WHOLE: tuple[tuple[str, str], ...] = (
     ("a model of segmentation_models.pytorch, such as its U-Net", r"(.*\.)?segmentation_head\.0\.weight"),
     (
         "a U-Net",
-        r"(.*\.)?(\w+\.)*double_conv\..*|(.*\.)?up_?convs?\d*\..*|(.*\.)?model\.\d\.submodule\..*"
+        r"(.*\.)?double_conv\..*|(.*\.)?up_?convs?\d*\..*|(.*\.)?model\.\d\.submodule\..*"
         r"|(encoder|decoder)\.stages\.\d+\.(\d+\.)?convs\..*",
     ),
     (

@@ -162,6 +162,8 @@ def _read_labels(
     stored = stored_values(num_classes, where, reduced=reduced, ignore=ignore)
     says_stored = reduced or ignore != 255  # false is what processors say that nobody has asked
     names = config.get("id2label")
+    if names is None and isinstance(numbers := config.get("label2id"), Mapping):
+        names = {str(number): name for name, number in numbers.items()}
     if one_label and (names is None or (isinstance(names, Mapping) and len(names) == 1)):
         names = with_background(names)
     return labels_from_names(names, num_classes, where, stored=stored, says_stored=says_stored)
@@ -186,10 +188,8 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
     network = config_from_spec(model.spec)
     state = HF4.to_theirs({key: value.detach().cpu() for key, value in model.network.state_dict().items()})
     record = dict(model.record)
-    kept = record.pop(KEPT, None) or {}
+    own, processor = _kept(record.pop(KEPT, None))
     names = list(model.labels.names)
-    own = dict(kept.get("config") or {})
-    processor = kept.get("preprocessor")
     one_label = record.get(ONE_LABEL) is True and len(names) == 2
     before = _labels_before(own, processor, len(names), one_label)
     if one_label:
@@ -206,10 +206,10 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
     state = _as_stored(state, own)
     config = {
         "architectures": ["SegformerForSemanticSegmentation"],
-        "model_type": "segformer",
-        **network,
         "semantic_loss_ignore_index": model.labels.ignore_index,
         **own,
+        "model_type": "segformer",
+        **network,
         OURS: {"labels": model.labels.to_dict(), "preprocess": model.preprocess.to_dict(), "record": record},
     }
     if processor is None or preprocess_from_processor(processor, PROCESSOR_FILE) != model.preprocess:
@@ -224,6 +224,13 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
         write_atomic(partial / PROCESSOR_FILE, (json.dumps(processor, indent=2) + "\n").encode())
         write_atomic(partial / CARD_FILE, model_card(model).encode())
         write_atomic(partial / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def _kept(kept: object) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the two files that a record keeps for transformers; what is not of their form is left out."""
+    both = [kept.get(key) if isinstance(kept, Mapping) else None for key in ("config", "preprocessor")]
+    config, processor = (dict(one) if isinstance(one, Mapping) else None for one in both)
+    return config or {}, processor
 
 
 def _labels_before(

@@ -38,6 +38,7 @@ __all__ = [
     "refuse_differences",
     "refuse_not_finite",
     "refuse_other_parts",
+    "refuse_whole_numbers",
     "shapes_of",
     "unwrapped",
 ]
@@ -46,6 +47,7 @@ FAMILIES: dict[Layout, Callable[[Layout, Shapes], tuple[str | None, str]]] = {
     layout: family.variant_in for family in (segformer, setr, vit) for layout in family.LAYOUTS
 }
 LAYOUTS = sorted(FAMILIES, key=lambda layout: layout.encoder_only)
+MOST_TENSORS = 10_000  # the networks that are read here have up to about a thousand
 AUXILIARY = ("auxiliary_head.", "auxiliary.")
 CLASSIFIER = re.compile(r"(decoder|auxiliary\.\d+)\.classifier\.")
 WRAPPING = frozenset(
@@ -121,6 +123,12 @@ def recognize(tensors: dict[str, Tensor], where: str, config: Mapping[str, Any] 
     Raises:
         CheckpointError: they are not a model that is known here.
     """
+    if len(tensors) > MOST_TENSORS:
+        raise CheckpointError(
+            f"{where} holds {len(tensors):,} tensors, more than any network that is read here",
+            fix=OTHER_NETWORK,
+            code="checkpoint-unknown",
+        )
     names = {key: unwrapped(key) for key in tensors}
     if len(set(names.values())) < len(names):  # then it is not only wrapping
         names = {key: key for key in tensors}
@@ -232,7 +240,9 @@ def our_tensors(found: Recognized, network: Segmenter, where: str) -> dict[str, 
             found.tensors.setdefault(key, torch.tensor(0))
     refuse_differences(found.tensors, expected, where, what)
     refuse_not_finite(found.tensors, where)
-    return found.layout.to_ours(found.tensors, shapes)
+    ours = found.layout.to_ours(found.tensors, shapes)
+    refuse_whole_numbers(ours, network, where)
+    return ours
 
 
 def refuse_other_parts(found: Recognized, network: Segmenter) -> None:
@@ -292,6 +302,25 @@ def refuse_not_finite(tensors: dict[str, Tensor], where: str) -> None:
                     code="checkpoint-not-finite",
                 )
             tensors[key] = value.float()
+
+
+def refuse_whole_numbers(tensors: dict[str, Tensor], network: Segmenter, where: str) -> None:
+    """Refuse whole numbers in the place of weights; counters stored as float32 are made whole numbers.
+
+    Raises:
+        CheckpointError: naming the tensor.
+    """
+    like = network.state_dict()
+    for key, value in tensors.items():
+        if not like[key].is_floating_point():
+            tensors[key] = value.to(like[key].dtype)
+        elif not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{where} holds {kind} numbers for {key}, as quantised models do",
+                fix="give the weights as they were before they were quantised",
+                code="checkpoint-not-float",
+            )
 
 
 def meta_network(architecture: str, num_classes: int, grid: tuple[int, int] | None = None) -> Segmenter:

@@ -157,7 +157,7 @@ def test_no_file_in_place_of_a_recipe(nothing_to_read: Any, data: Path, capsys: 
     path = nothing_to_read(data.parent / "recipe.yaml")
     line = refused(capsys, "train", "--data", data, "--recipe", path, "--output", data.parent / "run")
     told = line.startswith("error[config]: ") and "cannot be read: " in line
-    assert told or (line.startswith("error[argument-type]: ") and "which no file can be called" in line)
+    assert told or (line.startswith("error[argument-type]: ") and "which cannot be the name of anything" in line)
 
 
 def test_no_file_in_place_of_labels(data: Path) -> None:

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from foreign_files import NAMES, random_model, save_checkpoint, state_in
-from terrazzo.errors import CheckpointError
+from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import segformer as segformer_models
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights import load as loading
 from terrazzo.weights.catalog import NVIDIA
 from terrazzo.weights.convert import convert
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, save_folder
 from terrazzo.weights.huggingface import save_huggingface
 from terrazzo.weights.load import load, load_starting_weights
@@ -122,6 +123,14 @@ def test_a_licence_within_another_word_is_another_licence() -> None:
 def test_names_that_only_label2id_has(tmp_path: Path) -> None:
     numbers = {name: k for k, name in enumerate(NAMES)}
     assert load(theirs(tmp_path / "x", id2label=None, label2id=numbers, terrazzo=None)).labels.names == tuple(NAMES)
+
+
+def test_what_is_no_class_list_and_no_number_of_classes_is_told_so() -> None:
+    with pytest.raises(ConfigError, match="name is 'x{200}', which cannot be the name of anything"):
+        LabelSpec.bundled("x" * 5000)
+    with pytest.raises(ConfigError, match="cannot be built for 65536 class") as caught:
+        create_model("segformer_b0", 65_536)
+    assert "from 2 to 65535" in caught.value.fix
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

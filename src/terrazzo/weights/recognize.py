@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.models import ModelSpec, Segmenter, build, model_spec
+from terrazzo.models.layers import NothingToInitialize
 from terrazzo.notes import note
 from terrazzo.text import printable
 from terrazzo.weights.foreign_networks import OTHER_NETWORK, refuse_foreign
@@ -346,23 +346,6 @@ def empty_network(spec: ModelSpec) -> Segmenter:
             return build(spec)
     with torch.device("meta"), NothingToInitialize():
         return build(spec)
-
-
-class NothingToInitialize(TorchFunctionMode):
-    """Passes over in-place operations on parameters, and on all tensors without memory.
-
-    For the random ones among the latter PyTorch would first import its compiler, which takes seconds.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        target = args[0] if args else kwargs.get("tensor")
-        in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")
-        if in_place and (isinstance(target, nn.Parameter) or (isinstance(target, Tensor) and target.is_meta)):
-            return target
-        return func(*args, **kwargs)
 
 
 def load_network(network: Segmenter, state: Mapping[str, Tensor]) -> Segmenter:

@@ -126,7 +126,7 @@ def test_names_that_only_label2id_has(tmp_path: Path) -> None:
 
 
 def test_what_is_no_class_list_and_no_number_of_classes_is_told_so() -> None:
-    with pytest.raises(ConfigError, match="name is 'x{200}', which cannot be the name of anything"):
+    with pytest.raises(ConfigError, match=r"name is 'x{200}', which cannot be the name of anything"):
         LabelSpec.bundled("x" * 5000)
     with pytest.raises(ConfigError, match="cannot be built for 65536 class") as caught:
         create_model("segformer_b0", 65_536)
@@ -187,6 +187,14 @@ def test_what_is_kept_for_transformers_changes_no_network(tmp_path: Path, kept: 
         convert(folder, tmp_path / f"{name} again", "hf")
         back = load(tmp_path / f"{name} again")
         assert back.labels == trained().labels and back.spec == random_model("segformer_nano").spec
+
+
+def test_a_configuration_keeps_its_spelling_on_the_way_to_us_and_back(tmp_path: Path) -> None:
+    config = {"hidden_act": "gelu_python", "drop_path_rate": 0.2, "transformers_version": "4.30"}
+    convert(theirs(tmp_path / "theirs", **config, terrazzo=None), tmp_path / "ours")
+    convert(tmp_path / "ours", tmp_path / "back", "hf")
+    written = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert {key: written[key] for key in config} == config
 
 
 @pytest.mark.parametrize("version", ["\x1b[2J", {"a": list(range(999))}], ids=["escape", "long"])

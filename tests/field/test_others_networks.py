@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from foreign_files import NAMES, random_model, state_in
+from foreign_files import NAMES, meta_network, random_model, state_in
 from terrazzo.errors import CheckpointError
 from terrazzo.models import create_model
 from terrazzo.models import segformer as segformer_models
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.weights.load import load, load_starting_weights
 from terrazzo.weights.origin import licence_of
-from terrazzo.weights.recognize import meta_network, recognize, shapes_of
+from terrazzo.weights.recognize import recognize, shapes_of
 from terrazzo.weights.remap.segformer import HF4, HF4_MIT, HF5, HF5_MIT, MMSEG_MIT, SMP
 from terrazzo.weights.remap.vit import TIMM
 
@@ -224,7 +224,7 @@ def test_an_adapter_for_another_model(tmp_path: Path) -> None:
     folder, _ = adapter_folder(tmp_path / "adapter", base_folder(tmp_path / "base"))
     odd = {f"base_model.model.vit.layer.0.query.lora_{part}.weight": torch.ones(2, 2) for part in "AB"}
     save_file(odd, folder / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match=r"changes vit\.layer\.0\.query, which its base .* has not"):
+    with pytest.raises(CheckpointError, match=r"changes vit\.layer\.0\.query, which its base .* does not have"):
         load(folder)
 
 

@@ -21,6 +21,7 @@ from safetensors.torch import save, save_file
 
 from foreign_files import NAMES, state_in
 from terrazzo.errors import CheckpointError, TerrazzoError
+from terrazzo.weights import torch_files
 from terrazzo.weights.load import load
 from terrazzo.weights.remap.segformer import HF4
 from terrazzo.weights.tensor_files import read_tensor_file
@@ -156,6 +157,12 @@ def test_row_45_a_storage_that_says_more_than_its_record_holds(tmp_path: Path) -
         for name, data in parts.items():
             archive.writestr(name, data[:40] if name.endswith("data/0") else data)
     assert refusal(tmp_path / "y.pth").code in ("checkpoint-damaged", "checkpoint-not-dense")
+
+
+def test_row_45_a_list_of_tensors_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pth")
+    monkeypatch.setattr(torch_files, "MAX_BYTES", 100)
+    assert "its list of tensors has" in refusal(tmp_path / "x.pth").message
 
 
 def test_row_45_compressed_archives_are_not_unpacked(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from foreign_files import key_list, save_checkpoint, state_in
+from foreign_files import key_list, meta_network, save_checkpoint, state_in
 from terrazzo.errors import CheckpointError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import Segmenter, create_model, model_spec
@@ -21,7 +21,7 @@ from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
 from terrazzo.weights.files import TrainedModel, load_folder, save_folder
 from terrazzo.weights.load import load, load_starting_weights
-from terrazzo.weights.recognize import meta_network, recognize, shapes_of
+from terrazzo.weights.recognize import recognize, shapes_of
 from terrazzo.weights.remap import setr, vit
 from terrazzo.weights.remap.layout import Layout
 
@@ -81,7 +81,10 @@ def test_every_key_and_shape_of_the_other_program_has_its_place(
         unused = {key for key in theirs if key.startswith(encoder_ends)}
     used = {key.removeprefix("vit.") for key in theirs.keys() - unused}
     found = recognize(dict(theirs), file)
-    assert (found.layout, found.architecture, found.num_classes, found.grid) == (layout, architecture, classes, grid)
+    size = (vit.PATCH * grid[0], vit.PATCH * grid[1])
+    assert (found.layout, found.architecture, found.num_classes, found.spec.image_size) == (
+        layout, architecture, classes, size,
+    )  # fmt: skip
     expected = layout.their_shapes(shapes_of(found.empty_network().state_dict()))
     assert shapes_of(found.tensors) == expected
     made_up = {"backbone.patch_embed.projection.bias"} if "mmseg" in file else set()

@@ -108,7 +108,7 @@ def _refuse_other_kinds(adapter: Mapping[str, Tensor], config: Mapping[str, Any]
     if kind != "LORA" or special:
         raise CheckpointError(
             f"{where} is an adapter of the kind {printable(kind)[:40]}"
-            f"{f' with {printable(special[0])[:100]}' if special else ''}; plain LoRA can be merged here",
+            f"{f' with {printable(special[0])[:100]}' if special else ''}; only plain LoRA can be merged here",
             fix=MERGE_THERE,
             code="checkpoint-adapter",
         )
@@ -129,7 +129,8 @@ def _named_alike(base: Recognized, modules: Mapping[str, Any], where: str) -> di
         missing = [module for module in modules if f"{module}.weight" not in tensors]
     if missing:
         raise CheckpointError(
-            f"{where} changes {printable(missing[0])[:100]}, which its base {base.where} ({base.layout.name}) has not",
+            f"{where} changes {printable(missing[0])[:100]}, which its base {base.where} ({base.layout.name}) does not "
+            "have",
             fix=f"check base_model_name_or_path in {ADAPTER_CONFIG}; or {MERGE_THERE}",
             code="checkpoint-adapter",
         )

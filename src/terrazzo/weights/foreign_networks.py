@@ -1,4 +1,4 @@
-"""Networks that are not here, told by the names of their tensors: so that a refusal can say what a file is."""
+"""Recognises networks that cannot be loaded by their tensors' names, so that the refusal says what a file is."""
 
 from __future__ import annotations
 

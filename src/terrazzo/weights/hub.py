@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, and of its cache where there is no network."""
+"""Downloads models from the Hugging Face hub, or finds them in its cache where there is no network."""
 
 from __future__ import annotations
 

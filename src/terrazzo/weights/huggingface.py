@@ -21,6 +21,7 @@ from torch import Tensor
 from terrazzo.atomic import replacing_folder, write_atomic
 from terrazzo.errors import CheckpointError, TerrazzoError
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.models import ModelSpec
 from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import shown_path
@@ -45,7 +46,7 @@ from terrazzo.weights.processor import (
 )
 from terrazzo.weights.recognize import Recognized
 from terrazzo.weights.remap.segformer import HF4
-from terrazzo.weights.segformer_config import config_from_spec
+from terrazzo.weights.segformer_config import NAME, config_from_spec, spec_from_config
 from terrazzo.weights.tensor_files import TensorFile, read_tensor_file, read_tensor_shards
 
 __all__ = [
@@ -189,6 +190,8 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
     state = HF4.to_theirs({key: value.detach().cpu() for key, value in model.network.state_dict().items()})
     record = dict(model.record)
     own, processor = _kept(record.pop(KEPT, None))
+    if not _describes(own, network, model.spec):  # somebody else's, or of a network that has been changed since
+        own = {key: value for key, value in own.items() if key not in {"model_type", *network}}
     names = list(model.labels.names)
     one_label = record.get(ONE_LABEL) is True and len(names) == 2
     before = _labels_before(own, processor, len(names), one_label)
@@ -206,10 +209,10 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
     state = _as_stored(state, own)
     config = {
         "architectures": ["SegformerForSemanticSegmentation"],
-        "semantic_loss_ignore_index": model.labels.ignore_index,
-        **own,
         "model_type": "segformer",
         **network,
+        "semantic_loss_ignore_index": model.labels.ignore_index,
+        **own,
         OURS: {"labels": model.labels.to_dict(), "preprocess": model.preprocess.to_dict(), "record": record},
     }
     if processor is None or preprocess_from_processor(processor, PROCESSOR_FILE) != model.preprocess:
@@ -231,6 +234,15 @@ def _kept(kept: object) -> tuple[dict[str, Any], dict[str, Any] | None]:
     both = [kept.get(key) if isinstance(kept, Mapping) else None for key in ("config", "preprocessor")]
     config, processor = (dict(one) if isinstance(one, Mapping) else None for one in both)
     return config or {}, processor
+
+
+def _describes(config: Mapping[str, Any], network: Mapping[str, Any], spec: ModelSpec) -> bool:
+    """Whether a kept configuration, which may spell values in its own way, is of this network."""
+    try:
+        described = spec_from_config({**network, **config}, {}, spec.num_classes, CONFIG_FILE)
+    except CheckpointError:
+        return False
+    return described == spec and config.get("model_type", NAME) == NAME
 
 
 def _labels_before(

@@ -1,4 +1,4 @@
-"""What stands beside weights in others' files: class names, mask values, palettes and preprocessing."""
+"""Metadata in other programs' checkpoints: class names, mask values, palettes and preprocessing."""
 
 from __future__ import annotations
 

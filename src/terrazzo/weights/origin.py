@@ -1,4 +1,4 @@
-"""Licence and origin of weights, as a model's record keeps them through training, conversion and export.
+"""Licence and origin of weights, which a model's record carries through training, conversion and export.
 
 A record may hold ``licence``, ``origin`` (somebody else's file or hub id) and ``started_from``: what training started
 from, the latest first, each with its name and as much of licence, origin and checksum as is known. Terms of weights

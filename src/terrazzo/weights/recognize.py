@@ -1,6 +1,6 @@
-"""Whose names a file's tensors bear, which of our models they are, and how they get into it.
+"""Recognises checkpoints: which program wrote the tensors, which model they are, and how they are loaded into it.
 
-Nothing is loaded by halves: a tensor that is missing, left over or of another shape is an error that names it.
+Loading is strict: a tensor that is missing, left over or of another shape is an error that names it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,8 @@ __all__ = [
     "Recognized",
     "architecture_of",
     "empty_network",
-    "grid_in_ours",
     "layout_of",
     "load_network",
-    "meta_network",
     "our_tensors",
     "recognize",
     "refuse_differences",
@@ -57,12 +55,12 @@ WRAPPING = frozenset(
 
 @dataclass(frozen=True)
 class Recognized:
-    """A file's tensors, known for what they are.
+    """A checkpoint whose layout and network are known.
 
     Attributes:
-        layout: whose names they bear.
-        spec: what network they are of; for an encoder alone, one that has it.
-        tensors: under the layout's own names, without what nobody uses.
+        layout: the program's names and shapes.
+        spec: the network; for an encoder alone, one that has this encoder.
+        tensors: under the layout's own names, without the unused ones.
         one_label: the classifier had one row, a sigmoid, and has been given a second.
         where: the file, for messages.
     """
@@ -82,12 +80,6 @@ class Recognized:
     def num_classes(self) -> int | None:
         """K; None for an encoder alone."""
         return None if self.layout.encoder_only else self.spec.num_classes
-
-    @property
-    def grid(self) -> tuple[int, int] | None:
-        """Rows and columns of the position embeddings; None for what has none."""
-        size = self.spec.image_size
-        return None if size is None else (size[0] // vit.PATCH, size[1] // vit.PATCH)
 
     def empty_network(self) -> Segmenter:
         """Return the model that these tensors are for, without memory.
@@ -113,7 +105,7 @@ class Recognized:
 
 
 def recognize(tensors: dict[str, Tensor], where: str, config: Mapping[str, Any] | None = None) -> Recognized:
-    """Find out what a file's tensors are.
+    """Recognise a file's tensors.
 
     Args:
         tensors: as the file names them. They are taken out of this dictionary.
@@ -161,7 +153,7 @@ def recognize(tensors: dict[str, Tensor], where: str, config: Mapping[str, Any] 
 
 
 def _spec(layout: Layout, shapes: Shapes, num_classes: int, where: str, config: Mapping[str, Any] | None) -> ModelSpec:
-    """Return what network a file's tensors are of: from its configuration where it has one, or by their shapes."""
+    """Return the network of a file's tensors, from its configuration where it has one, else from their shapes."""
     if config is not None and config.get("model_type") == "segformer" and layout in segformer.OF_TRANSFORMERS:
         return spec_from_config(config, segformer.measured(layout, shapes), num_classes, f"{where}/config.json")
     architecture, described = FAMILIES[layout](layout, shapes)
@@ -202,7 +194,7 @@ def unwrapped(key: str) -> str:
 
 
 def layout_of(names: Iterable[str]) -> tuple[Layout | None, list[str]]:
-    """Return whose names these are, and what stands before them (``model.``): several prefixes are several networks."""
+    """Return the layout that has these names, and the prefixes before them (``model.``), one for each network."""
     names = list(names)
     for layout in LAYOUTS:
         if prefixes := layout.prefixes_in(names):
@@ -323,18 +315,6 @@ def refuse_whole_numbers(tensors: dict[str, Tensor], network: Segmenter, where: 
             )
 
 
-def meta_network(architecture: str, num_classes: int, grid: tuple[int, int] | None = None) -> Segmenter:
-    """Return a model without memory, for its shapes or to be loaded.
-
-    Args:
-        architecture: its name.
-        num_classes: K.
-        grid: rows and columns of its position embeddings.
-    """
-    image_size = None if grid is None else (vit.PATCH * grid[0], vit.PATCH * grid[1])
-    return empty_network(model_spec(architecture, num_classes, image_size=image_size))
-
-
 def empty_network(spec: ModelSpec) -> Segmenter:
     """Return a model to be loaded, without memory.
 
@@ -349,7 +329,7 @@ def empty_network(spec: ModelSpec) -> Segmenter:
 
 
 def load_network(network: Segmenter, state: Mapping[str, Tensor]) -> Segmenter:
-    """Give a model of `meta_network` its tensors, without copying them, and put it into evaluation mode."""
+    """Give a model of `empty_network` its tensors, without copying them, and put it into evaluation mode."""
     network.load_state_dict(dict(state), assign=True)
     return network.eval()
 
@@ -357,14 +337,6 @@ def load_network(network: Segmenter, state: Mapping[str, Tensor]) -> Segmenter:
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor."""
     return {key: tuple(value.shape) for key, value in state.items()}
-
-
-def grid_in_ours(tensors: Mapping[str, Tensor]) -> tuple[int, int] | None:
-    """Return the rows and columns of the position embeddings among our own tensors, if they have any."""
-    positions = tensors.get("encoder.pos_embed")
-    if positions is None or positions.ndim != 4 or 0 in positions.shape:
-        return None
-    return positions.shape[1], positions.shape[2]
 
 
 def _grid(layout: Layout, shapes: Shapes, where: str) -> tuple[int, int] | None:

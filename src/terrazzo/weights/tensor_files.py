@@ -1,4 +1,4 @@
-"""Reading tensors from files of strangers: safetensors, PyTorch's formats, and models split over several files.
+"""Reads tensors from untrusted files: safetensors, PyTorch's formats, and models split over several files.
 
 What a file is, is told by its first bytes. Nothing in it is ever executed: the pickles in PyTorch's files are read as
 data (`torch_files`). Each tensor is read into memory of its own, once, so the peak is about the size of what is taken,
@@ -161,7 +161,7 @@ def _read_torch(path: Path, size: int, part: str) -> TensorFile:
         chosen = choose_set(find_sets(file.content, path), part, path)
         if chosen.others and chosen.layout is None:
             raise CheckpointError(
-                f"{path} holds {chosen.others[0][:100]!r} among its tensors, which is none",
+                f"{path} holds {chosen.others[0][:100]!r} among its tensors, which is not one",
                 fix="in the program that wrote it, save the tensors alone: torch.save(model.state_dict(), path)",
                 code="checkpoint-not-tensor",
             )

@@ -1,4 +1,4 @@
-"""Sets of weights in one file: a model and its average, a teacher and a student. Which is meant, and what it is called.
+"""Finds the sets of weights in one file, such as a model and its average or a teacher and a student, and chooses one.
 
 A training program's checkpoint is a dictionary of dictionaries, and its tensors' names have prefixes. Each place where
 a known network's names begin is a set; it is called by the way to it, such as ``ema`` or ``state_dict.teacher``.

@@ -149,6 +149,26 @@ def test_weights_in_parts(tmp_path: Path) -> None:
         assert all(torch.equal(state[key], value) for key, value in expected.items())
 
 
+@pytest.mark.parametrize("name", ["", "config.json", "nothing.pth", "model/x.pth"])
+def test_a_folder_that_may_not_be_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    folder = ours(tmp_path / "x")
+    is_file, iterdir = Path.is_file, Path.iterdir
+
+    def refused(path: Path) -> Any:  # root, as whom tests may run, may look into every folder
+        if path.is_relative_to(folder):
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    monkeypatch.setattr(Path, "iterdir", lambda path: refused(path) if path == folder else iterdir(path))
+    monkeypatch.setattr("os.path.exists", lambda path: not Path(path).is_relative_to(folder))
+    monkeypatch.setattr("os.path.isfile", lambda path: False)
+    with pytest.raises(CheckpointError) as caught:
+        load(folder / name)
+    assert str(folder) in caught.value.message
+    assert caught.value.code == ("checkpoint-missing" if name == "model/x.pth" else "checkpoint-unreadable")
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.bool], ids=str)
 def test_whole_numbers_are_no_weights(tmp_path: Path, dtype: torch.dtype) -> None:
     state = state_in(NVLABS, random_model("segformer_nano"))

@@ -178,7 +178,17 @@ def _open(model: str | Path) -> TrainedModel | Foreign:
         raise ConfigError(
             f"the model is {show(model)}, not a name or a path", fix="give its name or its path", code="model-type"
         )
-    name, path = str(model), Path(model)
+    try:
+        return _find(str(model), Path(model))
+    except OSError as error:  # a folder that may not be looked into; files are opened with errors of their own
+        raise CheckpointError(
+            f"{shown_path(error.filename or model)} cannot be read: {error.strerror}",
+            fix="check the path and its permissions",
+            code="checkpoint-unreadable",
+        ) from error
+
+
+def _find(name: str, path: Path) -> TrainedModel | Foreign:
     if folder := bundled_folder(name):
         return load_folder(folder, name)
     if os.path.isdir(path):
@@ -211,7 +221,9 @@ def _nothing_called(name: str, path: Path) -> CheckpointError:
         near = nearest(path.name, beside)
         message = f"{shown_path(name)}: there is no such {'file' if path.suffix else 'folder'}"
         fix = "check the path; it leads to a model folder or a checkpoint file"
-        if near:
+        if near == path.name:
+            message, fix = f"{shown_path(name)} cannot be read", "check the permissions of its folder"
+        elif near:
             fix = f"did you mean {shown_path(path.parent / near)}?"
     else:
         message = f"{show(name)} is neither a shipped model nor a path that exists"

@@ -382,7 +382,7 @@ MUTATIONS = (
         ("stored_values::test_mmsegmentation_says_which_values_its_classes_had",)),
     Mutation("stored values: transformers' ignore index", "huggingface",
         'ignore = config.get("semantic_loss_ignore_index", 255)', "ignore = 255",
-        ("stored_values::test_transformers_ignore_index",)),
+        ("load_foreign::test_the_value_that_the_loss_passed_over_is_ignored_in_masks",)),
     Mutation("stored values: a class list's own map wins", "metadata",
         "tuple(stored.items())) if says_stored else known", "tuple(stored.items())) if False else known",
         ("stored_values::test_a_known_class_list_keeps_its_own_map_unless_the_file_says_otherwise",)),

@@ -423,7 +423,7 @@ MUTATIONS = (
     Mutation("remap: DeiT's second position stays", "remap_vit", "kept[:, [0, *range(2, kept.shape[1])]]",
         "kept[:, 1:]", ("remap_setr::test_an_encoder_to_start_from",)),
     Mutation("remap: DINOv2's factors are dropped", "remap_vit", "factor.float()[:, None] * weight.float()",
-        "weight.float()", ("remap_setr::test_an_encoder_to_start_from",)),
+        "weight.float()", ("remap_setr::test_a_layer_scale_multiplies_the_rows_of_its_module",)),
     Mutation("trust: any file", "trust", "not in _listed():", "in ():",
         ("trust::test_a_file_is_asked_about_once_by_its_content",)),
     Mutation("trust: a list that others can write to", "trust", "if others_can_write(found) and not is_sticky:",

@@ -229,6 +229,22 @@ def test_a_layer_scale_of_another_shape_is_refused(tmp_path: Path, wrong: Tensor
         load_starting_weights(tmp_path / "x.pth")
 
 
+def test_a_layer_scale_multiplies_the_rows_of_its_module() -> None:
+    module = "blocks.0.attn.proj"
+    tensors = {
+        f"{module}.weight": torch.ones(2, 3),
+        f"{module}.bias": torch.ones(2),
+        "blocks.0.ls1.gamma": Tensor([2, 3]),
+    }
+    assert vit.TIMM.prepare is not None
+    vit.TIMM.prepare(tensors)
+    assert tensors.keys() == {f"{module}.weight", f"{module}.bias"}
+    assert tensors[f"{module}.weight"].tolist() == [[2, 2, 2], [3, 3, 3]] and tensors[f"{module}.bias"].tolist() == [
+        2,
+        3,
+    ]
+
+
 def test_positions_are_resized_to_the_grid_that_is_trained(tmp_path: Path) -> None:
     save_file(state_in(vit.TIMM, random_setr("setr_mla_tiny")), tmp_path / "x.safetensors")
     start = load_starting_weights(tmp_path / "x.safetensors")

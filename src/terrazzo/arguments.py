@@ -91,8 +91,8 @@ def _check(where: str, name: str, value: Any, annotation: Any) -> None:
         )
     if isinstance(value, (str, os.PathLike)) and not _can_be_a_name(value, Path in (annotation, *get_args(annotation))):
         raise ConfigError(
-            f"{where}: {name} is {show(os.fspath(value))}, which no file can be called",
-            fix="leave out zero bytes and halves of characters, and make names shorter",
+            f"{where}: {name} is {show(os.fspath(value))}, which cannot be the name of anything",
+            fix="leave out zero bytes and halves of characters, and make it shorter",
             code="argument-type",
         )
 

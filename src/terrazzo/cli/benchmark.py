@@ -12,7 +12,7 @@ from terrazzo.cli.engine import engine_names
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.say import say
 from terrazzo.errors import ConfigError
-from terrazzo.imaging.read import find_images
+from terrazzo.imaging.find_images import find_images
 from terrazzo.ownership import check_outputs, write_result
 from terrazzo.weights.catalog import DEFAULT_MODEL
 

@@ -66,8 +66,8 @@ BandsOption: TypeAlias = Annotated[
 LearntBandsOption: TypeAlias = Annotated[
     str | None,
     Parameter(
-        help="Let the network read these bands, by number from 1 or by name, such as 1,2,3,4 or red,green,nir; by default "
-        "8-bit red, green and blue."
+        help="Let the network read these bands, by number from 1 or by name, such as 1,2,3,4 or red,green,nir; by "
+        "default 8-bit red, green and blue."
     ),
 ]
 NodataOption: TypeAlias = Annotated[

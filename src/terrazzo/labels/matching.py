@@ -1,4 +1,4 @@
-"""Matching two lists of classes by name: a data set's and a model's, which may count the same classes differently.
+"""Matches a data set's classes to a model's by name, since the two may number the same classes differently.
 
 Case, spaces, underscores and hyphens do not count. The same names in another order are mapped. Names that are mere
 numbers, such as ``class 0`` and ``LABEL_0``, are matched by these; where only one side has them, or the guessed
@@ -28,10 +28,10 @@ SIDE_BY_SIDE = 24  # rows of two lists shown in one message
 
 @dataclass(frozen=True)
 class Matching:
-    """How a data set's classes are counted by a model.
+    """Which class of a model each class of a data set is.
 
     Attributes:
-        table: for each class of the data its index in the model; None where both count alike.
+        table: for each class of the data its index in the model; None where the order is the same.
         names: the classes in the model's order, by the data's names, or by the model's where the data only has numbers.
         note: what was assumed, for the user; None where the names agree in order.
     """

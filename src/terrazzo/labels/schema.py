@@ -1,4 +1,4 @@
-"""The document that describes labels, as labels.yaml, config.json and the bundled class lists have it."""
+"""Reads the document that describes labels in labels.yaml, in config.json and in the bundled class lists."""
 
 from __future__ import annotations
 

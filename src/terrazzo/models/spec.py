@@ -88,7 +88,8 @@ class ModelSpec:
         if type(self.num_classes) is not int or not 2 <= self.num_classes <= MOST_CLASSES:
             raise ConfigError(
                 f"{self.title} cannot be built for {show(self.num_classes)} class(es)",
-                fix="count the background as a class of its own: one kind of object makes two classes",
+                fix=f"give a whole number from 2 to {MOST_CLASSES}; the background is a class of its own, so one kind "
+                "of object makes two",
                 code="model-classes",
             )
         in_channels = read_value(self.in_channels, Size, "in_channels", code="spec-value")

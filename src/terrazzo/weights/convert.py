@@ -1,4 +1,4 @@
-"""`convert`: a model from any form that `load` reads into one of the two that are written."""
+"""`convert`: writes a model of any format that `load` reads as a Terrazzo folder or a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from terrazzo.errors import ConfigError, OutputError
 from terrazzo.labels.matching import match_classes, reordered, side_by_side
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
-from terrazzo.text import list_names, shown_path
+from terrazzo.text import list_names, show, shown_path
 from terrazzo.weights.files import CONFIG_FILE, WEIGHTS_FILE, TrainedModel, save_folder
 from terrazzo.weights.huggingface import save_huggingface
 from terrazzo.weights.load import load
@@ -35,7 +35,7 @@ def convert(
     labels: str | None = None,
     overwrite: bool = False,
 ) -> TrainedModel:
-    """Write a model in another form.
+    """Write a model in another format.
 
     Args:
         source: anything that `terrazzo.load` takes.
@@ -49,12 +49,13 @@ def convert(
 
     Raises:
         CheckpointError: the source cannot be read.
-        ConfigError: there is no such form, the model cannot have it, or the class list has another number of classes.
+        ConfigError: there is no such format, the model cannot be written in it, or the class list has another number of
+            classes.
         OutputError: the destination is taken or cannot be written.
     """
     folder = Path(destination)
     if to not in FORMATS:
-        raise ConfigError(f"there is no form {to!r}", fix=f"choose {' or '.join(FORMATS)}", code="convert-form")
+        raise ConfigError(f"there is no format {show(to)}", fix=f"choose {' or '.join(FORMATS)}", code="convert-form")
     _refuse_taken(folder, Path(source), overwrite)
     model = load(source)
     if labels is not None:

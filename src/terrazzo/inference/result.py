@@ -84,6 +84,9 @@ class Segmentation:
         path: the photo's file, where it came from one.
         probabilities: (K, H, W) float32, each pixel's summing to 1, where they were asked for.
         model: the name of the model that predicted.
+        confidence: (H, W) float32 probability of each pixel's class, where it was asked for.
+        entropy: (H, W) float32 entropy of each pixel's probabilities divided by log K, where it was asked for: 0 is
+            certain, 1 is the same probability for each of the K classes.
 
     Raises:
         LabelError: the arrays do not fit each other, or the mask holds indices beyond the classes.
@@ -95,6 +98,8 @@ class Segmentation:
     path: Path | None = None
     probabilities: NDArray[np.float32] | None = None
     model: str | None = None
+    confidence: NDArray[np.float32] | None = None
+    entropy: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -108,6 +113,8 @@ class Segmentation:
         for name, array, needed, its_dtype in (
             ("image", self.image, (*self.mask.shape, 3), np.uint8),
             ("probabilities", self.probabilities, (num_classes, *self.mask.shape), np.float32),
+            ("confidence", self.confidence, self.mask.shape, np.float32),
+            ("entropy", self.entropy, self.mask.shape, np.float32),
         ):
             if array is not None and (array.shape != needed or array.dtype != its_dtype):
                 raise LabelError(

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from terrazzo.inference.upsample.boundary_cells import Painter, in_memory_order, require_finite
 from terrazzo.inference.upsample.resize_axis import ComposedAxis, compose_axis, interpolate
 
-__all__ = ["confidence_along", "probability_strips_along", "upsample_argmax", "winners_along"]
+__all__ = ["confidence_along", "confidence_of", "probability_strips_along", "upsample_argmax", "winners_along"]
 
 Floats: TypeAlias = NDArray[np.float32]
 Indices: TypeAlias = NDArray[np.intp]
@@ -139,6 +139,17 @@ def confidence_along(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAx
             entropy_RW = np.log(total_RW) - share_KRW.sum(axis=0) / total_RW
             entropy_HW[here] = np.clip(entropy_RW / math.log(len(logits_KHW)), 0, 1)
     return highest_HW, entropy_HW
+
+
+def confidence_of(probabilities_KRW: Floats) -> tuple[Floats, Floats]:
+    """As :func:`confidence_along`, from probabilities."""
+    num_classes = len(probabilities_KRW)
+    if num_classes == 1:
+        return probabilities_KRW[0], np.zeros_like(probabilities_KRW[0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms_KRW = probabilities_KRW * np.log(probabilities_KRW)
+    entropy_RW = -np.nansum(terms_KRW, axis=0) / math.log(num_classes)  # NaN is 0 times log 0
+    return probabilities_KRW.max(axis=0), entropy_RW.clip(0, 1)
 
 
 def _iter_margins(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis) -> Iterator[tuple[int, Floats]]:

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from terrazzo.errors import ConfigError, LabelError, OutputError
-from terrazzo.inference import result
-from terrazzo.inference.result import KINDS, ClassArea, Segmentation
+from terrazzo.inference import areas
+from terrazzo.inference.areas import ClassArea
+from terrazzo.inference.kinds import KINDS
+from terrazzo.inference.result import Segmentation
 from terrazzo.labels.spec import LabelSpec
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -74,7 +76,7 @@ def test_areas_are_exact_beyond_what_a_float_can_count(monkeypatch: pytest.Monke
     mask = np.zeros((4200, 4200), dtype=np.uint8)  # more than 2 ** 24 pixels
     mask[0, 0] = 1
     assert [area.pixels for area in Segmentation(mask, LABELS).areas()] == [4200 * 4200 - 1, 1]
-    monkeypatch.setattr(result, "EXACT_COUNTS", 100)
+    monkeypatch.setattr(areas, "EXACT_COUNTS", 100)
     assert [area.pixels for area in segmentation().areas()] == [2992, 1500, 300]
 
 

@@ -215,6 +215,8 @@ def _joined(blocks: Iterable[Block], width: int, rows: int, keep: Keep, scratch:
         for name, plane in planes.items():
             scratch[count, name] = plane
         names, count = list(planes), count + 1
+        if block.left + block.scores.columns.length == width:
+            break  # without asking for the next row's first
     for top in range(0, height, rows):
         stop = min(top + rows, height)
         parts = {name: [scratch.rows((number, name), top, stop) for number in range(count)] for name in names}

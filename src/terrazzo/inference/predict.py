@@ -25,6 +25,7 @@ from terrazzo.inference.failure import Failure
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import Protocol, find_protocol
 from terrazzo.inference.result import Segmentation
+from terrazzo.inference.scores import CERTAINTY, NOTHING, Keep
 from terrazzo.inference.streaming import Streamed
 from terrazzo.notes import note
 from terrazzo.ownership import leave_out_results
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make_predictor", "predict"]
 
+PROBABILITIES: Keep = frozenset({"probabilities"})
 Model: TypeAlias = "str | Path | TrainedModel"
 
 
@@ -185,10 +187,11 @@ def _open_conversion(
 
 @overload
 def predict(
-    images: ImageSource,
+    photos: ImageSource,
     model: Model | Predictor = ...,
     *,
     probabilities: bool = ...,
+    confidence: bool = ...,
     device: str | None = ...,
     protocol: str | Protocol = ...,
     engine: str = ...,
@@ -200,10 +203,11 @@ def predict(
 ) -> Segmentation: ...
 @overload
 def predict(
-    images: list[Any] | tuple[Any, ...] | Iterator[Any],
+    photos: list[Any] | tuple[Any, ...] | Iterator[Any],
     model: Model | Predictor = ...,
     *,
     probabilities: bool = ...,
+    confidence: bool = ...,
     device: str | None = ...,
     protocol: str | Protocol = ...,
     engine: str = ...,
@@ -216,10 +220,11 @@ def predict(
 @checked
 @keeps_mode
 def predict(
-    images: ImageSource | Iterable[Any],
+    photos: ImageSource | Iterable[Any],
     model: Model | Predictor = DEFAULT_MODEL,
     *,
     probabilities: bool = False,
+    confidence: bool = False,
     device: str | None = None,
     protocol: str | Protocol = "whole",
     engine: str = "auto",
@@ -232,12 +237,13 @@ def predict(
     """Segment one photo, or several.
 
     Args:
-        images: for one result a path, encoded bytes, an open file, a PIL image, an (H, W, 3) uint8 RGB array or a torch
+        photos: for one result a path, encoded bytes, an open file, a PIL image, an (H, W, 3) uint8 RGB array or a torch
             tensor, as `terrazzo.imaging.read.read_image` takes them; for a list of results a list or other iterable of
             these, in which paths may also be folders and glob patterns.
         model: a loaded model, what `terrazzo.load` takes, an exported file, or a predictor from `make_predictor`,
             which has its device, protocol and engine already.
         probabilities: keep the (K, H, W) class probabilities with the mask.
+        confidence: keep the (H, W) probability of each pixel's class, and the entropy of its probabilities.
         device: as `make_predictor` takes it; by default a GPU where there is one.
         protocol: how photos are shown to the network: by default whole; "slide" for windows, which large photos need
             less memory by; "multi-scale" for the mean of twelve views; or one of the papers'.
@@ -258,8 +264,10 @@ def predict(
         MissingExtraError: the engine is not installed.
     """
     reading = ReadOptions(bands, frame, value_range, max_pixels)
-    several = are_several(images)
-    sources: list[Any] = list(images) if several else [images]  # type: ignore[arg-type]
+    keep = PROBABILITIES if probabilities else NOTHING
+    keep |= CERTAINTY if confidence else NOTHING
+    several = are_several(photos)
+    sources: list[Any] = list(photos) if several else [photos]  # type: ignore[arg-type]
     are_files = several and all(isinstance(source, (str, os.PathLike)) for source in sources)
     paths = leave_out_results(find_images(sources), sources)[0] if are_files else []
     if isinstance(model, Predictor):
@@ -269,10 +277,10 @@ def predict(
         predictor = make_predictor(model, device, protocol, engine=engine, workload=workload, trust=trust)
     if not are_files:
         found = _each(sources) if several else iter(sources)
-        results = [_segmented(source, predictor, reading, probabilities) for source in found]
+        results = [_segmented(source, predictor, reading, keep) for source in found]
         return results if several else results[0]
-    outcomes = predictor.segment_files(paths, probabilities=probabilities, reading=reading)
-    return list(_results(outcomes, probabilities))
+    outcomes = predictor.segment_files(paths, keep=keep, reading=reading)
+    return list(_results(outcomes, keep))
 
 
 def _each(sources: list[Any]) -> Iterator[Any]:
@@ -281,22 +289,22 @@ def _each(sources: list[Any]) -> Iterator[Any]:
         yield from find_images(source) if isinstance(source, (str, os.PathLike)) else [source]
 
 
-def _segmented(source: Any, predictor: Predictor, reading: ReadOptions, probabilities: bool) -> Segmentation:
+def _segmented(source: Any, predictor: Predictor, reading: ReadOptions, keep: Keep) -> Segmentation:
     if isinstance(source, (str, os.PathLike)):
         paths = [Path(os.fsdecode(source))]
-        outcomes = predictor.segment_files(paths, probabilities=probabilities, reading=reading)
-        return next(_results(outcomes, probabilities))
+        outcomes = predictor.segment_files(paths, keep=keep, reading=reading)
+        return next(_results(outcomes, keep))
     if hasattr(source, "read_window"):
-        outcome, said = predictor.segment_source(source, reading.max_pixels, probabilities=probabilities)
+        outcome, said = predictor.segment_source(source, reading.max_pixels, keep=keep)
     else:
-        outcome, said = predictor.segment_alone(reading.read(source), probabilities=probabilities)
+        outcome, said = predictor.segment_alone(reading.read(source), keep=keep)
     if said:
         note(said)
-    return next(_results([outcome], probabilities))
+    return next(_results([outcome], keep))
 
 
-def _results(outcomes: Iterable[Segmentation | Streamed | Failure], probabilities: bool) -> Iterator[Segmentation]:
+def _results(outcomes: Iterable[Segmentation | Streamed | Failure], keep: Keep) -> Iterator[Segmentation]:
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             raise outcome.error
-        yield outcome.whole(probabilities=probabilities) if isinstance(outcome, Streamed) else outcome
+        yield outcome.whole(keep) if isinstance(outcome, Streamed) else outcome

@@ -33,7 +33,7 @@ from terrazzo.inference.upsample.argmax import (
 )
 from terrazzo.inference.upsample.resize_axis import ComposedAxis
 
-__all__ = ["NOTHING", "Block", "Keep", "Pixels", "Scores", "decide", "decide_together"]
+__all__ = ["CERTAINTY", "NOTHING", "Block", "Keep", "Pixels", "Scores", "decide", "decide_together"]
 
 Floats: TypeAlias = NDArray[np.float32]
 Classes: TypeAlias = NDArray[np.unsignedinteger[Any]]  # uint8 or uint16
@@ -41,6 +41,7 @@ Size: TypeAlias = tuple[int, int]
 Keep: TypeAlias = frozenset[Literal["probabilities", "confidence", "entropy"]]
 
 NOTHING: Keep = frozenset()
+CERTAINTY: Keep = frozenset({"confidence", "entropy"})
 STRIP_FLOATS = 1 << 20  # probabilities worked on at once
 
 
@@ -207,7 +208,7 @@ def decide_together(views: Iterable[tuple[Scores, bool]], keep: Keep = NOTHING) 
 
 def _certainty(keep: Keep, confidence: Callable[[], tuple[Floats, Floats]]) -> tuple[Floats | None, Floats | None]:
     """The confidence and the entropy, where they are wanted."""
-    if not keep & {"confidence", "entropy"}:
+    if not keep & CERTAINTY:
         return None, None
     highest, entropy = confidence()
     return highest if "confidence" in keep else None, entropy if "entropy" in keep else None

@@ -1,4 +1,4 @@
-"""`Scratch`: arrays put aside by key, in memory up to a limit and beyond it in a temporary file.
+"""Arrays put aside, in memory up to a limit and beyond it in a temporary file.
 
 With it the segmentation of an image takes no more memory the wider the image is.
 """
@@ -6,18 +6,19 @@ With it the segmentation of an image takes no more memory the wider the image is
 from __future__ import annotations
 
 import tempfile
+import zlib
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Scratch"]
+__all__ = ["CompressedRows", "Scratch"]
 
 IN_MEMORY = 1 << 26  # bytes
+COMPRESSED_AT_ONCE = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,11 @@ class Scratch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the arrays and the file."""
         if self._file is not None:
             self._file.close()
         self._held.clear()
@@ -63,7 +68,7 @@ class Scratch:
             self._held[key] = array.copy(order="K")
             return
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115  closed by `__exit__`
+            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115  closed by `close`
         axes = tuple(int(axis) for axis in np.argsort([-stride for stride in array.strides], kind="stable"))
         stored = np.ascontiguousarray(array.transpose(axes))
         place = self._places.get(key)
@@ -74,7 +79,7 @@ class Scratch:
             start, room = place.start, place.room
         self._places[key] = _Place(start, room, stored.shape, stored.dtype, axes)
         self._file.seek(start)
-        rest = memoryview(stored.reshape(-1).view(np.uint8))
+        rest = stored.reshape(-1).view(np.uint8).data
         while rest:
             rest = rest[self._file.write(rest) :]
 
@@ -100,10 +105,47 @@ class Scratch:
         assert self._file is not None
         array = np.empty(shape, dtype)
         self._file.seek(start)
-        rest = memoryview(array.reshape(-1).view(np.uint8))
+        rest = array.reshape(-1).view(np.uint8).data
         while rest:
             read = self._file.readinto(rest)  # type: ignore[attr-defined]
             if not read:
                 raise OSError("the temporary file is shorter than what was written to it")
             rest = rest[read:]
         return array
+
+
+class CompressedRows:
+    """An (H, W) array that is put aside some rows at a time, compressed, and read back in any parts.
+
+    Args:
+        folder: as of `Scratch`.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._scratch = Scratch(folder)
+        self._parts: list[tuple[int, int]] = []  # first row of each, and the one after its last
+        self._empty: NDArray[Any] = np.empty((0, 0))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._scratch.close()
+
+    def append(self, rows_RW: NDArray[Any]) -> None:
+        self._empty = rows_RW[:0]
+        step = max(1, COMPRESSED_AT_ONCE // rows_RW[0].nbytes)
+        for top in range(0, len(rows_RW), step):
+            part = np.ascontiguousarray(rows_RW[top : top + step])
+            first = self._parts[-1][1] if self._parts else 0
+            self._scratch[len(self._parts)] = np.frombuffer(zlib.compress(part.data, 1), np.uint8)
+            self._parts.append((first, first + len(part)))
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        parts = [self._empty]
+        for number, (first, stop) in enumerate(self._parts):
+            if first < rows.stop and rows.start < stop:
+                part = np.frombuffer(zlib.decompress(self._scratch[number].data), self._empty.dtype)
+                part = part.reshape(stop - first, self._empty.shape[1])
+                parts.append(part[max(rows.start - first, 0) : rows.stop - first])
+        return np.concatenate(parts)

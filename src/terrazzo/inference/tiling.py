@@ -155,7 +155,7 @@ def _stages(axis: ComposedAxis, windows: int, per_window: int) -> list[_Stage]:
     for number in range(1, windows + 1):
         stop = int(np.searchsorted(last_O, number * per_window)) if number < windows else axis.length
         band, needed = axis.between(done, stop) if stop > done else (None, slice(0, 0))
-        kept = int(first_O[stop:].min()) if stop < axis.length else number * per_window
+        kept = int(first_O[stop:].min(initial=number * per_window))
         stages.append(_Stage(done, band, needed, kept))
         done = stop
     return stages

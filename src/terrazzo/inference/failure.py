@@ -14,7 +14,7 @@ __all__ = ["Failure", "path_name"]
 
 @dataclass(frozen=True)
 class Failure:
-    """A photo that could not be done, in the place of its result."""
+    """An image that could not be done, in the place of its result."""
 
     path: Path | None
     error: TerrazzoError
@@ -26,7 +26,7 @@ class Failure:
 
     @classmethod
     def of(cls, path: Path | None, error: Exception) -> Failure:
-        """Name the photo in whatever went wrong, and let go of the arrays that a traceback holds."""
+        """Name the image in whatever went wrong, and let go of the arrays that a traceback holds."""
         where = path_name(path)
         if isinstance(error, TerrazzoError):
             is_named = path is None or where in error.message

@@ -55,14 +55,14 @@ def check_kinds(save: str | Iterable[str]) -> list[str]:
     return kinds
 
 
-def destinations(output: Path, kinds: list[str], stem: str | None, photo: Path | None = None) -> dict[str, Path]:
+def destinations(output: Path, kinds: list[str], stem: str | None, image: Path | None = None) -> dict[str, Path]:
     """Return the file of each kind.
 
     Args:
         output: a folder; or, for a single kind and without a stem, a file with that kind's suffix.
         kinds: as in the module's table.
-        stem: how the files' names begin; by default as the photo's.
-        photo: where the result comes from.
+        stem: how the files' names begin; by default as the image's.
+        image: where the result comes from.
 
     Raises:
         ConfigError: `output` looks like a file, and is not one for these kinds; or the stem names a folder (code
@@ -73,11 +73,11 @@ def destinations(output: Path, kinds: list[str], stem: str | None, photo: Path |
         if len(kinds) > 1 or output.suffix.lower() != suffix or stem is not None:
             raise ConfigError(
                 f"{shown_path(output)} cannot be the file for {', '.join(kinds)}",
-                fix=f"name a folder, or for a single photo and {kinds[0]} alone a {suffix} file",
+                fix=f"name a folder, or for a single image and {kinds[0]} alone a {suffix} file",
                 code="config-save",
             )
         return {kinds[0]: output}
-    stem = stem or stem_of(photo)
+    stem = stem or stem_of(image)
     if Path(stem).name != stem:
         raise ConfigError(
             f"{show(stem)} is not the beginning of a file name", fix="leave folders out of it", code="config-save"
@@ -85,6 +85,6 @@ def destinations(output: Path, kinds: list[str], stem: str | None, photo: Path |
     return {kind: output / f"{stem}{KINDS[kind]}" for kind in kinds}
 
 
-def stem_of(photo: Path | None) -> str:
-    """Return how the names of a photo's results begin: results of a hidden file are not hidden."""
-    return (photo.stem.lstrip(".") if photo is not None else "") or "segmentation"
+def stem_of(image: Path | None) -> str:
+    """Return how the names of an image's results begin: results of a hidden file are not hidden."""
+    return (image.stem.lstrip(".") if image is not None else "") or "segmentation"

@@ -194,7 +194,7 @@ class Pipeline:
 
 
 def _nearest(mask_hw: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Bring a mask to a photo's size, each pixel from the one that holds its centre."""
+    """Bring a mask to an image's size, each pixel from the one that holds its centre."""
     if mask_hw.shape == size:
         return mask_hw
     rows, columns = ((np.arange(new) * 2 + 1) * old // (2 * new) for old, new in zip(mask_hw.shape, size, strict=True))

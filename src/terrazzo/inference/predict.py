@@ -1,4 +1,4 @@
-"""`predict`: the public function for one photo or many, and `make_predictor`, which joins model and engine.
+"""`predict`: the public function for one image or many, and `make_predictor`, which joins model and engine.
 
 torch is imported only where PyTorch runs the model, or where a model must be converted for another engine.
 """
@@ -60,15 +60,15 @@ def make_predictor(
         model: a loaded model, what `terrazzo.load` takes, or an exported file (``.onnx``, ``.xml``, ``.pt2``).
         device: ``cpu``; ``cuda``, ``cuda:1`` or the number of a GPU; ``mps`` or ``xpu``. By default the GPU that a
             loaded model is on, else a CUDA GPU where there is one.
-        protocol: how photos are shown to the network, or the name of a protocol.
+        protocol: how images are shown to the network, or the name of a protocol.
         engine: the name of one, which `terrazzo.engines.engine.ENGINES` lists; or ``auto``, whose rules
             `terrazzo.engines.auto` lists.
         threads: computing threads; by default as many as there are cores.
         precision: ``fp32``; ``bf16`` where engine and processor have it, and masks then differ a little; or ``auto``:
             fp32 on a CPU, and on a GPU float16 where that finds the same classes.
-        compiled: run PyTorch's network through torch.compile. For GPUs and photos of few sizes: the first photo of a
+        compiled: run PyTorch's network through torch.compile. For GPUs and images of few sizes: the first image of a
             size takes a minute.
-        workload: what will be predicted, by default one photo after the other.
+        workload: what will be predicted, by default one image after the other.
         trust: open a ``.pt2`` file that was not exported on this machine, and remember it. Such a file can run any
             code, so give this only for files of people that you trust. Others' models are safe as ``.onnx``, ``.xml``
             or safetensors.
@@ -187,7 +187,7 @@ def _open_conversion(
 
 @overload
 def predict(
-    photos: ImageSource,
+    images: ImageSource,
     model: Model | Predictor = ...,
     *,
     probabilities: bool = ...,
@@ -203,7 +203,7 @@ def predict(
 ) -> Segmentation: ...
 @overload
 def predict(
-    photos: list[Any] | tuple[Any, ...] | Iterator[Any],
+    images: list[Any] | tuple[Any, ...] | Iterator[Any],
     model: Model | Predictor = ...,
     *,
     probabilities: bool = ...,
@@ -220,7 +220,7 @@ def predict(
 @checked
 @keeps_mode
 def predict(
-    photos: ImageSource | Iterable[Any],
+    images: ImageSource | Iterable[Any],
     model: Model | Predictor = DEFAULT_MODEL,
     *,
     probabilities: bool = False,
@@ -234,10 +234,10 @@ def predict(
     max_pixels: int = MAX_PIXELS,
     trust: bool = False,
 ) -> Segmentation | list[Segmentation]:
-    """Segment one photo, or several.
+    """Segment one image, or several.
 
     Args:
-        photos: for one result a path, encoded bytes, an open file, a PIL image, an (H, W, 3) uint8 RGB array or a torch
+        images: for one result a path, encoded bytes, an open file, a PIL image, an (H, W, 3) uint8 RGB array or a torch
             tensor, as `terrazzo.imaging.read.read_image` takes them; for a list of results a list or other iterable of
             these, in which paths may also be folders and glob patterns.
         model: a loaded model, what `terrazzo.load` takes, an exported file, or a predictor from `make_predictor`,
@@ -245,20 +245,20 @@ def predict(
         probabilities: keep the (K, H, W) class probabilities with the mask.
         confidence: keep the (H, W) probability of each pixel's class, and the entropy of its probabilities.
         device: as `make_predictor` takes it; by default a GPU where there is one.
-        protocol: how photos are shown to the network: by default whole; "slide" for windows, which large photos need
+        protocol: how images are shown to the network: by default whole; "slide" for windows, which large images need
             less memory by; "multi-scale" for the mean of twelve views; or one of the papers'.
         engine: ``auto``, or the name of one, as `make_predictor` takes it.
         bands: which bands of a TIFF are red, green and blue, or the one that is grey, counted from 1.
         frame: which frame or page to take of files that have several, from 0.
-        value_range: the values that are black and white in photos of more than 8 bits.
-        max_pixels: photos with more are refused.
+        value_range: the values that are black and white in images of more than 8 bits.
+        max_pixels: images with more are refused.
         trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
 
     Returns:
-        A `Segmentation` whose mask has the photo's own size, or a list of them.
+        A `Segmentation` whose mask has the image's own size, or a list of them.
 
     Raises:
-        ImageError: a photo is missing or cannot be read.
+        ImageError: an image is missing or cannot be read.
         CheckpointError: the model cannot be loaded.
         ConfigError: no protocol or engine is called so, or the engine cannot do what is asked of it.
         MissingExtraError: the engine is not installed.
@@ -266,8 +266,8 @@ def predict(
     reading = ReadOptions(bands, frame, value_range, max_pixels)
     keep = PROBABILITIES if probabilities else NOTHING
     keep |= CERTAINTY if confidence else NOTHING
-    several = are_several(photos)
-    sources: list[Any] = list(photos) if several else [photos]  # type: ignore[arg-type]
+    several = are_several(images)
+    sources: list[Any] = list(images) if several else [images]  # type: ignore[arg-type]
     are_files = several and all(isinstance(source, (str, os.PathLike)) for source in sources)
     paths = leave_out_results(find_images(sources), sources)[0] if are_files else []
     if isinstance(model, Predictor):

@@ -1,7 +1,7 @@
 """`predict_folder`: images to files of results, however many there are; what `terrazzo predict` runs.
 
-Images are found and every destination is checked before the model is loaded. Then each photo goes its way by itself:
-read, segment, encode, write. What fails is a `Failure` in the summary, and the other photos are done.
+Images are found and every destination is checked before the model is loaded. Then each image goes its way by itself:
+read, segment, encode, write. What fails is a `Failure` in the summary, and the other images are done.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 @dataclass(frozen=True)
 class Written:
-    """A photo whose results are written.
+    """An image whose results are written.
 
     Attributes:
-        path: the photo.
+        path: the image.
         files: its results by kind.
         areas: what it shows, largest class first.
     """
@@ -65,12 +65,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of every photo, in their order.
+    """What became of every image, in their order.
 
     Attributes:
-        written: the photos that were done.
+        written: the images that were done.
         failures: those that were not, each with its error.
-        skipped: results of earlier runs that were among the photos and were left out.
+        skipped: results of earlier runs that were among the images and were left out.
     """
 
     written: list[Written]
@@ -272,9 +272,9 @@ def _held(outcomes: Iterator[Segmentation | Streamed | Failure], keep: Keep) -> 
 def output_places(
     paths: Sequence[Path], arguments: Sequence[str | os.PathLike[str]], output: Path
 ) -> list[tuple[Path, str]]:
-    """Choose each photo's output folder and file name beginning, so that no two photos share one.
+    """Choose each image's output folder and file name beginning, so that no two images share one.
 
-    Photos found in a folder keep their subfolder. Of two photos that would share a name (``a.jpg`` and ``a.png``), each
+    Images found in a folder keep their subfolder. Of two images that would share a name (``a.jpg`` and ``a.png``), each
     gets its ending into the name (``a_jpg``, ``a_png``); any that still collide get a number. Names that differ in case
     or in how an accent is written are the same name, as they are on many disks.
     """
@@ -367,8 +367,8 @@ def _streamed(
         return Failure.of(path, error)
 
 
-def _listed(photos: Images) -> list[str | os.PathLike[str]]:
-    return [photos] if isinstance(photos, (str, os.PathLike)) else list(photos)
+def _listed(images: Images) -> list[str | os.PathLike[str]]:
+    return [images] if isinstance(images, (str, os.PathLike)) else list(images)
 
 
 def _folded(name: str | Path) -> str:

@@ -62,23 +62,23 @@ class Predictor(Pipeline):
         keep: Keep = NOTHING,
         reading: ReadOptions | None = None,
     ) -> Iterator[Segmentation | Streamed | Failure]:
-        """Segment photo files in order, decoding the next ones while the network works.
+        """Segment image files in order, decoding the next ones while the network works.
 
-        Each photo fails by itself: a batch that fails is tried one by one. A photo for which there is not enough memory
-        is tried again while nothing else is being done, and if it is still too large then in windows, with a note that
-        says so.
+        Each image fails by itself: a batch that fails is tried one by one. An image for which there is not enough
+        memory is tried again while nothing else is being done, and if it is still too large then in windows, with a
+        note that says so.
 
         An image of more pixels than `reading` allows at once is not segmented here: where its file and the protocol
         let it be read in windows, it is a `Streamed`, and its reader decides what becomes of the mask.
 
         Args:
-            paths: the photos.
-            batch_size: the most photos of equal size, next to each other, that go through the network together.
+            paths: the images.
+            batch_size: the most images of equal size, next to each other, that go through the network together.
             keep: what to keep beside the mask, as `segment` has it.
             reading: how they are read, where files leave that open.
 
         Yields:
-            A result for each photo, or the reason why there is none.
+            A result for each image, or the reason why there is none.
 
         Raises:
             ConfigError: more than the mask is wanted of an engine that gives masks (code "export-mask").
@@ -86,7 +86,7 @@ class Predictor(Pipeline):
         for wanted in keep:
             self._require_logits(wanted)
         options = reading or ReadOptions()
-        import cv2  # noqa: F401  which every photo needs: with the memory full of feature maps it could not be loaded
+        import cv2  # noqa: F401  which every image needs: with the memory full of feature maps it could not be loaded
 
         def read(path: Path) -> Image | Streamed | Failure:
             try:
@@ -153,7 +153,7 @@ class Predictor(Pipeline):
         except Exception as error:
             if len(batch) == 1:
                 return [Failure.of(paths[0], error)]
-        return [outcome for photo in batch for outcome in self._attempt([photo], keep)]  # which of them it was
+        return [outcome for image in batch for outcome in self._attempt([image], keep)]  # which of them it was
 
     def _streamed(self, path: Path, reading: ReadOptions, failure: Failure) -> Streamed | Failure:
         """Return an image that is too large to be decoded at once as one that is read in windows, if it can be."""
@@ -174,18 +174,18 @@ class Predictor(Pipeline):
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Repeat what ran out of memory, while no photo is read, computed or saved, and the engine keeps nothing."""
+        """Repeat what ran out of memory, while no image is read, computed or saved, and the engine keeps nothing."""
         with self.turns.alone():
             release_memory(self.engine)
             return_freed_memory()
             yield
 
     def _again(self, path: Path | None, read: Callable[[], Image], keep: Keep) -> tuple[Segmentation | Failure, str]:
-        """Segment a photo by itself: as the protocol says, then in windows; return what is to be said about it too.
+        """Segment an image by itself: as the protocol says, then in windows; return what is to be said about it too.
 
         Args:
-            path: the photo's, if it is a file.
-            read: gives the photo, which may be in memory already.
+            path: the image's, if it is a file.
+            read: gives the image, which may be in memory already.
             keep: what to keep beside the mask, as `segment` has it.
         """
         image: Image | None = None

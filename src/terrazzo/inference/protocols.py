@@ -1,22 +1,22 @@
-"""Protocols: how a photo is shown to the network and its answers are joined, as named and frozen settings.
+"""Protocols: how an image is shown to the network and its answers are joined, as named and frozen settings.
 
-Half a point of mIoU can hang on how large the network sees a photo, so every evaluation says which protocol it followed
-and the hash of all its settings. The names of the papers' protocols are settled for good: a changed setting gets a new
-name.
+Half a point of mIoU can hang on how large the network sees an image, so every evaluation says which protocol it
+followed and the hash of all its settings. The names of the papers' protocols are settled for good: a changed setting
+gets a new name.
 
 Who owns the resize. `Preprocess` belongs to the weights: the size their network is used at, and the normalisation
-they were trained with. A paper's protocol belongs to a data set: it says how large that data set's photos are shown,
+they were trained with. A paper's protocol belongs to a data set: it says how large that data set's images are shown,
 whatever the weights. So a protocol that has a `short_side` replaces the weights' resize rule and keeps their mean and
 std; one that has none leaves the rule to the weights, and the hash then covers their `Preprocess`.
 
 Sources: the official code of SegFormer (arXiv 2105.15203) and of SETR (arXiv 2012.15840). Both resize by 8-bit
 bilinear interpolation without antialiasing, as `Preprocess` does by default. Where they differ:
 
-- SegFormer's ADE20K photos are resized twice: keeping the aspect, and then each side up to a multiple of 32. The paper
+- SegFormer's ADE20K images are resized twice: keeping the aspect, and then each side up to a multiple of 32. The paper
   does not mention the second one. No COCO-Stuff configuration was released; the paper describes its test as ADE20K's.
 - SegFormer's ratios depend on the data set. SETR's are six, but three for Naive and MLA on ADE20K.
-- At several scales SETR shows a photo no smaller than a window and sets no limit to its long side. On Pascal Context it
-  does so at a single scale too, in the version of its code that its configuration was written for.
+- At several scales SETR shows an image no smaller than a window and sets no limit to its long side. On Pascal Context
+  it does so at a single scale too, in the version of its code that its configuration was written for.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ PROTOCOLS: dict[str, Protocol] = {
         replace(_SEGFORMER_ADE20K_640, name="segformer-ade20k-640-ms", ratios=_SEGFORMER_ADE20K_RATIOS, flip=True),
         _SEGFORMER_CITYSCAPES,
         replace(_SEGFORMER_CITYSCAPES, name="segformer-cityscapes-ms", ratios=(*_SIX, 2.0), flip=True),
-        # B0 on smaller Cityscapes photos (table 2 of the paper).
+        # B0 on smaller Cityscapes images (table 2 of the paper).
         Protocol("segformer-cityscapes-512", short_side=512, long_side=1024),
         Protocol("segformer-cityscapes-640", short_side=640, long_side=1280),
         Protocol("segformer-cityscapes-768", short_side=768, long_side=1536, window=768, stride=768),

@@ -35,13 +35,13 @@ __all__ = ["Segmentation", "as_uint16", "png_palette"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
-    """The mask of one photo, and what is needed to show and save it.
+    """The mask of one image, and what is needed to show and save it.
 
     Attributes:
         mask: (H, W) class indices of the labels' `mask_dtype`; `labels.ignore_index` where a pixel has no class.
         labels: the classes' names and colours.
-        image: the photo, (H, W, 3) uint8 RGB, where it was kept.
-        path: the photo's file, where it came from one.
+        image: the image, (H, W, 3) uint8 RGB, where it was kept.
+        path: the image's file, where it came from one.
         probabilities: (K, H, W) float32, each pixel's summing to 1, where they were asked for.
         model: the name of the model that predicted.
         confidence: (H, W) float32 probability of each pixel's class, where it was asked for.
@@ -113,7 +113,7 @@ class Segmentation:
         return areas_of(count_classes(self.mask, self.labels), self.labels, self.mask.size, absent=absent)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `save` writes as JSON; it names the photo's file but not its folder."""
+        """What `save` writes as JSON; it names the image's file but not its folder."""
         height, width = self.mask.shape
         return summary_of(self.path, (height, width), self.model, self.areas())
 
@@ -254,12 +254,12 @@ class Segmentation:
         """Write the chosen kinds of files, each atomically, and return their paths by kind.
 
         Earlier results that are there are replaced, other files are not: results carry a mark (`ownership.py`). A
-        caller with two photos of one name gives each its own `stem`.
+        caller with two images of one name gives each its own `stem`.
 
         Args:
             output: a folder, made if it is not there; or, for a single kind, a file with that kind's suffix.
             save: kinds, which `terrazzo.inference.kinds` lists: a sequence, or their names with commas between.
-            stem: how the files' names begin; by default as the photo's, or "segmentation" where it has none.
+            stem: how the files' names begin; by default as the image's, or "segmentation" where it has none.
             overwrite: replace whatever is there, but for the image itself.
             style: how overlays look, and what is cut out.
 

@@ -51,8 +51,8 @@ class Scores:
 
     Attributes:
         logits_KHW: of one image, or of the windows of one, side by side.
-        rows: how their rows become rows of the photo.
-        columns: how their columns become columns of the photo.
+        rows: how their rows become rows of the image.
+        columns: how their columns become columns of the image.
     """
 
     logits_KHW: Floats
@@ -60,11 +60,11 @@ class Scores:
     columns: ComposedAxis
 
     def mask(self) -> Classes:
-        """The winning class of every pixel: argmax of the logits at the photo's size."""
+        """The winning class of every pixel: argmax of the logits at the image's size."""
         return winners_along(self.logits_KHW, self.rows, self.columns)
 
     def probability_strips(self) -> Iterator[tuple[int, Floats]]:
-        """First rows and (K, rows, W) softmax of the logits at the photo's size, from the top.
+        """First rows and (K, rows, W) softmax of the logits at the image's size, from the top.
 
         Scores of as many classes and columns come in strips of equal heights.
         """
@@ -80,7 +80,7 @@ class Scores:
             yield Scores(self.logits_KHW[:, needed], band, self.columns)
 
     def probabilities(self) -> Floats:
-        """(K, H, W) softmax of the logits at the photo's size."""
+        """(K, H, W) softmax of the logits at the image's size."""
         planes_KHW = np.empty(self.shape, np.float32)
         for top, strip_KRW in self.probability_strips():
             planes_KHW[:, top : top + strip_KRW.shape[1]] = strip_KRW
@@ -221,7 +221,7 @@ def _strips_of(planes_KHW: Floats) -> Iterator[tuple[int, Floats]]:
 
 
 def _summed_strips(views: Sequence[tuple[Scores, bool]]) -> Iterator[tuple[int, Floats]]:
-    """First rows and (K, rows, W) of the sum of the views' probabilities, each turned the photo's way round."""
+    """First rows and (K, rows, W) of the sum of the views' probabilities, each turned the image's way round."""
     first, *others = [_turned_strips(scores, mirrored) for scores, mirrored in views]
     for top, total_KRW in first:
         for strips in others:

@@ -46,7 +46,7 @@ def whole(engine: Engine, images_B3HW: Floats, size: Size) -> Iterator[Scores]:
     Args:
         engine: the network.
         images_B3HW: the inputs.
-        size: (height, width) of the photos.
+        size: (height, width) of the images.
     """
     height, width = images_B3HW.shape[2:]
     for logits_KHW in engine(images_B3HW):

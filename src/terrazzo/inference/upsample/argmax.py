@@ -1,7 +1,7 @@
-"""From a network's logits to a mask at the photo's size: resize, then argmax, exactly and cheaply.
+"""From a network's logits to a mask at the image's size: resize, then argmax, exactly and cheaply.
 
-The papers resize the logits bilinearly to the network's input size, then to the photo's, and take the winning class of
-every pixel. Done literally that builds K planes of the photo's size, 5 GB for a 4K photo and 150 classes, to keep one
+The papers resize the logits bilinearly to the network's input size, then to the image's, and take the winning class of
+every pixel. Done literally that builds K planes of the image's size, 5 GB for a 4K image and 150 classes, to keep one
 byte per pixel. Here the resizes are composed first: along each axis an output position is a weighted mean of a few
 source positions (`resampling.py`), and positions that share theirs form a group. A group of rows crossed with a group
 of columns is a *cell*: its output pixels are all convex combinations of the same few logits, those at its *corners*.
@@ -51,7 +51,7 @@ def upsample_argmax(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> Cla
 
     Args:
         logits_KHW: the network's output for one image.
-        sizes: (height, width) of each resize, usually of the network's input and then of the photo. Sizes may shrink
+        sizes: (height, width) of each resize, usually of the network's input and then of the image. Sizes may shrink
             and grow; none at all means the logits' own.
 
     Returns:

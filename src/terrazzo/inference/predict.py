@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from terrazzo.arguments import checked
+from terrazzo.data.sources.address import fetch_image, is_address, refuse_address
 from terrazzo.engines.auto import PYTORCH, Workload, auto_engine, engine_for_file, find_engine, gpu_at_hand, has_runtime
 from terrazzo.engines.conversion_cache import WRONG, FallingBack, convert_once, is_checked, kept_conversion
 from terrazzo.engines.engine import Engine, EngineOptions, EngineRecord, Precision
@@ -200,6 +201,7 @@ def predict(
     value_range: tuple[float, float] | None = ...,
     max_pixels: int = ...,
     trust: bool = ...,
+    allow_download: bool = ...,
 ) -> Segmentation: ...
 @overload
 def predict(
@@ -216,6 +218,7 @@ def predict(
     value_range: tuple[float, float] | None = ...,
     max_pixels: int = ...,
     trust: bool = ...,
+    allow_download: bool = ...,
 ) -> list[Segmentation]: ...
 @checked
 @keeps_mode
@@ -233,6 +236,7 @@ def predict(
     value_range: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
     trust: bool = False,
+    allow_download: bool = False,
 ) -> Segmentation | list[Segmentation]:
     """Segment one image, or several.
 
@@ -253,6 +257,7 @@ def predict(
         value_range: the values that are black and white in images of more than 8 bits.
         max_pixels: images with more are refused.
         trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
+        allow_download: fetch images that are given by their web address.
 
     Returns:
         A `Segmentation` whose mask has the image's own size, or a list of them.
@@ -268,6 +273,7 @@ def predict(
     keep |= CERTAINTY if confidence else NOTHING
     several = are_several(images)
     sources: list[Any] = list(images) if several else [images]  # type: ignore[arg-type]
+    sources = [_fetched(source, allow_download) if is_address(source) else source for source in sources]
     are_files = several and all(isinstance(source, (str, os.PathLike)) for source in sources)
     paths = leave_out_results(find_images(sources), sources)[0] if are_files else []
     if isinstance(model, Predictor):
@@ -281,6 +287,12 @@ def predict(
         return results if several else results[0]
     outcomes = predictor.segment_files(paths, keep=keep, reading=reading)
     return list(_results(outcomes, keep))
+
+
+def _fetched(address: str, is_allowed: bool) -> bytes:
+    if not is_allowed:
+        raise refuse_address(address)
+    return fetch_image(address)
 
 
 def _each(sources: list[Any]) -> Iterator[Any]:

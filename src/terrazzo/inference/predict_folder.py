@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from terrazzo.arguments import checked
+from terrazzo.data.sources.address import is_address, refuse_address
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.modes import evaluating, keeps_mode
@@ -212,6 +213,9 @@ def predict_folder(
     if batch_size < 1:
         raise ConfigError(f"the batch size is {batch_size}", fix="give at least 1")
     protocol, arguments = find_protocol(protocol), _listed(images)
+    for argument in arguments:
+        if is_address(argument):
+            raise refuse_address(str(argument))
     paths, skipped = leave_out_results(find_images(arguments), arguments)
     places = [] if output is None else _destinations(paths, arguments, Path(output), kinds)
     check_outputs(chain.from_iterable(place.values() for place in places), "predict", inputs=paths, overwrite=overwrite)

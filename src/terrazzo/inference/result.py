@@ -326,10 +326,10 @@ class Segmentation:
     def _kept(self, what: str) -> NDArray[np.float32]:
         values: NDArray[np.float32] | None = getattr(self, what)
         if values is None:
-            option = "probabilities=True" if what == "probabilities" else "confidence=True"
+            are_many = what == "probabilities"
             raise ConfigError(
-                f"the {what} of this prediction {'was' if what.endswith('y') else 'were'} not kept",
-                fix=f"ask for it when predicting: {option}",
+                f"the {what} of this prediction {'were' if are_many else 'was'} not kept",
+                fix=f"predict with {'probabilities' if are_many else 'confidence'}=True",
                 code="config-save",
             )
         return values

@@ -34,6 +34,7 @@ HAIRLINE: Color = (200, 204, 209)
 
 HEADING = "Share of the picture"
 SMALLEST_TEXT = 12  # pixels; below that the font is no longer crisp
+LARGEST_TEXT = 256  # pixels; beyond that letters are enlarged
 
 
 @dataclass(frozen=True)
@@ -59,23 +60,27 @@ class Legend:
 
     Attributes:
         picture: the legend alone.
+        scale: how many pixels each of its pixels is enlarged to, on both sides: a large image's would fill the memory.
         at: (row, column) of its corner, counted from the picture's.
         size: (height, width) of the picture and the legend together.
     """
 
     picture: Picture
+    scale: int
     at: tuple[int, int]
     size: tuple[int, int]
 
     def beside(self, rows_RW3: Picture, top: int) -> Picture:
-        """Some rows of the whole, the first of which is row `top`, from the picture's rows (none of them below it)."""
+        """Some rows of the whole, the first of which is row `top`, from as many rows of the picture.
+
+        Below the picture these have no columns.
+        """
         canvas = np.full((len(rows_RW3), self.size[1], 3), PAPER, dtype=np.uint8)
         canvas[:, : rows_RW3.shape[1]] = rows_RW3
         first, left = self.at
-        here = slice(max(first, top), min(first + len(self.picture), top + len(rows_RW3)))
-        if here.start < here.stop:
-            part = self.picture[here.start - first : here.stop - first]
-            canvas[here.start - top : here.stop - top, left : left + part.shape[1]] = part
+        height, width = (side * self.scale for side in self.picture.shape[:2])
+        here = np.arange(max(first, top), min(first + height, top + len(rows_RW3)))
+        canvas[here - top, left : left + width] = self.picture[(here - first) // self.scale].repeat(self.scale, axis=1)
         return canvas
 
 
@@ -83,18 +88,13 @@ def legend_for(size: tuple[int, int], entries: Sequence[LegendEntry]) -> Legend:
     """Draw the legend of a picture of this (height, width), in the order of `entries`."""
     height, width = size
     if not entries:
-        return Legend(np.empty((0, 0, 3), np.uint8), (height, 0), size)
+        return Legend(np.empty((0, 0, 3), np.uint8), 1, (height, 0), size)
     text = max(SMALLEST_TEXT, round(0.024 * math.sqrt(height * width)))
-    font = _font(text)
-    lines = [replace(entry, name=_fitted(entry.name, font, 13 * text) or entry.fallback) for entry in entries]
-    below = width >= max(height, 2 * text + _line_width(lines[0], text))
-    if below:
-        columns = _columns(lines, width - 2 * text, max(4, int(0.4 * height / _line_height(text))), text)
-    else:
-        columns = _columns(lines, 0, max(12, (height - 2 * text) // _line_height(text) - 1), text)
-    legend = _drawn(columns, text)
+    scale = math.ceil(text / LARGEST_TEXT)
+    legend, below = _drawn_for(height // scale, width // scale, text // scale, entries)
+    tall, wide = (side * scale for side in legend.shape[:2])
     top, left = (height, 0) if below else (0, width)
-    return Legend(legend, (top, left), (max(height, top + legend.shape[0]), max(width, left + legend.shape[1])))
+    return Legend(legend, scale, (top, left), (max(height, top + tall), max(width, left + wide)))
 
 
 def with_legend(picture_HW3: Picture, entries: Sequence[LegendEntry]) -> Picture:
@@ -104,11 +104,22 @@ def with_legend(picture_HW3: Picture, entries: Sequence[LegendEntry]) -> Picture
     """
     height, width = picture_HW3.shape[:2]
     legend = legend_for((height, width), entries)
-    canvas = np.full((*legend.size, 3), PAPER, dtype=np.uint8)
-    canvas[:height, :width] = picture_HW3
-    top, left = legend.at
-    canvas[top : top + legend.picture.shape[0], left : left + legend.picture.shape[1]] = legend.picture
+    canvas = np.empty((*legend.size, 3), dtype=np.uint8)
+    canvas[:height] = legend.beside(picture_HW3, 0)
+    canvas[height:] = legend.beside(np.empty((len(canvas) - height, 0, 3), np.uint8), height)
     return canvas
+
+
+def _drawn_for(height: int, width: int, text: int, entries: Sequence[LegendEntry]) -> tuple[Picture, bool]:
+    """The legend alone, for a picture of this size, and whether it goes below the picture."""
+    font = _font(text)
+    lines = [replace(entry, name=_fitted(entry.name, font, 13 * text) or entry.fallback) for entry in entries]
+    below = width >= max(height, 2 * text + _line_width(lines[0], text))
+    if below:
+        columns = _columns(lines, width - 2 * text, max(4, int(0.4 * height / _line_height(text))), text)
+    else:
+        columns = _columns(lines, 0, max(12, (height - 2 * text) // _line_height(text) - 1), text)
+    return _drawn(columns, text), below
 
 
 def _columns(lines: list[LegendEntry], width: int, most_rows: int, text: int) -> list[list[LegendEntry]]:

@@ -173,9 +173,8 @@ class Streamed:
             image_RW3 = _rows_of(self.source, first, last)
             painted = paint(image_RW3, self.labels.colorize(mask_RW), mask_RW, alpha, bare, line)
             yield legend.beside(painted[top - first : stop - first], top)
-        below = legend.size[0] - height
-        if below:
-            yield legend.beside(np.empty((below, 0, 3), np.uint8), height)
+        for top in range(height, legend.size[0], step):
+            yield legend.beside(np.empty((min(step, legend.size[0] - top), 0, 3), np.uint8), top)
 
 
 def _rows_of(source: Source, first: int, stop: int) -> NDArray[np.uint8]:

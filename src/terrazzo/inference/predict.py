@@ -1,4 +1,4 @@
-"""`predict`: the public function for one image or many, and `make_predictor`, which joins model and engine.
+"""`predict`, the public function for one image or many, and `make_predictor`, which joins a model and an engine.
 
 torch is imported only where PyTorch runs the model, or where a model must be converted for another engine.
 """
@@ -55,7 +55,7 @@ def make_predictor(
     workload: Workload | None = None,
     trust: bool = False,
 ) -> Predictor:
-    """Bring a model and an engine together, for any number of calls of `predict` and `evaluate`.
+    """Load a model into an engine, for any number of calls of `predict` and `evaluate`.
 
     Args:
         model: a loaded model, what `terrazzo.load` takes, or an exported file (``.onnx``, ``.xml``, ``.pt2``).
@@ -243,19 +243,20 @@ def predict(
     Args:
         images: for one result a path, encoded bytes, an open file, a PIL image, an (H, W, 3) uint8 RGB array or a torch
             tensor, as `terrazzo.imaging.read.read_image` takes them; for a list of results a list or other iterable of
-            these, in which paths may also be folders and glob patterns.
+            these, in which paths may also be folders and glob patterns; and web addresses, with `allow_download`.
         model: a loaded model, what `terrazzo.load` takes, an exported file, or a predictor from `make_predictor`,
             which has its device, protocol and engine already.
         probabilities: keep the (K, H, W) class probabilities with the mask.
         confidence: keep the (H, W) probability of each pixel's class, and the entropy of its probabilities.
         device: as `make_predictor` takes it; by default a GPU where there is one.
-        protocol: how images are shown to the network: by default whole; "slide" for windows, which large images need
-            less memory by; "multi-scale" for the mean of twelve views; or one of the papers'.
+        protocol: how images are shown to the network: by default whole; "slide" for windows, by which large images
+            need less memory; "multi-scale" for the mean of twelve views; or one of the papers'.
         engine: ``auto``, or the name of one, as `make_predictor` takes it.
         bands: which bands of a TIFF are red, green and blue, or the one that is grey, counted from 1.
         frame: which frame or page to take of files that have several, from 0.
-        value_range: the values that are black and white in images of more than 8 bits.
-        max_pixels: images with more are refused.
+        value_range: the values that are black and white in images of more than 8 bits, and in arrays and tensors of
+            floating point: (0, 1) or (0, 255).
+        max_pixels: images with more are refused, or read in windows where file and protocol allow it.
         trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
         allow_download: fetch images that are given by their web address.
 

@@ -1,12 +1,12 @@
-"""Several bilinear resizes of one axis, composed into one; and, before them, the mean over overlapping windows.
+"""Bilinear interpolation along one axis: several resizes composed into one, after a mean over overlapping windows.
 
 Resizing is separable and linear, so along one axis each output position is a weighted mean of a few source positions,
 its *taps*: two after one resize, two or three after two growing ones, and never more than two to the power of the
 number of resizes. Consecutive outputs with the same taps form a *group*; growing by 4 makes groups of 4.
 
-Averaging windows is no different. Windows that stand in a grid cover a position as often as its row is covered, times
-as often as its column is, so their mean is taken along one axis after the other, and where n windows overlap a position
-has n times the taps. The source is then the windows' own sources, one after the other.
+A mean over windows is composed in the same way. Windows stand in a grid, and a window's weight at a pixel is its weight
+along rows times that along columns, so the mean is taken along one axis after the other; where n windows overlap, a
+position has n times the taps. The source is then the windows' own sources, one after the other.
 
 Letters in names: O outputs, G groups, P outputs of one group, T taps.
 """

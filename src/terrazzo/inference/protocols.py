@@ -76,8 +76,9 @@ class Shown:
         if not self.mirrored:
             return self.preprocess.normalize(self._part(rows, columns))
         width = self.size[1]
-        part_HW3 = self._part(rows, slice(width - columns.stop, width - columns.start))[:, ::-1]
-        return self.preprocess.normalize(np.ascontiguousarray(part_HW3))
+        column_range = slice(width - columns.stop, width - columns.start)
+        mirrored_HW3 = self._part(rows, column_range)[:, ::-1]
+        return self.preprocess.normalize(np.ascontiguousarray(mirrored_HW3))
 
     def _part(self, rows: slice, columns: slice) -> Image:
         """Read a window. Rows that the window before had too are not read twice, unless the image is very wide."""

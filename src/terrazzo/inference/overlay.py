@@ -97,11 +97,13 @@ def paint(
     """
     import cv2
 
-    is_bare_HW = unpainted[mask_HW]
+    bare = len(unpainted) - 1  # one value for all that is not painted, so that no lines are drawn within it
+    values = np.where(unpainted, bare, np.arange(bare + 1)).astype(mask_HW.dtype)
+    merged_HW = np.asarray(cv2.LUT(mask_HW, values), dtype=np.uint8) if bare == 255 else values[mask_HW]
     painted = cv2.addWeighted(colors_HW3, alpha, image_HW3, 1 - alpha, 0)
-    painted = cv2.copyTo(image_HW3, is_bare_HW.view(np.uint8), painted)
+    painted = cv2.copyTo(image_HW3, (merged_HW == bare).view(np.uint8), painted)
     # Half white, half class: a line that shows on any colour, while a pole three pixels wide keeps its own.
-    edges_N = np.flatnonzero(_boundaries(mask_HW, is_bare_HW, line))
+    edges_N = np.flatnonzero(_boundaries(merged_HW, line))
     painted.reshape(-1, 3)[edges_N] = 128 + colors_HW3.reshape(-1, 3)[edges_N] // 2
     return np.asarray(painted, dtype=np.uint8)
 
@@ -111,13 +113,13 @@ def line_width(size: tuple[int, ...]) -> int:
     return max(1, round(math.sqrt(size[0] * size[1]) / 800))
 
 
-def _boundaries(mask_HW: NDArray[np.integer], is_bare_HW: NDArray[np.bool_], line: int) -> NDArray[np.uint8]:
-    """(H, W): 1 on lines between classes, but for two that are not painted."""
+def _boundaries(mask_HW: NDArray[np.integer], line: int) -> NDArray[np.uint8]:
+    """(H, W): 1 on lines between classes."""
     import cv2
 
     edges = np.zeros(mask_HW.shape, dtype=np.uint8)
-    edges[:, :-1] = (mask_HW[:, :-1] != mask_HW[:, 1:]) & ~(is_bare_HW[:, :-1] & is_bare_HW[:, 1:])
-    edges[:-1] |= (mask_HW[:-1] != mask_HW[1:]) & ~(is_bare_HW[:-1] & is_bare_HW[1:])
+    edges[:, :-1] = mask_HW[:, :-1] != mask_HW[:, 1:]
+    edges[:-1] |= mask_HW[:-1] != mask_HW[1:]
     if line > 1:
         edges = np.asarray(cv2.dilate(edges, np.ones((line, line), dtype=np.uint8)), dtype=np.uint8)
     return edges

@@ -200,6 +200,7 @@ class Predictor(Pipeline):
             side = self.protocol.window or max(self.preprocess.target_size(*image.shape[:2]))
             for window in (window for window in WINDOWS if window < side and failure.for_memory):
                 release_memory(self.engine)
+                return_freed_memory()  # or a library finds no room for itself beside the freed blocks
                 protocol = replace(self.protocol, window=window, stride=int(window * STRIDE), blend="linear")
                 try:
                     (result,) = replace(self, protocol=protocol).segment([image], [path], keep=keep)

@@ -169,6 +169,11 @@ class LabelSpec:
         return len(self.names)
 
     @property
+    def background(self) -> int | None:
+        """The class called background, which pictures leave unpainted; None where there is none."""
+        return next((k for k, name in enumerate(self.names) if name.strip().casefold() in BACKGROUND_NAMES), None)
+
+    @property
     def ignore_index(self) -> int:
         """The value of pixels that count in neither loss nor metrics: 255, or 65535 beyond 255 classes."""
         return 255 if self.num_classes <= 255 else 65535

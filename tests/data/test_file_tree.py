@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terrazzo.data.file_tree import FileTree, base_name, leads_elsewhere, shown_name, split_folders
+from terrazzo.data.file_tree import FileTree, base_name, leads_elsewhere, shown_name
+from terrazzo.data.folders import split_folders
 
 
 @pytest.fixture

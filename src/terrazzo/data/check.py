@@ -24,14 +24,15 @@ from terrazzo.data.classes import (
 )
 from terrazzo.data.dataset import Sample
 from terrazzo.data.detect import find_layout
-from terrazzo.data.layout import USUAL_SPLITS, Layout
+from terrazzo.data.folders import USUAL_SPLITS
+from terrazzo.data.layout import Layout
 from terrazzo.data.mask_evidence import MaskEvidence
 from terrazzo.data.masks import Stored
 from terrazzo.data.pair_check import PairFacts, examine
 from terrazzo.data.pixel_counts import in_threads
 from terrazzo.data.problems import Problem, Severity
 from terrazzo.data.rules import DataRules, with_rules
-from terrazzo.errors import DatasetError, LabelError
+from terrazzo.errors import DatasetError, LabelError, TerrazzoError
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.text import list_names, show, shown_path
@@ -197,6 +198,7 @@ def check_dataset(
         problems += tally.notes(name)
         if labels is not None and labels_from != "layout":
             problems += tally.unlabelled(name, labels)
+    problems = list(dict.fromkeys(problems))  # what is wrong with a document is met by all that read it
     problems.sort(key=lambda found: (("error", "warning", "note").index(found.severity), found.file is not None))
     return DatasetCheck(root, layout.name, labels, labels_from, found, tuple(problems))
 
@@ -279,10 +281,15 @@ def _known_labels(layout: Layout, given: LabelSpec | None, problems: list[Proble
     try:
         return known_labels(layout, given)
     except (LabelError, DatasetError) as error:
-        by_file = error.message.startswith(shown_path(layout.root / LABELS_FILE))
-        file = layout.root / LABELS_FILE if by_file else layout.marker
-        problems.append(Problem.from_error(error, file))
-        return None, LABELS_FILE if by_file else "layout"
+        document = layout.root / LABELS_FILE
+        problems.append(_of_named_file(error, document, layout.marker))
+        return None, LABELS_FILE if error.message.startswith(shown_path(document)) else "layout"
+
+
+def _of_named_file(error: TerrazzoError, *files: Path) -> Problem:
+    """Record an error of the file among these that it names at its beginning, or else of the whole data set."""
+    file = next((file for file in files if error.message.startswith(shown_path(file))), None)
+    return Problem.from_error(error, file) if file else Problem("error", error.code, None, error.message, error.fix)
 
 
 def _guessed_labels(
@@ -302,8 +309,7 @@ def _listed(layout: Layout, split: str, problems: list[Problem]) -> list[Sample]
     try:
         samples, found = layout.pairs(split)
     except DatasetError as error:
-        file = next((f for f in (layout.root / split, layout.marker) if error.message.startswith(shown_path(f))), None)
-        problems.append(replace(Problem.from_error(error, file or layout.root), file=file))
+        problems.append(_of_named_file(error, layout.root / split, layout.marker))
         return []
     problems += found
     return samples

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from terrazzo.data.folders import files_of
 from terrazzo.data.layout import Layout
 from terrazzo.data.mask_evidence import NEAREST_FIX, Look, MaskEvidence, look_at
 from terrazzo.data.masks import MaskSource, Stored, count_stored
 from terrazzo.data.outlines import IGNORED
-from terrazzo.data.pairing import folder_entries
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels.matching import match_classes, reordered, side_by_side
 from terrazzo.labels.spec import LabelSpec
@@ -68,8 +68,7 @@ def known_labels(layout: Layout, given: LabelSpec | None = None) -> tuple[LabelS
 
 def _astray(root: Path) -> str | None:
     """Find a file that somebody meant for ``labels.yaml`` and called nearly so."""
-    names = sorted(entry.name for entry in folder_entries(root)) if root.is_dir() else []
-    return next((name for name in names if name.casefold() in NEARLY), None)
+    return next((file.name for file in files_of(root, "") if file.name.casefold() in NEARLY), None)
 
 
 def _of_painted(named: LabelSpec, layout: Layout) -> LabelSpec:

@@ -29,6 +29,7 @@ __all__ = [
     "MaskSource",
     "Stored",
     "StoredMask",
+    "WholeFile",
     "class_of_stored",
     "count_stored",
     "encode_stored",
@@ -85,15 +86,21 @@ class MaskSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class MaskFile:
-    """A mask that is an image file: index PNG, palette PNG or RGB."""
+class WholeFile:
+    """The part of a mask source that is all of its file."""
 
-    file: Path
+    __slots__ = ()
 
     @property
     def part(self) -> str:
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFile(WholeFile):
+    """A mask that is an image file: index PNG, palette PNG or RGB."""
+
+    file: Path
 
     def read(self) -> StoredMask:
         return read_stored_mask(self.file)

@@ -19,6 +19,7 @@ from terrazzo.text import shown_path
 __all__ = ["open_dataset"]
 
 TOLD = frozenset({"mask-names", "split-made"})  # how a data set was read that leaves it open
+TOLD_AS_WARNINGS = frozenset({"crowds", "photo-missing"})  # which change what masks say
 PAIR_CODES = frozenset({"mask-missing", "mask-several", "photo-missing", "name-shared", "not-a-file", "list-entry"})
 
 
@@ -51,7 +52,7 @@ def open_dataset(
     if errors := [problem for problem in problems if problem.severity == "error"]:
         raise _refused(layout, split, errors)
     for problem in problems:
-        if problem.code in TOLD or (problem.code == "crowds" and problem.severity == "warning"):
+        if problem.code in TOLD or (problem.code in TOLD_AS_WARNINGS and problem.severity == "warning"):
             note(str(problem))
     spec, _ = known_labels(layout, labels)
     return Dataset(layout.root, split, spec or fallback or infer_labels(layout), tuple(samples), layout.name)

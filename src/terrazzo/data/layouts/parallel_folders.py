@@ -10,11 +10,10 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from terrazzo.data.file_tree import split_folders
-from terrazzo.data.layout import Layout, NearMiss, splits_in_order
+from terrazzo.data.folders import holds_images, shows_names, split_folders
+from terrazzo.data.layout import Layout, NearMiss
 from terrazzo.data.layouts import listed
-from terrazzo.data.layouts.folder import folder_pairs, holds_images
-from terrazzo.data.pairing import shows_names
+from terrazzo.data.layouts.folder import folder_pairs
 from terrazzo.data.yolo_document import names_masks
 
 __all__ = ["NAME", "SHAPE", "find"]
@@ -37,9 +36,8 @@ def find(root: Path) -> Layout | NearMiss | None:
             there = {split: (folder, below[split]) for split, folder in found.items() if split in below}
             there = {split: pair for split, pair in there.items() if holds_images(pair[1])}
             if there:
-                ordered = {split: there[split] for split in splits_in_order(there)}
                 name = f"{NAME} ({images}/ and {masks}/)"
-                return Layout(name, root, root / masks, tuple(ordered), partial(folder_pairs, root, ordered))
+                return Layout(name, root, root / masks, tuple(there), partial(folder_pairs, there))
     if (root / "img_dir").is_dir() or (root / "ann_dir").is_dir():
         missing = next((f"{kind}/train" for kind in ("img_dir", "ann_dir") if not (root / kind).is_dir()), "")
         message = f"{missing or 'a split that both img_dir and ann_dir have, with images in it,'} is missing"

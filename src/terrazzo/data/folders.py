@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -27,13 +27,14 @@ __all__ = [
     "shows_names",
     "split_folders",
     "split_of",
+    "split_of_year",
     "subfolders",
     "visible_entries",
 ]
 
 USUAL_SPLITS = ("train", "val", "test")
 OTHER_NAMES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
-YEAR = re.compile(r"_?20[0-9]{2}$")
+YEAR = re.compile(r"20[0-9]{2}$")
 LEFT_BEHIND = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "$recycle.bin"})
 LOOKED_AT = 20  # names, to tell whose images a folder holds
 
@@ -141,13 +142,18 @@ def shows_names(folder: Path, beginnings: tuple[str, ...]) -> bool:
 
 
 def split_of(name: str) -> str:
-    """Name the split that a folder or list holds: ``valid``, ``Validation`` and ``val2017`` hold val."""
-    folded = YEAR.sub("", name.casefold())
+    """Name the split that a folder or list holds: ``valid`` and ``Validation`` hold val."""
+    folded = name.casefold()
     usual = OTHER_NAMES.get(folded, folded)
     return usual if usual in USUAL_SPLITS else name
 
 
-def by_split(names: Iterable[str]) -> dict[str, str]:
+def split_of_year(name: str) -> str:
+    """Name the split that a document is named after, which COCO's have with a year: ``val2017``."""
+    return split_of(YEAR.sub("", name))
+
+
+def by_split(names: Iterable[str], split_of: Callable[[str], str] = split_of) -> dict[str, str]:
     """Return the splits of folders or lists with their own names: train, val and test first, the others by name.
 
     Where both ``val`` and ``validation`` are there, the second is a split of its own.

@@ -22,7 +22,7 @@ from typing import TypeAlias
 from terrazzo.data.coco_document import Document, Figure, OutlinedMask, parse_categories, parse_document
 from terrazzo.data.dataset import Sample
 from terrazzo.data.file_tree import FileTree, leads_elsewhere, shown_name
-from terrazzo.data.folders import by_split, files_of, split_folders, split_of
+from terrazzo.data.folders import by_split, files_of, split_folders, split_of_year
 from terrazzo.data.json_files import file_version, mentions
 from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs
 from terrazzo.data.outlines import IGNORED, object_labels
@@ -83,7 +83,7 @@ def coco_documents(root: Path, is_meant: Callable[[Path], bool]) -> dict[str, Pa
     in_folders = {split: folder / IN_SPLIT_FOLDER for split, folder in split_folders(root).items()}
     in_folders = {split: path for split, path in in_folders.items() if path.is_file() and is_meant(path)}
     for documents in (instances, others, in_folders):
-        for split, name in by_split(documents).items():
+        for split, name in by_split(documents, split_of_year).items():
             found.setdefault(split, documents[name])
     if found:
         return {split: found[split] for split in by_split(found)}
@@ -172,7 +172,7 @@ def _crowds(path: Path, document: Document) -> Iterator[Problem]:
 def _image_finder(root: Path, document: Path, split: str, content: Document) -> Finder:
     """Find the folder that has the first photo."""
     match = DOCUMENT.fullmatch(document.name)
-    names = dict.fromkeys([match["split"], split_of(match["split"])] if match else []) | {split: None}
+    names = dict.fromkeys([match["split"], split_of_year(match["split"])] if match else []) | {split: None}
     bases = (root, document.parent.parent)
     tried = [document.parent] if match is None else []
     tried += [base / place / name for base in bases for place in ("", "images") for name in names]

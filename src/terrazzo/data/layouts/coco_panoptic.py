@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from terrazzo.data.dataset import Sample
 from terrazzo.data.file_tree import FileTree, base_name, leads_elsewhere, shown_name
-from terrazzo.data.folders import by_split, files_of
+from terrazzo.data.folders import by_split, files_of, split_of_year
 from terrazzo.data.json_files import file_version, key_of, mentions, read_lists, whole_number
 from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs
 from terrazzo.data.problems import Problem, file_error
@@ -62,7 +62,7 @@ def find(root: Path) -> Layout | NearMiss | None:
             return None
         fix = "name them annotations/panoptic_train.json and annotations/panoptic_val.json"
         return NearMiss(NAME, f"it has {len(others)} panoptic documents that are not named after a split", fix)
-    documents = {split: named[name] for split, name in by_split(named).items()} or {ALL: others[0]}
+    documents = {split: named[name] for split, name in by_split(named, split_of_year).items()} or {ALL: others[0]}
     paths = tuple(documents.values())
     return Layout(NAME, root, paths[0], tuple(documents), partial(_pairs, root, documents), partial(_labels, paths))
 

@@ -168,6 +168,9 @@ def guess_labels(root: Path, stored: Mapping[Stored, int], evidence: MaskEvidenc
         fix = "label the background as a class of its own, or check that these are the right files"
     elif values[0] < 0:
         message = f"the masks hold negative values: {shown}"
+        fix = (
+            "save masks as 8-bit or 16-bit PNG, with 255 where nothing is labelled: `map:` cannot have negative values"
+        )
     elif values[-1] >= MOST_GUESSED_CLASSES:
         message = f"the masks hold values up to {values[-1]}, too many to be guessed at as classes"
         fix = _mapping_fix(stored) or fix

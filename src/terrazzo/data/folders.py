@@ -116,7 +116,11 @@ def subfolders(folder: Path) -> list[Path]:
         DatasetError: as `folder_entries`.
     """
     found = [entry.path for entry in visible_entries(folder) if entry.is_folder]
-    return [path for path in found if split_of(path.name) in USUAL_SPLITS or os.access(path, os.R_OK | os.X_OK)]
+    return [path for path in found if split_of(path.name) in USUAL_SPLITS or _is_open(path)]
+
+
+def _is_open(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def files_of(folder: Path, suffix: str) -> list[Path]:

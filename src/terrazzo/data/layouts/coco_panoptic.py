@@ -30,7 +30,6 @@ __all__ = ["NAME", "SHAPE", "find"]
 
 NAME = "COCO panoptic"
 SHAPE = "annotations/panoptic_train2017.json, annotations/panoptic_train2017, train2017"
-OTHERS = ("instances_", "captions_", "person_keypoints_", "stuff_", "image_info_")  # COCO's other documents
 DOCUMENT = re.compile(r"panoptic_(?P<split>[A-Za-z]+(20[0-9]{2})?)\.json")
 
 
@@ -55,8 +54,7 @@ def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by documents that speak of ``segments_info``."""
     places = [*files_of(root / "annotations", ".json"), *files_of(root, ".json")]
     named = {match["split"]: path for path in reversed(places) if (match := DOCUMENT.fullmatch(path.name))}
-    unnamed = [path for path in places if not named and not path.name.startswith(OTHERS)]
-    others = [path for path in unnamed if mentions(path, "segments_info", "images", "categories")]
+    others = [path for path in places if not named and mentions(path, "segments_info", "images", "categories")]
     if not named and len(others) != 1:
         if not others:
             return None

@@ -64,5 +64,5 @@ def class_names_of(file: Path, what: str = "") -> Iterator[None]:
 
 def left_out(file: Path, what: str, names: Sequence[str], *, fix: str) -> list[Problem]:
     """Count, as a warning, what is left out because nobody has labelled it."""
-    message = f"{len(names)} {what}, and are left out: {list_names(names)}"
+    message = f"{len(names)} {what}: {list_names(names)}"
     return [Problem("warning", "mask-missing", file, message, fix)] if names else []

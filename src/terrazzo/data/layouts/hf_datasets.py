@@ -26,7 +26,7 @@ from terrazzo.text import list_names, printable, said_by
 __all__ = ["NAME", "SHAPE", "find"]
 
 NAME = "Hugging Face datasets"
-SHAPE = "dataset_dict.json, train/*.arrow, from save_to_disk"
+SHAPE = "dataset_dict.json, train/dataset_info.json"
 MASK_WORDS = ("mask", "label", "annotation", "segm")
 
 

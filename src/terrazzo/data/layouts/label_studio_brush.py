@@ -200,7 +200,9 @@ def _pairs(root: Path, folder: Path, document: Path, _: str) -> Pairs:
             else:
                 layers.append((0 if label.casefold() in BACKGROUND_NAMES else names.index(label), folder / png))
         samples[image] = Sample(ImageFile(image), Layers(document, image, tuple(layers)))
-    problems += left_out(document, "tasks have no annotation", unlabelled, fix="label them in Label Studio")
+    problems += left_out(
+        document, "tasks have no annotation, and are left out", unlabelled, fix="label them in Label Studio"
+    )
     if several:
         message = f"{len(several)} photos have several annotations, of which the last counts: {list_names(several)}"
         fix = "delete those that are not meant in Label Studio"

@@ -237,7 +237,7 @@ def _left_out(folder: Path, places: set[Path], taken: set[Path], dropped: Counte
     images = [entry for place in places for entry in visible_entries(place) if entry.is_file and entry.is_image]
     alone = sorted(entry.name for entry in images if entry.path not in taken)
     fix = "label them in labelme; where there is nothing to label, save the file without shapes"
-    return problems + left_out(folder, "photos have no JSON file", alone, fix=fix)
+    return problems + left_out(folder, "photos have no JSON file, and are left out", alone, fix=fix)
 
 
 def _label(shape: Any) -> str | None:

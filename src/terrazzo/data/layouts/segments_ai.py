@@ -162,6 +162,6 @@ def _pairs(root: Path, document: Path, _: str) -> Pairs:
         else:
             values = {id_: value_of[category] for id_, category in objects.items()}
             samples[image] = Sample(ImageFile(image), SegmentMask(png, values, release.categories.unlabelled))
-    what = f"samples have no label in {release.label_set}"
+    what = f"samples have no label in {release.label_set}, and are left out"
     problems += left_out(document, what, release.unlabelled, fix="label them in Segments.ai")
     return [samples[image] for image in sorted(samples)], problems

@@ -171,7 +171,9 @@ def _pairs(root: Path, folders: dict[str, Path], split: str) -> Pairs:
         message, fix = f"objects without an area, left out: {counted}", "draw them as masks or polygons if they matter"
         problems.append(Problem("warning", "outline-empty", folder, message, fix))
     alone = [entry.name for entry in visible_entries(folder / "img") if entry.path not in taken]
-    problems += left_out(folder, "files in img/ have no file in ann/", alone, fix="label them in Supervisely")
+    problems += left_out(
+        folder, "files in img/ have no file in ann/, and are left out", alone, fix="label them in Supervisely"
+    )
     return samples, problems
 
 

@@ -14,14 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from terrazzo.arguments import checked
-from terrazzo.data.classes import (
-    LABELS_FILE,
-    counted_from_1,
-    guess_labels,
-    known_labels,
-    nothing_is_0,
-    void_may_be_object,
-)
+from terrazzo.data.classes import LABELS_FILE, doubts, guess_labels, known_labels
 from terrazzo.data.dataset import Sample
 from terrazzo.data.detect import find_layout
 from terrazzo.data.folders import USUAL_SPLITS
@@ -192,7 +185,8 @@ def check_dataset(
     found = tuple(tally.split_check(name, len(samples[name]), labels) for name, tally in tallies.items())
     problems += _missing_splits(names)
     if labels is not None:
-        problems += _doubtful_numbers(labels, evidence, tallies)
+        pixels = sum((tally.pixels for tally in tallies.values()), Counter[Stored]())
+        problems += doubts(labels, pixels, evidence.values)
         problems += _absent_classes(found, is_read=not any(problem.severity == "error" for problem in problems))
     for name, tally in tallies.items():
         problems += tally.notes(name)
@@ -358,17 +352,3 @@ def _absent_classes(splits: Sequence[SplitCheck], *, is_read: bool) -> Iterator[
             message = f"no pixel of {split.name} shows {list_names(names)}: what is not there {what}"
             fix = f"move photos that show them into {split.name}, or take the classes off the list"
             yield Problem("warning", "class-absent", None, message, fix)
-
-
-def _doubtful_numbers(labels: LabelSpec, evidence: MaskEvidence, tallies: dict[str, _Tally]) -> Iterator[Problem]:
-    """Say so where the numbers in masks are rather something else than what the names say."""
-    pixels = sum((tally.pixels for tally in tallies.values()), Counter[Stored]())
-    for code, doubt in (
-        ("dataset-classes", void_may_be_object(labels, pixels)),
-        ("mask-values", counted_from_1(labels, evidence.values)),
-    ):
-        if doubt is not None:
-            yield Problem("error", code, None, *doubt)
-            return
-    if (doubt := nothing_is_0(labels, evidence.values)) is not None:
-        yield Problem("warning", "mask-values", None, *doubt)

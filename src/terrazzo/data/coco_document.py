@@ -23,7 +23,7 @@ from terrazzo.data.masks import StoredMask
 from terrazzo.data.outlines import Points, Region, decode_runs, paint, region_of, unpack_runs
 from terrazzo.data.problems import Problem, file_error
 from terrazzo.regular_files import open_regular
-from terrazzo.text import show
+from terrazzo.text import first_few, show
 
 __all__ = ["Document", "Figure", "OutlinedMask", "parse_categories", "parse_document"]
 
@@ -220,5 +220,5 @@ def _points(polygon: Any) -> Points | None:
 
 
 def _problem(path: Path, kind: str, ids: list[object]) -> Problem:
-    shown = ", ".join(show(id_) for id_ in ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+    shown = first_few(map(show, ids), 3)
     return replace(PROBLEMS[kind], file=path, message=f"{PROBLEMS[kind].message}: {len(ids)}, id {shown}")

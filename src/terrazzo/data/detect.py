@@ -34,7 +34,7 @@ from terrazzo.data.layouts import (
     yolo,
 )
 from terrazzo.errors import DatasetError
-from terrazzo.text import nearest, shown_path
+from terrazzo.text import first_few, nearest, shown_path
 
 __all__ = ["LAYOUTS", "find_layout"]
 
@@ -125,8 +125,7 @@ def _unknown(root: Path, near: list[NearMiss]) -> DatasetError:
         told = "; ".join(f"it is almost {miss.name}, but {miss.message}" for miss in near)
         return DatasetError(f"{where}: {told}", fix=near[0].fix, code="dataset-layout")
     entries = folder_entries(root)
-    names = [entry.name + "/" * entry.is_folder for entry in entries]
-    shown = ", ".join(map(shown_path, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if names[SHOWN:] else "")
+    shown = first_few(shown_path(entry.name) + "/" * entry.is_folder for entry in entries)
     message = f"{where} is not a data set in a known layout: it holds {shown or 'nothing'}"
     if (nearest_layout := _nearest_layout(root, [entry.name for entry in entries])) is not None:
         name, missing, told = nearest_layout

@@ -14,7 +14,7 @@ from terrazzo.data.rules import DataRules, with_rules
 from terrazzo.errors import DatasetError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
-from terrazzo.text import shown_path
+from terrazzo.text import first_few, shown_path
 
 __all__ = ["open_dataset"]
 
@@ -59,7 +59,7 @@ def open_dataset(
 
 
 def _refused(layout: Layout, split: str, errors: list[Problem]) -> DatasetError:
-    shown = "; ".join(map(str, errors[:5])) + (f"; and {len(errors) - 5} more" if len(errors) > 5 else "")
+    shown = first_few(errors, 5, "; ")
     if len(errors) == 1 and errors[0].code not in PAIR_CODES:
         return DatasetError(shown, fix=errors[0].fix, code=errors[0].code)
     listed = f"`terrazzo check-data {shown_path(layout.root)}` lists them all"

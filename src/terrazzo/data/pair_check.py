@@ -87,7 +87,7 @@ def _examine_mask(facts: PairFacts, labels: LabelSpec | None) -> None:
         message, fix = f"{mask.part}{stored.empty} objects fill no pixel of the photo", "remove them, or correct them"
         facts.problems.append(Problem("warning", "outline-empty", mask.file, message, fix))
     counts = count_stored(stored.values)
-    facts.look = look_at(stored, [key for key in counts if isinstance(key, int)])
+    facts.look = look_at(stored, counts)
     if labels is not None:
         _explain(facts, counts, labels, stored)
     elif stored.values.ndim == 3:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from terrazzo.errors import DatasetError, ImageError
 from terrazzo.imaging.header import check_size, choose_frame, opened_image
 from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec, Target
+from terrazzo.text import first_few
 
 __all__ = ["Categories", "SegmentMask", "read_categories"]
 
@@ -40,12 +43,8 @@ class Categories:
             return names
         return ["background", *(name for name in names if name.casefold() not in BACKGROUND_NAMES)]
 
-    @property
-    def unlabelled(self) -> int:
-        """What a pixel of no segment becomes."""
-        return 0 if self.only_things else IGNORED
-
-    def values(self) -> dict[int, int]:
+    @cached_property
+    def value_of(self) -> dict[int, int]:
         """What a category becomes in painted masks."""
         classes = self.classes
         is_background = self.only_things
@@ -53,6 +52,11 @@ class Categories:
             id_: 0 if is_background and name.casefold() in BACKGROUND_NAMES else classes.index(name)
             for id_, name in self.names.items()
         }
+
+    def mask(self, png: Path, objects: Mapping[int, int]) -> SegmentMask:
+        """Make the mask of an image of segment numbers, of which each has a category."""
+        unlabelled = 0 if self.only_things else IGNORED
+        return SegmentMask(png, {number: self.value_of[category] for number, category in objects.items()}, unlabelled)
 
     def labels(self, document: Path) -> LabelSpec:
         """Return the classes.
@@ -110,8 +114,7 @@ class SegmentMask(WholeFile):
         places_HW = np.minimum(np.searchsorted(known, pixels), len(known) - 1)
         unknown = np.unique(pixels[known[places_HW] != pixels]).tolist()
         if unknown:
-            shown = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-            message = f"it holds segments that the document does not list: {shown}"
+            message = f"it holds segments that the document does not list: {first_few(unknown)}"
             raise file_error(self.file, message, fix="export document and images together", code="segments-damaged")
         return StoredMask(np.array([values[number] for number in known.tolist()], np.uint16)[places_HW])
 

@@ -29,7 +29,7 @@ from terrazzo.data.outlines import IGNORED, object_labels
 from terrazzo.data.problems import Problem, Severity, class_names_of
 from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec
-from terrazzo.text import list_names, show, shown_path
+from terrazzo.text import first_few, list_names, show, shown_path
 
 __all__ = [
     "NAME",
@@ -45,7 +45,6 @@ NAME = "COCO JSON"
 SHAPE = "annotations/instances_train.json; or train/_annotations.coco.json"
 DOCUMENT = re.compile(r"(?P<instances>instances_)?(?P<split>(train|val|valid|test)(20[0-9]{2})?)\.json")
 IN_SPLIT_FOLDER = "_annotations.coco.json"
-SHOWN = 8  # classes in one message
 
 
 Finder: TypeAlias = tuple[Callable[[str], Path | None], str]
@@ -157,8 +156,7 @@ def _crowds(path: Path, document: Document) -> Iterator[Problem]:
     if not document.crowds:
         return
     counted = {document.categories[id_]: (n, document.objects[id_]) for id_, n in document.crowds.items()}
-    shown = ", ".join(f"{n} of {of} of {show(name)}" for name, (n, of) in list(counted.items())[:SHOWN])
-    shown += f" and {len(counted) - SHOWN} more classes" if len(counted) > SHOWN else ""
+    shown = first_few((f"{n} of {of} of {show(name)}" for name, (n, of) in counted.items()), what="more classes")
     message = f"objects marked as crowds (iscrowd: 1), which are ignored where no other object lies: {shown}"
     objects = "where a tool marks every brush mask so, read them as objects: --crowds objects"
     if hidden := [name for name, (n, of) in counted.items() if n == of]:

@@ -21,7 +21,7 @@ from terrazzo.data.folders import by_split, files_of, split_of_year
 from terrazzo.data.json_files import file_version, key_of, mentions, read_lists, whole_number
 from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs
 from terrazzo.data.problems import Problem, file_error
-from terrazzo.data.segments import Categories, SegmentMask, read_categories
+from terrazzo.data.segments import Categories, read_categories
 from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.text import show, shown_path
@@ -131,7 +131,6 @@ def _pairs(root: Path, documents: dict[str, Path], split: str) -> Pairs:
     pngs = _folder(
         tree, [entry.png for entry in document.entries[:5]], (path.with_suffix(""), root / path.stem, path.parent)
     )
-    value_of = document.categories.values()
     samples: dict[Path, Sample] = {}
     problems = [*document.problems, document.categories.note(path)]
     for entry in document.entries:
@@ -147,8 +146,7 @@ def _pairs(root: Path, documents: dict[str, Path], split: str) -> Pairs:
             fix = "give each photo one annotation"
             problems.append(Problem("error", "name-shared", path, f"annotates {shown} twice", fix))
         else:
-            values = {id_: value_of[category] for id_, category in entry.categories.items()}
-            samples[image] = Sample(ImageFile(image), SegmentMask(png, values, document.categories.unlabelled))
+            samples[image] = Sample(ImageFile(image), document.categories.mask(png, entry.categories))
     return [samples[image] for image in sorted(samples)], problems
 
 

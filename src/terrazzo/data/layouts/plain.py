@@ -1,8 +1,8 @@
 """Photos and masks that nobody has laid out: two folders side by side, or two files of one name and a word more.
 
-``images`` and ``masks`` without splits; ``images/train`` and ``masks/train``; ``train`` and ``train_masks``; or
-``x.jpg`` with ``x_mask.png`` in one folder, which may be ``train`` or the data set's own. Where there are no splits,
-all pairs are one split, ``all``, of which `terrazzo.data.splits` makes train and val.
+``images`` and ``masks`` without splits; ``train`` and ``train_masks``; or ``x.jpg`` with ``x_mask.png`` in one folder,
+which may be ``train`` or the data set's own. Where there are no splits, all pairs are one split, ``all``, of which
+`terrazzo.data.splits` makes train and val.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MASK_WORD = re.compile(r"masks?|labels?|annot|segment|(^|[^a-z])(seg|gt)([^a-z]|
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by the usual words for photos and masks in names."""
     folders = subfolders(root)
-    if pairs := _by_kind(folders) or _side_by_side(folders):
+    if pairs := _side_by_side(folders):
         return _layout(f"{NAME}, split by folders", root, pairs)
     if (pair := pair_of_folders(root) or _told_by_name(folders)) is not None:
         return _layout(f"{NAME} without splits", root, {ALL: pair})
@@ -56,22 +56,6 @@ def _told_by_name(folders: list[Path]) -> tuple[Path, Path] | None:
     if len(there) != 2 or len(masks) != 1 or any(split_of(folder.name) in USUAL_SPLITS for folder in there):
         return None
     return (there[1], there[0]) if masks[0] == there[0] else (there[0], there[1])
-
-
-def _by_kind(folders: list[Path]) -> dict[str, tuple[Path, Path]]:
-    """Find ``images/train`` and ``masks/train``."""
-    by_name = {folder.name.casefold(): folder for folder in folders}
-    image_folder = next((by_name[name] for name in IMAGE_FOLDERS if name in by_name), None)
-    masks = [by_name[name] for name in MASK_FOLDERS if name in by_name]
-    if image_folder is None or not masks:
-        return {}
-    images = split_folders(image_folder)
-    for place in masks:
-        below = split_folders(place)
-        there = [split for split in images if split in below and holds_images(below[split])]
-        if there:
-            return {split: (images[split], below[split]) for split in there}
-    return {}
 
 
 def _side_by_side(folders: list[Path]) -> dict[str, tuple[Path, Path]]:

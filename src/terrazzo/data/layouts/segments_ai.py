@@ -22,7 +22,7 @@ from terrazzo.data.folders import files_of
 from terrazzo.data.json_files import file_version, mentions, read_json, whole_number
 from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs
 from terrazzo.data.problems import Problem, file_error, left_out
-from terrazzo.data.segments import Categories, SegmentMask, read_categories
+from terrazzo.data.segments import Categories, read_categories
 from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.errors import DatasetError
 from terrazzo.labels.spec import LabelSpec
@@ -145,7 +145,6 @@ def _pairs(root: Path, document: Path, _: str) -> Pairs:
     bitmaps = [f"{name}_label_{release.label_set}.png" for name, _, _ in release.samples]
     places = (tree.folder_with(name) for name in bitmaps[:5])
     folder = next((place for place in places if place is not None), root)
-    value_of = release.categories.values()
     samples: dict[Path, Sample] = {}
     problems = [release.categories.note(document)]
     for (name, suffix, objects), png_name in zip(release.samples, bitmaps, strict=True):
@@ -160,8 +159,7 @@ def _pairs(root: Path, document: Path, _: str) -> Pairs:
             message = f"lists {shown_name(name)} twice"
             problems.append(Problem("error", "name-shared", document, message, "give samples different names"))
         else:
-            values = {id_: value_of[category] for id_, category in objects.items()}
-            samples[image] = Sample(ImageFile(image), SegmentMask(png, values, release.categories.unlabelled))
+            samples[image] = Sample(ImageFile(image), release.categories.mask(png, objects))
     what = f"samples have no label in {release.label_set}, and are left out"
     problems += left_out(document, what, release.unlabelled, fix="label them in Segments.ai")
     return [samples[image] for image in sorted(samples)], problems

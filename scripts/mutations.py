@@ -279,7 +279,7 @@ MUTATIONS = (
         ("flat::test_the_first_batch_is_the_same_bit_for_bit",)),
     Mutation("augmentation: the other photo is taken through its own step again", "augment",
         "def other(index: int, before: int = place)", "def other(index: int, before: int = 0)",
-        ("rows::test_mixing_steps_take_the_other_photo_through_the_steps_before_them",)),
+        ("rows::test_mixing_steps_take_the_other_image_through_the_steps_before_them",)),
     Mutation("flat recipes: crop comes before rotate", "flat", '"resize", "rotate", "crop"',
         '"resize", "crop", "rotate"', ("flat::test_the_first_batch_is_the_same_bit_for_bit",)),
     Mutation("flat recipes: a step that is off draws", "flat", "if not values[name]]", "if False]",

@@ -339,7 +339,7 @@ MUTATIONS = (
     Mutation("data: a mask is not turned with its photo", "masks",
         "turn = TURNS.get(orientation(image))",
         "turn = None",
-        ("values::test_a_mask_is_turned_as_its_photo_is",)),
+        ("values::test_a_mask_is_turned_as_its_image_is",)),
     Mutation("data: VOC's classes for anybody's photos", 'voc',
         'if _are_vocs(root, names):',
         'if names:',

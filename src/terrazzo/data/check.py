@@ -1,4 +1,4 @@
-"""Looking a whole data set over before training: counts, sizes, classes, and everything that is wrong with it.
+"""Check of a whole data set before training: counts, sizes, classes, and everything that is wrong with it.
 
 Every photo and every mask is read once, in a few threads, and only numbers are kept. A broken file never ends the
 check: it becomes one more problem. Nothing is written.

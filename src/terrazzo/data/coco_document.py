@@ -1,4 +1,4 @@
-"""What a COCO JSON document says, checked and packed: photos, their objects' outlines, and what is wrong with them.
+"""COCO JSON documents, parsed and checked: photos, the outlines of their objects, and what is wrong with them.
 
 Wrong entries are counted by kind, so that a hundred thousand boxes make one problem and not as many.
 """

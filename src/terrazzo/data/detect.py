@@ -1,4 +1,4 @@
-"""Telling what kind of data set a folder is: every layout is asked, and exactly one must say yes."""
+"""Detection of a data set's layout: each layout is asked whether a folder has it, and exactly one must say yes."""
 
 from __future__ import annotations
 

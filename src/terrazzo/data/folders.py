@@ -1,6 +1,6 @@
-"""What lies in a folder, whatever state the disk is in: links in a circle, closed folders, what systems leave behind.
+"""Listing of folders, some of which hold links in a circle, are closed to us, or have files that systems leave behind.
 
-Each folder is listed once, by name. Hidden files and folders, and those that Windows and macOS put beside the data
+Hidden files and folders, and those that Windows and macOS put beside the data
 (``Thumbs.db``, ``__MACOSX``), are never part of a data set.
 """
 

@@ -1,7 +1,7 @@
-"""Layout: what a folder was taken for, with its splits, and how the pairs of one split are listed.
+"""Layout: how a data set lies on disk, its splits, and how the pairs of a split are listed.
 
 Each file under ``layouts/`` knows one kind of layout. It has a `NAME`, a `SHAPE` that tells people what it looks like,
-and ``find(root)``, which looks at the names of a few files and folders and opens none; `terrazzo.data.detect` asks them
+and ``find(root)``, which looks at the names of a few files and folders; `terrazzo.data.detect` asks them
 all.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from terrazzo.data.dataset import Sample
-from terrazzo.data.folders import split_of
+from terrazzo.data.folders import USUAL_SPLITS, split_of
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError
 from terrazzo.labels.spec import LabelSpec
@@ -56,9 +56,6 @@ class Layout:
     def pairs(self, split: str) -> Pairs:
         """List a split, which may be asked for as ``valid`` or ``validation`` where it is val.
 
-        Returns:
-            The samples in a fixed order, and what is wrong with the others.
-
         Raises:
             DatasetError: there is no such split, or its folder or document cannot be read.
         """
@@ -78,8 +75,8 @@ class Layout:
     def _no_such_split(self, split: str) -> DatasetError:
         there = dict.fromkeys((*self.splits, *self.others))
         fix = f"use one of: {', '.join(map(shown_path, there))}" if there else "check that the data set is complete"
-        if self.splits == (ALL,):
-            fix = f"nobody has split it: train with --val 0.1 to validate on a tenth, or evaluate with --split {ALL}"
+        if len(self.splits) == 1 and (whole := self.splits[0]) not in USUAL_SPLITS:
+            fix = f"nobody has split it: train with --val 0.1 to validate on a tenth, or evaluate with --split {whole}"
         message = f"{shown_path(self.root)}, taken for {self.name}, has no split {show(split)}"
         return DatasetError(message, fix=fix, code="dataset-split")
 

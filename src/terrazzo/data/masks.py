@@ -1,4 +1,4 @@
-"""Reading masks into class indices, refusing everything that is none.
+"""Reading of masks as class indices; what cannot be class indices is refused.
 
 A mask source gives what is stored: image files do so here, outlines and table cells in their data set's own module.
 What is stored becomes class indices by the labels alone. Index masks are single-channel images of whole numbers.

@@ -1,4 +1,4 @@
-"""What one pair of photo and mask holds, and what is wrong with it: the part of the check that runs in threads."""
+"""Check of one pair of photo and mask: what it holds, and what is wrong with it. It runs in threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which photo belongs to which mask, by their names alone: each folder is listed once, and no file is opened."""
+"""Pairing of photos with masks by their names; each folder is listed once, and no file is opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counting the pixels of each class in a split, which makes sure of its masks before training starts."""
+"""Pixels of each class in a split; counting them also checks every mask before training starts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 def count_pixels(dataset: Dataset) -> NDArray[np.uint32]:
-    """Count the (N, K) pixels of each class in each photo of a split, and so make sure of its masks before training.
+    """Count the (N, K) pixels of each class in each photo of a split, and check its masks.
 
     Raises:
         DatasetError: some masks cannot be used; the message lists files, values and counts.

@@ -1,4 +1,4 @@
-"""How a data set is read where its files leave it open: a split that nobody made, crowds of a COCO document."""
+"""Rules for reading a data set where its files leave it open: a split into train and val, crowds of COCO documents."""
 
 from __future__ import annotations
 

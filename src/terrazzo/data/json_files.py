@@ -115,6 +115,8 @@ def is_set(flag: object) -> bool:
 
 def whole_number(value: object) -> int | None:
     """Read a whole number, which some tools write as text or with a decimal point; None where it is none."""
+    if type(value) is int:  # as nearly all are
+        return value if abs(value) < 10**15 else None
     if isinstance(value, str):
         text = value.strip()
         return int(text) if len(text) < 16 and text.isascii() and text.removeprefix("-").isdigit() else None

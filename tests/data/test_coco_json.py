@@ -132,7 +132,7 @@ def test_boxes_without_outlines_are_one_problem_with_their_number(folder: Folder
     ("changes", "code", "message"),
     [
         ({"category_id": 3}, "outline-damaged", "of a category that is not listed"),
-        ({"category_id": "18"}, "outline-damaged", "of a category that is not listed"),
+        ({"category_id": "99"}, "outline-damaged", "of a category that is not listed"),
         ({"image_id": 99}, "outline-damaged", "of a photo that is not listed"),
         ({"image_id": [1]}, "outline-damaged", "of a photo that is not listed"),
         ({"segmentation": []}, "outline-missing", "without an outline"),

@@ -124,9 +124,12 @@ def _is_open(folder: Path) -> bool:
 
 
 def files_of(folder: Path, suffix: str) -> list[Path]:
-    """Return the files of a kind in a folder, whose suffix may be in capitals; none where it cannot be listed."""
+    """Return the files of a kind in a folder, whose suffix may be in capitals; none where it cannot be listed.
+
+    Pipes and devices are among them: those who read them say what they are.
+    """
     try:
-        return [e.path for e in visible_entries(folder) if e.is_file and e.name.casefold().endswith(suffix)]
+        return [e.path for e in visible_entries(folder) if not e.is_folder and e.name.casefold().endswith(suffix)]
     except DatasetError:
         return []
 

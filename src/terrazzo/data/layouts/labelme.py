@@ -132,7 +132,9 @@ def _place(folder: Path) -> Path | None:
 
 
 def _is_labelme(folder: Path) -> bool:
-    looked_at = (path for path in files_of(folder, ".json")[:LOOKED_AT] if path.stat().st_size < MOST_BYTES)
+    looked_at = (
+        path for path in files_of(folder, ".json")[:LOOKED_AT] if path.is_file() and path.stat().st_size < MOST_BYTES
+    )
     return any(mentions(path, "shapes", "imagePath") for path in looked_at)
 
 

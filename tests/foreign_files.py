@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from terrazzo.models import ModelSpec, Segmenter
+from terrazzo.models import ModelSpec, Segmenter, find_spec
 from terrazzo.models import segformer as segformer_models
 from terrazzo.models import setr as setr_models
 from terrazzo.weights.create import create_model
+from terrazzo.weights.recognize import empty_network
 from terrazzo.weights.remap import segformer
 from terrazzo.weights.remap.layout import Layout
+from terrazzo.weights.remap.vit import PATCH
 
 KEY_LISTS = (
     Path(os.environ.get("TERRAZZO_REFERENCE") or Path(__file__).parents[2] / "shared" / "reference") / "checkpoint_keys"
@@ -53,6 +55,12 @@ def random_model(architecture: str = "segformer_b0", num_classes: int = len(NAME
         elif value.is_floating_point():
             value.normal_(std=0.2, generator=generator).add_(1.0 if "norm" in key and key.endswith("weight") else 0.0)
     return model
+
+
+def meta_network(architecture: str, num_classes: int, grid: tuple[int, int] | None = None) -> Segmenter:
+    """A network without memory, for its shapes; `grid` is that of its position embeddings."""
+    image_size = None if grid is None else (PATCH * grid[0], PATCH * grid[1])
+    return empty_network(find_spec(architecture).adapted(num_classes, image_size=image_size))
 
 
 def state_in(layout: Layout, model: Segmenter | None = None) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from terrazzo.atomic import PARTIAL_PREFIX, make_folder, replacing, write_atomic
+from terrazzo.atomic import PARTIAL_PREFIX, make_folder, replacing, replacing_together, write_atomic
 from terrazzo.errors import OutputError
 
 
@@ -110,15 +110,16 @@ def test_folder_without_write_permission(old: Path) -> None:
     only_old_file(old.parent)
 
 
-def test_missing_folder_is_named_and_not_created(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="folder does not exist") as caught:
-        write_atomic(tmp_path / "absent" / "a.bin", b"data")
-    assert caught.value.code == "output-no-folder"
-    assert list(tmp_path.iterdir()) == []
+def test_a_missing_folder_is_created(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "absent" / "too" / "a.bin", b"data")
+    assert (tmp_path / "absent" / "too" / "a.bin").read_bytes() == b"data"
+    with replacing_together([tmp_path / "other" / "b.bin"]) as (partial,):
+        partial.write_bytes(b"more")
+    assert (tmp_path / "other" / "b.bin").read_bytes() == b"more"
 
 
 def test_a_file_where_a_folder_should_be(old: Path) -> None:
-    with pytest.raises(OutputError, match="could not be written"):
+    with pytest.raises(OutputError, match="is a file, and a folder is needed"):
         write_atomic(old / "b.bin", b"data")
     only_old_file(old.parent)
 

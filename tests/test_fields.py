@@ -17,8 +17,8 @@ from terrazzo.fields import (
     Within,
     accepted,
     as_plain,
-    checked,
     fields_of,
+    read_value,
     refuse_missing,
     refuse_unknown,
     required,
@@ -58,9 +58,9 @@ def test_a_dataclass_and_a_signature_are_read_alike(kind: Any) -> None:
     ],
 )
 def test_values_are_taken_as_their_field_has_them(value: Any, hint: Any, taken: Any) -> None:
-    found = checked(value, hint, "a.b", code="some-code")
+    found = read_value(value, hint, "a.b", code="some-code")
     assert found == taken and type(found) is type(taken)
-    assert checked(found, hint, "a.b", code="some-code") == found
+    assert read_value(found, hint, "a.b", code="some-code") == found
 
 
 @pytest.mark.parametrize(
@@ -89,16 +89,16 @@ def test_values_are_taken_as_their_field_has_them(value: Any, hint: Any, taken: 
 )
 def test_what_a_field_cannot_take_is_told(value: Any, hint: Any, message: str, fix: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        checked(value, hint, "a.b", code="some-code")
+        read_value(value, hint, "a.b", code="some-code")
     assert (caught.value.message, caught.value.fix, caught.value.code) == (message, fix, "some-code")
 
 
 def test_limits_hold_beside_a_fields_own_range() -> None:
     limits = (Within(at_least=-9, at_most=9), Within(items=2))
-    assert checked([9, -9], Sequence[int], "x", code="c", limits=limits) == (9, -9)
+    assert read_value([9, -9], Sequence[int], "x", code="c", limits=limits) == (9, -9)
     for value, fix in ((10, "between -9 and 9"), ([1, 2, 3], "a list of at most 2 values")):
         with pytest.raises(ConfigError) as caught:
-            checked(value, int | Sequence[int], "x", code="c", limits=limits)
+            read_value(value, int | Sequence[int], "x", code="c", limits=limits)
         assert caught.value.fix == f"it must be {fix}"
 
 

@@ -1,4 +1,4 @@
-"""Arguments of public functions compared with their annotations, so that a wrong type is named where it enters."""
+"""Checking the arguments of public functions against their annotations, so that a wrong type is named at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache, wraps
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from terrazzo.errors import ConfigError
 from terrazzo.text import show
@@ -83,14 +83,16 @@ def check_fields(instance: Any) -> None:
 
 
 def _check(where: str, name: str, value: Any, annotation: Any) -> None:
+    if get_origin(annotation) is Annotated:  # an option of a command
+        annotation = get_args(annotation)[0]
     if not _fits(value, annotation):
         raise ConfigError(
             f"{where}: {name} is {_shown(value)}", fix=f"give {_in_words(annotation)}", code="argument-type"
         )
     if isinstance(value, (str, os.PathLike)) and not _can_be_a_name(value, Path in (annotation, *get_args(annotation))):
         raise ConfigError(
-            f"{where}: {name} is {show(os.fspath(value))}, which no file can be called",
-            fix="leave out zero bytes and halves of characters, and make names shorter",
+            f"{where}: {name} is {show(os.fspath(value))}, which cannot be the name of anything",
+            fix="leave out zero bytes and halves of characters, and make it shorter",
             code="argument-type",
         )
 

@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old one or the new one, and never half of either.
+"""Atomic writes: a reader sees the old file or the new one, and never half of either.
 
 Everything is written beside its destination, flushed to the disk and then put in place by one atomic rename. When
 anything fails on the way, the old file stays and nothing is left behind, and errors name the destination. Only a
@@ -42,7 +42,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Put `data` at `path`, atomically.
 
     Raises:
-        OutputError: the folder is missing or not writable, `path` is not a regular file, or the disk is full.
+        OutputError: the folder cannot be created or written to, `path` is not a regular file, or the disk is full.
     """
     with replacing(path) as partial:
         partial.write_bytes(data)
@@ -52,14 +52,16 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a path to write to, which takes the place of `path` when the block ends without an exception.
 
-    The path yielded is an empty file in the same folder and has the same suffix, for writers that go by the suffix.
-    A symbolic link at `path` is followed, and the permissions of a file already there are kept.
+    The path yielded is an empty file in the same folder, which is created if it is missing, and has the same suffix,
+    for writers that go by the suffix. A symbolic link at `path` is followed, and the permissions of a file already
+    there are kept.
 
     Raises:
-        OutputError: the folder is missing or not writable, `path` is not a regular file, or the disk is full. Any
+        OutputError: the folder cannot be created or written to, `path` is not a regular file, or the disk is full. Any
             other exception from the block passes through unchanged.
     """
     target = Path(os.path.realpath(path))
+    make_folder(target.parent)
     try:
         refuse_irregular(target)
         with _claimed(target.parent, target.suffix) as partial, _naming(partial, path):
@@ -83,17 +85,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def replacing_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """Yield as many paths, of the same names in a hidden folder, that take the places of `paths` when the block ends.
 
-    Nothing is moved before all of the block has succeeded, so it may look at what it wrote and refuse it.
+    Nothing is moved before all of the block has succeeded, so it may look at what it wrote and refuse it. The folder is
+    created if it is missing.
 
     Args:
         paths: files of one folder, the one that makes the others usable last.
 
     Raises:
-        OutputError: the folder is missing or not writable, one of `paths` is not a regular file, or the disk is full.
-            Any other exception from the block passes through unchanged.
+        OutputError: the folder cannot be created or written to, one of `paths` is not a regular file, or the disk is
+            full. Any other exception from the block passes through unchanged.
     """
     targets = [Path(os.path.realpath(path)) for path in paths]
-    parent = targets[0].parent
+    parent = make_folder(targets[0].parent)
     try:
         for target in targets:
             refuse_irregular(target)
@@ -190,12 +193,14 @@ def refuse_irregular(target: Path) -> None:
     """Refuse what a file cannot replace: a rename would take away a device such as /dev/null, and fails on a folder.
 
     Raises:
-        OutputError: there is a folder, a pipe or a device.
+        OutputError: there is a folder, a pipe or a device, or a link that leads round in a circle.
     """
     try:
         mode = target.stat().st_mode
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise _output_error(target, error) from error
     if stat.S_ISDIR(mode):
         raise OutputError(f"{target} is a folder", fix="name a file in it", code="output-is-a-folder")
     if not stat.S_ISREG(mode):

@@ -174,7 +174,7 @@ def parse_json(
         where: the file, for messages.
         error: the class of what is raised.
         code: of what is raised, instead of the class's own.
-        lenient: read numbers of any size, NaN, repeated keys and any depth that Python reads: for annotations of
+        lenient: read numbers of any size, NaN and any depth that Python reads: for annotations of
             gigabytes, whose values are each checked where they are used.
 
     Raises:
@@ -182,7 +182,7 @@ def parse_json(
     """
     try:
         if lenient:
-            return json.loads(content)
+            return json.loads(content, object_pairs_hook=_no_repeats)
         values = json.loads(
             content, parse_float=_float, parse_int=_integer, parse_constant=_no_constant, object_pairs_hook=_no_repeats
         )

@@ -1,4 +1,4 @@
-"""Fields of documents: what a recipe or the description of a model says by name, read from YAML's and JSON's values.
+"""Reading the fields of a document, such as a recipe or the description of a model, from YAML's and JSON's values.
 
 The fields of a dataclass are its own; those of any other class or function are its arguments. An annotation says what a
 field takes, as in ``p: Annotated[float, Within(at_least=0, at_most=1)] = 0.5``; a field without a default must be
@@ -29,8 +29,8 @@ __all__ = [
     "Within",
     "accepted",
     "as_plain",
-    "checked",
     "fields_of",
+    "read_value",
     "refuse_missing",
     "refuse_unknown",
     "required",
@@ -66,7 +66,7 @@ class Within:
     items: int | None = None
 
     def holds(self, value: Any) -> bool:
-        """Tell whether a value of the field's type lies in the range; what has no numbers does."""
+        """Whether a value of the field's type lies in the range; a value without numbers does."""
         items = value if isinstance(value, tuple) else (value,)
         numbers = [item for item in items if isinstance(item, int | float) and not isinstance(item, bool)]
         return (
@@ -169,7 +169,7 @@ def refuse_missing(
         raise ConfigError(f"{where} lacks {', '.join(missing)}", fix=fix, code=code)
 
 
-def checked(value: Any, hint: Any, where: str, *, code: str, limits: Iterable[Within] = ()) -> Any:
+def read_value(value: Any, hint: Any, where: str, *, code: str, limits: Iterable[Within] = ()) -> Any:
     """Return a value as its field has it: lists as tuples, whole numbers of a float as floats, mappings as their class.
 
     Args:
@@ -265,7 +265,7 @@ def _is_finite(value: float) -> bool:
 
 
 def _refuse_immense(values: Mapping[str, Any], where: str, code: str) -> None:
-    """Keep a mapping that nothing else describes from asking for what no network has."""
+    """Bound a mapping whose fields are not declared, so that it cannot ask for more memory than any network needs."""
     todo: list[tuple[str, Any]] = list(values.items())
     seen = 0
     while todo:
@@ -305,7 +305,7 @@ def _described(hint: Any) -> str:
         NoneType: "null",
         bool: "true or false",
         int: "a whole number",
-        float: "a number, such as 6.0e-5",  # YAML takes 6e-5 for text; numbers in it need a point
+        float: "a number, such as 6.0e-5",  # with a point: other YAML readers take 6e-5 for text
         str: "a name",
     }
     return words.get(hint, "a mapping of names to values")

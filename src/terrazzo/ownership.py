@@ -1,4 +1,4 @@
-"""Which files are this program's own: the mark that every result carries, and the guard that replaces nothing else.
+"""Which files are this program's own: the mark that every result carries, and the check that nothing else is replaced.
 
 The mark is one line of text with a checksum of the file around it, so a result that somebody has corrected by hand is
 theirs and no longer ours:
@@ -67,7 +67,7 @@ UNMARKED = (".csv", ".txt", ".md", ".bin")
 def check_outputs(
     paths: Iterable[Path], kind: Kind, *, inputs: Iterable[Path] = (), overwrite: bool = False, option: str = "--output"
 ) -> None:
-    """See to it, before any work is done, that files can be written and replace nothing but earlier results.
+    """Check, before any work is done, that files can be written and replace nothing but earlier results.
 
     Also removes what killed processes left half written in the folders concerned.
 
@@ -91,7 +91,7 @@ def check_outputs(
 def refuse_foreign(
     paths: Iterable[Path], kind: Kind, *, inputs: Iterable[Path] = (), overwrite: bool = False, option: str = "--output"
 ) -> None:
-    """Refuse to write files where something stands that is not a result of the same command; `check_outputs` in short.
+    """Refuse to replace what is not an earlier result of the same command; `check_outputs` does this and more.
 
     Raises:
         OutputError: a path is an input (code "output-is-input"), a file that is not ours ("output-not-ours"), or no
@@ -100,9 +100,11 @@ def refuse_foreign(
     there = [path for path in paths if os.path.lexists(path)]
     if not there:
         return
+    inputs = list(inputs)
     for path in there:
         refuse_irregular(path)
-    read = {_identity(path): path for path in inputs}
+    weights = [path.with_suffix(".bin") for path in inputs if path.suffix == ".xml"]  # OpenVINO's lie beside it
+    read = {_identity(path): path for path in [*inputs, *weights]}
     folders = [Path(os.path.realpath(path)) for path in read.values() if path.is_dir()]
     for path in there:
         identity, real = _identity(path), Path(os.path.realpath(path))
@@ -117,7 +119,7 @@ def refuse_foreign(
             )
     foreign = [] if overwrite else [path for path in there if not _is_own(path, kind, there)]
     if foreign:
-        listed = ", ".join(shown_path(path) for path in foreign[:SHOWN])
+        listed = ", ".join(map(_with_target, foreign[:SHOWN]))
         more = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
         wrote = "it is not as" if len(foreign) == 1 else "they are not as"
         it = "it" if len(foreign) == 1 else "them"
@@ -132,7 +134,7 @@ def refuse_foreign(
 def set_aside(paths: Iterable[Path], kind: Kind) -> None:
     """Rename files that are not as a command wrote them, such as a recipe with somebody's remarks, and say so.
 
-    For what a command that goes on cannot refuse to write any more.
+    A command that goes on with earlier work does this, where it is too late to refuse.
     """
     there = [path for path in paths if os.path.lexists(path)]
     for path in [path for path in there if not _is_own(path, kind, there)]:
@@ -355,6 +357,12 @@ def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes, bytes]]:
         head = file.read(min(length, 200)) if kind == b"tEXt" else b""
         file.seek(length - len(head), os.SEEK_CUR)
         yield kind, head, file.read(4)
+
+
+def _with_target(path: Path) -> str:
+    """A path as messages have it, and the file that a link at it stands for: that is what would be replaced."""
+    target = f" (a link to {shown_path(os.path.realpath(path))})" if path.is_symlink() else ""
+    return shown_path(path) + target
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""What the figures of every package share: inks, names short enough for an axis, and the finished PNG."""
+"""What all figures share: colours of lines and text, names cut to fit an axis, and the finished PNG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opening files that others wrote: regular files only, since reading a pipe, a device or a socket may never end."""
+"""Opening files that others wrote: only regular files, because reading a pipe, a device or a socket may never end."""
 
 from __future__ import annotations
 

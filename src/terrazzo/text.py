@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-__all__ = ["did_you_mean", "list_names", "nearest", "printable", "said_by", "show", "shown_path"]
+__all__ = ["did_you_mean", "first_few", "list_names", "nearest", "printable", "said_by", "show", "shown_path"]
 
 LONGEST = 200  # characters of a stranger's text in one message
 LONGEST_PATH = 1000
@@ -42,8 +42,13 @@ def show(value: object) -> str:
 
 def list_names(names: Iterable[str]) -> str:
     """The first few names, each escaped, and how many more there are."""
-    names = list(names)
-    return ", ".join(map(show, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return first_few(map(show, names))
+
+
+def first_few(items: Iterable[object], most: int = SHOWN, mark: str = ", ", what: str = "more") -> str:
+    """The first few of some items, and how many more there are."""
+    texts = [str(item) for item in items]
+    return mark.join(texts[:most]) + (f" and {len(texts) - most} {what}" if len(texts) > most else "")
 
 
 def did_you_mean(word: object, choices: Iterable[str], *, cutoff: float = 0.6) -> str:

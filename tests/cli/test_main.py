@@ -140,6 +140,10 @@ def test_a_image_in_the_place_of_the_verb(tmp_path: Path, leave: Leave) -> None:
     [
         (["predict", "a.jpg", "--modle", "x"], "--model"),
         (["predict", "a.jpg", "--batch-size", "many"], "many"),
+        (["predict", "a.jpg", "--batch-size", "1.5"], "'1.5' is not a whole number"),
+        (["train", "--data", "x", "--output", "y", "--epochs", "0.5"], "'0.5' is not a whole number"),
+        (["train", "--data", "x", "--output", "y", "--crop", "64", "64.4"], "'64.4' is not a whole number"),
+        (["ablate", "position", "--data", "x", "--output", "y", "--sides", "9", "8.7"], "'8.7' is not a whole"),
         (["train", "--data", "x"], "--output"),
         (["evaluate", "--data"], "--data"),
         (["models", "stray"], "stray"),
@@ -152,6 +156,37 @@ def test_options_that_cannot_be_read(arguments: list[str], words: str, leave: Le
     first, second = err.splitlines()
     assert first.startswith("error[usage]: ") and words in first
     assert second == f"  fix: see `terrazzo {arguments[0]} --help`"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["predict", "a.jpg", "--model", ""], "an argument"),
+        (["predict", ""], "an argument"),
+        (["evaluate", "--data=", "--model", "x"], "--data"),
+        (["check-data", "", "--json", "x.json"], "an argument"),
+    ],
+)
+def test_an_empty_argument_is_not_the_current_folder(arguments: list[str], what: str, leave: Leave) -> None:
+    status, out, err = leave(*arguments)
+    assert (status, out) == (2, "")
+    assert err == f"error[usage]: {what} is empty\n  fix: give a value, or leave the option out\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "a.jpg", "--output"],
+        ["evaluate", "--data", "set", "--json"],
+        ["check-data", "set", "--json"],
+        ["benchmark", "--json"],
+        ["explain", "a.jpg", "--output"],
+    ],
+)
+def test_a_name_too_long_for_a_file_is_told_before_any_work(arguments: list[str], leave: Leave) -> None:
+    status, out, err = leave(*arguments, "x" * 256)
+    assert (status, out) == (2, "")
+    assert err.startswith("error[argument-type]: ") and "which no file can be called" in err
 
 
 @pytest.mark.parametrize("kind", KINDS)

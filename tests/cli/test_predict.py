@@ -126,3 +126,31 @@ def test_colliding_names_get_numbers(tmp_path: Path) -> None:
     paths = [Path("x/a.png"), Path("y/a.png"), Path("a_png.png")]
     places = output_places(paths, [str(path) for path in paths], Path("out"))
     assert places == [(Path("out"), "a_png"), (Path("out"), "a_png_2"), (Path("out"), "a_png_3")]
+
+
+def test_some_classes_alpha_and_a_cutout(model: str, images: Path) -> None:
+    arguments = ["predict", "photos/b.png", "photos/a.jpg", "--model", model, "--output", "out", "--save", "overlay"]
+    main([*arguments, "--classes", "Leaf, stem", "--alpha", "0", "--cutout", "leaf,STEM,background"])
+    names = sorted(path.name for path in Path("out").iterdir())
+    assert names == ["a_cutout.png", "a_overlay.png", "b_cutout.png", "b_overlay.png"]
+    with Image.open("out/a_cutout.png") as cutout, Image.open("photos/a.jpg") as image:
+        assert cutout.mode == "RGBA" and (np.asarray(cutout)[..., 3] == 255).all()
+        np.testing.assert_array_equal(np.asarray(cutout)[..., :3], np.asarray(image))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--classes", "lef"], ["error[labels-class-name]: no class is called 'lef'", "  fix: did you mean leaf? "]),
+        (["--cutout", "sky"], ["error[labels-class-name]: no class is called 'sky'", "  fix: name one of "]),
+        (["--save", "cutout"], ["error[config-save]: no class is named to cut out", "  fix: name one or more: --cut"]),
+        (["--cutout", ","], ["error[config-save]: no class is named to cut out", "  fix: name one or more: --cut"]),
+        (["--alpha", "1.5"], ["error[config]: alpha is 1.5", "  fix: choose a value between 0 and 1"]),
+    ],
+)
+def test_classes_that_are_not_there(
+    arguments: list[str], said: list[str], model: str, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines = failure(capsys, "predict", "photos/b.png", "--model", model, "--output", "out", *arguments)
+    assert code == 2 and not Path("out").exists()
+    assert [line[: len(start)] for line, start in zip(lines[-2:], said, strict=True)] == said

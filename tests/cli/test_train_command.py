@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from PIL import Image
 import terrazzo
 from terrazzo.cli.main import main
 from terrazzo.cli.train import train
+from terrazzo.data.splits import SplitRule
+from terrazzo.training.overrides import full_paths
 from terrazzo.training.preflight import MOST_WORKERS
 from terrazzo.training.recipe import automatic_recipe
 from terrazzo.training.train import DEFAULT_ARCHITECTURE
@@ -49,6 +52,25 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
     return folder / "mine", done
+
+
+def test_val_and_group_by_reach_the_recipe(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the words of the command, and as the object that `terrazzo.train` takes."""
+
+    class Reached(Exception):
+        pass
+
+    def stop(*_: object, **named: Any) -> None:
+        raise Reached(full_paths(named["overrides"])["data.split"])
+
+    monkeypatch.setattr("terrazzo.training.train.train", stop)
+    with pytest.raises(Reached) as caught:
+        main(["train", "--data", str(data / "train"), "--output", "x", "--val", "0.25", "--group-by", "[0-9]"])
+    assert caught.value.args == ({"val": 0.25, "group_by": "[0-9]", "seed": 0},)
+    recipe = automatic_recipe(DEFAULT_ARCHITECTURE, [(40, 40)]).changed(
+        {"split": SplitRule(val=0.25, group_by="[0-9]")}
+    )
+    assert recipe.data.split == SplitRule(val=0.25, group_by="[0-9]")
 
 
 def test_a_run_says_what_it_does_and_how_to_use_it(trained: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

@@ -132,7 +132,7 @@ def test_boxes_without_outlines_are_one_problem_with_their_number(folder: Folder
     ("changes", "code", "message"),
     [
         ({"category_id": 3}, "outline-damaged", "of a category that is not listed"),
-        ({"category_id": "17"}, "outline-damaged", "of a category that is not listed"),
+        ({"category_id": "99"}, "outline-damaged", "of a category that is not listed"),
         ({"image_id": 99}, "outline-damaged", "of a photo that is not listed"),
         ({"image_id": [1]}, "outline-damaged", "of a photo that is not listed"),
         ({"segmentation": []}, "outline-missing", "without an outline"),
@@ -202,7 +202,7 @@ def test_another_size_than_the_images_is_named_with_both(folder: Folder) -> None
     ("text", "message"),
     [
         ('{"images": [], "annotations": [', "line 1: not valid JSON"),
-        ("[1, 2]", "no COCO document"),
+        ("[1, 2]", "not a COCO document"),
         ('{"images": [], "annotations": []}', "categories missing"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "not a list of ids and names"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}', "list"),

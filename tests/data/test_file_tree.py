@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terrazzo.data.file_tree import FileTree, base_name, leads_elsewhere, shown_name, split_folders
+from terrazzo.data.file_tree import FileTree, base_name, leads_elsewhere, shown_name
+from terrazzo.data.folders import split_folders
 
 
 @pytest.fixture
@@ -84,5 +85,10 @@ def test_folders_of_splits_by_other_names(tmp_path: Path) -> None:
     for name in ("Training", "valid", "val", "test", "other"):
         (tmp_path / name).mkdir()
     found = split_folders(tmp_path)
-    assert found == {"train": tmp_path / "Training", "val": tmp_path / "val", "test": tmp_path / "test"}
+    assert found == {
+        "train": tmp_path / "Training",
+        "val": tmp_path / "val",
+        "test": tmp_path / "test",
+        "valid": tmp_path / "valid",  # nothing is dropped
+    }
     assert split_folders(tmp_path / "nowhere") == {}

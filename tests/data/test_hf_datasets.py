@@ -67,9 +67,9 @@ def test_columns_are_told_by_type_and_name(features: dict[str, Any], columns: st
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        ({"image": IMAGE, "label": TEXT}, "its columns of images are image,"),
-        ({"image": IMAGE, "depth": IMAGE}, "image, depth, and which are photos"),
-        ({"image": IMAGE, "label": IMAGE, "mask": IMAGE}, "image, label, mask"),
+        ({"image": IMAGE, "label": TEXT}, "its columns of images are 'image',"),
+        ({"image": IMAGE, "depth": IMAGE}, "'image', 'depth', and which are photos"),
+        ({"image": IMAGE, "label": IMAGE, "mask": IMAGE}, "'image', 'label', 'mask'"),
         ({"text": TEXT}, "it has no column of images"),
         ({}, "it has no column of images"),
     ],

@@ -193,7 +193,7 @@ def test_the_nearest_layout_is_named_with_what_it_lacks(
         (
             "coco_json",
             ["annotations/instances_train2017.json", "annotations/instances_val2017.json"],
-            "named after a split: captions_train2017.json",
+            "named after a split: 'captions_train2017.json'",
         ),
         ("yolo", ["data.yaml"], "data.yaml is missing"),
     ],

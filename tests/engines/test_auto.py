@@ -404,6 +404,7 @@ def test_mistakes_are_told(folder: Path, exported: Path, photo: Path, monkeypatc
         ({"engine": "onnxruntime", "device": "mps"}, "engine-device"),
         ({"engine": "onnxruntime", "precision": "bf16"}, "engine-precision"),
         ({"threads": 0}, "engine-threads"),
+        ({"threads": 10**20}, "engine-threads"),
         ({"precision": "fp8"}, "engine-precision"),
     ]:
         with pytest.raises(ConfigError) as caught:

@@ -221,6 +221,20 @@ def test_two_sets_in_one_dictionary(
         assert is_ours(load(f"{path}#{asked}"), plus=1.0)
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_weights_in_a_list_with_something_else(tmp_path: Path, nvlabs: dict[str, Tensor], place: int) -> None:
+    content = [nvlabs, {"epoch": 3}] if place == 0 else (3, nvlabs)
+    assert is_ours(load(save(tmp_path / "x.pth", content)))
+    assert is_ours(load(f"{tmp_path / 'x.pth'}#{place}"))
+
+
+def test_arrays_of_numpy_are_called_so(tmp_path: Path, nvlabs: dict[str, Tensor]) -> None:
+    arrays = {key: value.numpy() for key, value in nvlabs.items()}
+    with pytest.raises(CheckpointError, match="holds no tensors, but arrays of numpy") as caught:
+        load(save(tmp_path / "x.pth", arrays))
+    assert "torch.from_numpy" in caught.value.fix
+
+
 def test_a_set_that_is_not_there(tmp_path: Path, nvlabs: dict[str, Tensor]) -> None:
     path = save(tmp_path / "x.pth", {"model": nvlabs, "ema": nvlabs})
     with pytest.raises(CheckpointError, match="no weights called 'emma'") as caught:

@@ -119,7 +119,7 @@ def test_a_shape_of_labelme_is_named_by_its_file_and_number(broken: Any, message
 def test_a_label_that_labels_txt_lacks_is_refused(tmp_path: Path) -> None:
     EXPORTS["labelme_in_order"](tmp_path)
     text(tmp_path / "labels.txt", "_background_\nleaf\n")
-    assert "shape 1 has the label 'bug', which is not in labels.txt" in refused(tmp_path).message
+    assert "shape 1 cannot be read: its label 'bug' is not in labels.txt" in refused(tmp_path).message
 
 
 def test_images_that_nobody_labelled_are_counted(tmp_path: Path) -> None:

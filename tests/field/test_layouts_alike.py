@@ -153,7 +153,7 @@ def test_several_coco_documents_without_a_splits_name_are_not_chosen_from(tmp_pa
     photo(tmp_path / "images/a.jpg")
     for name in ("one", "two"):
         document(tmp_path / f"annotations/{name}.json", coco("a.jpg"))
-    with pytest.raises(DatasetError, match=r"no file in annotations/ is named after a split: one.json, two.json"):
+    with pytest.raises(DatasetError, match=r"no file in annotations/ is named after a split: 'one.json', 'two.json'"):
         find_layout(tmp_path)
 
 

@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from foreign_files import NAMES, NANO_MIT, random_model, state_in
+from foreign_files import NAMES, NANO_MIT, meta_network, random_model, state_in
 from terrazzo.errors import CheckpointError
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.weights.create import create_model
 from terrazzo.weights.load import load, load_starting_weights
-from terrazzo.weights.recognize import meta_network, recognize, shapes_of
+from terrazzo.weights.origin import licence_of
+from terrazzo.weights.recognize import recognize, shapes_of
 from terrazzo.weights.remap.segformer import HF4, HF4_MIT, HF5, HF5_MIT, MMSEG_MIT, SMP
 from terrazzo.weights.remap.vit import TIMM
 
@@ -177,6 +178,9 @@ def test_an_adapter_that_keeps_the_classes_has_their_names(tmp_path: Path) -> No
         ({"peft_type": "IA3"}, "an adapter of the kind IA3"),
         ({"use_dora": True}, "with use_dora"),
         ({"lora_alpha": "much"}, "lora_alpha is 'much'"),
+        ({"init_lora_weights": "pissa_niter_16"}, "with init_lora_weights pissa_niter_16"),  # it changes the base too
+        ({"init_lora_weights": "olora"}, "with init_lora_weights olora"),
+        ({"alpha_pattern": {"(a+)+b": 3}}, "alpha_pattern has the expression '(a+)+b'"),
     ],
 )
 def test_an_adapter_that_cannot_be_merged_says_how_to(tmp_path: Path, config: dict[str, Any], says: str) -> None:
@@ -190,11 +194,27 @@ def test_an_adapter_that_cannot_be_merged_says_how_to(tmp_path: Path, config: di
     assert "merge_and_unload" in caught.value.fix or "correct it" in caught.value.fix
 
 
+def test_an_adapter_asks_for_the_revision_of_its_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = base_folder(tmp_path / "base", names=["a", "b", "c"])
+    folder, _ = adapter_folder(tmp_path / "adapter", "owner/name", revision="v2")
+    asked: list[str] = []
+    monkeypatch.setattr("terrazzo.weights.load.download", lambda name: asked.append(name) or base)
+    load(folder)
+    assert asked == ["owner/name@v2"]
+
+
+def test_an_adapter_s_own_licence_and_that_of_its_base(tmp_path: Path) -> None:
+    folder, _ = adapter_folder(tmp_path / "adapter", base_folder(tmp_path / "base", names=["a", "b", "c"]))
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    licence = licence_of(load(folder).record)
+    assert licence == f"mit; {tmp_path / 'base'}, which it started from: cc-by-nc-4.0"
+
+
 def test_an_adapter_for_another_model(tmp_path: Path) -> None:
     folder, _ = adapter_folder(tmp_path / "adapter", base_folder(tmp_path / "base"))
     odd = {f"base_model.model.vit.layer.0.query.lora_{part}.weight": torch.ones(2, 2) for part in "AB"}
     save_file(odd, folder / "adapter_model.safetensors")
-    with pytest.raises(CheckpointError, match=r"changes vit\.layer\.0\.query, which its base .* has not"):
+    with pytest.raises(CheckpointError, match=r"changes vit\.layer\.0\.query, which its base .* does not have"):
         load(folder)
 
 

@@ -25,7 +25,7 @@ from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.onnx_file import unopened
 from terrazzo.errors import ImageError
 from terrazzo.imaging.read import ReadOptions
-from terrazzo.inference import predictor as predictor_module
+from terrazzo.inference import pipeline
 from terrazzo.inference.predict_folder import predict_folder
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.result import Segmentation
@@ -129,16 +129,16 @@ def test_reading_that_runs_out_of_memory_is_tried_again(
 def test_upsampling_that_runs_out_of_memory_is_tried_again_in_windows(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decide, calls = predictor_module.decide, []
+    decide, calls = pipeline.decide, []
 
-    def whole_fails(bands: Any, *, probabilities: bool) -> Any:
-        bands = list(bands)
-        calls.append(bands[0].logits_KHW.shape[2])
+    def whole_fails(blocks: Any, *arguments: Any) -> Any:
+        blocks = list(blocks)
+        calls.append(blocks[0].scores.logits_KHW.shape[2])
         if len(calls) in (2, 3):  # the second photo's, by itself too
             raise RuntimeError("OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes")
-        return decide(bands, probabilities=probabilities)
+        return decide(blocks, *arguments)
 
-    monkeypatch.setattr(predictor_module, "decide", whole_fails)
+    monkeypatch.setattr(pipeline, "decide", whole_fails)
     with pytest.warns(TerrazzoWarning, match="windows of 1024 x 1024"):
         assert not predict_folder(photos, "out", _predictor(Keeping(10**6)), save="mask").failures
     assert _all_right()

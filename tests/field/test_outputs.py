@@ -105,6 +105,20 @@ def test_an_input_is_never_replaced_whatever_it_is_called(predictor: Predictor, 
     assert np.asarray(Image.open(output / "1_mask.png")).max() == 7
 
 
+def test_links_in_place_of_a_result(predictor: Predictor, images: Path) -> None:
+    Path("out").mkdir()
+    Path("mine.txt").write_text("mine")
+    link = Path("out/1_mask.png")
+    link.symlink_to("../mine.txt")
+    with pytest.raises(OutputError, match=r"out/1_mask\.png \(a link to .*/mine\.txt\) would be replaced"):
+        predict_folder("set/1.jpg", "out", predictor, save="mask")
+    link.unlink()
+    link.symlink_to("1_mask.png")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=r"1_mask\.png could not be written: Too many levels of symbolic links"):
+            predict_folder("set/1.jpg", "out", predictor, save="mask", overwrite=overwrite)
+
+
 def test_the_second_run_takes_the_same_images_and_replaces_its_own_results(predictor: Predictor, images: Path) -> None:
     first = predict_folder("set", "set", predictor)
     before = contents(images)
@@ -216,6 +230,38 @@ def test_every_command_refuses_before_it_works(
     assert caught.value.code == 2
     assert errors[-2].startswith(("error[output-", "error[training-output-taken]"))
     assert Path(taken).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "read"),
+    [
+        (["evaluate", "--data", "set", "--labels", "l.yaml", "--json", "l.yaml"], "l.yaml"),
+        (["evaluate", "--data", "set", "--model", "m.xml", "--json", "m.bin"], "m.bin"),
+        (["check-data", "set", "--labels", "l.yaml", "--json", "l.yaml"], "l.yaml"),
+        (["benchmark", "--model", "m.xml", "--json", "m.bin"], "m.bin"),
+        (["benchmark", "--photos", "set", "--json", "set/1.jpg"], "set/1.jpg"),
+        (["ablate", "stages", "--data", "data", "--labels", "l.yaml", "--output", "."], "stages.md"),
+        (["export", "--model", "m", "--output", "x.onnx"], "x.onnx"),
+        (["export", "--precision", "fp16", "--data", "data", "--output", "x.xml"], "x.bin"),
+        (["predict", "set/1.jpg", "--model", "m", "--save", "json", "--output", "m/config.json"], "m/config.json"),
+        (["predict", "set/1.jpg", "--model", "config.json", "--save", "json", "-o", "config.json"], "config.json"),
+    ],
+)
+def test_nothing_that_a_command_reads_is_replaced_although_it_may_overwrite(
+    images: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], read: str
+) -> None:
+    Path("m").mkdir()
+    Path("data").mkdir()
+    for name in ("l.yaml", "m.xml", "m.bin", "m/config.json", "config.json", "data/labels.yaml"):
+        Path(name).write_text("mine")
+    links = {"stages.md": "l.yaml", "x.onnx": "m/config.json", "x.bin": "data/labels.yaml"}
+    if read in links:
+        Path(read).symlink_to(links[read])
+    before = Path(read).read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments, "--overwrite"])
+    assert caught.value.code == 2 and "error[output-is-input]" in capsys.readouterr().err
+    assert Path(read).read_bytes() == before
 
 
 def test_data_are_not_replaced_by_a_report(images: Path) -> None:

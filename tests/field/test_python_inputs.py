@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -156,3 +158,79 @@ def test_a_network_in_another_precision(model: TrainedModel, mask: np.ndarray, d
 def test_a_network_without_weights() -> None:
     with pytest.raises(ConfigError, match="meta device"):
         TorchEngine(create_model("segformer_b0", 4).to("meta"))
+
+
+# Numbers of any depth
+
+
+@pytest.mark.parametrize(
+    ("made", "value_range"),
+    [
+        (lambda: IMAGE.astype(np.float32) / 255, (0, 1)),
+        (lambda: IMAGE.astype(np.float64), (0, 255)),
+        (lambda: IMAGE.astype(np.uint16) * 16, (0, 4080)),
+        (lambda: IMAGE.astype(np.uint16) * 257, None),
+        (lambda: TENSOR.permute(2, 0, 1).float() / 255, None),
+        (lambda: TENSOR.permute(2, 0, 1).float(), (0, 255)),
+        (lambda: TENSOR.float() / 255, (0, 1)),
+        (lambda: TENSOR.double() - 128, (-128, 127)),
+    ],
+)
+def test_what_is_black_and_white_is_said(
+    made: Callable[[], Any], value_range: tuple[float, float] | None, predictor: Predictor, mask: np.ndarray
+) -> None:
+    result = terrazzo.predict(made(), predictor, value_range=value_range)
+    np.testing.assert_array_equal(result.mask, mask)
+
+
+# Web addresses
+
+
+@pytest.fixture
+def server(file: Path) -> Iterator[str]:
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(file.parent))
+
+        def log_message(self, *args: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+def test_an_address_is_fetched_only_where_that_is_allowed(
+    server: str, file: Path, predictor: Predictor, mask: np.ndarray
+) -> None:
+    address = f"{server}/{file.name}"
+    for images in (address, [IMAGE, address], [file, address]):
+        with pytest.raises(ImageError, match="web address") as caught:
+            terrazzo.predict(images, predictor)
+        assert caught.value.code == "image-address" and "allow_download=True" in caught.value.fix
+    np.testing.assert_array_equal(terrazzo.predict(address, predictor, allow_download=True).mask, mask)
+    both = terrazzo.predict(iter([address, file]), predictor, allow_download=True)
+    assert [result.path for result in both] == [None, file]
+    for result in both:
+        np.testing.assert_array_equal(result.mask, mask)
+
+
+def test_an_address_that_gives_no_image(server: str, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    for address, said in (
+        (f"{server}/none.png", "404"),
+        ("http://127.0.0.1:1/a.png", "cannot be downloaded"),
+        ("https://[a/b.png", "cannot be downloaded"),
+        ("http://a b/c.png", "cannot be downloaded"),
+    ):
+        with pytest.raises(ImageError, match=said) as caught:
+            terrazzo.predict(address, predictor, allow_download=True)
+        assert caught.value.code == "image-download"
+    with pytest.raises(ImageError) as caught:  # a page that lists the folder
+        terrazzo.predict(server, predictor, allow_download=True)
+    assert caught.value.code == "image-format"
+    monkeypatch.setattr("terrazzo.data.sources.address.MOST_BYTES", 100)
+    with pytest.raises(ImageError, match="more than") as caught:
+        terrazzo.predict(f"{server}/a.png", predictor, allow_download=True)
+    assert caught.value.code == "image-download"

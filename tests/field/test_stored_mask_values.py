@@ -121,6 +121,8 @@ def test_mmsegmentation_says_that_zero_is_ignored() -> None:
     assert meta(reduce_zero_label=False).id_map is None and meta().id_map is None
     old = {"CLASSES": NAMES, "config": "dict(type='LoadAnnotations', reduce_zero_label=True)"}  # of version 0
     assert dict(labels_from_meta(old, 3, "x.pth")[0].id_map or ()) == REDUCED
+    for text in ("{'reduce_zero_label': True}", '{"reduce_zero_label": true}'):  # the same as a dictionary, and in JSON
+        assert dict(labels_from_meta({"CLASSES": NAMES, "config": text}, 3, "x.pth")[0].id_map or ()) == REDUCED
 
 
 def test_mmsegmentation_says_which_values_its_classes_had() -> None:

@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from terrazzo.inference import overlay
-from terrazzo.inference.overlay import LegendEntry, paint, with_legend
+from terrazzo.inference import legend as legend_module
+from terrazzo.inference.legend import LegendEntry, with_legend
+from terrazzo.inference.overlay import line_width, paint
 
 RED, GREEN, BLUE = (220, 0, 0), (0, 180, 0), (0, 0, 220)
 ENTRIES = [LegendEntry("road", RED, 0.6), LegendEntry("tree", GREEN, 0.3), LegendEntry("sky", BLUE, 0.1)]
+BARE = np.arange(256) == 255
 PRINTABLE = st.characters(codec="utf-8").filter(str.isprintable)  # what LabelSpec lets into a name
 
 
@@ -99,7 +101,7 @@ def test_a_long_name_ends_in_an_ellipsis() -> None:
         return with_legend(grey(400, 300), [LegendEntry(name, RED, 0.5)])
 
     np.testing.assert_array_equal(legend("n" * 100), legend("n" * 200))
-    assert legend("n" * 100).shape[1] < 300 + 20 * overlay.SMALLEST_TEXT
+    assert legend("n" * 100).shape[1] < 300 + 20 * legend_module.SMALLEST_TEXT
 
 
 def test_a_name_that_the_font_cannot_draw_falls_back() -> None:
@@ -122,23 +124,23 @@ def test_markup_is_text_like_any_other() -> None:
 
 
 def test_without_matplotlib_pillows_own_font_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "DejaVu" in str(overlay._font(14).getname()[0])  # type: ignore[union-attr]
+    assert "DejaVu" in str(legend_module._font(14).getname()[0])  # type: ignore[union-attr]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    overlay._font.cache_clear()
-    overlay._line_width.cache_clear()
+    legend_module._font.cache_clear()
+    legend_module._line_width.cache_clear()
     try:
-        assert "DejaVu" not in str(overlay._font(14).getname()[0])  # type: ignore[union-attr]
+        assert "DejaVu" not in str(legend_module._font(14).getname()[0])  # type: ignore[union-attr]
         assert with_legend(grey(300, 400), ENTRIES).shape[0] > 300
     finally:
-        overlay._font.cache_clear()
-        overlay._line_width.cache_clear()
+        legend_module._font.cache_clear()
+        legend_module._line_width.cache_clear()
 
 
 def test_paint_mixes_colours_and_draws_lines_between_classes() -> None:
     mask = np.zeros((20, 20), dtype=np.uint8)
     mask[:, 10:] = 1
     colors = np.array([RED, BLUE], dtype=np.uint8)[mask]
-    painted = paint(grey(20, 20), colors, mask, 0.5, bare=255)
+    painted = paint(grey(20, 20), colors, mask, 0.5, BARE, line_width(mask.shape))
     np.testing.assert_array_equal(painted[5, 0], [155, 45, 45])
     np.testing.assert_array_equal(painted[5, 19], [45, 45, 155])
     np.testing.assert_array_equal(painted[5, 9], [128 + 110, 128, 128])
@@ -148,16 +150,16 @@ def test_paint_mixes_colours_and_draws_lines_between_classes() -> None:
 def test_paint_leaves_pixels_without_a_class_alone() -> None:
     mask = np.full((20, 20), 255, dtype=np.uint8)
     mask[:10] = 0
-    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    photo = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
     colors = np.full((20, 20, 3), RED, dtype=np.uint8)
-    painted = paint(image, colors, mask, 1.0, bare=255)
-    np.testing.assert_array_equal(painted[11:], image[11:])
+    painted = paint(photo, colors, mask, 1.0, BARE, line_width(mask.shape))
+    np.testing.assert_array_equal(painted[11:], photo[11:])
     np.testing.assert_array_equal(painted[:9], colors[:9])
 
 
-def test_lines_grow_with_the_image() -> None:
+def test_lines_grow_with_the_photo() -> None:
     mask = np.zeros((2400, 2400), dtype=np.uint8)
     mask[:, 1200:] = 1
     colors = np.zeros((2400, 2400, 3), dtype=np.uint8)
-    painted = paint(grey(2400, 2400), colors, mask, 0.5, bare=255)
+    painted = paint(grey(2400, 2400), colors, mask, 0.5, BARE, line_width(mask.shape))
     assert (painted[1000] == 128).all(axis=-1).sum() == 3

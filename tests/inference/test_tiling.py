@@ -17,16 +17,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from terrazzo.errors import CheckpointError
-from terrazzo.inference.tiling import (
-    Engine,
-    Scores,
-    decide,
-    decide_together,
-    slide,
-    slide_in_bands,
-    whole,
-    window_starts,
-)
+from terrazzo.inference import scratch
+from terrazzo.inference.scores import Block, Keep, Scores, decide, decide_together
+from terrazzo.inference.tiling import Engine, slide, slide_in_blocks, whole, window_starts
 from terrazzo.inference.upsample import argmax
 from terrazzo.inference.upsample.resize_axis import compose_axis, compose_windows
 
@@ -34,6 +27,7 @@ Floats = NDArray[np.float32]
 Size = tuple[int, int]
 
 ROUNDING = 1e-4
+PROBABILITIES: Keep = frozenset({"probabilities"})
 
 
 def small_network(num_classes: int, step: int, *, classes_last: bool = True, seed: int = 0) -> Engine:
@@ -209,14 +203,15 @@ def test_sliding_is_the_literal_procedure(
     stride = max(1, int(window * stride_share))
     expected = literal_slide(engine, image, size, window, stride)
     with mock.patch.object(argmax, "_STRIP_FLOATS", strip):
-        mask, probabilities = decide([slide(engine, Normalised(image), size, window, stride)], probabilities=True)
+        pixels = decide([Block(0, 0, slide(engine, Normalised(image), size, window, stride))], size, PROBABILITIES)
+    mask, probabilities = pixels.mask, pixels.probabilities
     assert_decides(mask, expected)
     assert probabilities is not None
     np.testing.assert_allclose(probabilities, torch.from_numpy(expected).softmax(0).numpy(), atol=ROUNDING)
-    in_bands, kept = decide(slide_in_bands(engine, Normalised(image), size, window, stride), probabilities=True)
-    assert_decides(in_bands, expected)
-    assert in_bands.shape == mask.shape and kept is not None
-    np.testing.assert_allclose(kept, probabilities, atol=ROUNDING)
+    in_blocks = decide(slide_in_blocks(engine, Normalised(image), size, window, stride), size, PROBABILITIES)
+    assert_decides(in_blocks.mask, expected)
+    assert in_blocks.mask.shape == mask.shape and in_blocks.probabilities is not None
+    np.testing.assert_allclose(in_blocks.probabilities, probabilities, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("size", [(48, 64), (31, 90)])
@@ -224,59 +219,68 @@ def test_a_window_that_holds_the_image_is_the_whole_image(size: Size) -> None:
     engine, image = small_network(9, 4), noise(3, 48, 64)
     (expected,) = whole(engine, image[None], size)
     for window, stride in ((64, 64), (100, 30)):
-        (only,) = slide_in_bands(engine, Normalised(image), size, window, stride)
-        for scores in (only, slide(engine, Normalised(image), size, window, stride)):
+        (only,) = slide_in_blocks(engine, Normalised(image), size, window, stride)
+        for scores in (only.scores, slide(engine, Normalised(image), size, window, stride)):
             np.testing.assert_array_equal(scores.mask(), expected.mask())
             np.testing.assert_array_equal(scores.probabilities(), expected.probabilities())
 
 
 def test_a_batch_of_whole_images_is_decided_one_by_one() -> None:
     engine, images = small_network(5, 4), noise(3, 3, 21, 30)
-    batch = [decide([scores])[0] for scores in whole(engine, images, (40, 50))]
+    batch = [scores.mask() for scores in whole(engine, images, (40, 50))]
     for image, mask in zip(images, batch, strict=True):
         logits = resized(torch.from_numpy(np.ascontiguousarray(engine(image[None]))), (21, 30))
         assert_decides(mask, resized(logits, (40, 50))[0].numpy())
 
 
-def test_bands_follow_one_another_and_come_before_the_last_window_is_seen() -> None:
+def test_blocks_follow_one_another_and_come_as_soon_as_their_windows_are_seen() -> None:
     seen = []
 
     def engine(images: Floats) -> Floats:
         seen.append(images.shape)
         return np.zeros((1, 2, 8, 8), np.float32)
 
-    heights = []
-    for band in slide_in_bands(engine, Normalised(noise(3, 120, 40)), (240, 80), 32, 22):
-        heights.append((band.rows.length, len(seen)))
-    # Windows at rows 0, 22, 44, 66, 88, two in each row; a row of the photo needs the input's row next to it, too.
-    assert [calls for _, calls in heights] == [2, 4, 6, 8, 10]
-    assert [height for height, _ in heights] == [43, 44, 44, 44, 65]
+    places = []
+    for block in slide_in_blocks(engine, Normalised(noise(3, 120, 40)), (240, 80), 32, 22):
+        _, height, width = block.scores.shape
+        places.append((len(seen), block.top, block.left, height, width))
+    # Windows at rows 0, 22, 44, 66, 88 and columns 0, 8; a pixel of the image needs the input's next one, too.
+    rows = [(0, 43), (43, 44), (87, 44), (131, 44), (175, 65)]
+    columns = [(0, 15), (15, 65)]
+    assert places == [
+        (2 * i + j + 1, top, left, height, width)
+        for i, (top, height) in enumerate(rows)
+        for j, (left, width) in enumerate(columns)
+    ]
 
 
-def test_memory_of_bands_does_not_grow_with_the_images_height() -> None:
+@pytest.mark.parametrize("tall", [True, False])
+def test_memory_of_blocks_does_not_grow_with_the_image(tall: bool) -> None:
     engine = small_network(60, 4)
 
-    def peak(height: int) -> float:
-        image = np.zeros((height, 96, 3), np.float32).transpose(2, 0, 1)
+    def peak(length: int) -> float:
+        size = (length, 96) if tall else (96, length)
+        image = np.zeros((*size, 3), np.float32).transpose(2, 0, 1)
         tracemalloc.start()
-        for band in slide_in_bands(engine, Normalised(image), (height, 96), 64, 48):
-            band.mask()
+        with mock.patch.object(scratch, "IN_MEMORY", 1 << 18):
+            for block in slide_in_blocks(engine, Normalised(image), size, 64, 48):
+                block.scores.mask()
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
 
-    for height in (256, 2048):
-        peak(height)  # the axes are made once, and kept
-    short, tall = peak(256), peak(2048)
-    assert tall < 1.5 * short + 2048 * 96  # the axes grow a little; all classes at full size would be 47 MB
-    assert tall < 10e6
+    for length in (256, 2048):
+        peak(length)  # the axes are made once, and kept
+    small, large = peak(256), peak(2048)
+    assert large < 1.2 * small + 2048 * 200  # the axes grow a little; all classes at full size would be 47 MB
+    assert large < 10e6
 
 
 def test_logits_that_are_not_finite_are_refused_wherever_they_are() -> None:
     image = noise(3, 20, 20)
     image[1, 17, 3] = np.nan
     with pytest.raises(CheckpointError) as caught:
-        decide(slide_in_bands(identity, Normalised(image), (20, 20), 8, 6))
+        decide(slide_in_blocks(identity, Normalised(image), (20, 20), 8, 6), (20, 20))
     assert caught.value.code == "logits-not-finite"
     with pytest.raises(CheckpointError):
         decide_together([(slide(identity, Normalised(image), (20, 20), 8, 6), False)])
@@ -293,7 +297,8 @@ def constant(logits: list[float]) -> Scores:
 def test_views_are_averaged_as_probabilities_and_windows_as_logits() -> None:
     """One view is very sure of class 0, two are fairly sure of class 1: their mean logits and probabilities differ."""
     leads = [10.0, -2.0, -2.0]
-    mask, probabilities = decide_together([(constant([lead, 0]), False) for lead in leads], probabilities=True)
+    pixels = decide_together([(constant([lead, 0]), False) for lead in leads], PROBABILITIES)
+    mask, probabilities = pixels.mask, pixels.probabilities
     assert probabilities is not None
     expected = np.mean([1 / (1 + np.exp(-lead)) for lead in leads])  # 0.413
     np.testing.assert_allclose(probabilities[0], expected, rtol=1e-5)
@@ -307,7 +312,7 @@ def test_views_are_averaged_as_probabilities_and_windows_as_logits() -> None:
         4,
         1,
     )
-    mask, _ = decide([scores])
+    mask = scores.mask()
     assert mask[0].tolist() == [0, 0, 0, 0, 1, 1]  # leads of 10, 8 / 2, 6 / 3, 6 / 3, -4 / 2 and -2
 
 
@@ -315,10 +320,11 @@ def test_mirrored_views_are_turned_back() -> None:
     image = noise(3, 9, 13)
     plain, turned = image, np.ascontiguousarray(image[:, :, ::-1])
     views = [(next(whole(identity, x[None], (9, 13))), x is turned) for x in (plain, turned)]
-    mask, probabilities = decide_together(views, probabilities=True)
+    pixels = decide_together(views, PROBABILITIES)
+    mask, probabilities = pixels.mask, pixels.probabilities
     np.testing.assert_array_equal(mask, image.argmax(axis=0))
     np.testing.assert_allclose(probabilities, torch.from_numpy(image).softmax(0).numpy(), atol=1e-6)
-    wrong, _ = decide_together([(scores, False) for scores, _ in views])
+    wrong = decide_together([(scores, False) for scores, _ in views]).mask
     assert (wrong != mask).mean() > 0.2
 
 
@@ -337,11 +343,13 @@ def test_views_of_all_sizes_are_the_literal_mean(order: Engine, step: int) -> No
             logits = torch.from_numpy(literal_slide(engine, x, size, 32, 20))
             expected.append(logits.softmax(0).flip(-1) if mirrored else logits.softmax(0))
     mean = torch.stack(expected).mean(0).numpy()
-    mask, nothing = decide_together(iter(views))
-    assert nothing is None
+    alone = decide_together(iter(views))
+    mask = alone.mask
+    assert alone.probabilities is None
     assert_decides(mask, mean)
     with mock.patch.object(argmax, "_PROBABILITY_FLOATS", 30 * 56 * 7):
-        again, probabilities = decide_together(iter(views), probabilities=True)
+        pixels = decide_together(iter(views), PROBABILITIES)
+    again, probabilities = pixels.mask, pixels.probabilities
     assert (again == mask).mean() > 0.999
     np.testing.assert_allclose(probabilities, mean, atol=ROUNDING)
 

@@ -93,6 +93,7 @@ def test_names_that_differ_by_a_hyphen_alone_are_told_apart_where_both_lists_hav
     assert match_classes(("a-b", "ab", "c"), ("ab", "c", "a b")) is None
     assert match_classes(("a-b", "ab", "c"), ("ab", "a b", "c")) is None
     assert match_classes(("a-b", "ab", "c"), ("a-b", "ab", "c")) is not None
+    assert match_classes(("a b", "ab"), ("a_b", "a-b")) is None
 
 
 def test_guessed_names_are_no_better_than_numbers() -> None:

@@ -92,6 +92,14 @@ def test_an_unknown_list_names_the_nearest() -> None:
     assert "ade20k" in refused("labels-bundled", LabelSpec.bundled, "../../secret").fix
 
 
+def test_an_option_names_a_list_or_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("names: [a, b]\n")
+    assert LabelSpec.named(str(path)) == LabelSpec.from_names(["a", "b"])
+    assert LabelSpec.named("camvid") == LabelSpec.bundled("camvid")
+    assert "labels.yaml" in refused("labels-bundled", LabelSpec.named, str(tmp_path)).fix
+
+
 # --- index masks ------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from terrazzo import models
@@ -205,6 +205,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(place=st.sampled_from(["encoder", "decoder"]), field=st.integers(0, 15), value=VALUES)
 def test_any_value_anywhere_is_taken_or_refused(place: str, field: int, value: Any) -> None:
     document = ModelSpec.from_dict(TINY).to_dict()

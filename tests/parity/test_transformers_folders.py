@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from foreign_files import meta_network
 from terrazzo.cli.main import main
 from terrazzo.errors import CheckpointError
 from terrazzo.models.segformer import VARIANTS
@@ -18,7 +19,7 @@ from terrazzo.weights.convert import convert
 from terrazzo.weights.create import create_model
 from terrazzo.weights.files import save_folder
 from terrazzo.weights.load import load, load_starting_weights
-from terrazzo.weights.recognize import load_network, meta_network, shapes_of
+from terrazzo.weights.recognize import load_network, shapes_of
 from terrazzo.weights.remap.segformer import HF5
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[dev]'")

@@ -20,7 +20,7 @@ from terrazzo.training.recipe import Recipe
     ("argument", "value", "message"),
     [
         ("data", None, "train: data is None"),
-        ("data", "a\0b", "train: data is 'a\\x00b', which no file can be called"),
+        ("data", "a\0b", "train: data is 'a\\x00b', which cannot be the name of anything"),
         ("output", ["run"], "train: output is a list"),
         ("recipe", {"lr": 1}, "train: recipe is a dict"),
         ("overrides", "lr=1", "train: overrides is 'lr=1'"),

@@ -80,6 +80,14 @@ def save_tiny(folder: Path) -> Path:
     return folder
 
 
+def test_a_configuration_larger_than_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = transformers.ResNetConfig(**TINY_BACKBONES["resnet"]).to_dict()
+    monkeypatch.setattr("terrazzo.models.encoders.backbone.machine_memory", lambda: 4000)
+    with pytest.raises(ConfigError, match="parameters do not fit into this machine's memory") as caught:
+        encoder_of(config)
+    assert caught.value.code == "encoder-config"
+
+
 def test_a_folder_without_weights(tmp_path: Path) -> None:
     save_tiny(tmp_path)
     (tmp_path / "model.safetensors").unlink()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from foreign_files import meta_network
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.weights.catalog import HUB, PUBLISHED, published
 from terrazzo.weights.huggingface import is_hub_id
-from terrazzo.weights.recognize import meta_network
 
 SIZES = sorted({(row.architecture, row.labels) for row in PUBLISHED if "deit" not in row.architecture})
 

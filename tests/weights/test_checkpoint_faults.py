@@ -21,6 +21,7 @@ from safetensors.torch import save, save_file
 
 from foreign_files import NAMES, state_in
 from terrazzo.errors import CheckpointError, TerrazzoError
+from terrazzo.weights import torch_files
 from terrazzo.weights.load import load
 from terrazzo.weights.remap.segformer import HF4
 from terrazzo.weights.tensor_files import read_tensor_file
@@ -45,6 +46,12 @@ def safetensors_file(path: Path, header: object, data: bytes = b"") -> Path:
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
     return path
+
+
+def test_more_tensors_than_any_network_has(tmp_path: Path) -> None:
+    header = {f"loss_val_iou_{k}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for k in range(10_001)}
+    error = refusal(safetensors_file(tmp_path / "x.safetensors", header))
+    assert error.code == "checkpoint-unknown" and "holds 10,001 tensors, more than any network" in error.message
 
 
 # -- row 38 -----------------------------------------------------------------------------------------------------------
@@ -149,7 +156,13 @@ def test_row_45_a_storage_that_says_more_than_its_record_holds(tmp_path: Path) -
     with zipfile.ZipFile(tmp_path / "y.pth", "w") as archive:
         for name, data in parts.items():
             archive.writestr(name, data[:40] if name.endswith("data/0") else data)
-    assert refusal(tmp_path / "y.pth").code in ("checkpoint-damaged", "checkpoint-not-dense")
+    assert "has 40 bytes, which is not its size" in refusal(tmp_path / "y.pth").message
+
+
+def test_row_45_a_list_of_tensors_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pth")
+    monkeypatch.setattr(torch_files, "MAX_BYTES", 100)
+    assert "its list of tensors has" in refusal(tmp_path / "x.pth").message
 
 
 def test_row_45_compressed_archives_are_not_unpacked(tmp_path: Path) -> None:
@@ -159,7 +172,7 @@ def test_row_45_compressed_archives_are_not_unpacked(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "y.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in parts.items():
             archive.writestr(name, data)
-    assert "compressed" in refusal(tmp_path / "y.pth").message
+    assert "is compressed, which PyTorch never does" in refusal(tmp_path / "y.pth").message
 
 
 # -- row 46 -----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 
 import huggingface_hub
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from foreign_files import NAMES, random_model, state_in
 from terrazzo.errors import CheckpointError
 from terrazzo.weights.catalog import is_cached
+from terrazzo.weights.hub import download
 from terrazzo.weights.huggingface import is_hub_id
 from terrazzo.weights.load import load
 from terrazzo.weights.remap.segformer import HF4
@@ -128,3 +130,17 @@ def test_the_catalog_sees_the_cache(cache: Path) -> None:
     put_into(cache, name)
     assert is_cached(name)
     assert load(name).record["licence"].startswith("NVIDIA Source Code License")
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "LICENSE.md", "LICENCE.txt", "README.md"])
+def test_the_terms_are_fetched_with_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "model.safetensors").touch()
+    asked: list[str] = []
+
+    def fetch(_: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    download("somebody/segformer")
+    assert any(fnmatch(name, pattern) for pattern in asked)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from terrazzo.weights.recognize import meta_network, shapes_of
+from foreign_files import meta_network
+from terrazzo.weights.recognize import shapes_of
 from terrazzo.weights.remap.layout import Layout
 from terrazzo.weights.remap.segformer import HF4, NVLABS, OURS
 from terrazzo.weights.remap.setr import MLA, MMSEG_MLA, NAIVE, OURS_PUP, PUP

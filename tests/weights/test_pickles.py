@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from terrazzo.errors import CheckpointError, TerrazzoError
-from terrazzo.weights import pickles
+from terrazzo.weights import pickles, weight_sets
 from terrazzo.weights.pickled_values import plain
 from terrazzo.weights.pickles import PickleSource, Placeholder, read_pickle
 from terrazzo.weights.tensor_files import read_tensor_file
@@ -271,6 +271,48 @@ def test_bombs_are_bounded(monkeypatch: pytest.MonkeyPatch, program: bytes, says
         assert says is None or says in str(error)
     else:
         assert says is None
+
+
+COPIES = {
+    "lists": b"](" + b"K\x01" * 1000 + b"e\x940(" + b"cbuiltins\nlist\nh\x00\x85R" * 200 + b"l",
+    "dictionaries": b"}(" + b"K\x01K\x02" * 1 + b"u\x940(" + b"cbuiltins\ndict\nh\x00\x85R" * 9000 + b"l",
+    "bytes": text("a" * 9000) + b"\x940(" + b"c_codecs\nencode\nh\x00\x85R" * 200 + b"l",
+}
+
+
+@pytest.mark.parametrize("program", COPIES.values(), ids=COPIES)
+def test_copies_of_one_value_are_bounded(monkeypatch: pytest.MonkeyPatch, program: bytes) -> None:
+    data = b"\x80\x04" + program + b"."
+    read_pickle(PickleSource(io.BytesIO(data), len(data)))
+    monkeypatch.setattr(pickles, "MAX_BYTES", 800_000)
+    with pytest.raises(ValueError, match="copies its own values"):
+        read_pickle(PickleSource(io.BytesIO(data), len(data)))
+
+
+def test_the_name_of_a_class_is_bounded() -> None:
+    data = b"\x80\x04c" + b"a." * 300 + b"\nx\n."
+    with pytest.raises(ValueError, match="a class with a name of 601 characters"):
+        read_pickle(PickleSource(io.BytesIO(data), len(data)))
+
+
+def test_mappings_that_hold_themselves_many_times_are_looked_at_a_few_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[object] = []
+    as_mapping = weight_sets.as_mapping
+
+    def counted(value: object) -> Any:
+        looked.append(value)
+        return as_mapping(value)
+
+    monkeypatch.setattr(weight_sets, "as_mapping", counted)
+    monkeypatch.setattr(weight_sets, "MOST", 10_000)
+    looped = b"}\x94(" + b"".join(text(f"k{k}") + b"h\x00" for k in range(200)) + b"u"
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x04" + looped + b".")
+    with pytest.raises(CheckpointError, match="holds no tensors"):
+        read_tensor_file(tmp_path / "x.pth")
+    assert len(looked) < 50_000  # each of 200 entries leads to 200 others, five times over
 
 
 def test_deep_shared_and_cyclic_structures(tmp_path: Path) -> None:

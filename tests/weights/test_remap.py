@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreign_files import SEGFORMER, key_list, random_model, state_in
-from terrazzo.weights.recognize import meta_network, shapes_of
+from foreign_files import SEGFORMER, key_list, meta_network, random_model, state_in
+from terrazzo.weights.recognize import shapes_of
 from terrazzo.weights.remap.layout import Layout, Place
 from terrazzo.weights.remap.segformer import HF4, HF5, LAYOUTS, MMSEG, NVLABS, variant_in
 
@@ -25,7 +25,7 @@ from terrazzo.weights.remap.segformer import HF4, HF5, LAYOUTS, MMSEG, NVLABS, v
 )
 def test_every_key_and_shape_of_the_other_program_has_its_place(file: str, layout: Layout, architecture: str) -> None:
     theirs = key_list(file)
-    assert next(some for some in LAYOUTS if some.prefix_in(theirs) is not None) is layout
+    assert next(some for some in LAYOUTS if some.prefixes_in(theirs)) is layout
     spec, _ = variant_in(layout, theirs)
     assert spec is not None and spec.name == architecture
     ours = shapes_of(meta_network(architecture, 150).state_dict())
@@ -51,9 +51,9 @@ def test_there_and_back_keeps_every_bit(layout: Layout) -> None:
 def test_a_layout_is_told_by_its_marker_whatever_stands_before_it(layout: Layout) -> None:
     model = random_model("segformer_b0_mmseg" if "mmseg" in layout.name and not layout.encoder_only else "segformer_b0")
     keys = state_in(layout, model)
-    found = [some for some in SEGFORMER.values() if some.prefix_in(keys) is not None]
+    found = [some for some in SEGFORMER.values() if some.prefixes_in(keys)]
     assert found[0] is layout
-    assert layout.prefix_in({f"module.model.{key}": value for key, value in keys.items()}) == "module.model."
+    assert layout.prefixes_in([f"module.model.{key}" for key in keys]) == ["module.model."]
 
 
 def test_query_comes_first_in_a_packed_projection_and_key_before_value() -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from foreign_files import key_list, save_checkpoint, state_in
+from foreign_files import key_list, meta_network, save_checkpoint, state_in
 from terrazzo.errors import CheckpointError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import Segmenter, find_spec
@@ -22,7 +22,7 @@ from terrazzo.preprocess import Preprocess
 from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, load_folder, save_folder
 from terrazzo.weights.load import load, load_starting_weights
-from terrazzo.weights.recognize import meta_network, recognize, shapes_of
+from terrazzo.weights.recognize import recognize, shapes_of
 from terrazzo.weights.remap import setr, vit
 from terrazzo.weights.remap.layout import Layout
 
@@ -82,7 +82,10 @@ def test_every_key_and_shape_of_the_other_program_has_its_place(
         unused = {key for key in theirs if key.startswith(encoder_ends)}
     used = {key.removeprefix("vit.") for key in theirs.keys() - unused}
     found = recognize(dict(theirs), file)
-    assert (found.layout, found.architecture, found.num_classes, found.grid) == (layout, architecture, classes, grid)
+    size = (vit.PATCH * grid[0], vit.PATCH * grid[1])
+    assert (found.layout, found.architecture, found.num_classes, found.spec.image_size) == (
+        layout, architecture, classes, size,
+    )  # fmt: skip
     expected = layout.their_shapes(shapes_of(found.empty_network().state_dict()))
     assert shapes_of(found.tensors) == expected
     made_up = {"backbone.patch_embed.projection.bias"} if "mmseg" in file else set()
@@ -225,6 +228,22 @@ def test_a_layer_scale_of_another_shape_is_refused(tmp_path: Path, wrong: Tensor
     torch.save({**state, "blocks.7.ls1.gamma": wrong}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"1 unexpected \(blocks\.7\.ls1\.gamma\)"):
         load_starting_weights(tmp_path / "x.pth")
+
+
+def test_a_layer_scale_multiplies_the_rows_of_its_module() -> None:
+    module = "blocks.0.attn.proj"
+    tensors = {
+        f"{module}.weight": torch.ones(2, 3),
+        f"{module}.bias": torch.ones(2),
+        "blocks.0.ls1.gamma": Tensor([2, 3]),
+    }
+    assert vit.TIMM.prepare is not None
+    vit.TIMM.prepare(tensors)
+    assert tensors.keys() == {f"{module}.weight", f"{module}.bias"}
+    assert tensors[f"{module}.weight"].tolist() == [[2, 2, 2], [3, 3, 3]] and tensors[f"{module}.bias"].tolist() == [
+        2,
+        3,
+    ]
 
 
 def test_positions_are_resized_to_the_grid_that_is_trained(tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ def test_what_is_not_wanted_is_not_read(tmp_path: Path) -> None:
     [
         (torch.complex(torch.ones(2), torch.ones(2)), "type"),
         (torch.ones(3).to_sparse(), "sparse"),
+        (torch.complex(torch.ones(2), torch.ones(2)).conj().imag, "conjugate"),  # the file has its numbers negated
         (torch.empty(3, device="meta"), "meta"),
     ],
 )

@@ -17,7 +17,6 @@ from terrazzo.ablation.results import Result, Row
 from terrazzo.ablation.runs import Setting, scores_by_side, train_variant, trained_model
 from terrazzo.ablation.studies import Study, Variant, find_study
 from terrazzo.arguments import checked
-from terrazzo.atomic import make_folder
 from terrazzo.costs import count_operations_of_size, count_parameters, memory_of_forward, seconds_of_forward
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.engines.torch import find_device
@@ -79,7 +78,7 @@ def ablate(
         study: position, patches, reduction, width, stages, decoders or models; or a `Study` of your own.
         data: the data set's folder.
         output: the folder for the table, the plots and the trained networks.
-        labels: a bundled class list for a folder that does not say what its classes are.
+        labels: a bundled class list or a YAML file, for a folder that does not say what its classes are.
         overrides: recipe fields that take other values, such as ``{"epochs": 5, "crop": (128, 128)}``.
         short_side: bring photos to this shorter side before windows are cut, and in validation; by default as
             `terrazzo.train` does.
@@ -105,7 +104,8 @@ def ablate(
     data, output = Path(data), Path(output)
     files = [output / f"{study.name}{suffix}" for suffix in FILES]
     pictures = [output / f"{study.name}{suffix}" for what, suffix in PICTURES.items() if what == study.measures]
-    check_outputs([*files, *pictures], "ablate", inputs=[data], overwrite=overwrite)
+    inputs = [data, *([] if labels is None else [Path(labels)])]
+    check_outputs([*files, *pictures], "ablate", inputs=inputs, overwrite=overwrite)
     if sides is not None and (not sides or min(sides) < 8):
         given = ", ".join(map(str, sides)) or "none"
         raise ConfigError(f"sides are {given}", fix="give some of at least 8 pixels", code="ablation-sides")
@@ -114,7 +114,7 @@ def ablate(
     setting = Setting(data, recipe, *open_splits(recipe.data, data), output / "runs", workers, device)
     rows = [_costs(setting, study, variant, sides) for variant in study.variants]  # what cannot be built fails here
     if study.measures == "attention":
-        write_result(make_folder(output) / pictures[0].name, attention_png(rows), "ablate")
+        write_result(pictures[0], attention_png(rows), "ablate")
     models = []
     for number, variant in enumerate(study.variants):
         _say(f"{number + 1}/{len(rows)}  {variant.title}: {rows[number].parameters / 1e6:.2f} million parameters")

@@ -34,14 +34,14 @@ def ablate(
     device: DeviceOption = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Put a claim of the papers to the test: train variants of a network alike, and compare them.
+    """Test a claim of the papers: train variants of a network in the same way, and compare them.
 
     Studies: position (Mix-FFN or learned positions), patches (overlapping, plain, larger), reduction (of attention's
     keys), width (of the decoder), stages (fed to the decoder), decoders (SETR's three), models (SegFormer, SETR, PVT,
     FCN and all other decoders; needs the extra backbones).
 
-    Each writes STUDY.md, .csv, .json and .png. The same command goes on where an interrupted one was, and studies in
-    one output folder share the networks that they have in common.
+    Each study writes STUDY.md, .csv, .json and .png. After an interruption the same command goes on where it was, and
+    studies in one output folder share the networks that they have in common.
 
     Examples:
         terrazzo ablate stages --data my-folder --output ablation
@@ -50,38 +50,38 @@ def ablate(
     Parameters
     ----------
     study
-        position, patches, reduction, width, stages, decoders or models.
+        Do this study: position, patches, reduction, width, stages, decoders or models.
     data
-        The data set's folder.
+        Read the data set in this folder.
     output
-        Folder for the table, the plots, and the trained networks.
+        Write the table, the plots and the trained networks into this folder.
     labels
-        A bundled class list (such as camvid), for a folder that does not say what its classes are.
+        Take the classes from a bundled list such as camvid, or from a YAML file, where the folder does not name them.
     epochs
-        Passes over the training photos; by default 20.
+        Go through the training photos so many times; by default 20.
     steps
-        Optimiser steps, instead of --epochs.
+        Take so many optimiser steps, in place of --epochs.
     batch_size
-        Photos per step.
+        Learn from so many photos in a step; by default 8.
     crop
-        Height and width of the training windows.
+        Train on windows of this height and width; by default the photos' usual shorter side, from 128 to 512.
     short_side
-        Shorter side that photos are brought to before windows are cut, and for validation.
+        Resize photos to this shorter side before windows are cut, and for validation; by default they keep their size.
     lr
-        Base learning rate.
+        Begin with this learning rate; by default 0.001.
     seed
-        Seed of the random weights, of the order of the photos and of augmentation.
+        Draw weights, order and augmentation from this seed; by default 0.
     precision
-        fp32, bf16, or auto (bf16 where the hardware multiplies it natively).
+        Compute in fp32, bf16, or auto (the default: bf16 where the hardware multiplies it natively).
     sides
-        For position: shorter sides of the photos to validate at. For reduction and models: sides of the square images
-        that are measured.
+        Validate at these shorter sides of the photos, in the study position; in reduction and models, measure square
+        images of these sides.
     only
         Compare these networks of the study alone, by the names of their run folders, such as segformer_b0 mit_b0_fpn.
     workers
-        Number of processes that load photos.
+        Load photos in so many processes.
     overwrite
-        Replace tables and pictures that are not those of an earlier study, too.
+        Replace tables and pictures even if they are not those of an earlier study.
     """
     given: dict[str, Any] = {
         "epochs": epochs,

@@ -12,12 +12,13 @@ from terrazzo.cli.engine import engine_names
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.say import say
 from terrazzo.errors import ConfigError
+from terrazzo.imaging.find_images import find_images
 from terrazzo.ownership import check_outputs, write_result
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 __all__ = ["benchmark"]
 
-ENGINES_HELP = f"{engine_names('and')}, with commas between; or all, for those that are installed."
+ENGINES_HELP = f"Measure these: {engine_names('and')}, with commas between; or all that are installed."
 
 
 def benchmark(
@@ -48,21 +49,22 @@ def benchmark(
     Parameters
     ----------
     model
-        Shipped model, model folder, output folder of a training run, checkpoint file, hub id, or exported file.
+        Measure this model: a shipped one, a model folder, the output folder of a training run, a checkpoint file, a hub
+        id, or an exported file.
     size
-        Height and width of the network's input.
+        Give the network images of this height and width.
     batch_size
-        Photos that go through the network together.
+        Put so many images through the network together.
     threads
-        Computing threads of each engine; by default one for each core.
+        Compute in so many threads; by default one for each core.
     device
-        For torch: cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one.
+        Let torch compute on cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default it is a GPU where there is one.
     images
-        Also time photo files to mask files: a photo, folder or pattern, of which 50 photos are taken.
+        Time the way from photo files to mask files too, with the first 50 photos of a file, folder or pattern.
     rounds
-        Passes that are timed.
+        Time so many passes.
     json
-        File for the figures, of every single pass too.
+        Write all figures, of every single pass too, into this file.
     overwrite
         Replace the --json file even if it is not a result of `terrazzo benchmark`.
     trust_file
@@ -74,7 +76,8 @@ def benchmark(
     if sides is None:
         raise ConfigError(f"--size is {size!r}", fix="give height and width, as in 512x512")
     if json is not None:
-        check_outputs([json], "benchmark", inputs=[Path(model)], overwrite=overwrite, option="--json")
+        inputs = [Path(model), *([] if images is None else find_images([images]))]
+        check_outputs([json], "benchmark", inputs=inputs, overwrite=overwrite, option="--json")
     engines = "all" if engine == "all" else [name.strip() for name in engine.split(",")]
     with progress_bar("benchmark") as progress:
         report = measure(

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from terrazzo.data.check import DatasetCheck, SplitCheck
     from terrazzo.data.problems import Problem
     from terrazzo.data.rules import DataRules
-    from terrazzo.labels.spec import LabelSpec
 
 __all__ = ["check_data"]
 
@@ -82,7 +81,7 @@ def check_data(
     json: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Look a data set over before training, and list all that is wrong with it.
+    """Check a data set before training, and list all that is wrong with it.
 
     Says what kind of data set DATA is taken for: a folder of photos and masks, a published data set such as ADE20K,
     Cityscapes or Pascal VOC, or the export of a labelling tool such as CVAT, labelme, Label Studio, Roboflow,
@@ -97,35 +96,37 @@ def check_data(
     Parameters
     ----------
     data
-        The data set's folder.
+        Read the data set in this folder.
     labels
-        A bundled class list (such as camvid) or a YAML file; by default labels.yaml in the folder, else what the kind
-        of data set is known to have, else the numbers in the masks.
+        Take the classes from a bundled list such as camvid, or from a YAML file; by default from labels.yaml in the
+        folder, else from what the kind of data set is known to have, else from the numbers in the masks.
     val
-        Share of the photos that train --val validates on, where nobody has split them.
+        Split the photos as train --val does, such as 0.1, where nobody has split them.
     group_by
-        As with train.
+        Keep photos together whose names begin alike by this regular expression, as train --group-by does.
     crowds
-        What iscrowd: 1 means in COCO JSON: ignore, or objects.
+        Take iscrowd: 1 in COCO JSON for areas to ignore, or for objects.
     strict
         Refuse splits that share a photo.
     json
-        File for all numbers and all problems as JSON.
+        Write all numbers and all problems into this file.
     overwrite
         Replace the --json file even if it is not a result of `terrazzo check-data`. Data are never replaced.
     """
     from rich.console import Console
 
     from terrazzo.data.check import check_dataset
+    from terrazzo.labels.spec import LabelSpec
 
     if json is not None:
-        check_outputs([json], "check-data", inputs=[data], overwrite=overwrite, option="--json")
+        inputs = [data, *([] if labels is None else [Path(labels)])]
+        check_outputs([json], "check-data", inputs=inputs, overwrite=overwrite, option="--json")
     if nodata is not None and bands is None:
         raise ConfigError("--nodata is given without --bands", fix="name the bands too, as in --bands 1,2,3,4")
     with progress_bar("check") as progress:
         check = check_dataset(
             data,
-            _labels(labels),
+            None if labels is None else LabelSpec.named(labels),
             strict,
             rules=_rules(val, group_by, crowds),
             reading=read_options(None, frame, value_range),
@@ -152,14 +153,6 @@ def _rules(val: float | None, group_by: str | None, crowds: Literal["ignore", "o
     from terrazzo.data.splits import SplitRule
 
     return DataRules(split=SplitRule.of_options(val, group_by), crowds=crowds)
-
-
-def _labels(text: str | None) -> LabelSpec | None:
-    from terrazzo.labels.spec import LabelSpec
-
-    if text is None:
-        return None
-    return LabelSpec.from_yaml(text) if text.endswith((".yaml", ".yml")) else LabelSpec.bundled(text)
 
 
 def _print_overview(console: Console, check: DatasetCheck) -> None:

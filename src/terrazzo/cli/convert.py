@@ -34,13 +34,13 @@ def convert(
     Parameters
     ----------
     source
-        Checkpoint file, model folder, output folder of a training run, shipped model, or hub id.
+        Read this checkpoint file, model folder, output folder of a training run, shipped model, or hub id.
     destination
-        Folder to write; it must not be there yet, or be empty.
+        Write this folder, which must not be there yet, or be empty.
     to
-        terrazzo, or hf for a folder that transformers loads (SegFormer only).
+        Write the folder for terrazzo, or with hf for transformers (SegFormer only).
     labels
-        A bundled class list (such as ade20k), for a source that does not name its classes.
+        Take the classes from a bundled list such as ade20k, or from a YAML file, where the source does not name them.
     overwrite
         Replace a folder that holds a converted model and nothing else.
     """

@@ -20,6 +20,6 @@ def engine_names(joined_by: str) -> str:
 EngineOption: TypeAlias = Annotated[
     str,
     Parameter(
-        help=f"What computes: {engine_names('or')}; auto takes a GPU where there is one, and else what is done first."
+        help=f"Compute with {engine_names('or')}; auto takes a GPU where there is one, and else what is done first."
     ),
 ]

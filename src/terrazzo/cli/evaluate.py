@@ -66,26 +66,26 @@ def evaluate(
     Parameters
     ----------
     data
-        The data set's folder.
+        Read the data set in this folder.
     split
-        Which split of it.
+        Measure on this split of it.
     labels
-        A bundled class list (such as camvid), for a folder that does not say what its classes are.
+        Take the classes from a bundled list such as camvid, or from a YAML file, where the folder does not name them.
     mask_values
-        For such a folder: `stored` where masks hold the values that the model's own masks stored, or `indices` where
-        they hold class indices; asked for where both are possible.
+        Read the masks of such a folder as stored (they hold the values that the model's own masks stored) or as
+        indices (they hold class indices); the command asks for it where both are possible.
     only
-        A pattern in quotes: only photos whose name matches it.
+        Measure only on photos whose name matches this pattern in quotes.
     crowds
-        What iscrowd: 1 means in COCO JSON: ignore, or objects; by default as in the model's training.
+        Take iscrowd: 1 in COCO JSON for areas to ignore, or for objects; by default as in the model's training.
     precision
-        fp32; bf16 where the processor has it; or auto: on a GPU float16 where that finds the same classes.
+        Compute in fp32; bf16 where the processor has it; or auto: on a GPU float16 where that finds the same classes.
     output
-        Folder for the report: JSON, table, per-class chart, confusion matrix.
+        Write the report into this folder: JSON, table, per-class chart, confusion matrix.
     json
-        File for the report as JSON.
+        Write the report as JSON into this file.
     overwrite
-        Replace files that are not results of `terrazzo evaluate`, too. Data and model are never replaced.
+        Replace files even if they are not results of `terrazzo evaluate`. Data and model are never replaced.
     """
     procedure = find_protocol(protocol)
     reading = read_options(bands, frame, value_range)
@@ -95,7 +95,7 @@ def evaluate(
     from terrazzo.evaluation.evaluator import evaluate as measure
     from terrazzo.evaluation.report import report_files
 
-    inputs = [data, Path(model)]
+    inputs = [data, Path(model), *([] if labels is None else [Path(labels)])]
     if output is not None:
         check_outputs(report_files(output), "evaluate", inputs=inputs, overwrite=overwrite)
     if json is not None:

@@ -68,24 +68,24 @@ def explain(
     Parameters
     ----------
     model
-        Shipped model, model folder, or output folder of a training run.
+        Explain this model: a shipped one, a model folder, or the output folder of a training run.
     output
-        Folder for the results; subfolders of a folder of photos are kept.
+        Write the results into this folder; subfolders of a folder of photos are kept.
     show
-        What to show, with commas between: attention, receptive-field.
+        Show these, with commas between: attention, receptive-field.
     at
-        A point X,Y to ask about, in pixels of the photo from its upper left; give it once for each point. By default
-        the photo's centre and the middles of the largest classes seen.
+        Ask about the point X,Y, in pixels of the photo from its upper left; give --at once for each point. By default
+        it asks about the photo's centre and the middles of the largest classes seen.
     layers
-        Layers of attention, with commas between: 2.1 is block 1 of stage 2 of a SegFormer, 12 a block of a SETR,
-        decoder the attention of a decoder. By default the last block of each stage, or the blocks whose output the
-        decoders read, and the decoder's.
+        Show these layers of attention, with commas between: 2.1 is block 1 of stage 2 of a SegFormer, 12 a block of a
+        SETR, decoder the attention of a decoder. By default it shows the last block of each stage, or the blocks whose
+        output the decoders read, and the decoder's.
     heads
         Draw each head of a layer too.
     window
-        Largest side of what is cut from the middle of the photos for the receptive fields, in pixels.
+        Cut windows of this side, in pixels, from the middle of larger photos for the receptive fields.
     overwrite
-        Replace files that are not results of `terrazzo explain`, too. Photos are never replaced.
+        Replace files even if they are not results of `terrazzo explain`. Photos are never replaced.
     """
     kinds = [kind.strip() for kind in show.split(",")]
     if unknown := [kind for kind in kinds if kind not in SHOWN]:

@@ -44,40 +44,41 @@ def export(
     Parameters
     ----------
     output
-        The file: NAME.onnx, NAME.xml (OpenVINO; NAME.bin goes beside it) or NAME.pt2 (torch).
+        Write this file: NAME.onnx, NAME.xml (OpenVINO; NAME.bin goes beside it) or NAME.pt2 (torch).
     model
-        Shipped model, model folder, output folder of a training run, checkpoint file, or hub id.
+        Export this model: a shipped one, a model folder, the output folder of a training run, a checkpoint file, or a
+        hub id.
     format
-        onnx, openvino or torch; by default what the file's ending says.
+        Write the format onnx, openvino or torch; by default the one that the file's ending says.
     output_kind
-        logits, at a quarter or less of the image's size; or mask, the class of each pixel.
+        Give the file this output: logits, at a quarter or less of the image's size; or mask, the class of each pixel.
     precision
-        fp32; fp16 to store the weights in half the space; or int8, calibrated with photos. torch: fp32.
+        Use fp32; fp16, which stores the weights in half the space; or int8, calibrated with photos. A .pt2 is fp32.
     calibrate
-        For int8: photos like those that will be segmented. Files, folders and patterns in quotes; a few dozen do.
+        Calibrate int8 with photos like those that will be segmented: files, folders and patterns in quotes; a few dozen
+        are enough.
     data
-        For fp16 and int8: a labelled data set. The file is refused where it loses mIoU on it.
+        Measure fp16 or int8 on this labelled data set, and refuse the file where it loses mIoU.
     split
-        Which split of it; not the photos of --calibrate.
+        Measure on this split of it, which must not hold the photos of --calibrate.
     labels
-        A bundled class list (such as camvid), for a folder that does not say what its classes are.
+        Take the classes from a bundled list such as camvid, or from a YAML file, where the folder does not name them.
     mask_values
-        For such a folder: whether masks hold the values that the model's own masks `stored`, or class `indices`.
+        Read the masks of such a folder as stored (they hold the values that the model's own masks stored) or as
+        indices (they hold class indices).
     max_loss
-        With --data, points of mIoU that may be lost: by default 1. For int8 without, percent of mask changed: 2.
+        Allow a loss of so many points of mIoU with --data, by default 1; for int8 without --data, let so many percent
+        of the mask change, by default 2.
     overwrite
-        Replace a file that is not an earlier export, too.
+        Replace a file even if it is not an earlier export.
     """
     from terrazzo.cli.progress import progress_bar
     from terrazzo.cli.provenance import tell_origin
     from terrazzo.exports.export import export as write
-    from terrazzo.weights.load import load
 
-    trained = load(model)
-    tell_origin(trained.name, trained.record)
     with progress_bar("evaluate") as progress:
         written = write(
-            trained,
+            model,
             output,
             format,
             output_kind=output_kind,
@@ -91,6 +92,7 @@ def export(
             overwrite=overwrite,
             progress=progress,
         )
+    tell_origin(model, written.description.record)
     if written.parity is not None:
         say(*written.parity.table().split("\n"))
     if written.agreement is not None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import inspect
 import io
 import os
+import re
 import sys
+from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from terrazzo import __version__
+from terrazzo.arguments import checked
 from terrazzo.cli.say import say
 from terrazzo.cli.stopping import stopped_cleanly
 from terrazzo.engines.memory import is_out_of_memory
@@ -22,7 +25,7 @@ from terrazzo.notes import notes_printed
 from terrazzo.text import nearest
 
 if TYPE_CHECKING:
-    from cyclopts import App
+    from cyclopts import App, Token
 
 __all__ = ["VERBS", "main", "verb_app"]
 
@@ -58,6 +61,7 @@ Examples:
 `terrazzo COMMAND --help` shows a command's options; `terrazzo --version` the version.
 """
 
+EMPTY = re.compile("--[a-z-]+=")
 FAILED = 2
 INTERRUPTED = 130
 
@@ -104,10 +108,12 @@ def verb_app(verb: str) -> App:
         version_flags=[],
         group_commands="Options",  # where --help is listed
         group_parameters="Options",
-        default_parameter=Parameter(negative=(), show_default=_shown_default),
+        default_parameter=Parameter(negative=(), show_default=_shown_default, converter=_converted),
         result_action="return_value",
     )
-    app.default(function)
+    command = checked(function)
+    command.__doc__ = _on_one_line_each(inspect.getdoc(function) or "")
+    app.default(command)
     return app
 
 
@@ -129,12 +135,26 @@ def _run(arguments: list[str]) -> None:
 def _run_verb(verb: str, options: list[str]) -> None:
     from cyclopts import CycloptsError
 
+    if empty := [option for option in options if not option or EMPTY.fullmatch(option)]:
+        # A shell writes so where a variable has no value, and an empty path would mean the current folder.
+        _fail("usage", f"{empty[0].rstrip('=') or 'an argument'} is empty", "give a value, or leave the option out")
     try:
         verb_app(verb)(options, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         dashed = next((option for option in options if option.startswith("-") and os.path.lexists(option)), None)
         hint = "" if dashed is None else f"to name the file, write ./{dashed} or put it behind --; else "
         _fail("usage", str(error), f"{hint}see `terrazzo {verb} --help`")
+
+
+def _converted(kind: Any, tokens: Sequence[Token]) -> Any:
+    """Read an option's words as its type; cyclopts alone would round 2.5 to a whole number in silence."""
+    from cyclopts import convert
+
+    if kind is int or int in get_args(kind):
+        for token in tokens:
+            if "." in token.value:
+                raise ValueError(f"{token.value!r} is not a whole number")
+    return convert(kind, tokens)
 
 
 def _suggestion(verb: str) -> str:
@@ -156,6 +176,17 @@ def _help_texts(function: object) -> tuple[str, str]:
     description, _, examples = text.partition("\n\nExamples:\n")
     paragraphs = [" ".join(paragraph.split()) for paragraph in description.split("\n\n")]
     return "\n\n".join(paragraphs), f"Examples:\n{examples}"
+
+
+def _on_one_line_each(text: str) -> str:
+    """Join the lines of each option's text, whose ends a help text would keep."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        if line.startswith("    ") and lines and lines[-1].startswith("    "):
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def _fail(code: str, message: str, fix: str) -> NoReturn:

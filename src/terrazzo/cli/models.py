@@ -46,9 +46,9 @@ def models() -> None:
         listed = table(where, sorted(rows, key=lambda weights: weights.name not in cached), cached)
         say(*listed.split("\n"), "")
 
-    from terrazzo.models import DECODERS, list_models
+    from terrazzo.models import DECODERS, find_spec, list_models
     from terrazzo.models.encoders import ENCODERS
-    from terrazzo.weights.recognize import meta_network
+    from terrazzo.weights.recognize import empty_network
 
     about = (
         f"Architectures, for `terrazzo train --model`; parameters with {COUNTED_CLASSES} classes, for SETR with the "
@@ -57,7 +57,9 @@ def models() -> None:
     )
     say(*textwrap.wrap(about, WIDTH, break_on_hyphens=False), "")
     for name in list_models():
-        count = sum(parameter.numel() for parameter in meta_network(name, COUNTED_CLASSES).parameters())
+        count = sum(
+            parameter.numel() for parameter in empty_network(find_spec(name).adapted(COUNTED_CLASSES)).parameters()
+        )
         say(f"  {name:<24}{count / 1e6:6.2f} M")
     about = (
         "Parts: any encoder goes under any decoder, for --model as ENCODER+DECODER, such as mit_b0+setr_pup. An "

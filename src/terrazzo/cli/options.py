@@ -27,53 +27,58 @@ __all__ = [
     "read_options",
 ]
 
-PHOTOS = "Photo files, folders (searched to any depth) and patterns in quotes."
+PHOTOS = "Name photo files, folders (searched to any depth) and patterns in quotes."
 
 ModelOption: TypeAlias = Annotated[
     str,
     Parameter(
         name=["--model", "-m"],
-        help="Shipped model, model folder, output folder of a training run, checkpoint file, hub id, or an exported "
-        "file.",
+        help="Use this model: a shipped one, a model folder, the output folder of a training run, a checkpoint file, a "
+        "hub id, or an exported file.",
     ),
 ]
 ProtocolOption: TypeAlias = Annotated[
     str,
     Parameter(
-        help="How photos are shown to the network: whole, slide, multi-scale, or a paper's, such as segformer-ade20k."
+        help="Show photos to the network in this way: whole, slide, multi-scale, or as a paper does, such as "
+        "segformer-ade20k."
     ),
 ]
 DeviceOption: TypeAlias = Annotated[
     str | None,
-    Parameter(help="cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default a GPU where there is one."),
+    Parameter(
+        help="Compute on cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default it is a GPU where there is one."
+    ),
 ]
-ThreadsOption: TypeAlias = Annotated[int | None, Parameter(help="Computing threads; by default one for each core.")]
+ThreadsOption: TypeAlias = Annotated[
+    int | None, Parameter(help="Compute in so many threads; by default one for each core.")
+]
 CompileOption: TypeAlias = Annotated[
-    bool, Parameter(negative=(), help="Compile PyTorch's network. For GPUs, and many photos of few sizes.")
+    bool, Parameter(negative=(), help="Compile PyTorch's network: it pays on GPUs, with many photos of few sizes.")
 ]
 BandsOption: TypeAlias = Annotated[
     str | None,
     Parameter(
-        help="Which bands of a TIFF are red, green and blue, counted from 1, such as 4,3,2; or the one that is grey. "
+        help="Take these bands of a TIFF for red, green and blue, counted from 1, such as 4,3,2; or one band for grey. "
         "For a model of other bands: where its bands are in these images, if not where they were in training."
     ),
 ]
 LearntBandsOption: TypeAlias = Annotated[
     str | None,
     Parameter(
-        help="Bands that the network reads, by number from 1 or by name, such as 1,2,3,4 or red,green,nir; by default "
-        "8-bit red, green and blue."
+        help="Let the network read these bands, by number from 1 or by name, such as 1,2,3,4 or red,green,nir; by "
+        "default 8-bit red, green and blue."
     ),
 ]
 NodataOption: TypeAlias = Annotated[
     float | None,
-    Parameter(help="With --bands: number that stands for no measurement; by default what the images' headers say."),
+    Parameter(help="Take this number for no measurement, with --bands; by default what the images' headers say."),
 ]
 FrameOption: TypeAlias = Annotated[
-    int | None, Parameter(help="Which frame or page to take of files that have several, from 0.")
+    int | None, Parameter(help="Read this frame or page of files that have several, counted from 0.")
 ]
 ValueRangeOption: TypeAlias = Annotated[
-    str | None, Parameter(help="Which values are black and white in photos of more than 8 bits, such as 0,4095.")
+    str | None, Parameter(help="Take these values for black and white in photos of more than 8 bits, such as 0,4095.")
 ]
 SkipBadOption: TypeAlias = Annotated[
     bool, Parameter(negative=(), help="Exit with status 0 although some photos failed.")

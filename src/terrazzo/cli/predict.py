@@ -31,6 +31,7 @@ from terrazzo.engines.memory import keep_freed_memory, share_freed_memory
 from terrazzo.errors import ConfigError
 from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.inference.failure import Failure
+from terrazzo.inference.overlay import Style
 from terrazzo.inference.predict_folder import Written, predict_folder
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE
@@ -48,6 +49,9 @@ def predict(
     model: ModelOption = DEFAULT_MODEL,
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("terrazzo-output"),
     save: str = "mask,color,overlay,json",
+    classes: str | None = None,
+    alpha: float = 0.55,
+    cutout: str | None = None,
     protocol: ProtocolOption = WHOLE.name,
     engine: EngineOption = "auto",
     device: DeviceOption = None,
@@ -76,20 +80,28 @@ def predict(
     Parameters
     ----------
     example
-        In place of photos: the model's own example photo, which ships with it.
+        Segment the example photo that ships with the model, in place of photos of your own.
     output
-        Folder for the results; subfolders of a folder of photos are kept. For a single photo and kind also a file.
+        Write the results into this folder; subfolders of a folder of photos are kept. For a single photo and kind it
+        can be a file.
     save
-        What to write, with commas between: mask, color, overlay, probabilities, json.
+        Write these kinds of files, with commas between: mask, color, overlay, cutout, probabilities, confidence,
+        entropy, json.
+    classes
+        Paint only these classes in the overlay, such as Car,Sky; by default all but one called background.
+    alpha
+        Give the colours this weight in the overlay, from 0 (only the photo) to 1 (only the colours).
+    cutout
+        Write NAME_cutout.png too: the photo where it shows these classes, transparent elsewhere.
     batch_size
-        Photos of equal size that go through the network together.
+        Put at most so many photos of equal size through the network together.
     precision
-        fp32; bf16 where the processor has it: faster, and some pixels on edges differ; or auto: fp32 on a CPU, and on a
-        GPU float16 where that finds the same classes.
+        Compute in fp32; in bf16, where the processor has it: faster, and some pixels on edges differ; or auto: fp32 on
+        a CPU, and on a GPU float16 where that finds the same classes.
     max_pixels
         Refuse photos with more pixels than this, but for TIFFs that are read in windows (--protocol slide).
     overwrite
-        Replace files that are not results of `terrazzo predict`, too. Photos are never replaced.
+        Replace files even if they are not results of `terrazzo predict`. Photos are never replaced.
     """
     chosen = _images(images or [], example, model)
     keep_freed_memory()
@@ -108,7 +120,8 @@ def predict(
             chosen,
             output,
             model,
-            save=save,
+            save=save if cutout is None else f"{save},cutout",
+            style=Style(alpha, None if classes is None else _class_names(classes), _class_names(cutout or "")),
             overwrite=overwrite,
             protocol=protocol,
             engine=engine,
@@ -132,6 +145,10 @@ def predict(
         say(f"{done} of {done + failed} photos written to {output}" + (f", {failed} failed" if failed else ""))
     if failed and not (skip_bad and done):
         sys.exit(2)
+
+
+def _class_names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _images(images: list[str], example: bool, model: str) -> list[str]:

@@ -11,7 +11,7 @@ __all__ = ["progress_bar"]
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar with the time left while the block runs, and yield what tells it (items done, items in all)."""
+    """Show a bar with the time left while the block runs; yield a function to call with (items done, items in all)."""
     if not sys.stderr.isatty():  # and importing rich for nothing takes a tenth of a second
         yield lambda done, total: None
         return

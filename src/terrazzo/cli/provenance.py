@@ -1,4 +1,4 @@
-"""Where a model's weights come from and what may be done with them: said once, when a command has loaded them."""
+"""The licence and origin of a model's weights, which a command prints once when it has loaded them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["tell_origin"]
 def tell_origin(name: str, record: Mapping[str, Any]) -> None:
     """Print one line to stderr: the licence, and for somebody else's weights what they were recognised as.
 
-    A run from random weights, which has neither, passes in silence.
+    Nothing is printed for a run from random weights, which has neither.
 
     Args:
         name: how the model was asked for.

@@ -1,5 +1,5 @@
-"""Printing: whatever the command says goes through here, so that no name or text from outside can forge a line of the
-program's own, or steer the terminal."""
+"""Printing: all that the command says goes through here, so that no name or text from outside can forge a line or send
+control characters to the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Being told to stop: a signal removes what is half written and ends the process at once."""
+"""Signals that end the command (SIGTERM, SIGHUP): half-written files are removed first."""
 
 from __future__ import annotations
 

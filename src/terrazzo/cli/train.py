@@ -69,84 +69,82 @@ def train(
     Parameters
     ----------
     data
-        The folder of the data set.
+        Read the data set in this folder.
     output
-        The folder of the run, which gets the weights, log, curves, report and pictures.
+        Write the run into this folder: weights, log, curves, report, pictures.
     model
-        The model to train: a name such as segformer_b0, or ENCODER+DECODER such as mit_b0+setr_pup; with --encoder the
-        name of a decoder. Default: segformer_b0, or all_mlp with --encoder. `terrazzo models` lists all.
+        Train this: a model such as segformer_b0 (the default without a recipe), or ENCODER+DECODER such as
+        mit_b0+setr_pup; with --encoder a decoder alone (by default all_mlp). `terrazzo models` lists them.
     encoder
-        The encoder under the decoder: one of our own such as mit_b0, or a backbone of Hugging Face transformers, as hf:
-        and a model of its hub or a folder (with weights), or hf: and a config.json (random weights).
+        Take this encoder: one of our own such as mit_b0, or a backbone of Hugging Face transformers: hf: and a model of
+        its hub, or a folder, with weights; hf: and a config.json for random ones.
     recipe
-        A complete recipe file, of which the other options change single values. Default: settings made from the photos;
-        the defaults below are those.
+        Train by this recipe file; other options change single values of it. Without one the settings are chosen from
+        the photos; the defaults below are those.
     labels
-        The name of a bundled class list, such as camvid, for a folder that does not name its classes. Default: the
-        folder's own classes.
+        Take the classes from a bundled list such as camvid, or from a YAML file; by default they are the folder's own.
     weights
-        The weights to start from: a model of the same architecture, whose preprocessing is kept unless a recipe has
-        another, or an encoder alone (file, folder or hub id). Default: what the recipe says, else random; `random` asks
-        for random weights.
+        Start from these weights: a model of the same architecture, whose preprocessing is kept unless a recipe has
+        another, or an encoder alone (file, folder, hub id); by default from what the recipe says, else from random
+        weights, which random asks for.
     epochs
-        The number of passes over the training photos. Default: 100.
+        Go through the training photos so many times; by default 100.
     steps
-        The number of optimiser steps, in place of --epochs.
+        Take so many optimiser steps, in place of --epochs.
     batch_size
-        The number of photos in a step, over all processes. Default: 8.
+        Learn from so many photos in a step, over all processes; by default 8.
     accumulate
-        Gradient accumulation: each step's photos are computed in this many parts, one after another, which takes less
-        memory. Default: 1.
+        Compute each step's photos in so many parts, one after another (gradient accumulation), which takes less memory;
+        by default 1.
     crop
-        The height and width of the training windows. Default: the photos' usual shorter side, from 128 to 512.
+        Train on windows of this height and width; by default the photos' usual shorter side, from 128 to 512.
     short_side
-        The shorter side that photos are resized to, in training, validation and prediction. Default: that of the
-        weights, else the photos' own where all have one size; photos of several sizes are not resized.
+        Resize photos to this shorter side, in training, validation and prediction; by default that of the weights, else
+        the photos' own where all have one size.
     lr
-        The base learning rate. Default: 0.001, or 0.0001 where training starts from weights.
+        Begin with this learning rate; by default 0.001, or 0.0001 where training starts from weights.
     layer_decay
-        Layer-wise learning-rate decay: the factor on the rate from each encoder block to the one before it, such as
-        0.9. Default: 1, which is off.
+        Multiply the learning rate by this factor, such as 0.9, from each encoder block to the one before it; by default
+        1, which is off.
     freeze
-        What keeps its weights: `encoder`, or a number for the first stages of the encoder (of a ViT, its first blocks).
-        Default: nothing.
+        Keep the weights of the encoder (encoder), or of its first stages (a number; of a ViT, blocks); by default all
+        are trained.
     loss
-        The losses to minimise, by name and summed, each with a weight where it needs one, such as ce+dice or
-        ce+0.5*lovasz. Default: ce. The manual's page on recipes lists them.
+        Minimise these losses, by name and summed, each with a weight where it needs one, such as ce+dice or
+        ce+0.5*lovasz; by default ce. The manual's page on recipes lists them.
     class_weight
-        The weight of a class in the loss, as in "traffic sign=5"; give the option once for each class. Classes left out
-        weigh 1. Default: rare classes weigh more.
+        Weigh a class in the loss, as in "traffic sign=5"; give the option once for each class. Classes left out weigh
+        1; by default rare classes weigh more.
     seed
-        The seed of weights, order and augmentation. Default: 0.
+        Draw weights, order and augmentation from this seed; by default 0.
     precision
-        The precision of the forward pass: fp32, bf16, or auto, which is bf16 where the hardware multiplies it natively.
-        Default: auto.
+        Compute in fp32, bf16, or auto (the default: bf16 where the hardware multiplies it natively).
     checkpointing
-        Use activation checkpointing, which takes less memory and more time. Default: off.
+        Use activation checkpointing: less memory for a longer step; by default it is off.
     compile
-        Compile the network with torch.compile: a shorter step on GPUs, after some minutes. Default: off.
+        Have PyTorch compile the network: a shorter step on GPUs, after some minutes; by default it is off.
     patience
-        The number of validations without a better mIoU after which the run stops early. Default: 30.
+        Stop the run after so many validations without a better mIoU; by default 30.
     train_split
-        The split to learn from. Default: train.
+        Learn from this split; by default train.
     val_split
-        The split that chooses the best epoch. Default: val.
+        Choose the best epoch on this split; by default val.
     val
-        The share of the photos to validate on, such as 0.1, for a folder that nobody has split; it is always the same
-        photos.
+        Validate on this share of the photos, such as 0.1, where nobody has split them: always the same ones.
     group_by
-        With --val: a regular expression in quotes; photos whose names begin alike by it stay together. '[^_]+' groups
+        Keep photos together whose names begin alike by this regular expression in quotes, with --val: '[^_]+' groups
         by all up to the first _.
     crowds
-        What iscrowd: 1 means in COCO JSON: ignore, or objects, for tools that mark all objects so. Default: ignore.
+        Take iscrowd: 1 in COCO JSON for areas to ignore (the default), or for objects, where a tool marks all objects
+        so.
     holdout
-        A pattern of photo names in quotes, such as '0001TP*': training photos to validate on instead of learning from
-        them.
+        Validate on the training photos whose names match this pattern in quotes, such as '0001TP*', instead of learning
+        from them.
     settings
-        Any field of the recipe, as in optimizer.weight_decay=0.01 or augment.cutmix.p=0.5, which adds that
-        augmentation; give --set once for each field.
+        Set any field of the recipe, as in optimizer.weight_decay=0.01, augment.flip.p=0 or augment.cutmix.p=0.5, which
+        adds that augmentation; give --set once for each.
     reset_head
-        With --weights for other classes than the data set's: learn a new classifier.
+        Learn a new classifier, where the --weights are for other classes than the data set's.
     check
         Decode every photo and mask before the first step, also where they do not fit into memory. Default: headers and
         masks are read.
@@ -157,7 +155,7 @@ def train(
         Continue from the newest checkpoint in the output folder, with the run's own recipe; more --epochs or --steps
         than before extend the run.
     workers
-        The number of loader processes. Default: one for each core but one, at most 8.
+        Load photos in so many processes; by default one for each core but one, at most 8.
     """
     from terrazzo.data.splits import SplitRule
     from terrazzo.training.overrides import parse_class_weights, parse_setting

@@ -1,4 +1,4 @@
-"""Labelled photos: what layouts there are, reading pairs, checking them, augmenting, batching.
+"""Data sets of photos and masks: recognising their layout, reading pairs, checking them, batches for training.
 
 Names are imported when they are first used: prediction takes sources from here, and no layouts.
 """

@@ -1,4 +1,4 @@
-"""Bitmaps that documents of labelling tools carry as text: base64, some of them packed with zlib, of PNG images.
+"""Bitmaps in the JSON files of labelling tools: PNG images as base64 text, some compressed with zlib.
 
 Every step is bounded before memory is asked for, and raises `ValueError` on damage.
 """

@@ -1,4 +1,4 @@
-"""Looking a whole data set over before training: counts, sizes, classes, and everything that is wrong with it.
+"""Check of a whole data set before training: counts, sizes, classes, and everything that is wrong with it.
 
 Every photo and every mask is read once, in a few threads, and only numbers are kept. A broken file never ends the
 check: it becomes one more problem. Nothing is written.
@@ -17,24 +17,18 @@ import numpy as np
 
 from terrazzo.arguments import checked
 from terrazzo.data.bands import BandStatistics, rule_for
-from terrazzo.data.classes import (
-    LABELS_FILE,
-    counted_from_1,
-    guess_labels,
-    known_labels,
-    nothing_is_0,
-    void_may_be_object,
-)
+from terrazzo.data.classes import LABELS_FILE, doubts, guess_labels, known_labels
 from terrazzo.data.dataset import Sample
 from terrazzo.data.detect import find_layout
-from terrazzo.data.layout import USUAL_SPLITS, Layout
+from terrazzo.data.folders import USUAL_SPLITS
+from terrazzo.data.layout import Layout
 from terrazzo.data.mask_evidence import MaskEvidence
 from terrazzo.data.masks import Stored
 from terrazzo.data.pair_check import PairFacts, examine
 from terrazzo.data.pixel_counts import in_threads
 from terrazzo.data.problems import Problem, Severity
 from terrazzo.data.rules import DataRules, with_rules
-from terrazzo.errors import DatasetError, ImageError, LabelError
+from terrazzo.errors import DatasetError, ImageError, LabelError, TerrazzoError
 from terrazzo.imaging.band_rule import BandRule
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.labels.spec import LabelSpec
@@ -231,12 +225,14 @@ def check_dataset(
     problems += _missing_splits(names)
     problems += _empty_bands(found)
     if labels is not None:
-        problems += _doubtful_numbers(labels, evidence, tallies)
+        pixels = sum((tally.pixels for tally in tallies.values()), Counter[Stored]())
+        problems += doubts(labels, pixels, evidence.values)
         problems += _absent_classes(found, is_read=not any(problem.severity == "error" for problem in problems))
     for name, tally in tallies.items():
         problems += tally.notes(name)
         if labels is not None and labels_from != "layout":
             problems += tally.unlabelled(name, labels)
+    problems = list(dict.fromkeys(problems))  # what is wrong with a document is met by all that read it
     problems.sort(key=lambda found: (("error", "warning", "note").index(found.severity), found.file is not None))
     return DatasetCheck(root, layout.name, labels, labels_from, found, tuple(problems))
 
@@ -340,10 +336,15 @@ def _known_labels(layout: Layout, given: LabelSpec | None, problems: list[Proble
     try:
         return known_labels(layout, given)
     except (LabelError, DatasetError) as error:
-        by_file = error.message.startswith(shown_path(layout.root / LABELS_FILE))
-        file = layout.root / LABELS_FILE if by_file else layout.marker
-        problems.append(Problem.from_error(error, file))
-        return None, LABELS_FILE if by_file else "layout"
+        document = layout.root / LABELS_FILE
+        problems.append(_of_named_file(error, document, layout.marker))
+        return None, LABELS_FILE if error.message.startswith(shown_path(document)) else "layout"
+
+
+def _of_named_file(error: TerrazzoError, *files: Path) -> Problem:
+    """Record an error of the file among these that it names at its beginning, or else of the whole data set."""
+    file = next((file for file in files if error.message.startswith(shown_path(file))), None)
+    return Problem.from_error(error, file) if file else Problem("error", error.code, None, error.message, error.fix)
 
 
 def _guessed_labels(
@@ -378,8 +379,7 @@ def _listed(layout: Layout, split: str, problems: list[Problem]) -> list[Sample]
     try:
         samples, found = layout.pairs(split)
     except DatasetError as error:
-        file = next((f for f in (layout.root / split, layout.marker) if error.message.startswith(shown_path(f))), None)
-        problems.append(replace(Problem.from_error(error, file or layout.root), file=file))
+        problems.append(_of_named_file(error, layout.root / split, layout.marker))
         return []
     problems += found
     return samples
@@ -437,17 +437,3 @@ def _absent_classes(splits: Sequence[SplitCheck], *, is_read: bool) -> Iterator[
             message = f"no pixel of {split.name} shows {list_names(names)}: what is not there {what}"
             fix = f"move photos that show them into {split.name}, or take the classes off the list"
             yield Problem("warning", "class-absent", None, message, fix)
-
-
-def _doubtful_numbers(labels: LabelSpec, evidence: MaskEvidence, tallies: dict[str, _Tally]) -> Iterator[Problem]:
-    """Say so where the numbers in masks are rather something else than what the names say."""
-    pixels = sum((tally.pixels for tally in tallies.values()), Counter[Stored]())
-    for code, doubt in (
-        ("dataset-classes", void_may_be_object(labels, pixels)),
-        ("mask-values", counted_from_1(labels, evidence.values)),
-    ):
-        if doubt is not None:
-            yield Problem("error", code, None, *doubt)
-            return
-    if (doubt := nothing_is_0(labels, evidence.values)) is not None:
-        yield Problem("warning", "mask-values", None, *doubt)

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from terrazzo.data.folders import files_of
 from terrazzo.data.layout import Layout
 from terrazzo.data.mask_evidence import NEAREST_FIX, Look, MaskEvidence, look_at
 from terrazzo.data.masks import MaskSource, Stored, count_stored
 from terrazzo.data.outlines import IGNORED
-from terrazzo.data.pairing import folder_entries
+from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels.matching import match_classes, reordered, side_by_side
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.labels.validation import list_counts
 from terrazzo.notes import note
-from terrazzo.text import show, shown_path
+from terrazzo.text import first_few, show, shown_path
 
 __all__ = [
     "LABELS_FILE",
-    "counted_from_1",
+    "doubts",
     "guess_labels",
     "infer_labels",
     "known_labels",
-    "nothing_is_0",
     "undecoded_colors",
     "void_may_be_object",
 ]
@@ -68,8 +68,7 @@ def known_labels(layout: Layout, given: LabelSpec | None = None) -> tuple[LabelS
 
 def _astray(root: Path) -> str | None:
     """Find a file that somebody meant for ``labels.yaml`` and called nearly so."""
-    names = sorted(entry.name for entry in folder_entries(root)) if root.is_dir() else []
-    return next((name for name in names if name.casefold() in NEARLY), None)
+    return next((file.name for file in files_of(root, "") if file.name.casefold() in NEARLY), None)
 
 
 def _of_painted(named: LabelSpec, layout: Layout) -> LabelSpec:
@@ -149,7 +148,7 @@ def guess_labels(root: Path, stored: Mapping[Stored, int], evidence: MaskEvidenc
         DatasetError: fewer than two classes, or numbers that are rather grey levels or object numbers than classes.
     """
     values = sorted({value for value in stored if isinstance(value, int)} - {255})
-    fix, shown = f"write the classes, and what each stored value means, into {LABELS_FILE}", _shown(values)
+    fix, shown = f"write the classes, and what each stored value means, into {LABELS_FILE}", first_few(values)
     evidence = evidence or MaskEvidence()
     if (soft := evidence.soft_masks()) is not None:
         message, fix = soft, NEAREST_FIX + _threshold(stored)
@@ -169,6 +168,9 @@ def guess_labels(root: Path, stored: Mapping[Stored, int], evidence: MaskEvidenc
         fix = "label the background as a class of its own, or check that these are the right files"
     elif values[0] < 0:
         message = f"the masks hold negative values: {shown}"
+        fix = (
+            "save masks as 8-bit or 16-bit PNG, with 255 where nothing is labelled: `map:` cannot have negative values"
+        )
     elif values[-1] >= MOST_GUESSED_CLASSES:
         message = f"the masks hold values up to {values[-1]}, too many to be guessed at as classes"
         fix = _mapping_fix(stored) or fix
@@ -181,6 +183,22 @@ def guess_labels(root: Path, stored: Mapping[Stored, int], evidence: MaskEvidenc
             ["background", "foreground"] if count == 2 else [f"class_{i}" for i in range(count)]
         )
     raise DatasetError(f"{shown_path(root)}: {message}", fix=fix, code="dataset-classes")
+
+
+def doubts(labels: LabelSpec, pixels: Mapping[Stored, int], values: Collection[Stored]) -> Iterator[Problem]:
+    """Say where the numbers in masks are rather something else than the names say.
+
+    Args:
+        labels: the classes.
+        pixels: counted by class and ignore index.
+        values: what the masks store.
+    """
+    if (doubt := void_may_be_object(labels, pixels)) is not None:
+        yield Problem("error", "dataset-classes", None, *doubt)
+    elif (doubt := _counted_from_1(labels, values)) is not None:
+        yield Problem("error", "mask-values", None, *doubt)
+    elif (doubt := _nothing_is_0(labels, values)) is not None:
+        yield Problem("warning", "mask-values", None, *doubt)
 
 
 def void_may_be_object(labels: LabelSpec, pixels: Mapping[Stored, int]) -> tuple[str, str] | None:
@@ -199,7 +217,7 @@ def void_may_be_object(labels: LabelSpec, pixels: Mapping[Stored, int]) -> tuple
     return message, _object_fix(there[0], labels.names)
 
 
-def counted_from_1(labels: LabelSpec, values: Collection[Stored]) -> tuple[str, str] | None:
+def _counted_from_1(labels: LabelSpec, values: Collection[Stored]) -> tuple[str, str] | None:
     """Say so, with a fix, where masks hold one value more than there are names: 1 to K for K names, or 0 to K."""
     K = labels.num_classes
     numbers = {value for value in values if isinstance(value, int)} - {labels.ignore_index}
@@ -226,7 +244,7 @@ def undecoded_colors(mask: MaskSource, counts: dict[Stored, int]) -> DatasetErro
     )
 
 
-def nothing_is_0(labels: LabelSpec, values: Collection[Stored]) -> tuple[str, str] | None:
+def _nothing_is_0(labels: LabelSpec, values: Collection[Stored]) -> tuple[str, str] | None:
     """Say so, with a fix, where no mask holds 0, as masks do that count classes from 1."""
     numbers = sorted(value for value in values if isinstance(value, int) and value != labels.ignore_index)
     if labels.id_map is not None or not numbers or numbers[0] < 1:
@@ -240,7 +258,7 @@ def nothing_is_0(labels: LabelSpec, values: Collection[Stored]) -> tuple[str, st
 def _count_mask(mask: MaskSource) -> tuple[dict[Stored, int], Look]:
     stored = mask.read()
     counts = count_stored(stored.values)
-    return counts, look_at(stored, [key for key in counts if isinstance(key, int)])
+    return counts, look_at(stored, counts)
 
 
 def _object_fix(background: int, names: tuple[str, ...] = ()) -> str:
@@ -267,7 +285,3 @@ def _mapping_fix(stored: Mapping[Stored, int]) -> str | None:
         return None
     pairs = ", ".join(f"{value}: {k}" for k, value in enumerate(values))
     return f"if each value is a class, write {LABELS_FILE} with {len(values)} `names:` and `map: {{{pairs}}}`"
-
-
-def _shown(values: list[int]) -> str:
-    return ", ".join(map(str, values[:8])) + (f" and {len(values) - 8} more" if len(values) > 8 else "")

@@ -1,4 +1,4 @@
-"""What a COCO JSON document says, checked and packed: photos, their objects' outlines, and what is wrong with them.
+"""COCO JSON documents, parsed and checked: photos, the outlines of their objects, and what is wrong with them.
 
 Wrong entries are counted by kind, so that a hundred thousand boxes make one problem and not as many.
 """
@@ -10,27 +10,26 @@ import mmap
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.config import read_json
+from terrazzo.data.json_files import is_set, key_of, names_by_id, picture_size, read_lists, whole_number
 from terrazzo.data.masks import StoredMask
 from terrazzo.data.outlines import Points, Region, decode_runs, paint, region_of, unpack_runs
-from terrazzo.data.problems import Problem
-from terrazzo.errors import DatasetError
-from terrazzo.imaging.read import MAX_PIXELS
+from terrazzo.data.problems import Problem, file_error
 from terrazzo.regular_files import open_regular
-from terrazzo.text import show, shown_path
+from terrazzo.text import first_few, show
 
 __all__ = ["Document", "Figure", "OutlinedMask", "parse_categories", "parse_document"]
 
 MOST_CATEGORY_BYTES = 4 << 20
 FARTHEST = 1e30  # that a point may lie from the corner of its photo
-MOST_BYTES = 4 << 30  # of a document; those of LVIS have 1.2 GB
+EXPORT_AGAIN = "export the annotations again, as COCO instances"
 PROBLEMS = {
     "box": Problem(
         "error",
@@ -54,6 +53,7 @@ PROBLEMS = {
     "entry": Problem(
         "error", "outline-damaged", None, "photos without an id, a file name or a size", "export the document again"
     ),
+    "twice": Problem("error", "name-shared", None, "photos with the id of another", "give each photo its own id"),
 }
 
 
@@ -114,9 +114,8 @@ class OutlinedMask:
         try:
             objects = [(figure.value, self._region(figure)) for figure in self.figures]
         except ValueError as error:
-            raise DatasetError(
-                f"{shown_path(self.file)}: {self.part}{error}", fix="export the document again", code="outline-damaged"
-            ) from error
+            fix = "export the document again"
+            raise file_error(self.file, f"{self.part}{error}", fix=fix, code="outline-damaged") from error
         empty = sum(not region.inside_hw.any() for _, region in objects)
         return StoredMask(paint(objects, self.height, self.width), empty=empty)
 
@@ -133,23 +132,20 @@ def parse_document(path: Path) -> Document:
     Raises:
         DatasetError: it cannot be read, or is not a COCO document.
     """
-    content = read_json(path, error=DatasetError, code="dataset-annotations", most_bytes=MOST_BYTES, lenient=True)
-    if not isinstance(content, dict):
-        raise _no_document(path, "it is a JSON file, but no COCO document")
-    missing = [key for key in ("images", "annotations", "categories") if not isinstance(content.get(key), list)]
-    if missing:
-        raise _no_document(path, f"it is a JSON file, but no COCO document: {', '.join(missing)} missing")
-    categories = _by_id(content["categories"])
+    lists = ("images", "annotations", "categories")
+    content = read_lists(path, "a COCO document", *lists, fix=EXPORT_AGAIN)
+    categories = names_by_id(content["categories"])
     if categories is None:
-        raise _no_document(path, "its categories are not a list of ids and names")
+        raise file_error(path, "its categories are not a list of ids and names", fix=EXPORT_AGAIN)
     wrong: dict[str, list[object]] = defaultdict(list)
     images: dict[object, Entry] = {}
     for record in content["images"]:
-        entry = _entry(record)
-        if entry is None:
-            wrong["entry"].append(record.get("id") if isinstance(record, dict) else record)
+        key = key_of(record.get("id")) if isinstance(record, dict) else None
+        entry = None if key is None else _entry(record)
+        if entry is None or key in images:
+            wrong["entry" if entry is None else "twice"].append(key)
         else:
-            images[record["id"]] = entry
+            images[key] = entry
     for annotation in content["annotations"]:
         kind = _add_figure(annotation, images, categories)
         if kind is not None:
@@ -163,51 +159,32 @@ def parse_document(path: Path) -> Document:
 
 def parse_categories(path: Path) -> dict[int, str] | None:
     """Read the categories without the rest; None where the file says the word more than once, or says it oddly."""
-    with open_regular(path) as file:
-        if not file.seek(0, 2):
-            return None
+    with suppress(OSError, ValueError, RecursionError), open_regular(path) as file:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
             places = [match.end() for match in re.finditer(rb'"categories"\s*:\s*(?=\[)', text)]
             if len(places) != 1:
                 return None
             tail = text[places[0] : places[0] + MOST_CATEGORY_BYTES]
-    try:
-        return _by_id(json.JSONDecoder().raw_decode(tail.decode("utf-8", "replace"))[0])
-    except (ValueError, RecursionError):
-        return None
+        return names_by_id(json.JSONDecoder().raw_decode(tail.decode("utf-8", "replace"))[0])
+    return None
 
 
-def _by_id(categories: list[Any]) -> dict[int, str] | None:
-    found: dict[int, str] = {}
-    for category in categories:
-        if not isinstance(category, dict) or not _is_int(category.get("id")):
-            return None
-        if not isinstance(category.get("name"), str) or category["id"] in found:
-            return None
-        found[category["id"]] = category["name"]
-    return dict(sorted(found.items()))
-
-
-def _entry(image: Any) -> Entry | None:
-    if not isinstance(image, dict) or not isinstance(image.get("id"), (int, str)):
-        return None
-    name, height, width = (image.get(key) for key in ("file_name", "height", "width"))
-    if not isinstance(name, str) or not name or not _is_int(height) or not _is_int(width):
-        return None
-    return Entry(name, height, width) if min(height, width) > 0 and height * width <= MAX_PIXELS else None
+def _entry(image: dict[str, Any]) -> Entry | None:
+    name, size = image.get("file_name"), picture_size(image.get("height"), image.get("width"))
+    return Entry(name, *size) if isinstance(name, str) and name and size is not None else None
 
 
 def _add_figure(annotation: Any, images: dict[object, Entry], categories: dict[int, str]) -> str | None:
     """Add an annotation to its photo; say what is wrong with it, if anything is."""
     if not isinstance(annotation, dict):
         return "damaged"
-    image_id, category, shape = (annotation.get(key) for key in ("image_id", "category_id", "segmentation"))
-    image = images.get(image_id) if isinstance(image_id, (int, str)) else None
+    image, shape = images.get(key_of(annotation.get("image_id"))), annotation.get("segmentation")
     if image is None:
         return "photo"
-    if not _is_int(category) or category not in categories:
+    category = whole_number(annotation.get("category_id"))
+    if category is None or category not in categories:
         return "category"
-    is_crowd = bool(annotation.get("iscrowd"))
+    is_crowd = is_set(annotation.get("iscrowd"))
     if not shape:
         return "box"
     if isinstance(shape, dict):
@@ -215,9 +192,9 @@ def _add_figure(annotation: Any, images: dict[object, Entry], categories: dict[i
         if size != [image.height, image.width]:
             return "damaged"
         if isinstance(counts, list):
-            if not all(map(_is_int, counts)):
+            if any(whole_number(count) is None for count in counts):
                 return "damaged"
-            counts = np.array(counts, np.int64)
+            counts = np.array(list(map(whole_number, counts)), np.int64)
         elif not isinstance(counts, str):
             return "damaged"
         image.figures.append(Figure(category, is_crowd, (), counts))
@@ -242,18 +219,6 @@ def _points(polygon: Any) -> Points | None:
     return points_N2.astype(np.float32) if (np.abs(points_N2) < FARTHEST).all() else None
 
 
-def _is_int(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53
-
-
 def _problem(path: Path, kind: str, ids: list[object]) -> Problem:
-    shown = ", ".join(show(id_) for id_ in ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+    shown = first_few(map(show, ids), 3)
     return replace(PROBLEMS[kind], file=path, message=f"{PROBLEMS[kind].message}: {len(ids)}, id {shown}")
-
-
-def _no_document(path: Path, message: str) -> DatasetError:
-    return DatasetError(
-        f"{shown_path(path)}: {message}",
-        fix="export the annotations again, as COCO instances",
-        code="dataset-annotations",
-    )

@@ -21,7 +21,7 @@ __all__ = ["Dataset", "Sample", "check_sizes"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled photo, of which nothing has been read yet."""
+    """A photo and its mask; neither is read before it is asked for."""
 
     image: StoredSource
     mask: MaskSource

@@ -1,4 +1,4 @@
-"""Telling what kind of data set a folder is: every layout is asked, and exactly one must say yes."""
+"""Detection of a data set's layout: each layout is asked whether a folder has it, and exactly one must say yes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from terrazzo.data.layout import Layout, LayoutFinder, NearMiss
+from terrazzo.data.folders import folder_entries, subfolders
+from terrazzo.data.layout import Layout, LayoutFinder, NearMiss, closed_to_us
 from terrazzo.data.layouts import (
     ade20k,
     camvid,
@@ -32,10 +33,8 @@ from terrazzo.data.layouts import (
     voc,
     yolo,
 )
-from terrazzo.data.pairing import folder_entries
 from terrazzo.errors import DatasetError
-from terrazzo.imaging.find_images import IMAGE_SUFFIXES
-from terrazzo.text import nearest, shown_path
+from terrazzo.text import first_few, nearest, shown_path
 
 __all__ = ["LAYOUTS", "find_layout"]
 
@@ -84,8 +83,7 @@ def find_layout(root: str | Path) -> Layout:
         found = [layout for parent in parents for layout in _readable(parent) if layout.marker == root.absolute()]
         found = found[-1:]  # annotations/instances_train.json is one of its folder, and of the folder above
     if not found:
-        below = sorted(Path(entry.path) for entry in folder_entries(root) if entry.is_dir() and entry.name[0] != ".")
-        found = [layout for subfolder in below for layout in _readable(subfolder)]
+        found = [layout for subfolder in subfolders(root) for layout in _readable(subfolder)]
     if len(found) == 1:
         return found[0]
     if found:
@@ -94,7 +92,10 @@ def find_layout(root: str | Path) -> Layout:
 
 
 def _matches(root: Path) -> tuple[list[Layout], list[NearMiss]]:
-    answers = [layout.find(root) for layout in LAYOUTS]
+    try:
+        answers = [layout.find(root) for layout in LAYOUTS]
+    except OSError as error:
+        raise closed_to_us(error, root) from error
     layouts = [answer for answer in answers if isinstance(answer, Layout)]
     certain = [layout for layout in layouts if not layout.is_general]
     return certain or layouts, [answer for answer in answers if isinstance(answer, NearMiss)]
@@ -124,14 +125,13 @@ def _unknown(root: Path, near: list[NearMiss]) -> DatasetError:
         told = "; ".join(f"it is almost {miss.name}, but {miss.message}" for miss in near)
         return DatasetError(f"{where}: {told}", fix=near[0].fix, code="dataset-layout")
     entries = folder_entries(root)
-    names = sorted(entry.name + "/" * entry.is_dir() for entry in entries)
-    shown = ", ".join(map(shown_path, names[:SHOWN])) + (f" and {len(names) - SHOWN} more" if names[SHOWN:] else "")
+    shown = first_few(shown_path(entry.name) + "/" * entry.is_folder for entry in entries)
     message = f"{where} is not a data set in a known layout: it holds {shown or 'nothing'}"
     if (nearest_layout := _nearest_layout(root, [entry.name for entry in entries])) is not None:
         name, missing, told = nearest_layout
         fix = f"{told}; or lay your data out as {folder.SHAPE}"
         return DatasetError(f"{message}; nearest is {name}, which lacks {missing}", fix=fix, code="dataset-layout")
-    images = sum(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries)
+    images = sum(entry.is_image for entry in entries)
     if images:
         message = f"{where} holds {images} images, and nothing that says which of them are masks"
         fix = "put photos into images/ and masks of the same names into masks/, and train with --val 0.1"

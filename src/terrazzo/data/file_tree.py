@@ -14,13 +14,11 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
-from terrazzo.data.layout import USUAL_SPLITS, split_of
-from terrazzo.data.pairing import folder_entries
+from terrazzo.data.folders import folder_entries
 from terrazzo.errors import DatasetError
-from terrazzo.imaging.find_images import IMAGE_SUFFIXES
 from terrazzo.text import printable
 
-__all__ = ["FileTree", "base_name", "leads_elsewhere", "shown_name", "split_folders"]
+__all__ = ["FileTree", "base_name", "leads_elsewhere", "shown_name"]
 
 MOST_FOLDERS = 2000  # looked through for a file by its name alone
 MOST_DEPTH = 5
@@ -40,16 +38,6 @@ def base_name(name: str) -> str:
 def shown_name(name: str) -> str:
     """Write a document's name for a file in a message: its end, where it is long."""
     return printable(name if len(name) <= LONGEST else f"...{name[-LONGEST:]}")
-
-
-def split_folders(root: Path) -> dict[str, Path]:
-    """Find the folders of train, val and test, whatever the spelling, such as ``valid`` or ``Validation``."""
-    if not root.is_dir():
-        return {}
-    names = sorted(
-        (entry.name for entry in folder_entries(root) if entry.is_dir()), key=lambda name: name in USUAL_SPLITS
-    )
-    return {split_of(name): root / name for name in names if split_of(name) in USUAL_SPLITS}
 
 
 class Names(NamedTuple):
@@ -107,18 +95,17 @@ class FileTree:
     def _names(self, folder: Path) -> Names:
         if folder not in self._known:
             try:
-                entries = sorted(folder_entries(folder), key=lambda entry: entry.name) if folder.is_dir() else []
-            except DatasetError:  # a folder that is closed to us has nothing for us
+                entries = folder_entries(folder)
+            except DatasetError:  # a folder that is not there, or closed to us, has nothing for us
                 entries = []
             names = self._known[folder] = Names({}, {}, {})
             for entry in entries:
-                if entry.is_dir():
+                if entry.is_folder:
                     _add(names.folders, entry.name, entry.name)
-                elif entry.is_file():
+                elif entry.is_file:
                     _add(names.files, entry.name, entry.name)
-                    stem, suffix = os.path.splitext(entry.name)
-                    if suffix.lower() in IMAGE_SUFFIXES:
-                        _add(names.images, stem, entry.name)
+                    if entry.is_image:
+                        _add(names.images, os.path.splitext(entry.name)[0], entry.name)
         return self._known[folder]
 
 

@@ -17,34 +17,59 @@ import numpy as np
 
 from terrazzo import config
 from terrazzo.data.outlines import Points
+from terrazzo.data.problems import file_error
 from terrazzo.errors import DatasetError
 from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.regular_files import open_regular
-from terrazzo.text import shown_path
 
-__all__ = ["file_version", "is_number", "mentions", "picture_size", "points_of", "read_json", "whole_number"]
+__all__ = [
+    "file_version",
+    "is_number",
+    "is_set",
+    "key_of",
+    "mentions",
+    "names_by_id",
+    "picture_size",
+    "points_of",
+    "read_json",
+    "read_lists",
+    "whole_number",
+]
 
-MOST_BYTES = 1 << 30
+MOST_BYTES = 4 << 30  # LVIS has documents of 1.2 GB
 LOOKED_THROUGH = 64 << 20  # bytes at each end of a file, to tell what it is
 MOST_POINTS = 1 << 20  # of one outline
 FARTHEST = 1 << 24  # pixels from the corner of an image that a point may lie
 
 
-def read_json(path: Path, tool: str) -> Any:
+def read_json(path: Path, *, fix: str) -> Any:
     """Parse a JSON file.
 
     Args:
         path: the file.
-        tool: whose, for the message, such as ``labelme``.
+        fix: what to do about one that cannot be read.
 
     Raises:
-        DatasetError: as `terrazzo.config.read_json`, or it is larger than a gigabyte.
+        DatasetError: as `terrazzo.config.read_json`, or it is larger than four gigabytes.
     """
     code, limit = "dataset-annotations", MOST_BYTES
     try:
         return config.read_json(path, error=DatasetError, code=code, most_bytes=limit, lenient=True)
     except DatasetError as error:
-        raise DatasetError(error.message, fix=f"export it again from {tool}", code=error.code) from error
+        raise DatasetError(error.message, fix=fix, code=error.code) from error
+
+
+def read_lists(path: Path, what: str, *keys: str, fix: str) -> dict[str, Any]:
+    """Parse a JSON file that holds a list under each of some keys, as `what` does, such as ``a file of labelme``.
+
+    Raises:
+        DatasetError: as `read_json`, or it lacks a list.
+    """
+    document: Any = read_json(path, fix=fix)
+    missing = [key for key in keys if not isinstance(document, dict) or not isinstance(document.get(key), list)]
+    if missing:
+        raise file_error(path, f"it is a JSON file, but not {what}: {', '.join(missing)} missing", fix=fix)
+    return dict(document)
 
 
 def mentions(path: Path, *keys: str) -> bool:
@@ -74,11 +99,7 @@ def file_version(path: Path) -> tuple[Path, int, int]:
     try:
         status = path.stat()
     except OSError as error:
-        raise DatasetError(
-            f"{shown_path(path)}: cannot be read: {error.strerror}",
-            fix="check its permissions",
-            code="dataset-annotations",
-        ) from error
+        raise file_error(path, f"cannot be read: {error.strerror}", fix="check its permissions") from error
     return path, status.st_mtime_ns, status.st_size
 
 
@@ -87,12 +108,37 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e15 < value < 1e15
 
 
+def is_set(flag: object) -> bool:
+    """Whether a mark is set that tools write as a number, a truth value or text."""
+    return flag.strip().casefold() not in ("", "0", "false", "no") if isinstance(flag, str) else bool(flag)
+
+
 def whole_number(value: object) -> int | None:
     """Read a whole number, which some tools write as text or with a decimal point; None where it is none."""
+    if type(value) is int:  # as nearly all are
+        return value if abs(value) < 10**15 else None
     if isinstance(value, str):
         text = value.strip()
         return int(text) if len(text) < 16 and text.isascii() and text.removeprefix("-").isdigit() else None
     return int(value) if is_number(value) and value == math.floor(value) else None
+
+
+def key_of(id_: object) -> int | str | None:
+    """Read what entries of a document refer to each other by, a number or a text: 7, 7.0 and "7" are one."""
+    number = whole_number(id_)
+    return number if number is not None else id_ if isinstance(id_, str) else None
+
+
+def names_by_id(items: object) -> dict[int, str] | None:
+    """Read [{"id": 1, "name": "leaf"}, ...] in the order of ids; None where one has no id of its own, or no name."""
+    found: dict[int, str] = {}
+    for item in items if isinstance(items, list) else [None]:
+        given = item if isinstance(item, dict) else {}
+        id_, name = whole_number(given.get("id")), given.get("name")
+        if id_ is None or id_ in found or not isinstance(name, str):
+            return None
+        found[id_] = name.strip()
+    return dict(sorted(found.items()))
 
 
 def picture_size(height: object, width: object) -> tuple[int, int] | None:

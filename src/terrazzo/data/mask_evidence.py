@@ -1,4 +1,4 @@
-"""Whether the numbers in masks can be classes: signs of smooth resizing, of object numbers, of palettes that differ.
+"""Signs that the values in masks are not classes: smooth resizing, object numbers, palettes that differ.
 
 A mask is looked at once, as a picture (`look_at`, which may run in threads); `MaskEvidence` collects what was seen over
 a data set and says what is wrong. The limits were set beside real masks: of CamVid, nuclei, solar cells and aerial
@@ -9,14 +9,14 @@ smooth resizing it is 20 % to 100 %.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.data.masks import MaskSource, StoredMask
+from terrazzo.data.masks import MaskSource, Stored, StoredMask
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError
 from terrazzo.labels.spec import BACKGROUND_NAMES, Color, LabelSpec
@@ -52,10 +52,11 @@ class Look:
     colors: Mapping[int, Color] = field(default_factory=dict)
 
 
-def look_at(stored: StoredMask, values: Collection[int]) -> Look:
-    """Look at a mask of numbers, which holds the given values."""
+def look_at(stored: StoredMask, counts: Iterable[Stored]) -> Look:
+    """Look at a mask, in which the given values were counted; there is nothing to see in one of colours."""
     if stored.values.ndim != 2:
         return Look()
+    values = [value for value in counts if isinstance(value, int)]
     return Look(tuple(sorted(values)), is_soft(stored.values), _colors(stored, values))
 
 

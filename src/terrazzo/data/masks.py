@@ -1,4 +1,4 @@
-"""Reading masks into class indices, refusing everything that is none.
+"""Reading of masks as class indices; what cannot be class indices is refused.
 
 A mask source gives what is stored: image files do so here, outlines and table cells in their data set's own module.
 What is stored becomes class indices by the labels alone. Index masks are single-channel images of whole numbers.
@@ -29,6 +29,7 @@ __all__ = [
     "MaskSource",
     "Stored",
     "StoredMask",
+    "WholeFile",
     "class_of_stored",
     "count_stored",
     "encode_stored",
@@ -85,15 +86,21 @@ class MaskSource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class MaskFile:
-    """A mask that is an image file: index PNG, palette PNG or RGB."""
+class WholeFile:
+    """The part of a mask source that is all of its file."""
 
-    file: Path
+    __slots__ = ()
 
     @property
     def part(self) -> str:
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFile(WholeFile):
+    """A mask that is an image file: index PNG, palette PNG or RGB."""
+
+    file: Path
 
     def read(self) -> StoredMask:
         return read_stored_mask(self.file)
@@ -252,7 +259,8 @@ def _unscaled(pixels: NDArray[Any], largest: int) -> NDArray[Any]:
 
 
 def _refuse_by_header(image: Image.Image, packing: str) -> None:
-    if image.format in ("JPEG", "WEBP") or "jpeg" in str(image.info.get("compression", "")):
+    is_lossy = image.format == "JPEG" or (image.format == "WEBP" and not image.info.get("lossless"))
+    if is_lossy or "jpeg" in str(image.info.get("compression", "")):
         raise ImageError(
             f"it is a {image.format} whose compression changes class indices",
             fix="export the mask again as PNG: converting this file does not bring its labels back",
@@ -260,6 +268,11 @@ def _refuse_by_header(image: Image.Image, packing: str) -> None:
         )
     if image.mode not in INDEX_MODES and image.mode not in ("RGB", "RGBA", "LA", "F"):
         raise _mode_error(f"its pixels are of kind {image.mode}, not class indices")
+    if image.mode == "L" and packing.partition(";")[2].endswith("I"):  # WhiteIsZero: Pillow turns 0 into 255
+        fix = "save it as PNG, where 0 is black, with the numbers that are meant"
+        raise ImageError(
+            "it is a TIFF whose 0 is white, so its numbers can be meant in two ways", fix=fix, code="mask-mode"
+        )
     if image.mode in ("RGB", "RGBA") and ";16" in packing:
         raise _mode_error("it has 16-bit colours")
 

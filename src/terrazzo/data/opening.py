@@ -14,11 +14,12 @@ from terrazzo.data.rules import DataRules, with_rules
 from terrazzo.errors import DatasetError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
-from terrazzo.text import shown_path
+from terrazzo.text import first_few, shown_path
 
 __all__ = ["open_dataset"]
 
 TOLD = frozenset({"mask-names", "split-made"})  # how a data set was read that leaves it open
+TOLD_AS_WARNINGS = frozenset({"crowds", "photo-missing"})  # which change what masks say
 PAIR_CODES = frozenset({"mask-missing", "mask-several", "photo-missing", "name-shared", "not-a-file", "list-entry"})
 
 
@@ -51,14 +52,14 @@ def open_dataset(
     if errors := [problem for problem in problems if problem.severity == "error"]:
         raise _refused(layout, split, errors)
     for problem in problems:
-        if problem.code in TOLD or (problem.code == "crowds" and problem.severity == "warning"):
+        if problem.code in TOLD or (problem.code in TOLD_AS_WARNINGS and problem.severity == "warning"):
             note(str(problem))
     spec, _ = known_labels(layout, labels)
     return Dataset(layout.root, split, spec or fallback or infer_labels(layout), tuple(samples), layout.name)
 
 
 def _refused(layout: Layout, split: str, errors: list[Problem]) -> DatasetError:
-    shown = "; ".join(map(str, errors[:5])) + (f"; and {len(errors) - 5} more" if len(errors) > 5 else "")
+    shown = first_few(errors, 5, "; ")
     if len(errors) == 1 and errors[0].code not in PAIR_CODES:
         return DatasetError(shown, fix=errors[0].fix, code=errors[0].code)
     listed = f"`terrazzo check-data {shown_path(layout.root)}` lists them all"

@@ -9,13 +9,15 @@ background, class 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.data.problems import file_error
 from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec, Target
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "bitmap_region",
     "decode_runs",
     "disc",
+    "draw",
     "object_labels",
     "paint",
     "rectangle",
@@ -69,12 +72,8 @@ def paint(objects: Sequence[tuple[int, Region]], height: int, width: int) -> NDA
     Returns:
         (height, width) values.
     """
-    mask_HW = np.full((height, width), BACKGROUND, np.uint16)
     order = sorted(objects, key=lambda item: (item[0] != IGNORED, -np.count_nonzero(item[1].inside_hw)))
-    for value, region in order:
-        h, w = region.inside_hw.shape
-        mask_HW[region.top : region.top + h, region.left : region.left + w][region.inside_hw] = value
-    return mask_HW
+    return stack(order, height, width)
 
 
 def stack(objects: Iterable[tuple[int, Region]], height: int, width: int) -> NDArray[np.uint16]:
@@ -90,6 +89,24 @@ def stack(objects: Iterable[tuple[int, Region]], height: int, width: int) -> NDA
         h, w = region.inside_hw.shape
         mask_HW[region.top : region.top + h, region.left : region.left + w][region.inside_hw] = value
     return mask_HW
+
+
+def draw(
+    file: Path, what: str, items: Iterable[Any], region_of: Callable[[Any], tuple[int, Region] | None], *, fix: str
+) -> list[tuple[int, Region]]:
+    """Make a (value, region) pair of each item of a document, and leave out those without an area.
+
+    Raises:
+        DatasetError: `region_of` raised ValueError for an item; the message has its number.
+    """
+    drawn = []
+    for number, item in enumerate(items, 1):
+        try:
+            drawn.append(region_of(item))
+        except ValueError as error:
+            message = f"{what} {number} cannot be read: {error}"
+            raise file_error(file, message, fix=fix, code="outline-damaged") from error
+    return [found for found in drawn if found is not None]
 
 
 def rectangle(corners_22: Points, height: int, width: int) -> Region:

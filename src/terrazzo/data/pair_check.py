@@ -1,4 +1,4 @@
-"""What one pair of photo and mask holds, and what is wrong with it: the part of the check that runs in threads."""
+"""Check of one pair of photo and mask: what it holds, and what is wrong with it. It runs in threads."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _examine_mask(facts: PairFacts, labels: LabelSpec | None) -> None:
         message, fix = f"{mask.part}{stored.empty} objects fill no pixel of the photo", "remove them, or correct them"
         facts.problems.append(Problem("warning", "outline-empty", mask.file, message, fix))
     counts = count_stored(stored.values)
-    facts.look = look_at(stored, [key for key in counts if isinstance(key, int)])
+    facts.look = look_at(stored, counts)
     if labels is not None:
         _explain(facts, counts, labels, stored)
     elif stored.values.ndim == 3:

@@ -1,4 +1,4 @@
-"""Which photo belongs to which mask, by their names alone: each folder is listed once, and no file is opened."""
+"""Pairing of photos with masks by their names; each folder is listed once, and no file is opened."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from terrazzo.config import read_lines
 from terrazzo.data.dataset import Sample
+from terrazzo.data.folders import visible_entries
 from terrazzo.data.layout import Pairs
 from terrazzo.data.name_affixes import Affixes, find_affixes, same_name
 from terrazzo.data.problems import Problem
@@ -21,16 +22,13 @@ from terrazzo.text import show, shown_path
 __all__ = [
     "Listing",
     "Listings",
-    "folder_entries",
     "list_entries",
     "listed_pairs",
     "pair",
     "pair_folders",
-    "shows_names",
     "split_pair",
 ]
 
-LOOKED_AT = 20  # names, to tell whose photos a folder holds
 QUOTED_PAIR = re.compile(r""" *["']([^"']+)["'] *[\t,; ] *["']([^"']+)["'] *""")
 
 
@@ -61,20 +59,18 @@ class Listing:
             DatasetError: it cannot be listed.
         """
         listing = cls(folder)
-        for entry in sorted(folder_entries(folder), key=lambda entry: entry.name):
-            if entry.name.startswith("."):
-                continue
+        for entry in visible_entries(folder):
             stem, suffix = os.path.splitext(entry.name)
             if suffix.lower() not in IMAGE_SUFFIXES:
-                what = "a folder" if entry.is_dir() else "not an image by its name"
+                what = "a folder" if entry.is_folder else "not an image by its name"
                 fix = f"photos and masks lie directly in {folder.name}/, as {', '.join(IMAGE_SUFFIXES)}"
-                listing.others.append(Problem("warning", "file-ignored", Path(entry.path), f"{what}, left out", fix))
-            elif not entry.is_file():
-                what = "a link to nothing" if entry.is_symlink() else "a folder, pipe or device"
+                listing.others.append(Problem("warning", "file-ignored", entry.path, f"{what}, left out", fix))
+            elif not entry.is_file:
+                what = "a link to nothing" if entry.path.is_symlink() else "a folder, pipe or device"
                 fix = "put the file itself there, or take the name away"
-                listing.others.append(Problem("error", "not-a-file", Path(entry.path), f"{what}, not a file", fix))
+                listing.others.append(Problem("error", "not-a-file", entry.path, f"{what}, not a file", fix))
             elif stem.endswith(ending):
-                listing.by_stem[same_name(stem.removesuffix(ending))].append(Path(entry.path))
+                listing.by_stem[same_name(stem.removesuffix(ending))].append(entry.path)
         return listing
 
     def named(self, name: str) -> list[Path]:
@@ -208,6 +204,8 @@ def listed_pairs(
             problems.append(Problem("warning", "list-entry", text_file, message, "remove the line"))
         else:
             samples[images[0]] = sample
+    if not samples and not problems:
+        problems.append(Problem("error", "dataset-empty", text_file, "it names no photo", "name one photo a line"))
     return list(samples.values()), problems
 
 
@@ -232,34 +230,6 @@ def list_entries(text_file: Path) -> Iterator[tuple[int, str]]:
         entry = line.strip()
         if entry and not entry.startswith("#"):
             yield number, entry
-
-
-def folder_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """List a folder.
-
-    Raises:
-        DatasetError: it is not there, or not readable.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DatasetError(
-            f"{shown_path(folder)} is not a folder",
-            fix="give the folder that holds train/ and val/",
-            code="dataset-missing",
-        ) from error
-    except OSError as error:
-        raise DatasetError(
-            f"{shown_path(folder)}: cannot be listed: {error.strerror}",
-            fix="check its permissions",
-            code="dataset-unreadable",
-        ) from error
-
-
-def shows_names(folder: Path, beginnings: tuple[str, ...]) -> bool:
-    """Whether one of the first few names of a folder begins as a data set's own do."""
-    return any(entry.name.startswith(beginnings) for entry in folder_entries(folder)[:LOOKED_AT])
 
 
 def _by_name(

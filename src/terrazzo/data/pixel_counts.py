@@ -1,4 +1,4 @@
-"""Counting the pixels of each class in a split, which makes sure of its masks before training starts."""
+"""Pixels of each class in a split; counting them also checks every mask before training starts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.data.classes import counted_from_1, nothing_is_0, void_may_be_object
+from terrazzo.data.classes import doubts
 from terrazzo.data.dataset import Dataset, Sample
 from terrazzo.data.mask_evidence import NEAREST_FIX, Look, MaskEvidence, look_at
 from terrazzo.data.masks import Stored, count_stored, read_mask
 from terrazzo.errors import DatasetError
 from terrazzo.notes import note
-from terrazzo.text import shown_path
+from terrazzo.text import first_few, shown_path
 
 __all__ = ["count_pixels", "in_threads"]
 
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 def count_pixels(dataset: Dataset) -> NDArray[np.uint32]:
-    """Count the (N, K) pixels of each class in each photo of a split, and so make sure of its masks before training.
+    """Count the (N, K) pixels of each class in each photo of a split, and check its masks.
 
     Raises:
         DatasetError: some masks cannot be used; the message lists files, values and counts.
@@ -43,7 +43,7 @@ def count_pixels(dataset: Dataset) -> NDArray[np.uint32]:
         try:
             stored = sample.mask.read()
             if stored.values.ndim == 2:
-                look = look_at(stored, [value for value in count_stored(stored.values) if isinstance(value, int)])
+                look = look_at(stored, count_stored(stored.values))
             return look, np.bincount(read_mask(sample.mask, dataset.labels, stored).ravel(), minlength=ignore + 1)
         except DatasetError as error:
             return look, error
@@ -59,10 +59,9 @@ def count_pixels(dataset: Dataset) -> NDArray[np.uint32]:
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        shown = "; ".join(error.message for error in errors[:SHOWN_FILES])
-        more = f"; and {len(errors) - SHOWN_FILES} more" if len(errors) > SHOWN_FILES else ""
+        shown = first_few((error.message for error in errors), SHOWN_FILES, "; ")
         raise DatasetError(
-            f"{len(errors)} masks of {dataset.split} cannot be used: {shown}{more}",
+            f"{len(errors)} masks of {dataset.split} cannot be used: {shown}",
             fix=f"{errors[0].fix}; `terrazzo check-data {shown_path(dataset.root)}` lists them all",
             code=errors[0].code,
         )
@@ -73,18 +72,11 @@ def _refuse_doubtful(dataset: Dataset, evidence: MaskEvidence, totals: NDArray[n
     """Refuse numbers that are something else than the names say; tell what may be."""
     labels, where = dataset.labels, f"{shown_path(dataset.root)}: {dataset.split}: "
     pixels: dict[Stored, int] = {k: int(totals[k]) for k in np.flatnonzero(totals).tolist()}
-    for code, doubt in (
-        ("dataset-classes", void_may_be_object(labels, pixels)),
-        ("mask-values", counted_from_1(labels, evidence.values)),
-    ):
-        if doubt is not None:
-            raise DatasetError(f"{where}{doubt[0]}", fix=doubt[1], code=code)
-    if (doubt := nothing_is_0(labels, evidence.values)) is not None:
-        note(f"{where}{doubt[0]}; {doubt[1]}")
     soft = 0
-    for problem in evidence.problems(labels):
+    for problem in (*doubts(labels, pixels, evidence.values), *evidence.problems(labels)):
         if problem.severity == "error":
-            raise DatasetError(str(problem), fix=problem.fix, code=problem.code)
+            told = str(problem) if problem.file is not None else f"{where}{problem.message}"
+            raise DatasetError(told, fix=problem.fix, code=problem.code)
         if problem.file is None:
             note(f"{where}{problem.message}; {problem.fix}")
         soft += problem.code == "mask-soft"

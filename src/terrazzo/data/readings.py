@@ -1,7 +1,7 @@
-"""What masks store in a folder that does not say it, for a model that knows how the masks it learnt from were stored.
+"""How a model with a map of stored values (`LabelSpec.id_map`) reads the masks of a folder without ``labels.yaml``.
 
-Its masks held values of their own (`LabelSpec.id_map`, such as 0 for "ignore" and index + 1 for a class), and the
-folder's masks may hold these, or class indices. Where the values that occur can mean either, the program stops: a mask
+The masks that it learnt from held values of their own, such as 0 for "ignore" and index + 1 for a class. The masks of
+the folder may hold these, or class indices. Where the values that occur can mean either, the program stops: a mask
 that is read one class off gives numbers that look right.
 """
 
@@ -18,7 +18,7 @@ from terrazzo.data.masks import Stored, class_of_stored, count_stored
 from terrazzo.errors import ConfigError, DatasetError, LabelError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
-from terrazzo.text import printable, show, shown_path
+from terrazzo.text import first_few, printable, show, shown_path
 
 __all__ = ["MaskValues", "as_indices", "read_by", "refuse_mask_values"]
 
@@ -74,10 +74,9 @@ def read_by(dataset: Dataset, labels: LabelSpec, chosen: str | None = None, *, f
             code="dataset-mask-values",
         )
     if by_map is None and by_index is None:
-        values = [str(value) for value, _ in counts.most_common()]
-        more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+        values = first_few((value for value, _ in counts.most_common()), SHOWN)
         raise DatasetError(
-            f"{where}: the masks hold {', '.join(values[:SHOWN])}{more}; not all are class indices, and not all are "
+            f"{where}: the masks hold {values}; not all are class indices, and not all are "
             "values that the model's masks stored",
             fix=WRITE_MAP,
             code="dataset-mask-values",
@@ -124,5 +123,5 @@ def _histogram(counts: Mapping[Stored, int], meaning: Mapping[Stored, int], labe
         index = meaning[value]
         pixels["ignored" if index == labels.ignore_index else labels.names[index]] += count
     total = max(pixels.total(), 1)
-    rows = [f"{printable(name)} {100 * count / total:.1f}%" for name, count in pixels.most_common()]
-    return ", ".join(rows[:SHOWN]) + (f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
+    rows = (f"{printable(name)} {100 * count / total:.1f}%" for name, count in pixels.most_common())
+    return first_few(rows, SHOWN)

@@ -1,4 +1,4 @@
-"""How a data set is read where its files leave it open: a split that nobody made, crowds of a COCO document."""
+"""Rules for reading a data set where its files leave it open: a split into train and val, crowds of COCO documents."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def with_rules(layout: Layout, rules: DataRules) -> Layout:
                 fix="leave out --crowds: only COCO documents have them",
                 code="data-crowds",
             )
-        layout = replace(layout, pairs=layout.crowds_as_objects)
+        layout = replace(layout, list_pairs=layout.crowds_as_objects)
     elif rules.crowds != "ignore":
         raise ConfigError(f"crowds cannot be {show(rules.crowds)}", fix="write ignore or objects", code="data-crowds")
     if rules.split is None:
@@ -96,7 +96,8 @@ def with_rules(layout: Layout, rules: DataRules) -> Layout:
             code="split-rule",
         )
     others = tuple(name for name in layout.splits if name != whole)
-    return replace(layout, splits=("train", "val", *others), pairs=partial(_divided, layout, rules.split, whole))
+    divided = partial(_divided, layout, rules.split, whole)
+    return replace(layout, splits=("train", "val", *others), list_pairs=divided)
 
 
 def _divided(layout: Layout, rule: SplitRule, whole: str, split: str) -> Pairs:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from terrazzo.data.json_files import whole_number
-from terrazzo.data.masks import StoredMask
+from terrazzo.data.json_files import is_set, names_by_id
+from terrazzo.data.masks import StoredMask, WholeFile
 from terrazzo.data.outlines import IGNORED, object_labels
-from terrazzo.data.problems import Problem
-from terrazzo.errors import DatasetError, ImageError, LabelError
+from terrazzo.data.problems import Problem, class_names_of, file_error
+from terrazzo.errors import DatasetError, ImageError
 from terrazzo.imaging.header import check_size, choose_frame, opened_image
 from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec, Target
-from terrazzo.text import shown_path
+from terrazzo.text import first_few
 
 __all__ = ["Categories", "SegmentMask", "read_categories"]
 
@@ -41,12 +43,8 @@ class Categories:
             return names
         return ["background", *(name for name in names if name.casefold() not in BACKGROUND_NAMES)]
 
-    @property
-    def unlabelled(self) -> int:
-        """What a pixel of no segment becomes."""
-        return 0 if self.only_things else IGNORED
-
-    def values(self) -> dict[int, int]:
+    @cached_property
+    def value_of(self) -> dict[int, int]:
         """What a category becomes in painted masks."""
         classes = self.classes
         is_background = self.only_things
@@ -55,20 +53,22 @@ class Categories:
             for id_, name in self.names.items()
         }
 
+    def mask(self, png: Path, objects: Mapping[int, int]) -> SegmentMask:
+        """Make the mask of an image of segment numbers, of which each has a category."""
+        unlabelled = 0 if self.only_things else IGNORED
+        return SegmentMask(png, {number: self.value_of[category] for number, category in objects.items()}, unlabelled)
+
     def labels(self, document: Path) -> LabelSpec:
         """Return the classes.
 
         Raises:
             DatasetError: names that cannot be used.
         """
-        try:
+        with class_names_of(document, "its categories: "):
             if self.only_things:
                 return object_labels(self.names.values())
             id_map: list[tuple[int, Target]] = [(k, k) for k in range(len(self.classes))]
             return LabelSpec.from_names(self.classes, id_map=[*id_map, (IGNORED, "ignore")])
-        except LabelError as error:
-            message = f"{shown_path(document)}: its categories: {error.message}"
-            raise DatasetError(message, fix=error.fix, code="dataset-annotations") from error
 
     def note(self, document: Path) -> Problem:
         """Say how pixels of no segment are read, which can be read in two ways."""
@@ -79,16 +79,12 @@ class Categories:
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentMask:
+class SegmentMask(WholeFile):
     """The mask of one photo: an image of segment numbers, and what each becomes."""
 
     file: Path
     value_of: dict[int, int]
     unlabelled: int
-
-    @property
-    def part(self) -> str:
-        return ""
 
     def read(self) -> StoredMask:
         """Look the numbers up.
@@ -111,20 +107,16 @@ class SegmentMask:
             red, green, blue = (pixels[..., channel].astype(np.int64) for channel in range(3))
             pixels = red + 256 * green + 65536 * blue
         if pixels.ndim != 2 or pixels.dtype.kind not in "biu":
-            message = f"{shown_path(self.file)}: it does not hold segment numbers"
-            raise DatasetError(message, fix="export it again as RGB or single-channel PNG", code="mask-mode")
+            fix = "export it again as RGB or single-channel PNG"
+            raise file_error(self.file, "it does not hold segment numbers", fix=fix, code="mask-mode")
         values = {0: self.unlabelled} | self.value_of
         known = np.array(sorted(values), np.int64)
         places_HW = np.minimum(np.searchsorted(known, pixels), len(known) - 1)
         unknown = np.unique(pixels[known[places_HW] != pixels]).tolist()
         if unknown:
-            shown = ", ".join(map(str, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-            raise DatasetError(
-                f"{shown_path(self.file)}: it holds segments that the document does not list: {shown}",
-                fix="export document and images together",
-                code="segments-damaged",
-            )
-        return StoredMask(np.array([values[number] for number in known.tolist()], np.uint16)[places_HW], False)
+            message = f"it holds segments that the document does not list: {first_few(unknown)}"
+            raise file_error(self.file, message, fix="export document and images together", code="segments-damaged")
+        return StoredMask(np.array([values[number] for number in known.tolist()], np.uint16)[places_HW])
 
 
 def read_categories(document: Path, categories: Any, thing_key: str) -> Categories:
@@ -138,17 +130,7 @@ def read_categories(document: Path, categories: Any, thing_key: str) -> Categori
     Raises:
         DatasetError: an entry without an id of its own or a name.
     """
-    names: dict[int, str] = {}
-    things: list[bool] = []
-    for category in categories if isinstance(categories, list) else [None]:
-        given = category if isinstance(category, dict) else {}
-        id_, name = whole_number(given.get("id")), given.get("name")
-        if id_ is None or id_ in names or not isinstance(name, str):
-            raise DatasetError(
-                f"{shown_path(document)}: its categories are not a list of ids and names",
-                fix="export it again",
-                code="dataset-annotations",
-            )
-        names[id_] = name.strip()
-        things.append(bool(given.get(thing_key)))
-    return Categories(dict(sorted(names.items())), bool(things) and all(things))
+    names = names_by_id(categories)
+    if names is None:
+        raise file_error(document, "its categories are not a list of ids and names", fix="export it again")
+    return Categories(names, bool(names) and all(is_set(category.get(thing_key)) for category in categories))

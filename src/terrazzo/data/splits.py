@@ -1,4 +1,4 @@
-"""Splitting what nobody has split: a share of the photos to validate on, by groups that stay together."""
+"""Seeded split of a data set into train and val, by photos or by groups of photos that stay together."""
 
 from __future__ import annotations
 

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from terrazzo.config import read_yaml
+from terrazzo.data.file_tree import FileTree
 from terrazzo.data.layout import NearMiss
 from terrazzo.data.pairing import Listing, list_entries
-from terrazzo.data.problems import Problem
+from terrazzo.data.problems import Problem, file_error
 from terrazzo.errors import DatasetError, LabelError
-from terrazzo.text import show, shown_path
+from terrazzo.labels.schema import names_in_order
+from terrazzo.text import show
 
-__all__ = ["DataYaml", "class_names", "names_masks", "other_folder", "read_data_yaml"]
+__all__ = ["DataYaml", "class_names", "names_masks", "read_data_yaml"]
 
 USUAL_DOCUMENTS = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
 KEYS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
@@ -52,20 +54,26 @@ class DataYaml:
         problems: list[Problem] = []
         given = self.places[split] if isinstance(self.places[split], list) else [self.places[split]]
         for name in given:
-            place = self._place(name)
+            place = _place(self.file, self.base, name)
             if place is None:
-                raise DatasetError(
-                    f"{shown_path(self.file)}: it names {show(name)} for {split}, which is not there",
-                    fix="write the photos' folder, as seen from the document",
-                    code="dataset-annotations",
-                )
+                message = f"it names {show(name)} for {split}, which is not there"
+                raise file_error(self.file, message, fix="write the photos' folder, as seen from the document")
             found, wrong = _listed(place, self.base) if place.suffix == ".txt" else _in_folder(place)
             images += found
             problems += wrong
         return images, problems
 
-    def _place(self, name: Any) -> Path | None:
-        return _place(self.file, self.base, name)
+    def beside(self, images: Path, name: str) -> Path | None:
+        """Replace the last folder called images by another; None where there is none.
+
+        Above the document, a folder of this name may have nothing to do with it, and counts where the other is there.
+        """
+        parts, root = images.parts, self.file.parent
+        for place in reversed([place for place, part in enumerate(parts) if part == "images"]):
+            other = Path(*parts[:place], name, *parts[place + 1 :])
+            if place >= len(root.parts) or not images.is_relative_to(root) or other.is_dir():
+                return other
+        return None
 
 
 def read_data_yaml(root: Path, name: str) -> DataYaml | NearMiss | None:
@@ -107,23 +115,16 @@ def class_names(names: Any, most: int) -> list[str]:
     Raises:
         LabelError: they are not texts, or too many.
     """
-    if isinstance(names, dict):
-        names = [names.get(number) for number in range(len(names))]  # None where the numbers leave one out
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    names = names_in_order(names)
+    if not isinstance(names, list):
         raise LabelError("`names` is not a list of texts", fix="write `names: [leaf, flower]`", code="labels-names")
+    if (odd := next((name for name in names if not isinstance(name, str)), None)) is not None or None in names:
+        fix = 'put it in quotes, as in "no"'
+        raise LabelError(f"`names` has {show(odd)}, which is not text", fix=fix, code="labels-names")
     if len(names) > most:
         message = f"`names` has {len(names)} names, and a mask tells {most} apart"
         raise LabelError(message, fix="merge some of them", code="labels-names")
     return names
-
-
-def other_folder(images: Path, name: str) -> Path | None:
-    """Replace the last folder called images by another; None where there is none."""
-    parts = list(images.parts)
-    for place in range(len(parts) - 1, -1, -1):
-        if parts[place] == "images":
-            return Path(*parts[:place], name, *parts[place + 1 :])
-    return None
 
 
 def _document(root: Path) -> Path | None:
@@ -153,8 +154,10 @@ def _in_folder(folder: Path) -> tuple[list[Path], list[Problem]]:
 def _listed(text_file: Path, base: Path) -> tuple[list[Path], list[Problem]]:
     images: list[Path] = []
     problems: list[Problem] = []
+    trees = FileTree(base), FileTree(text_file.parent)
     for number, entry in list_entries(text_file):
-        image = next((p for p in (base / entry, text_file.parent / entry) if os.path.isfile(p)), None)
+        image = Path(entry) if os.path.isabs(entry) and os.path.isfile(entry) else None
+        image = image or next((file for tree in trees if (file := tree.find(entry)) is not None), None)
         if image is None:
             message, fix = f"line {number} names {show(entry)}, which is not there", "add it, or remove the line"
             problems.append(Problem("error", "photo-missing", text_file, message, fix))

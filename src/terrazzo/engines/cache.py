@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from terrazzo.atomic import make_folder, write_atomic
+from terrazzo.atomic import write_atomic
 from terrazzo.regular_files import open_regular, others_can_write
 
 __all__ = ["cache_folder", "cached", "keep"]
@@ -65,8 +65,7 @@ def keep(key: Mapping[str, Any], suffix: str, content: bytes) -> Path:
     Raises:
         OutputError: the cache folder cannot be written.
     """
-    folder = make_folder(cache_folder())
-    path = folder / _name(_digest(key), content, suffix)
+    path = cache_folder() / _name(_digest(key), content, suffix)
     write_atomic(path, content)
     with suppress(OSError):  # some file systems have no permissions
         path.chmod(path.stat().st_mode & ~0o022)  # `cached` skips what others can write to

@@ -42,6 +42,8 @@ __all__ = [
     "release_memory",
 ]
 
+MOST_THREADS = 1024  # computing libraries end the process when they are asked for very many
+
 Precision = Literal["auto", "fp32", "bf16"]
 Load = Literal["few images", "one size"]
 
@@ -97,12 +99,9 @@ class EngineOptions:
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
-        if (self.threads is not None and self.threads < 1) or self.streams < 1:
-            raise ConfigError(
-                f"{self.threads} threads in {self.streams} streams were asked for",
-                fix="give at least 1 of each",
-                code="engine-threads",
-            )
+        for what, number in (("threads", self.threads), ("streams", self.streams)):
+            if number is not None and not 1 <= number <= MOST_THREADS:
+                raise ConfigError(f"{what} is {number}", fix=f"give 1 to {MOST_THREADS}", code="engine-threads")
         if self.precision not in get_args(Precision):
             raise ConfigError(
                 f"there is no precision {self.precision!r}",

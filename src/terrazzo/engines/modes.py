@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["keeps_mode"]
+__all__ = ["evaluating", "keeps_mode"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,12 +25,21 @@ def keeps_mode(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def keeping(*args: P.args, **kwargs: P.kwargs) -> R:
-        network = getattr(signature.bind(*args, **kwargs).arguments.get("model"), "network", None)
-        training = [] if network is None else [module for module in network.modules() if module.training]
-        try:
+        with evaluating(signature.bind(*args, **kwargs).arguments.get("model")):
             return function(*args, **kwargs)
-        finally:
-            for module in training:
-                module.training = True
 
     return keeping
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Put the network of a loaded model into evaluation mode, and every module back into its own mode afterwards."""
+    network = getattr(model, "network", None)
+    training = [] if network is None else [module for module in network.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,5 +1,5 @@
-"""Evaluation: what a model gets right, counted by the papers' rules and told as a table, JSON and pictures.
+"""Evaluation: mIoU, mAcc, aAcc and boundary IoU by the papers' rules, as a table, JSON and pictures.
 
-`confusion` counts pixels and turns the counts into mIoU, mAcc and aAcc; `boundary` measures outlines; `report` tells
-both, drawn by `figures`.
+`confusion` counts pixels and computes mIoU, mAcc and aAcc from the counts; `boundary` measures outlines; `report` holds
+both as text, JSON and CSV, and `figures` draws them; `evaluator` runs a model over a split.
 """

@@ -1,4 +1,4 @@
-"""Boundary IoU: how well outlines are met, which IoU hardly shows for large regions.
+"""Boundary IoU: how well predicted outlines follow those of the labels, which IoU hardly shows for large regions.
 
 Cheng, Girshick, Dollar, Berg, Kirillov, "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", CVPR
 2021 (arXiv:2103.16562). Of each class's mask only the *inner band* is compared, its pixels within distance d of the

@@ -48,7 +48,7 @@ Mask = NDArray[np.integer[Any]]
 Pair = tuple[Image, Mask]
 
 MANY_IMAGES = Workload(images=100)
-"""What an engine is chosen for: how many photos a split has is known only after the model's labels are."""
+"""The engine is chosen as for this many: how many a split has is known only after the model's labels are."""
 
 
 @checked
@@ -80,7 +80,7 @@ def evaluate(
             has its device, protocol and engine already.
         data: the data set's folder.
         split: which split of it.
-        labels: name of a bundled class list for a folder that does not say what its classes are; by default the
+        labels: a bundled class list or a YAML file, for a folder that does not say what its classes are; by default the
             folder's own, or the model's where the folder has none.
         mask_values: for a folder that does not say what its classes are: ``stored`` where its masks hold the values
             that the model's own masks stored, ``indices`` where they hold class indices; by default whichever explains
@@ -110,7 +110,7 @@ def evaluate(
         predictor = make_predictor(
             model, device, protocol, engine=engine, precision="fp32", workload=MANY_IMAGES, trust=trust
         )
-    spec = LabelSpec.bundled(labels) if labels else None
+    spec = LabelSpec.named(labels) if labels else None
     rules = DataRules.of_model(predictor.record, Path(data), split)
     if crowds is not None:
         rules = replace(rules, crowds=crowds)

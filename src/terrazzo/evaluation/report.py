@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from terrazzo.arguments import checked
-from terrazzo.atomic import make_folder
 from terrazzo.evaluation.boundary import BoundaryMetrics
 from terrazzo.evaluation.confusion import IntArray, Metrics, score_text
 from terrazzo.evaluation.figures import confusion_png, per_class_png
@@ -164,7 +163,6 @@ class Report:
             self.confusion_png(),
             self.to_json().encode("utf-8", "backslashreplace"),
         )
-        make_folder(folder)
         write_results(dict(zip(paths, contents, strict=True)), kind)
 
     def _class_rows(self) -> list[dict[str, Any]]:

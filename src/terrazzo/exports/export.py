@@ -133,7 +133,7 @@ def export(
         data: for fp16 and int8, the folder of a labelled data set. mIoU of the model in float32 is measured on it, then
             that of the file, as `terrazzo.evaluate` does; both figures go into the file's record.
         split: which split of it; not the photos that the model was calibrated with.
-        labels: name of a bundled class list for a folder that does not say what its classes are.
+        labels: a bundled class list or a YAML file, for a folder that does not say what its classes are.
         mask_values: for such a folder, ``stored`` or ``indices``; see `terrazzo.evaluate`.
         max_loss: with `data`, points of mIoU that the file may lose, by default 1. Without it, for int8, percent of the
             mask that may change class on a part of the calibration photos that is held back, by default 2.
@@ -153,8 +153,9 @@ def export(
     labelled = None if data is None else LabelledData(data, split, labels, mask_values, progress)
     images, checked = split_images(calibrate, hold_back=labelled is None) if calibrate else ([], [])
     paths = [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
-    sources = [] if isinstance(model, TrainedModel) else [Path(model)]
-    check_outputs(paths, "export", inputs=sources, overwrite=overwrite)
+    sources = [None if isinstance(model, TrainedModel) else model, data, labels, *calibrate]
+    read = [Path(source) for source in sources if source is not None]
+    check_outputs(paths, "export", inputs=read, overwrite=overwrite)
     trained = on_cpu(model if isinstance(model, TrainedModel) else load(model))
     description = describe(trained, output_kind, precision)
     if max_loss is None:

@@ -216,6 +216,7 @@ class WebPReader(WebPImagePlugin.WebPImageFile):
         self._encoded = self.fp.read()
         self.fp.seek(0)
         super()._open()
+        self.info["lossless"] = b"VP8L" in (name for name, _ in _webp_chunks(self._encoded))
 
     def load(self) -> Any:
         pixels = super().load()
@@ -230,10 +231,7 @@ class WebPReader(WebPImagePlugin.WebPImageFile):
 
 def _check_webp(data: bytes) -> None:
     """Refuse a file that decodes without its last bytes: a decoder makes pixels of any bits, but uses fewer or more."""
-    position = 12
-    while (head := data[position : position + 8])[4:]:
-        name, length = head[:4], int.from_bytes(head[4:8], "little")
-        body = data[position + 8 : position + 8 + length]
+    for name, body in _webp_chunks(data):
         if name in (b"VP8 ", b"VP8L") and len(body) > 10 + LAST_BYTES:
             body = body[:-LAST_BYTES]
             body += bytes(len(body) % 2)
@@ -244,6 +242,14 @@ def _check_webp(data: bytes) -> None:
             except OSError:
                 return
             raise _damaged("its compressed data go on after the last pixel")
+
+
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the name and content of each part: ``VP8L`` holds losslessly compressed pixels, ``VP8 `` others."""
+    position = 12
+    while (head := data[position : position + 8])[4:]:
+        name, length = head[:4], int.from_bytes(head[4:8], "little")
+        yield name, data[position + 8 : position + 8 + length]
         position += 8 + length + length % 2
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 __all__ = ["PngWriter", "encode_png", "png_chunk"]
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-GREYSCALE, TRUECOLOR, INDEXED = 0, 2, 3
+GREYSCALE, TRUECOLOR, INDEXED, TRUECOLOR_ALPHA = 0, 2, 3, 6
 FILTER_UP = 2
 STRIP_BYTES = 1 << 20  # rows filtered at once: stays in the processor's cache, and bounds the memory for huge masks
 
@@ -28,7 +28,8 @@ def encode_png(pixels: NDArray[np.uint8] | NDArray[np.uint16], palette_K3: NDArr
     """The bytes of a PNG file.
 
     Args:
-        pixels: (H, W) uint8 or uint16 greyscale, or (H, W, 3) uint8 RGB; H and W at least 1.
+        pixels: (H, W) uint8 or uint16 greyscale, (H, W, 3) uint8 RGB or (H, W, 4) RGBA; H and W at
+            least 1.
         palette_K3: at most 256 colours; makes (H, W) uint8 pixels an indexed PNG, shown in these colours while its
             stored values remain the indices. It must hold every index that occurs.
     """
@@ -44,7 +45,7 @@ class PngWriter:
 
     Args:
         file: open for writing; it is not closed.
-        shape: (H, W) of greyscale or indexed pixels, (H, W, 3) of RGB.
+        shape: (H, W) of greyscale or indexed pixels, (H, W, 3) of RGB, (H, W, 4) of RGBA.
         dtype: uint8 or uint16.
         palette_K3: as in `encode_png`.
         chunks: whole chunks that are put between the header and the pixels.
@@ -59,12 +60,14 @@ class PngWriter:
         chunks: bytes = b"",
     ) -> None:
         height, width = shape[:2]
-        color_type = TRUECOLOR if len(shape) == 3 else GREYSCALE if palette_K3 is None else INDEXED
+        channels = shape[2] if len(shape) == 3 else 1
+        gray = GREYSCALE if palette_K3 is None else INDEXED
+        color_type = {1: gray, 3: TRUECOLOR, 4: TRUECOLOR_ALPHA}[channels]
         self._file, self._rows_left, self._stored = file, height, dtype.newbyteorder(">")
-        self._bytes_per_row = width * dtype.itemsize * (3 if len(shape) == 3 else 1)
+        self._bytes_per_row = width * dtype.itemsize * channels
         self._above = np.zeros((1, self._bytes_per_row), np.uint8)
         # Photos gain from matching strings; labels are runs.
-        strategy = zlib.Z_DEFAULT_STRATEGY if color_type == TRUECOLOR else zlib.Z_RLE
+        strategy = zlib.Z_DEFAULT_STRATEGY if channels > 1 else zlib.Z_RLE
         self._compressor = zlib.compressobj(level=1, memLevel=8, strategy=strategy)
         header = struct.pack(">IIBBBBB", width, height, 8 * dtype.itemsize, color_type, 0, 0, 0)
         file.write(SIGNATURE + png_chunk(b"IHDR", header) + chunks)

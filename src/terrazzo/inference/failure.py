@@ -1,4 +1,4 @@
-"""`Failure`: what stands in the place of the result of an image that could not be done."""
+"""`Failure`: an image that could not be segmented, with its error, in the place of its result."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["Failure", "path_name"]
 
 @dataclass(frozen=True)
 class Failure:
-    """A photo that could not be done, in the place of its result."""
+    """An image that could not be segmented, in the place of its result."""
 
     path: Path | None
     error: TerrazzoError
 
     @property
     def for_memory(self) -> bool:
-        """Whether there was not enough memory, and it may go well when nothing else is being done."""
+        """Whether memory ran out, so that it may succeed when nothing else is being computed."""
         return self.error.code == "image-memory"
 
     @classmethod
     def of(cls, path: Path | None, error: Exception) -> Failure:
-        """Name the photo in whatever went wrong, and let go of the arrays that a traceback holds."""
+        """Name the image in an error's message, and drop the traceback, which holds arrays."""
         where = path_name(path)
         if isinstance(error, TerrazzoError):
             is_named = path is None or where in error.message

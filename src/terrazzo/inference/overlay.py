@@ -1,210 +1,151 @@
-"""The picture people look at: a photo under translucent class colours, outlined, with a legend beside it.
-
-`paint` colours the photo; `with_legend` adds a strip below a landscape picture or a panel to the right of a portrait
-one, and never covers a pixel of it. Sizes follow the picture's own, so that a thumbnail and a 12-megapixel photo read
-the same when shown equally wide.
-"""
+"""The overlay: an image under translucent class colours, with a line where classes meet; and cut-outs of classes."""
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont, ImageFont
+from terrazzo.errors import ConfigError
+from terrazzo.inference.areas import ClassArea
+from terrazzo.inference.legend import LegendEntry
+from terrazzo.labels.matching import find_class
+from terrazzo.labels.spec import LabelSpec
 
-    Font = FreeTypeFont | ImageFont
+__all__ = ["Style", "cut_out", "legend_entries", "line_width", "paint"]
 
-__all__ = ["LegendEntry", "paint", "with_legend"]
+Picture: TypeAlias = NDArray[np.uint8]  # (H, W, 3) RGB
 
-Picture = NDArray[np.uint8]  # (H, W, 3) RGB
-Color = tuple[int, int, int]
-
-PAPER = 255  # white
-INK: Color = (31, 35, 40)
-FAINT_INK: Color = (101, 109, 118)
-HAIRLINE: Color = (200, 204, 209)
-
-HEADING = "Share of the picture"
-SMALLEST_TEXT = 12  # pixels; below that the font is no longer crisp
+LEGEND_FROM_SHARE = 0.001  # smaller areas would read 0.0% and push larger ones out
 
 
 @dataclass(frozen=True)
-class LegendEntry:
-    """One line of the legend.
+class Style:
+    """How overlays look, and what is cut out.
 
     Attributes:
-        name: printable characters, as `LabelSpec` guarantees; markup is drawn as the plain text it is.
-        color: RGB, or None for pixels that carry no class.
-        share: fraction of the picture, 0 to 1.
-        fallback: what to draw instead where the font has none of the name's characters.
+        alpha: weight of the colours in overlays, from 0 (only the image) to 1 (only the colours).
+        classes: names of the classes that overlays paint; by default all but one called background.
+        cutout: names of the classes that are cut out.
+
+    Raises:
+        ConfigError: `alpha` is not between 0 and 1.
     """
 
-    name: str
-    color: Color | None
-    share: float
-    fallback: str = ""
+    alpha: float = 0.55
+    classes: tuple[str, ...] | None = None
+    cutout: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ConfigError(f"alpha is {self.alpha}", fix="choose a value between 0 and 1")
+
+    def unpainted(self, labels: LabelSpec) -> NDArray[np.bool_]:
+        """For each value of a mask, whether overlays leave its pixels as they are in the image.
+
+        Raises:
+            LabelError: no class is called so (code "labels-class-name").
+        """
+        table = np.zeros(labels.ignore_index + 1, np.bool_)
+        if self.classes is not None:
+            table[:] = True
+            table[[find_class(labels.names, name) for name in self.classes]] = False
+        elif labels.background is not None:
+            table[labels.background] = True
+        table[labels.ignore_index] = True
+        return table
+
+    def cut(self, labels: LabelSpec) -> NDArray[np.bool_]:
+        """For each value of a mask, whether its pixels are cut out.
+
+        Raises:
+            ConfigError: nothing is said to be cut out (code "config-save").
+            LabelError: no class is called so (code "labels-class-name").
+        """
+        if not self.cutout:
+            raise ConfigError(
+                "no class is named to cut out",
+                fix="name one or more: --cutout NAME (in Python cutout=...)",
+                code="config-save",
+            )
+        table = np.zeros(labels.ignore_index + 1, np.bool_)
+        table[[find_class(labels.names, name) for name in self.cutout]] = True
+        return table
 
 
-def paint(image_HW3: Picture, colors_HW3: Picture, mask_HW: NDArray[np.integer], alpha: float, bare: int) -> Picture:
-    """The photo with its classes' colours laid over it and a thin line wherever two classes meet.
+def paint(
+    image_HW3: Picture,
+    colors_HW3: Picture,
+    mask_HW: NDArray[np.integer],
+    alpha: float,
+    unpainted: NDArray[np.bool_],
+    line: int,
+) -> Picture:
+    """The image with its classes' colours laid over it, and a thin line around everything that is painted.
 
     Args:
-        image_HW3: the photo.
+        image_HW3: the image, or some of its rows.
         colors_HW3: each pixel's class colour.
         mask_HW: class indices.
         alpha: weight of the colours, 0 to 1.
-        bare: the index whose pixels show the untouched photo, for pixels without a class.
+        unpainted: for each value of the mask, whether its pixels show the image as it is.
+        line: width of the lines in pixels.
     """
     import cv2
 
+    bare = len(unpainted) - 1  # one value for all that is not painted, so that no lines are drawn within it
+    values = np.where(unpainted, bare, np.arange(bare + 1)).astype(mask_HW.dtype)
+    merged_HW = np.asarray(cv2.LUT(mask_HW, values), dtype=np.uint8) if bare == 255 else values[mask_HW]
     painted = cv2.addWeighted(colors_HW3, alpha, image_HW3, 1 - alpha, 0)
-    painted = cv2.copyTo(image_HW3, (mask_HW == bare).view(np.uint8), painted)
+    painted = cv2.copyTo(image_HW3, (merged_HW == bare).view(np.uint8), painted)
     # Half white, half class: a line that shows on any colour, while a pole three pixels wide keeps its own.
-    edges_N = np.flatnonzero(_boundaries(mask_HW))
+    edges_N = np.flatnonzero(_boundaries(merged_HW, line))
     painted.reshape(-1, 3)[edges_N] = 128 + colors_HW3.reshape(-1, 3)[edges_N] // 2
     return np.asarray(painted, dtype=np.uint8)
 
 
-def _boundaries(mask_HW: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """(H, W): 1 on lines between classes, one pixel thick up to a photo of about a megapixel, then in proportion."""
+def line_width(size: tuple[int, ...]) -> int:
+    """Pixels of the lines between classes: one up to an image of about a megapixel, then in proportion."""
+    return max(1, round(math.sqrt(size[0] * size[1]) / 800))
+
+
+def _boundaries(mask_HW: NDArray[np.integer], line: int) -> NDArray[np.uint8]:
+    """(H, W): 1 on lines between classes."""
     import cv2
 
     edges = np.zeros(mask_HW.shape, dtype=np.uint8)
     edges[:, :-1] = mask_HW[:, :-1] != mask_HW[:, 1:]
     edges[:-1] |= mask_HW[:-1] != mask_HW[1:]
-    thickness = max(1, round(math.sqrt(edges.size) / 800))
-    if thickness > 1:
-        edges = np.asarray(cv2.dilate(edges, np.ones((thickness, thickness), dtype=np.uint8)), dtype=np.uint8)
+    if line > 1:
+        edges = np.asarray(cv2.dilate(edges, np.ones((line, line), dtype=np.uint8)), dtype=np.uint8)
     return edges
 
 
-def with_legend(picture_HW3: Picture, entries: Sequence[LegendEntry]) -> Picture:
-    """The picture with its legend, in the order of `entries`; the picture itself stays at [:H, :W], untouched.
-
-    The result is larger than the picture in one direction, and in both where the picture is smaller than its legend.
-    """
-    if not entries:
-        return picture_HW3
-    height, width = picture_HW3.shape[:2]
-    text = max(SMALLEST_TEXT, round(0.024 * math.sqrt(height * width)))
-    font = _font(text)
-    lines = [replace(entry, name=_fitted(entry.name, font, 13 * text) or entry.fallback) for entry in entries]
-    below = width >= max(height, 2 * text + _line_width(lines[0], text))
-    if below:
-        columns = _columns(lines, width - 2 * text, max(4, int(0.4 * height / _line_height(text))), text)
-    else:
-        columns = _columns(lines, 0, max(12, (height - 2 * text) // _line_height(text) - 1), text)
-
-    legend = _drawn(columns, text)
-    top, left = (height, 0) if below else (0, width)
-    canvas = np.full((max(height, top + legend.shape[0]), max(width, left + legend.shape[1]), 3), PAPER, dtype=np.uint8)
-    canvas[:height, :width] = picture_HW3
-    canvas[top : top + legend.shape[0], left : left + legend.shape[1]] = legend
-    return canvas
+def legend_entries(areas: Sequence[ClassArea], labels: LabelSpec, unpainted: NDArray[np.bool_]) -> list[LegendEntry]:
+    """The lines of an overlay's legend: the painted classes by area, and what is left unpainted."""
+    shown = [area for area in areas if area.share >= LEGEND_FROM_SHARE]
+    entries = [
+        LegendEntry(area.name, labels.palette[area.index], area.share, fallback=f"class {area.index}")
+        for area in shown
+        if not unpainted[area.index]
+    ]
+    rest = 1 - sum(area.share for area in areas)
+    bare = [area for area in shown if unpainted[area.index]]
+    if len(bare) == 1:
+        entries.append(LegendEntry(bare[0].name, None, bare[0].share, fallback=f"class {bare[0].index}"))
+    elif bare:
+        entries.append(LegendEntry("not painted", None, sum(area.share for area in bare)))
+    if rest >= LEGEND_FROM_SHARE:
+        entries.append(LegendEntry("not labelled", None, rest))
+    return entries
 
 
-def _columns(lines: list[LegendEntry], width: int, most_rows: int, text: int) -> list[list[LegendEntry]]:
-    """The lines in as few rows as `width` allows; what does not fit into `most_rows` is summed up in the last line."""
-    rows = 1
-    kept = len(lines)
-    shown = lines
-    while True:
-        columns = [shown[i : i + rows] for i in range(0, len(shown), rows)]
-        if len(columns) == 1 or _grid_width(columns, text) <= width:
-            return columns
-        if rows < most_rows:
-            rows += 1
-        else:
-            kept -= 1
-            rest = lines[kept:]
-            shown = [*lines[:kept], LegendEntry(f"+ {len(rest)} more", None, sum(entry.share for entry in rest))]
-
-
-def _drawn(columns: list[list[LegendEntry]], text: int) -> Picture:
-    """The legend alone: a heading over columns of swatch, name and share."""
-    from PIL import Image, ImageDraw
-
-    font, line_height = _font(text), _line_height(text)
-    width = 2 * text + max(_grid_width(columns, text), math.ceil(font.getlength(HEADING)))
-    legend = Image.new("RGB", (width, 2 * text + line_height * (1 + len(columns[0]))), (PAPER, PAPER, PAPER))
-    draw = ImageDraw.Draw(legend)
-    draw.text((text, text + line_height // 2), HEADING, fill=FAINT_INK, font=font, anchor="lm")
-    left = text
-    for column in columns:
-        right = left + _column_width(column, text)
-        for row, line in enumerate(column, start=1):
-            middle = text + row * line_height + line_height // 2
-            if line.color is not None:
-                top = middle - text // 2
-                swatch = (left, top, left + text, top + text)
-                draw.rounded_rectangle(swatch, radius=text / 5, fill=line.color, outline=HAIRLINE)
-            ink = FAINT_INK if line.color is None else INK
-            draw.text((left + 1.5 * text, middle), line.name, fill=ink, font=font, anchor="lm")
-            draw.text((right, middle), f"{line.share:.1%}", fill=FAINT_INK, font=font, anchor="rm")
-        left = right + _gutter(text)
-    return np.asarray(legend, dtype=np.uint8)
-
-
-# Every length in the legend is a multiple of the text's size, so it looks the same at every scale.
-
-
-def _line_height(text: int) -> int:
-    return round(1.65 * text)
-
-
-def _gutter(text: int) -> int:
-    return 2 * text
-
-
-@functools.lru_cache(maxsize=1024)
-def _line_width(line: LegendEntry, text: int) -> int:
-    font = _font(text)
-    return math.ceil(1.5 * text + font.getlength(line.name) + 0.8 * text + font.getlength(f"{line.share:.1%}"))
-
-
-def _column_width(column: list[LegendEntry], text: int) -> int:
-    return max(_line_width(line, text) for line in column)
-
-
-def _grid_width(columns: list[list[LegendEntry]], text: int) -> int:
-    return sum(_column_width(column, text) for column in columns) + _gutter(text) * (len(columns) - 1)
-
-
-def _fitted(name: str, font: Font, width: int) -> str:
-    """The name as one line of drawable characters at most `width` pixels long, cut with an ellipsis."""
-    name = " ".join("".join(character for character in name if _drawable(character, font)).split())
-    if font.getlength(name) <= width:
-        return name
-    while name and font.getlength(name + "…") > width:
-        name = name[:-1]
-    return name.rstrip() + "…"
-
-
-def _drawable(character: str, font: Font) -> bool:
-    """Whether the font has a glyph of its own for the character, rather than the box that stands for a missing one."""
-    if character.isascii():
-        return True
-    missing = "\uffff"  # never a character
-    return bytes(font.getmask(character)) != bytes(font.getmask(missing))
-
-
-@functools.lru_cache(maxsize=8)
-def _font(size: int) -> Font:
-    """DejaVu Sans as matplotlib ships it, found without matplotlib's slow import; else Pillow's built-in font."""
-    from PIL import ImageFont
-
-    spec = importlib.util.find_spec("matplotlib")
-    if spec is not None and spec.origin is not None:
-        file = Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
-        if file.is_file():
-            return ImageFont.truetype(file, size)
-    return ImageFont.load_default(size)
+def cut_out(image_HW3: Picture, mask_HW: NDArray[np.integer], cut: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """(H, W, 4) RGBA: the image where `cut` says so of the mask's value, and transparent black elsewhere."""
+    alpha_HW = cut[mask_HW].view(np.uint8) * np.uint8(255)
+    picture: NDArray[np.uint8] = np.dstack([image_HW3 & alpha_HW[..., None], alpha_HW])
+    return picture

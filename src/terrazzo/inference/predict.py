@@ -1,4 +1,4 @@
-"""`predict`: the public function for one photo or many, and `make_predictor`, which joins model and engine.
+"""`predict`, the public function for one image or many, and `make_predictor`, which joins a model and an engine.
 
 torch is imported only where PyTorch runs the model, or where a model must be converted for another engine.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from terrazzo.arguments import checked
+from terrazzo.data.sources.address import fetch_image, is_address, refuse_address
 from terrazzo.engines.auto import PYTORCH, Workload, auto_engine, engine_for_file, find_engine, gpu_at_hand, has_runtime
 from terrazzo.engines.conversion_cache import WRONG, FallingBack, convert_once, is_checked, kept_conversion
 from terrazzo.engines.engine import Engine, EngineOptions, EngineRecord, Precision
@@ -26,6 +27,7 @@ from terrazzo.inference.failure import Failure
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import Protocol, find_protocol
 from terrazzo.inference.result import Segmentation
+from terrazzo.inference.scores import CERTAINTY, NOTHING, Keep
 from terrazzo.inference.streaming import Streamed
 from terrazzo.notes import note
 from terrazzo.ownership import leave_out_results
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["make_predictor", "predict"]
 
+PROBABILITIES: Keep = frozenset({"probabilities"})
 Model: TypeAlias = "str | Path | TrainedModel"
 
 
@@ -54,21 +57,21 @@ def make_predictor(
     workload: Workload | None = None,
     trust: bool = False,
 ) -> Predictor:
-    """Bring a model and an engine together, for any number of calls of `predict` and `evaluate`.
+    """Load a model into an engine, for any number of calls of `predict` and `evaluate`.
 
     Args:
         model: a loaded model, what `terrazzo.load` takes, or an exported file (``.onnx``, ``.xml``, ``.pt2``).
         device: ``cpu``; ``cuda``, ``cuda:1`` or the number of a GPU; ``mps`` or ``xpu``. By default the GPU that a
             loaded model is on, else a CUDA GPU where there is one.
-        protocol: how photos are shown to the network, or the name of a protocol.
+        protocol: how images are shown to the network, or the name of a protocol.
         engine: the name of one, which `terrazzo.engines.engine.ENGINES` lists; or ``auto``, whose rules
             `terrazzo.engines.auto` lists.
         threads: computing threads; by default as many as there are cores.
         precision: ``fp32``; ``bf16`` where engine and processor have it, and masks then differ a little; or ``auto``:
             fp32 on a CPU, and on a GPU float16 where that finds the same classes.
-        compiled: run PyTorch's network through torch.compile. For GPUs and photos of few sizes: the first photo of a
+        compiled: run PyTorch's network through torch.compile. For GPUs and images of few sizes: the first image of a
             size takes a minute.
-        workload: what will be predicted, by default one photo after the other.
+        workload: what will be predicted, by default one image after the other.
         trust: open a ``.pt2`` file that was not exported on this machine, and remember it. Such a file can run any
             code, so give this only for files of people that you trust. Others' models are safe as ``.onnx``, ``.xml``
             or safetensors.
@@ -205,6 +208,7 @@ def predict(
     model: Model | Predictor = ...,
     *,
     probabilities: bool = ...,
+    confidence: bool = ...,
     device: str | None = ...,
     protocol: str | Protocol = ...,
     engine: str = ...,
@@ -213,6 +217,7 @@ def predict(
     value_range: tuple[float, float] | None = ...,
     max_pixels: int = ...,
     trust: bool = ...,
+    allow_download: bool = ...,
 ) -> Segmentation: ...
 @overload
 def predict(
@@ -220,6 +225,7 @@ def predict(
     model: Model | Predictor = ...,
     *,
     probabilities: bool = ...,
+    confidence: bool = ...,
     device: str | None = ...,
     protocol: str | Protocol = ...,
     engine: str = ...,
@@ -228,6 +234,7 @@ def predict(
     value_range: tuple[float, float] | None = ...,
     max_pixels: int = ...,
     trust: bool = ...,
+    allow_download: bool = ...,
 ) -> list[Segmentation]: ...
 @checked
 @keeps_mode
@@ -236,6 +243,7 @@ def predict(
     model: Model | Predictor = DEFAULT_MODEL,
     *,
     probabilities: bool = False,
+    confidence: bool = False,
     device: str | None = None,
     protocol: str | Protocol = "whole",
     engine: str = "auto",
@@ -244,38 +252,45 @@ def predict(
     value_range: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
     trust: bool = False,
+    allow_download: bool = False,
 ) -> Segmentation | list[Segmentation]:
-    """Segment one photo, or several.
+    """Segment one image, or several.
 
     Args:
         images: for one result a path, encoded bytes, an open file, a PIL image, an (H, W, 3) uint8 RGB array or a torch
             tensor, as `terrazzo.imaging.read.read_image` takes them; for a list of results a list or other iterable of
-            these, in which paths may also be folders and glob patterns.
+            these, in which paths may also be folders and glob patterns; and web addresses, with `allow_download`.
         model: a loaded model, what `terrazzo.load` takes, an exported file, or a predictor from `make_predictor`,
             which has its device, protocol and engine already.
         probabilities: keep the (K, H, W) class probabilities with the mask.
+        confidence: keep the (H, W) probability of each pixel's class, and the entropy of its probabilities.
         device: as `make_predictor` takes it; by default a GPU where there is one.
-        protocol: how photos are shown to the network: by default whole; "slide" for windows, which large photos need
-            less memory by; "multi-scale" for the mean of twelve views; or one of the papers'.
+        protocol: how images are shown to the network: by default whole; "slide" for windows, by which large images
+            need less memory; "multi-scale" for the mean of twelve views; or one of the papers'.
         engine: ``auto``, or the name of one, as `make_predictor` takes it.
         bands: which bands of a TIFF are red, green and blue, or the one that is grey, counted from 1.
         frame: which frame or page to take of files that have several, from 0.
-        value_range: the values that are black and white in photos of more than 8 bits.
-        max_pixels: photos with more are refused.
+        value_range: the values that are black and white in images of more than 8 bits, and in arrays and tensors of
+            floating point: (0, 1) or (0, 255).
+        max_pixels: images with more are refused, or read in windows where file and protocol allow it.
         trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
+        allow_download: fetch images that are given by their web address.
 
     Returns:
-        A `Segmentation` whose mask has the photo's own size, or a list of them.
+        A `Segmentation` whose mask has the image's own size, or a list of them.
 
     Raises:
-        ImageError: a photo is missing or cannot be read.
+        ImageError: an image is missing or cannot be read.
         CheckpointError: the model cannot be loaded.
         ConfigError: no protocol or engine is called so, or the engine cannot do what is asked of it.
         MissingExtraError: the engine is not installed.
     """
     reading = ReadOptions(bands, frame, value_range, max_pixels)
+    keep = PROBABILITIES if probabilities else NOTHING
+    keep |= CERTAINTY if confidence else NOTHING
     several = are_several(images)
     sources: list[Any] = list(images) if several else [images]  # type: ignore[arg-type]
+    sources = [_fetched(source, allow_download) if is_address(source) else source for source in sources]
     are_files = several and all(isinstance(source, (str, os.PathLike)) for source in sources)
     paths = leave_out_results(find_images(sources), sources)[0] if are_files else []
     if isinstance(model, Predictor):
@@ -286,10 +301,16 @@ def predict(
     reading = predictor.reading(reading)
     if not are_files:
         found = _each(sources) if several else iter(sources)
-        results = [_segmented(source, predictor, reading, probabilities) for source in found]
+        results = [_segmented(source, predictor, reading, keep) for source in found]
         return results if several else results[0]
-    outcomes = predictor.segment_files(paths, probabilities=probabilities, reading=reading)
-    return list(_results(outcomes, probabilities))
+    outcomes = predictor.segment_files(paths, keep=keep, reading=reading)
+    return list(_results(outcomes, keep))
+
+
+def _fetched(address: str, is_allowed: bool) -> bytes:
+    if not is_allowed:
+        raise refuse_address(address)
+    return fetch_image(address)
 
 
 def _each(sources: list[Any]) -> Iterator[Any]:
@@ -298,22 +319,22 @@ def _each(sources: list[Any]) -> Iterator[Any]:
         yield from find_images(source) if isinstance(source, (str, os.PathLike)) else [source]
 
 
-def _segmented(source: Any, predictor: Predictor, reading: ReadOptions, probabilities: bool) -> Segmentation:
+def _segmented(source: Any, predictor: Predictor, reading: ReadOptions, keep: Keep) -> Segmentation:
     if isinstance(source, (str, os.PathLike)):
         paths = [Path(os.fsdecode(source))]
-        outcomes = predictor.segment_files(paths, probabilities=probabilities, reading=reading)
-        return next(_results(outcomes, probabilities))
+        outcomes = predictor.segment_files(paths, keep=keep, reading=reading)
+        return next(_results(outcomes, keep))
     if hasattr(source, "read_window"):
-        outcome, said = predictor.segment_source(source, reading.max_pixels, probabilities=probabilities)
+        outcome, said = predictor.segment_source(source, reading.max_pixels, keep=keep)
     else:
-        outcome, said = predictor.segment_alone(reading.read(source), probabilities=probabilities)
+        outcome, said = predictor.segment_alone(reading.read(source), keep=keep)
     if said:
         note(said)
-    return next(_results([outcome], probabilities))
+    return next(_results([outcome], keep))
 
 
-def _results(outcomes: Iterable[Segmentation | Streamed | Failure], probabilities: bool) -> Iterator[Segmentation]:
+def _results(outcomes: Iterable[Segmentation | Streamed | Failure], keep: Keep) -> Iterator[Segmentation]:
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             raise outcome.error
-        yield outcome.whole(probabilities=probabilities) if isinstance(outcome, Streamed) else outcome
+        yield outcome.whole(keep) if isinstance(outcome, Streamed) else outcome

@@ -1,7 +1,7 @@
-"""`predict_folder`: photos to files of results, however many there are; what `terrazzo predict` runs.
+"""`predict_folder`: images to files of results, however many there are; what `terrazzo predict` runs.
 
-Photos are found and every destination is checked before the model is loaded. Then each photo goes its way by itself:
-read, segment, encode, write. What fails is a `Failure` in the summary, and the other photos are done.
+Images are found and every destination is checked before the model is loaded. Then each image goes its way by itself:
+read, segment, encode, write. What fails is a `Failure` in the summary, and the other images are done.
 """
 
 from __future__ import annotations
@@ -14,27 +14,25 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, overload
 
 from terrazzo.arguments import checked
+from terrazzo.data.sources.address import is_address, refuse_address
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.engine import Precision
-from terrazzo.engines.modes import keeps_mode
+from terrazzo.engines.modes import evaluating, keeps_mode
 from terrazzo.errors import ConfigError
 from terrazzo.imaging.find_images import find_images
 from terrazzo.imaging.read import ReadOptions
+from terrazzo.inference.areas import ClassArea
 from terrazzo.inference.failure import Failure
+from terrazzo.inference.kinds import DEFAULT_KINDS, check_kinds, destinations, stem_of
+from terrazzo.inference.overlay import Style
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import Protocol, find_protocol
-from terrazzo.inference.result import (
-    DEFAULT_KINDS,
-    ClassArea,
-    Segmentation,
-    check_kinds,
-    destinations,
-    stem_of,
-)
+from terrazzo.inference.result import Segmentation
+from terrazzo.inference.scores import Keep
 from terrazzo.inference.streaming import Streamed
 from terrazzo.inference.threads import threads_of
 from terrazzo.notes import note
@@ -45,18 +43,19 @@ from terrazzo.weights.catalog import DEFAULT_MODEL
 if TYPE_CHECKING:
     from terrazzo.weights.files import TrainedModel
 
-__all__ = ["Summary", "Written", "output_places", "predict_folder"]
+__all__ = ["Results", "Summary", "Written", "output_places", "predict_folder"]
 
 SAVING_THREADS = 2
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+KEPT: Keep = frozenset({"probabilities", "confidence", "entropy"})
+Images = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True)
 class Written:
-    """A photo whose results are written.
+    """An image whose results are written.
 
     Attributes:
-        path: the photo.
+        path: the image.
         files: its results by kind.
         areas: what it shows, largest class first.
     """
@@ -68,12 +67,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of every photo, in their order.
+    """What became of every image, in their order.
 
     Attributes:
-        written: the photos that were done.
+        written: the images that were done.
         failures: those that were not, each with its error.
-        skipped: results of earlier runs that were among the photos and were left out.
+        skipped: results of earlier runs that were among the images and were left out.
     """
 
     written: list[Written]
@@ -81,11 +80,78 @@ class Summary:
     skipped: list[Path]
 
 
+class Results:
+    """The results of many images, each computed when it is asked for: an iterator of `Segmentation`.
+
+    Attributes:
+        count: how many images there are.
+        failures: the images so far that could not be done, each with its error; a note says so at once.
+        skipped: results of earlier runs that were among the images and were left out.
+    """
+
+    def __init__(self, outcomes: Iterator[Segmentation | Failure], count: int, skipped: list[Path], model: Any) -> None:
+        self.count = count
+        self.failures: list[Failure] = []
+        self.skipped = skipped
+        self._outcomes, self._model = outcomes, model
+
+    def __iter__(self) -> Results:
+        return self
+
+    def __next__(self) -> Segmentation:
+        while True:
+            with evaluating(self._model):
+                outcome = next(self._outcomes)
+            if not isinstance(outcome, Failure):
+                return outcome
+            self.failures.append(outcome)
+            note(f"left out: {outcome.error.message}; {outcome.error.fix}")
+
+
+@overload
+def predict_folder(
+    images: Images,
+    output: str | os.PathLike[str],
+    model: str | Path | TrainedModel | Predictor = ...,
+    *,
+    save: str | Iterable[str] = ...,
+    overwrite: bool = ...,
+    protocol: str | Protocol = ...,
+    engine: str = ...,
+    device: str | None = ...,
+    threads: int | None = ...,
+    precision: Precision = ...,
+    compiled: bool = ...,
+    batch_size: int = ...,
+    reading: ReadOptions | None = ...,
+    style: Style | None = ...,
+    trust: bool = ...,
+    started: Callable[[Predictor], None] | None = ...,
+    progress: Callable[[Written | Failure, int, int], None] | None = ...,
+) -> Summary: ...
+@overload
+def predict_folder(
+    images: Images,
+    output: None = ...,
+    model: str | Path | TrainedModel | Predictor = ...,
+    *,
+    save: str | Iterable[str] = ...,
+    protocol: str | Protocol = ...,
+    engine: str = ...,
+    device: str | None = ...,
+    threads: int | None = ...,
+    precision: Precision = ...,
+    compiled: bool = ...,
+    batch_size: int = ...,
+    reading: ReadOptions | None = ...,
+    trust: bool = ...,
+    started: Callable[[Predictor], None] | None = ...,
+) -> Results: ...
 @checked
 @keeps_mode
 def predict_folder(
-    images: Paths,
-    output: str | os.PathLike[str],
+    images: Images,
+    output: str | os.PathLike[str] | None = None,
     model: str | Path | TrainedModel | Predictor = DEFAULT_MODEL,
     *,
     save: str | Iterable[str] = DEFAULT_KINDS,
@@ -98,47 +164,64 @@ def predict_folder(
     compiled: bool = False,
     batch_size: int = 1,
     reading: ReadOptions | None = None,
+    style: Style | None = None,
     trust: bool = False,
     started: Callable[[Predictor], None] | None = None,
     progress: Callable[[Written | Failure, int, int], None] | None = None,
-) -> Summary:
-    """Segment photos and write the results, at most a few photos at a time in memory.
+) -> Summary | Results:
+    """Segment images and write the results, or give them one after the other; few are in memory at a time.
 
-    Photos found in a folder keep their subfolder. Results of earlier runs are replaced; other files are not, and a
-    photo never is. Results found among the photos are left out, with a note.
+    With an `output`, images found in a folder keep their subfolder. Results of earlier runs are replaced; other files
+    are not, and an image never is. Without one nothing is written::
+
+        for result in terrazzo.predict_folder("photos/"):
+            print(result.path, result.areas()[0].name)
+
+    Results of earlier runs found among the images are left out, with a note.
 
     Args:
-        images: a photo, a folder (searched to any depth) or a pattern, or a list of these.
-        output: folder for the results, made if it is not there; or, for a single photo and kind, the file.
+        images: an image, a folder (searched to any depth) or a pattern, or a list of these.
+        output: folder for the results, made if it is not there; or, for a single image and kind, the file; or None.
         model: a loaded model, what `terrazzo.load` takes, an exported file, or a predictor from `make_predictor`, which
             has its protocol, engine, device, threads and precision already.
-        save: kinds of files, as `Segmentation.save` has them: a sequence, or their names with commas between.
-        overwrite: replace whatever is there, but for photos.
-        protocol: how photos are shown to the network, or the name of a protocol.
+        save: kinds of files, as `Segmentation.save` has them: a sequence, or their names with commas between. Without
+            an output: what results keep, of probabilities, confidence and entropy.
+        overwrite: replace whatever is there, but for images.
+        protocol: how images are shown to the network, or the name of a protocol.
         engine: ``auto``, or the name of one, as `make_predictor` takes it.
-        device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        device: as `make_predictor` takes it; by default a GPU where there is one.
         threads: computing threads; by default as many as there are cores.
         precision: ``fp32``, ``bf16`` or ``auto``, as in `make_predictor`.
         compiled: run PyTorch's network through torch.compile.
-        batch_size: the most photos of equal size, next to each other, that go through the network together.
-        reading: how photos are read, where their files leave that open, and the most pixels that they may have.
+        batch_size: the most images of equal size, next to each other, that go through the network together.
+        reading: how images are read, where their files leave that open, and the most pixels that they may have.
+        style: how overlays look, and which classes are cut out.
         trust: open a ``.pt2`` file that was not exported here, as in `make_predictor`.
         started: told the predictor, once the model is loaded.
-        progress: told each photo's outcome, in order, with its number from 1 and how many there are.
+        progress: told each image's outcome, in order, with its number from 1 and how many there are.
+
+    Returns:
+        What became of every image; without an output, the results as an iterator.
 
     Raises:
         ConfigError: an option is wrong.
-        ImageError: a place has no photos.
+        ImageError: a place has no images.
         CheckpointError: the model cannot be loaded.
+        LabelError: the style names a class that the model does not have.
         OutputError: something stands at a destination that is not an earlier result, or nothing can be written there.
     """
-    kinds = check_kinds(save)
+    kinds, style = check_kinds(save), style or Style()
     if batch_size < 1:
         raise ConfigError(f"the batch size is {batch_size}", fix="give at least 1")
     protocol, arguments = find_protocol(protocol), _listed(images)
+    for argument in arguments:
+        if is_address(argument):
+            raise refuse_address(str(argument))
     paths, skipped = leave_out_results(find_images(arguments), arguments)
-    places = _destinations(paths, arguments, Path(output), kinds)
-    check_outputs(chain.from_iterable(place.values() for place in places), "predict", inputs=paths, overwrite=overwrite)
+    places = [] if output is None else _destinations(paths, arguments, Path(output), kinds)
+    inputs = [*paths, Path(model)] if isinstance(model, (str, Path)) else paths
+    files = chain.from_iterable(place.values() for place in places)
+    check_outputs(files, "predict", inputs=inputs, overwrite=overwrite)
 
     if isinstance(model, Predictor):
         predictor = model
@@ -156,11 +239,22 @@ def predict_folder(
         )
     if started is not None:
         started(predictor)
-    results = predictor.segment_files(
-        paths, batch_size=batch_size, probabilities="probabilities" in kinds, reading=reading
-    )
+    style.unpainted(predictor.labels)  # which refuses classes that are not there, before the first image
+    if "cutout" in kinds:
+        style.cut(predictor.labels)
+    keep = frozenset(kind for kind in KEPT if kind in kinds)
+    outcomes = predictor.segment_files(paths, batch_size=batch_size, keep=keep, reading=reading)
+    if output is None:
+        return Results(_held(outcomes, keep), len(paths), skipped, model)
+
+    def write(result: Segmentation, place: dict[str, Path]) -> None:
+        result.write(place, overwrite=overwrite, style=style)
+
+    def write_streamed(result: Streamed, place: dict[str, Path]) -> list[ClassArea]:
+        return result.write(place, overwrite=overwrite, style=style)
+
     summary = Summary([], [], skipped)
-    for number, outcome in enumerate(_saved(results, places, paths, overwrite, predictor), 1):
+    for number, outcome in enumerate(_saved(outcomes, places, paths, predictor, write, write_streamed), 1):
         if isinstance(outcome, Failure):
             summary.failures.append(outcome)
         else:
@@ -170,12 +264,24 @@ def predict_folder(
     return summary
 
 
+def _held(outcomes: Iterator[Segmentation | Streamed | Failure], keep: Keep) -> Iterator[Segmentation | Failure]:
+    """Results in memory; of images that are read in windows the mask alone."""
+    for outcome in outcomes:
+        if not isinstance(outcome, Streamed):
+            yield outcome
+            continue
+        try:
+            yield outcome.whole(keep)
+        except Exception as error:
+            yield Failure.of(outcome.path, error)
+
+
 def output_places(
     paths: Sequence[Path], arguments: Sequence[str | os.PathLike[str]], output: Path
 ) -> list[tuple[Path, str]]:
-    """Choose each photo's output folder and file name beginning, so that no two photos share one.
+    """Choose each image's output folder and file name beginning, so that no two images share one.
 
-    Photos found in a folder keep their subfolder. Of two photos that would share a name (``a.jpg`` and ``a.png``), each
+    Images found in a folder keep their subfolder. Of two images that would share a name (``a.jpg`` and ``a.png``), each
     gets its ending into the name (``a_jpg``, ``a_png``); any that still collide get a number. Names that differ in case
     or in how an accent is written are the same name, as they are on many disks.
     """
@@ -211,14 +317,15 @@ def _saved(
     results: Iterator[Segmentation | Streamed | Failure],
     places: Sequence[dict[str, Path]],
     paths: Sequence[Path],
-    overwrite: bool,
     predictor: Predictor,
+    save: Callable[[Segmentation, dict[str, Path]], None],
+    stream: Callable[[Streamed, dict[str, Path]], list[ClassArea]],
 ) -> Iterator[Written | Failure]:
     """Write each result in a thread, a few at a time: the others would wait for the disk in memory."""
 
     def attempt(path: Path, result: Segmentation, place: dict[str, Path]) -> Written | Failure:
         try:
-            result.write(place, overwrite=overwrite)
+            save(result, place)
             return Written(path, place, result.areas())
         except Exception as error:
             return Failure.of(path, error)
@@ -241,7 +348,7 @@ def _saved(
         for path, result, place in zip(paths, results, places, strict=True):
             if isinstance(result, Streamed):
                 with predictor.alone():
-                    waiting.append(_streamed(path, result, place, overwrite))
+                    waiting.append(_streamed(path, result, place, stream))
             else:
                 waiting.append(result if isinstance(result, Failure) else pool.submit(write, path, result, place))
             while len(waiting) > 2 * SAVING_THREADS:
@@ -250,19 +357,24 @@ def _saved(
             yield first()
 
 
-def _streamed(path: Path, result: Streamed, place: dict[str, Path], overwrite: bool) -> Written | Failure:
+def _streamed(
+    path: Path,
+    result: Streamed,
+    place: dict[str, Path],
+    stream: Callable[[Streamed, dict[str, Path]], list[ClassArea]],
+) -> Written | Failure:
     """Segment an image while it is written, in bands of rows."""
     try:
         files, left_out = result.kinds(place)
         height, width = result.source.size
         without = f", without {', '.join(left_out)}" if left_out else ""
         note(f"{shown_path(path)}: {width} x {height} pixels are read and written in bands of rows{without}")
-        return Written(path, files, result.write(files, overwrite=overwrite))
+        return Written(path, files, stream(result, files))
     except Exception as error:
         return Failure.of(path, error)
 
 
-def _listed(images: Paths) -> list[str | os.PathLike[str]]:
+def _listed(images: Images) -> list[str | os.PathLike[str]]:
     return [images] if isinstance(images, (str, os.PathLike)) else list(images)
 
 

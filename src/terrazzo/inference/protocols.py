@@ -1,22 +1,22 @@
-"""Protocols: how a photo is shown to the network and its answers are joined, as named and frozen settings.
+"""Protocols: how an image is shown to the network and its answers are joined, as named and frozen settings.
 
-Half a point of mIoU can hang on how large the network sees a photo, so every evaluation says which protocol it followed
-and the hash of all its settings. The names of the papers' protocols are settled for good: a changed setting gets a new
-name.
+Half a point of mIoU can hang on how large the network sees an image, so every evaluation says which protocol it
+followed and the hash of all its settings. The names of the papers' protocols are settled for good: a changed setting
+gets a new name.
 
 Who owns the resize. `Preprocess` belongs to the weights: the size their network is used at, and the normalisation
-they were trained with. A paper's protocol belongs to a data set: it says how large that data set's photos are shown,
+they were trained with. A paper's protocol belongs to a data set: it says how large that data set's images are shown,
 whatever the weights. So a protocol that has a `short_side` replaces the weights' resize rule and keeps their mean and
 std; one that has none leaves the rule to the weights, and the hash then covers their `Preprocess`.
 
 Sources: the official code of SegFormer (arXiv 2105.15203) and of SETR (arXiv 2012.15840). Both resize by 8-bit
 bilinear interpolation without antialiasing, as `Preprocess` does by default. Where they differ:
 
-- SegFormer's ADE20K photos are resized twice: keeping the aspect, and then each side up to a multiple of 32. The paper
+- SegFormer's ADE20K images are resized twice: keeping the aspect, and then each side up to a multiple of 32. The paper
   does not mention the second one. No COCO-Stuff configuration was released; the paper describes its test as ADE20K's.
 - SegFormer's ratios depend on the data set. SETR's are six, but three for Naive and MLA on ADE20K.
-- At several scales SETR shows a photo no smaller than a window and sets no limit to its long side. On Pascal Context it
-  does so at a single scale too, in the version of its code that its configuration was written for.
+- At several scales SETR shows an image no smaller than a window and sets no limit to its long side. On Pascal Context
+  it does so at a single scale too, in the version of its code that its configuration was written for.
 """
 
 from __future__ import annotations
@@ -34,10 +34,13 @@ from terrazzo.data.sources.array import ArraySource
 from terrazzo.data.sources.source import Image, Source
 from terrazzo.errors import ConfigError
 from terrazzo.imaging.read import MAX_PIXELS
+from terrazzo.inference.upsample.resize_axis import Blend
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import did_you_mean, show
 
 __all__ = ["PROTOCOLS", "WHOLE", "Protocol", "Shown", "find_protocol"]
+
+PIXELS_AT_ONCE = 1 << 25  # of an image that is read in windows: 100 MB, all columns of 1024 rows up to 32,768
 
 
 @dataclass
@@ -53,7 +56,7 @@ class Shown:
     source: Source
     preprocess: Preprocess
     mirrored: bool = False
-    _held: tuple[slice, Image] | None = field(default=None, init=False)
+    _held: tuple[slice, slice, Image] | None = field(default=None, init=False)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -68,28 +71,35 @@ class Shown:
     def read_window(self, rows: slice, columns: slice) -> NDArray[np.float32]:
         """Return a part, (rows, columns, 3).
 
-        A strip of rows is read at once, and kept until other rows are asked for.
+        More columns are read at once, where there is memory for them, and kept until other rows are asked for.
         """
-        strip_HW3 = self._strip(rows)
-        if self.mirrored:
-            strip_HW3 = strip_HW3[:, ::-1]
-        part_HW3 = strip_HW3[:, columns]
-        return self.preprocess.normalize(np.ascontiguousarray(part_HW3) if self.mirrored else part_HW3)
-
-    def _strip(self, rows: slice) -> Image:
-        """All columns of some rows. Those that the strip before had too are not read twice."""
+        if not self.mirrored:
+            return self.preprocess.normalize(self._part(rows, columns))
         width = self.size[1]
+        column_range = slice(width - columns.stop, width - columns.start)
+        mirrored_HW3 = self._part(rows, column_range)[:, ::-1]
+        return self.preprocess.normalize(np.ascontiguousarray(mirrored_HW3))
+
+    def _part(self, rows: slice, columns: slice) -> Image:
+        """Read a window. Rows that the window before had too are not read twice, unless the image is very wide."""
         if isinstance(self.source, ArraySource):
-            return self.source.read_window(rows, slice(0, width))
-        held, strip_HW3 = self._held or (slice(0, 0), None)
-        if strip_HW3 is None or rows != held:
-            if strip_HW3 is not None and held.start <= rows.start < held.stop < rows.stop:
-                fresh_HW3 = self.source.read_window(slice(held.stop, rows.stop), slice(0, width))
-                strip_HW3 = np.concatenate([strip_HW3[rows.start - held.start :], fresh_HW3])
+            return self.source.read_window(rows, columns)
+        held_rows, held_columns, held_HW3 = self._held or (slice(0, 0), slice(0, 0), None)
+        is_wide_enough = held_columns.start <= columns.start and columns.stop <= held_columns.stop
+        if held_HW3 is None or rows != held_rows or not is_wide_enough:
+            width = self.size[1]
+            most = max(columns.stop - columns.start, PIXELS_AT_ONCE // (rows.stop - rows.start))
+            wide = slice(0, width) if most >= width else slice(columns.start, min(columns.start + most, width))
+            overlaps = held_rows.start <= rows.start < held_rows.stop < rows.stop
+            if held_HW3 is not None and overlaps and wide == held_columns:
+                fresh_HW3 = self.source.read_window(slice(held_rows.stop, rows.stop), wide)
+                held_HW3 = np.concatenate([held_HW3[rows.start - held_rows.start :], fresh_HW3])
             else:
-                strip_HW3 = self.source.read_window(rows, slice(0, width))
-            self._held = rows, strip_HW3
-        return strip_HW3
+                held_HW3 = self._held = None  # before there is the memory of a second one
+                held_HW3 = self.source.read_window(rows, wide)
+            held_columns = wide
+            self._held = rows, held_columns, held_HW3
+        return held_HW3[:, columns.start - held_columns.start : columns.stop - held_columns.start]
 
 
 @dataclass(frozen=True)
@@ -107,6 +117,8 @@ class Protocol:
         flip: a second, mirrored view for each ratio.
         window: side of the sliding windows; None shows each view whole.
         stride: from one window to the next.
+        blend: where windows overlap, "mean" is that of their logits, and "linear" gives less weight to a window the
+            nearer its edge is, so that no seam shows.
     """
 
     name: str
@@ -118,6 +130,7 @@ class Protocol:
     flip: bool = False
     window: int | None = None
     stride: int | None = None
+    blend: Blend = "mean"
 
     def __post_init__(self) -> None:
         if not self.ratios or min(self.ratios) <= 0:
@@ -227,7 +240,7 @@ PROTOCOLS: dict[str, Protocol] = {
     for protocol in (
         # Terrazzo's own, at the size that the weights' preprocessing gives.
         WHOLE,
-        Protocol("slide", window=1024, stride=768),
+        Protocol("slide", window=1024, stride=768, blend="linear"),
         Protocol("multi-scale", ratios=_SIX, flip=True),
         # SegFormer. B5's ADE20K weights were trained, and are tested, at 640.
         _SEGFORMER_ADE20K,
@@ -236,7 +249,7 @@ PROTOCOLS: dict[str, Protocol] = {
         replace(_SEGFORMER_ADE20K_640, name="segformer-ade20k-640-ms", ratios=_SEGFORMER_ADE20K_RATIOS, flip=True),
         _SEGFORMER_CITYSCAPES,
         replace(_SEGFORMER_CITYSCAPES, name="segformer-cityscapes-ms", ratios=(*_SIX, 2.0), flip=True),
-        # B0 on smaller Cityscapes photos (table 2 of the paper).
+        # B0 on smaller Cityscapes images (table 2 of the paper).
         Protocol("segformer-cityscapes-512", short_side=512, long_side=1024),
         Protocol("segformer-cityscapes-640", short_side=640, long_side=1280),
         Protocol("segformer-cityscapes-768", short_side=768, long_side=1536, window=768, stride=768),

@@ -1,24 +1,14 @@
-"""`Segmentation`: what a prediction is, and every form in which it can be looked at or saved.
-
-    kind            file                        holds
-    mask            <stem>_mask.png             class indices: `np.asarray(PIL.Image.open(file))` gives them back, while
-                                                viewers show colours, for it is an indexed PNG carrying the palette;
-                                                16-bit greyscale where there are more than 255 classes
-    color           <stem>_color.png            every pixel in its class's colour, plain RGB
-    overlay         <stem>_overlay.png          the photo under translucent class colours, with a legend
-    probabilities   <stem>_probabilities.npz    `probabilities` (K, H, W) float16 and `names` (K,)
-    json            <stem>.json                 `Segmentation.to_dict()`: pixels and share of every class that occurs
-
-Read masks with Pillow: OpenCV turns an indexed PNG into its colours.
-"""
+"""`Segmentation`: what a prediction is, and every form in which it can be looked at, counted or saved."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,63 +17,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.arguments import check_fields, checked
-from terrazzo.atomic import make_folder, replacing
-from terrazzo.errors import ConfigError, LabelError
+from terrazzo.atomic import replacing
+from terrazzo.errors import ConfigError, ImageError, LabelError
 from terrazzo.imaging.png import encode_png
-from terrazzo.inference.overlay import LegendEntry, paint, with_legend
+from terrazzo.inference.areas import ClassArea, areas_of, count_classes, file_name, summary_of
+from terrazzo.inference.kinds import DEFAULT_KINDS, check_kinds, destinations
+from terrazzo.inference.legend import with_legend
+from terrazzo.inference.overlay import Style, cut_out, legend_entries, line_width, paint
+from terrazzo.inference.polygons import Polygon, class_polygons
+from terrazzo.labels.matching import find_class
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.notes import note
 from terrazzo.ownership import mark_files, refuse_foreign, write_result
-from terrazzo.text import show, shown_path
 
-__all__ = [
-    "DEFAULT_KINDS",
-    "KINDS",
-    "ClassArea",
-    "Segmentation",
-    "areas_of",
-    "check_kinds",
-    "count_classes",
-    "destinations",
-    "png_palette",
-    "stem_of",
-    "summary_of",
-]
-
-KINDS = {
-    "mask": "_mask.png",
-    "color": "_color.png",
-    "overlay": "_overlay.png",
-    "probabilities": "_probabilities.npz",
-    "json": ".json",
-}
-DEFAULT_KINDS = ("mask", "color", "overlay", "json")
-
-FILE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".json"}
-LEGEND_FROM_SHARE = 0.001  # smaller areas would read 0.0% and push larger ones out
-EXACT_COUNTS = 1 << 24  # pixels counted at once: OpenCV's histogram is float32
-
-
-@dataclass(frozen=True)
-class ClassArea:
-    """How much of a picture one class covers; `share` is the fraction of all pixels, 0 to 1."""
-
-    index: int
-    name: str
-    pixels: int
-    share: float
+__all__ = ["Segmentation", "as_uint16", "png_palette"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
-    """The mask of one photo, and what is needed to show and save it.
+    """The mask of one image, and what is needed to show and save it.
 
     Attributes:
         mask: (H, W) class indices of the labels' `mask_dtype`; `labels.ignore_index` where a pixel has no class.
         labels: the classes' names and colours.
-        image: the photo, (H, W, 3) uint8 RGB, where it was kept.
-        path: the photo's file, where it came from one.
+        image: the image, (H, W, 3) uint8 RGB, where it was kept.
+        path: the image's file, where it came from one.
         probabilities: (K, H, W) float32, each pixel's summing to 1, where they were asked for.
         model: the name of the model that predicted.
+        confidence: (H, W) float32 probability of each pixel's class, where it was asked for.
+        entropy: (H, W) float32 entropy of each pixel's probabilities divided by log K, where it was asked for: 0 is
+            certain, 1 is the same probability for each of the K classes.
 
     Raises:
         LabelError: the arrays do not fit each other, or the mask holds indices beyond the classes.
@@ -95,6 +58,8 @@ class Segmentation:
     path: Path | None = None
     probabilities: NDArray[np.float32] | None = None
     model: str | None = None
+    confidence: NDArray[np.float32] | None = None
+    entropy: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -108,6 +73,8 @@ class Segmentation:
         for name, array, needed, its_dtype in (
             ("image", self.image, (*self.mask.shape, 3), np.uint8),
             ("probabilities", self.probabilities, (num_classes, *self.mask.shape), np.float32),
+            ("confidence", self.confidence, self.mask.shape, np.float32),
+            ("entropy", self.entropy, self.mask.shape, np.float32),
         ):
             if array is not None and (array.shape != needed or array.dtype != its_dtype):
                 raise LabelError(
@@ -128,7 +95,7 @@ class Segmentation:
     def __repr__(self) -> str:
         height, width = self.mask.shape
         largest = ", ".join(f"{area.name} {area.share:.1%}" for area in self.areas()[:3])
-        return f"<Segmentation of {_file_name(self.path) or 'an image'}, {width} x {height}: {largest}>"
+        return f"<Segmentation of {file_name(self.path) or 'an image'}, {width} x {height}: {largest}>"
 
     def _repr_png_(self) -> bytes:
         """The overlay, which notebooks show."""
@@ -146,9 +113,55 @@ class Segmentation:
         return areas_of(count_classes(self.mask, self.labels), self.labels, self.mask.size, absent=absent)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `save` writes as JSON; it names the photo's file but not its folder."""
+        """What `save` writes as JSON; it names the image's file but not its folder."""
         height, width = self.mask.shape
         return summary_of(self.path, (height, width), self.model, self.areas())
+
+    @checked
+    def to_dataframe(self, *, absent: bool = False) -> Any:
+        """`areas` as a pandas DataFrame: index, name, pixels and share of each class.
+
+        Raises:
+            ConfigError: pandas is not installed (code "extra").
+        """
+        try:
+            pandas = import_module("pandas")
+        except ImportError as error:
+            raise ConfigError("pandas is not installed", fix="run pip install pandas", code="extra") from error
+        return pandas.DataFrame([asdict(area) for area in self.areas(absent=absent)])
+
+    def __getitem__(self, name: str) -> NDArray[np.bool_]:
+        """The pixels of one class, (H, W) bool. Case, spaces, underscores and hyphens in its name do not count.
+
+        Raises:
+            LabelError: no class is called so (code "labels-class-name").
+        """
+        is_class: NDArray[np.bool_] = self.mask == find_class(self.labels.names, name)
+        return is_class
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the image shows a class.
+
+        Raises:
+            LabelError: no class is called so (code "labels-class-name").
+        """
+        return bool(self[name].any())
+
+    @checked
+    def polygons(self, classes: str | Sequence[str] | None = None, *, min_pixels: int = 1) -> list[Polygon]:
+        """The outlines of connected areas of one class, exactly along the edges of their pixels.
+
+        Pixels are connected by their sides, not by their corners.
+
+        Args:
+            classes: only of these, by name; by default of all.
+            min_pixels: leave out areas that are smaller.
+
+        Returns:
+            A polygon, with its holes, for each area, in the order of the classes and from the top.
+        """
+        chosen = None if classes is None else {find_class(self.labels.names, name) for name in _names(classes)}
+        return class_polygons(self.mask, self.labels, chosen, min_pixels)
 
     # How it looks
 
@@ -157,37 +170,74 @@ class Segmentation:
         return self.labels.colorize(self.mask)
 
     @checked
-    def overlay(self, alpha: float = 0.55, *, legend: bool = True) -> NDArray[np.uint8]:
-        """The photo under its classes' colours, (H, W, 3) RGB; without a photo, the colours alone.
+    def overlay(
+        self, alpha: float = 0.55, *, legend: bool = True, classes: str | Sequence[str] | None = None
+    ) -> NDArray[np.uint8]:
+        """The image under its classes' colours, (H, W, 3) RGB; without an image, the colours alone.
 
-        Pixels that carry no class show the bare photo.
+        Pixels that carry no class show the bare image, and so does a class called background.
 
         Args:
-            alpha: weight of the colours, from 0 (only the photo) to 1 (only the colours).
-            legend: add the classes' colours, names and shares, below a landscape photo or to the right of any other;
+            alpha: weight of the colours, from 0 (only the image) to 1 (only the colours).
+            legend: add the classes' colours, names and shares, below a landscape image or to the right of any other;
                 the result is then larger than (H, W), and [:H, :W] of it is the picture.
+            classes: paint only these, by name.
 
         Raises:
             ConfigError: `alpha` is not between 0 and 1.
+            LabelError: no class is called so (code "labels-class-name").
         """
-        if not 0 <= alpha <= 1:
-            raise ConfigError(f"alpha is {alpha}", fix="choose a value between 0 and 1")
-        colors = self.color()
-        background = colors if self.image is None else self.image
-        picture = paint(background, colors, self.mask, alpha, bare=self.labels.ignore_index)
-        return with_legend(picture, self._legend()) if legend else picture
+        return self._overlay(Style(alpha, None if classes is None else _names(classes)), legend)
 
-    def _legend(self) -> list[LegendEntry]:
-        areas = self.areas()
-        entries = [
-            LegendEntry(area.name, self.labels.palette[area.index], area.share, fallback=f"class {area.index}")
-            for area in areas
-            if area.share >= LEGEND_FROM_SHARE
-        ]
-        bare = 1 - sum(area.pixels for area in areas) / self.mask.size
-        if bare >= LEGEND_FROM_SHARE:
-            entries.append(LegendEntry("not labelled", None, bare))
-        return entries
+    def _overlay(self, style: Style, legend: bool = True) -> NDArray[np.uint8]:
+        colors = self.color()
+        image = colors if self.image is None else self.image
+        bare = style.unpainted(self.labels)
+        picture = paint(image, colors, self.mask, style.alpha, bare, line_width(self.mask.shape))
+        return with_legend(picture, legend_entries(self.areas(), self.labels, bare)) if legend else picture
+
+    @checked
+    def cutout(self, classes: str | Sequence[str], *, crop: bool = False) -> NDArray[np.uint8]:
+        """The image where it shows some classes, and transparent elsewhere: (H, W, 4) RGBA.
+
+        Args:
+            classes: one name or several.
+            crop: leave out the rows and columns around that show none of them.
+
+        Raises:
+            ImageError: the image was not kept, or with `crop` it shows none of the classes (code "cutout-nothing").
+            LabelError: no class is called so (code "labels-class-name").
+        """
+        style = Style(cutout=_names(classes))
+        if self.image is None:
+            raise ImageError(
+                "there is no image to cut out of: it was not kept with the mask",
+                fix="give the image to Segmentation, or predict from an image that fits into memory",
+                code="cutout-nothing",
+            )
+        cut_HW4 = cut_out(self.image, self.mask, style.cut(self.labels))
+        if not crop:
+            return cut_HW4
+        rows, columns = (np.flatnonzero(cut_HW4[..., 3].any(axis=axis)) for axis in (1, 0))
+        if not rows.size:
+            raise ImageError(
+                f"the image does not show {' or '.join(style.cutout)}",
+                fix="ask for a class that areas() lists, or leave crop out",
+                code="cutout-nothing",
+            )
+        return cut_HW4[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+    @checked
+    def show(self, alpha: float = 0.55, *, classes: str | Sequence[str] | None = None) -> None:
+        """Show the overlay: in a notebook below the cell, elsewhere in the system's image viewer."""
+        from PIL import Image, ImageShow
+
+        picture = Image.fromarray(self.overlay(alpha, classes=classes))
+        notebook = sys.modules.get("IPython")
+        if notebook is not None and notebook.get_ipython() is not None:
+            notebook.display.display(picture)
+        elif not ImageShow.show(picture):
+            note('no image viewer was found; write the overlay to a file with .save("folder", "overlay")')
 
     # Where it goes
 
@@ -199,31 +249,34 @@ class Segmentation:
         *,
         stem: str | None = None,
         overwrite: bool = False,
+        style: Style | None = None,
     ) -> dict[str, Path]:
         """Write the chosen kinds of files, each atomically, and return their paths by kind.
 
         Earlier results that are there are replaced, other files are not: results carry a mark (`ownership.py`). A
-        caller with two photos of one name gives each its own `stem`.
+        caller with two images of one name gives each its own `stem`.
 
         Args:
             output: a folder, made if it is not there; or, for a single kind, a file with that kind's suffix.
-            save: kinds, as in the table above: a sequence, or their names with commas between.
-            stem: how the files' names begin; by default as the photo's, or "segmentation" where it has none.
-            overwrite: replace whatever is there, but for the photo itself.
+            save: kinds, which `terrazzo.inference.kinds` lists: a sequence, or their names with commas between.
+            stem: how the files' names begin; by default as the image's, or "segmentation" where it has none.
+            overwrite: replace whatever is there, but for the image itself.
+            style: how overlays look, and what is cut out.
 
         Raises:
-            ConfigError: a kind is unknown, or the probabilities were not kept, or `output` and `save` do not match.
+            ConfigError: a kind is unknown, or what it needs was not kept, or `output` and `save` do not match.
             OutputError: a file is there that is not an earlier result, and then nothing is written; or a file cannot be
                 written, and those written before it stay.
         """
         kinds = check_kinds(save)
-        if "probabilities" in kinds:
-            self._require_probabilities()
+        for kind in kinds:
+            if kind in ("probabilities", "confidence", "entropy"):
+                self._kept(kind)
         paths = destinations(Path(output), kinds, stem, self.path)
-        self.write(paths, overwrite=overwrite)
+        self.write(paths, overwrite=overwrite, style=style)
         return paths
 
-    def write(self, files: Mapping[str, Path], *, overwrite: bool = False) -> None:
+    def write(self, files: Mapping[str, Path], *, overwrite: bool = False, style: Style | None = None) -> None:
         """Write files by kind, as `save` does once their names are settled.
 
         Raises:
@@ -232,31 +285,36 @@ class Segmentation:
         inputs = [] if self.path is None else [self.path]
         refuse_foreign(files.values(), "predict", inputs=inputs, overwrite=overwrite, option="output")
         for kind, path in files.items():
-            make_folder(path.parent)
             if kind == "probabilities":
                 with replacing(path) as partial:
                     self._write_probabilities(partial)  # not by way of `encode`: they are large
                     mark_files([partial], "predict")
             else:
-                write_result(path, self.encode(kind), "predict")
+                write_result(path, self.encode(kind, style=style), "predict")
 
-    def encode(self, kind: str) -> bytes:
-        """Return the bytes of one kind of file, as in the table above: what `save` writes, without its mark.
+    @checked
+    def encode(self, kind: str, *, style: Style | None = None) -> bytes:
+        """Return the bytes of one kind of file: what `save` writes, without its mark.
 
         Args:
             kind: ``mask``, ``color``, ``overlay``, ``probabilities`` or ``json``.
 
         Raises:
-            ConfigError: there is no such kind, or the probabilities were not kept (code "config-save").
+            ConfigError: there is no such kind, or what it needs was not kept (code "config-save").
         """
         (kind,) = check_kinds([kind])
+        style = style or Style()
         match kind:
             case "mask":
                 return encode_png(self.mask, png_palette(self.labels) if self.mask.dtype == np.uint8 else None)
             case "color":
                 return encode_png(self.color())
             case "overlay":
-                return encode_png(self.overlay())
+                return encode_png(self._overlay(style))
+            case "cutout":
+                return encode_png(self.cutout(style.cutout))
+            case "confidence" | "entropy":
+                return encode_png(as_uint16(self._kept(kind)))
             case "probabilities":
                 file = BytesIO()
                 self._write_probabilities(file)
@@ -264,21 +322,23 @@ class Segmentation:
             case _:
                 return json.dumps(self.to_dict(), indent=2).encode() + b"\n"
 
-    def _require_probabilities(self) -> NDArray[np.float32]:
-        if self.probabilities is None:
+    def _kept(self, what: str) -> NDArray[np.float32]:
+        values: NDArray[np.float32] | None = getattr(self, what)
+        if values is None:
+            are_many = what == "probabilities"
             raise ConfigError(
-                "the probabilities of this prediction were not kept",
-                fix="ask for them when predicting",
+                f"the {what} of this prediction {'were' if are_many else 'was'} not kept",
+                fix=f"predict with {'probabilities' if are_many else 'confidence'}=True",
                 code="config-save",
             )
-        return self.probabilities
+        return values
 
     def _write_probabilities(self, path: Path | BinaryIO) -> None:
         """Stored, not compressed: that would take five times as long and save a tenth.
 
         Values below 6e-5, float16's smallest normal number, become 0: converting those takes over ten times as long.
         """
-        probabilities_KHW = self._require_probabilities()
+        probabilities_KHW = self._kept("probabilities")
         smallest = np.finfo(np.float16).smallest_normal
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
             with archive.open("names.npy", "w") as file:
@@ -290,49 +350,6 @@ class Segmentation:
                     file.write((plane_HW * (plane_HW >= smallest)).astype("<f2").tobytes())
 
 
-def areas_of(counts: NDArray[np.integer], labels: LabelSpec, size: int, *, absent: bool = False) -> list[ClassArea]:
-    """Name the classes' pixel counts, largest first.
-
-    Args:
-        counts: of each class.
-        labels: the classes.
-        size: of the image, in pixels.
-        absent: list the classes that do not occur, too.
-    """
-    areas = [
-        ClassArea(index, name, int(pixels), int(pixels) / size)
-        for index, (name, pixels) in enumerate(zip(labels.names, counts, strict=True))
-        if pixels or absent
-    ]
-    return sorted(areas, key=lambda area: (-area.pixels, area.index))
-
-
-def count_classes(mask_HW: NDArray[np.integer], labels: LabelSpec) -> NDArray[np.int64]:
-    """Count the pixels of each class."""
-    import cv2
-
-    values = labels.ignore_index + 1
-    counts = np.zeros(values, dtype=np.int64)
-    rows = max(1, EXACT_COUNTS // mask_HW.shape[1])
-    for top in range(0, len(mask_HW), rows):
-        strip: NDArray[np.integer] = np.ascontiguousarray(mask_HW[top : top + rows])
-        counts += cv2.calcHist([strip], [0], None, [values], [0, values]).ravel().astype(np.int64)
-    return counts[: labels.num_classes]
-
-
-def summary_of(path: Path | None, size: tuple[int, int], model: str | None, areas: list[ClassArea]) -> dict[str, Any]:
-    """What is written as JSON about a mask of this (height, width)."""
-    height, width = size
-    return {
-        "file": _file_name(path),
-        "width": width,
-        "height": height,
-        "model": model,
-        "classes": [{**asdict(area), "share": round(area.share, 6)} for area in areas],
-        "ignored_pixels": height * width - sum(area.pixels for area in areas),
-    }
-
-
 def png_palette(labels: LabelSpec) -> NDArray[np.uint8]:
     """(256, 3): a colour for every value that a pixel can have, so that no reader can stumble."""
     palette = np.zeros((256, 3), dtype=np.uint8)
@@ -341,55 +358,11 @@ def png_palette(labels: LabelSpec) -> NDArray[np.uint8]:
     return palette
 
 
-def _file_name(path: Path | None) -> str | None:
-    # File names may hold bytes that are not UTF-8, which no JSON reader or terminal accepts.
-    return None if path is None else os.fsencode(path.name).decode("utf-8", "replace")
+def as_uint16(shares: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Numbers from 0 to 1 as they are stored in a 16-bit PNG."""
+    stored: NDArray[np.uint16] = np.rint(shares * np.float32(65535)).astype(np.uint16)
+    return stored
 
 
-def check_kinds(save: str | Iterable[str]) -> list[str]:
-    """Return the kinds of files that were asked for, each once.
-
-    Raises:
-        ConfigError: there is no such kind, or none was chosen (code "config-save").
-    """
-    kinds = list(dict.fromkeys(kind.strip() for kind in (save.split(",") if isinstance(save, str) else save)))
-    unknown = [kind for kind in kinds if kind not in KINDS]
-    if unknown or not kinds:
-        what = f"there is nothing called {show(unknown[0])} to save" if unknown else "nothing was chosen to save"
-        raise ConfigError(what, fix=f"choose from {', '.join(KINDS)}", code="config-save")
-    return kinds
-
-
-def destinations(output: Path, kinds: list[str], stem: str | None, image: Path | None = None) -> dict[str, Path]:
-    """Return the file of each kind.
-
-    Args:
-        output: a folder; or, for a single kind and without a stem, a file with that kind's suffix.
-        kinds: as in the module's table.
-        stem: how the files' names begin; by default as the photo's.
-        image: where the result comes from.
-
-    Raises:
-        ConfigError: `output` looks like a file, and is not one for these kinds; or the stem names a folder (code
-            "config-save").
-    """
-    if output.suffix.lower() in FILE_SUFFIXES and not output.is_dir():
-        suffix = f".{KINDS[kinds[0]].rpartition('.')[2]}"
-        if len(kinds) > 1 or output.suffix.lower() != suffix or stem is not None:
-            raise ConfigError(
-                f"{shown_path(output)} cannot be the file for {', '.join(kinds)}",
-                fix=f"name a folder, or for a single photo and {kinds[0]} alone a {suffix} file",
-                code="config-save",
-            )
-        return {kinds[0]: output}
-    stem = stem or stem_of(image)
-    if Path(stem).name != stem:
-        raise ConfigError(
-            f"{show(stem)} is not the beginning of a file name", fix="leave folders out of it", code="config-save"
-        )
-    return {kind: output / f"{stem}{KINDS[kind]}" for kind in kinds}
-
-
-def stem_of(image: Path | None) -> str:
-    """Return how the names of a photo's results begin: results of a hidden file are not hidden."""
-    return (image.stem.lstrip(".") if image is not None else "") or "segmentation"
+def _names(classes: str | Sequence[str]) -> tuple[str, ...]:
+    return (classes,) if isinstance(classes, str) else tuple(classes)

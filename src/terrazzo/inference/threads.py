@@ -1,4 +1,4 @@
-"""Threads for prediction: a pool that starts before memory is short, and mapping some items ahead of the reader."""
+"""Thread pools for prediction: threads that start at once, and an ordered map with a bounded number of items ahead."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ R = TypeVar("R")
 
 @contextmanager
 def threads_of(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose threads have started, and which finishes only what it has begun when the block is left early.
+    """A pool whose threads have all started: later there might not be the memory to start one.
 
-    Later there might not be the memory to start a thread.
+    When the block is left early, it finishes what it has begun and cancels the rest.
     """
     pool = ThreadPoolExecutor(count)
     started = Barrier(count + 1)

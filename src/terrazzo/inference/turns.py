@@ -1,4 +1,4 @@
-"""Several threads at once, or one alone: for work that runs out of memory beside other work."""
+"""A readers-writer lock: many threads together, or one alone, for work that ran out of memory beside other work."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """A lock that many hold together, or one alone. Who waits to be alone comes before those who do not.
+    """A readers-writer lock that prefers writers: `together` for many threads, `alone` for one.
 
-    A thread must not ask for a second turn within its first.
+    It is not reentrant: a thread must not ask for it while it holds it.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Turns:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Work beside others."""
+        """Hold the lock beside other threads."""
         with self._changed:
             self._changed.wait_for(lambda: not self._alone)
             self._together += 1
@@ -35,7 +35,7 @@ class Turns:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Let nobody begin, wait for those who have begun, and work alone."""
+        """Let no other thread begin, wait for those that have begun, and hold the lock alone."""
         with self._changed:
             self._changed.wait_for(lambda: not self._alone)
             self._alone = True

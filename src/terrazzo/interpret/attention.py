@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from terrazzo.arguments import checked
-from terrazzo.atomic import make_folder
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
@@ -125,7 +124,6 @@ class AttentionMaps:
         contents = [attention_png(*where, self.layers), archive.getvalue()]
         if heads:
             contents += [heads_png(*where, layer) for layer in self.layers]
-        make_folder(folder)
         write_results(dict(zip(paths, contents, strict=True)), "explain")
         return paths
 

@@ -34,7 +34,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from terrazzo.arguments import checked
-from terrazzo.atomic import make_folder
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
@@ -109,7 +108,6 @@ class ReceptiveFields:
         }
         archive = io.BytesIO()
         np.savez_compressed(archive, **arrays)
-        make_folder(folder)
         write_results(
             {picture: receptive_fields_png(self.fields, self.images, self.model), numbers: archive.getvalue()},
             "explain",

@@ -1,4 +1,4 @@
-"""Matching two lists of classes by name: a data set's and a model's, which may count the same classes differently.
+"""Matches a data set's classes to a model's by name, since the two may number the same classes differently.
 
 Case, spaces, underscores and hyphens do not count. The same names in another order are mapped. Names that are mere
 numbers, such as ``class 0`` and ``LABEL_0``, are matched by these; where only one side has them, or the guessed
@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
+from terrazzo.errors import LabelError
 from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec
 from terrazzo.labels.validation import Target
-from terrazzo.text import printable, show
+from terrazzo.text import did_you_mean, list_names, printable, show
 
-__all__ = ["Matching", "ends", "match_classes", "only_numbered", "reordered", "side_by_side"]
+__all__ = ["Matching", "ends", "find_class", "match_classes", "only_numbered", "reordered", "side_by_side"]
 
 NUMBERED = re.compile(r"(?:class|classes|cls|c|label|category|cat|id|index)?(\d{1,5})")
 GUESSED = ("background", "foreground")
@@ -28,10 +29,10 @@ SIDE_BY_SIDE = 24  # rows of two lists shown in one message
 
 @dataclass(frozen=True)
 class Matching:
-    """How a data set's classes are counted by a model.
+    """Which class of a model each class of a data set is.
 
     Attributes:
-        table: for each class of the data its index in the model; None where both count alike.
+        table: for each class of the data its index in the model; None where the order is the same.
         names: the classes in the model's order, by the data's names, or by the model's where the data only has numbers.
         note: what was assumed, for the user; None where the names agree in order.
     """
@@ -87,6 +88,29 @@ def match_classes(data: Sequence[str], model: Sequence[str], *, guessed: bool = 
     names = tuple(other if mine else name for name, other, mine in zip(data, model, numbered[0], strict=True))
     note = f"the names of {' and '.join(sides)} classes are only numbers; taken in order as {ends(names)}"
     return Matching(None, names, note)
+
+
+def find_class(names: Sequence[str], wanted: str) -> int:
+    """Return the index of the class of a name, which is compared as `match_classes` compares names.
+
+    Raises:
+        LabelError: no class is called so, or several are (code "labels-class-name").
+    """
+    found: list[int] = []
+    for key in (_exact, _loose) if isinstance(wanted, str) else ():
+        found = [k for k, name in enumerate(names) if key(name) == key(wanted)]
+        if len(found) == 1:
+            return found[0]
+    if found:
+        raise LabelError(
+            f"{show(wanted)} may be any of {list_names([names[k] for k in found])}",
+            fix="spell it as one of them",
+            code="labels-class-name",
+        )
+    nearest = did_you_mean(wanted, names) if isinstance(wanted, str) else ""
+    raise LabelError(
+        f"no class is called {show(wanted)}", fix=f"{nearest}name one of {list_names(names)}", code="labels-class-name"
+    )
 
 
 def reordered(labels: LabelSpec, matching: Matching) -> LabelSpec:

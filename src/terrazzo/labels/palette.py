@@ -1,4 +1,4 @@
-"""Colours for classes that come without any: far apart on a screen, and far apart for colour-blind eyes too."""
+"""Generates colours for classes without any, easy to tell apart, also for colour-blind people."""
 
 from __future__ import annotations
 

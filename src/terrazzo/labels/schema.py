@@ -1,4 +1,4 @@
-"""The document that describes labels, as labels.yaml, config.json and the bundled class lists have it."""
+"""Reads the document that describes labels in labels.yaml, in config.json and in the bundled class lists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from terrazzo.errors import LabelError
 from terrazzo.labels.validation import MAX_CLASSES, MAX_STORED, Color, Target, checked_color
 from terrazzo.text import did_you_mean, show
 
-__all__ = ["bundled_names", "document_fields", "load_bundled"]
+__all__ = ["bundled_names", "document_fields", "load_bundled", "names_in_order"]
 
 CLASSES = Path(__file__).with_name("classes")
 KEYS = ("names", "palette", "map", "colors")
@@ -27,7 +27,8 @@ def load_bundled(name: str) -> object:
     if name not in bundled_names():
         raise LabelError(
             f"there is no class list named {show(name)}",
-            fix=f"{did_you_mean(name, bundled_names())}choose one of {', '.join(bundled_names())}",
+            fix=f"{did_you_mean(name, bundled_names())}choose one of {', '.join(bundled_names())}, or give a file "
+            "such as labels.yaml",
             code="labels-bundled",
         )
     return read_json(CLASSES / f"{name}.json")
@@ -51,7 +52,7 @@ def document_fields(document: object) -> dict[str, Any]:
                 code="labels-key",
             )
     names = document.get("names")
-    fields = document_fields(load_bundled(names)) if isinstance(names, str) else {"names": _names(names)}
+    fields = document_fields(load_bundled(names)) if isinstance(names, str) else {"names": names_in_order(names)}
     if document.get("palette") is not None:
         fields["palette"] = document["palette"]
     if document.get("map") is not None:
@@ -61,7 +62,7 @@ def document_fields(document: object) -> dict[str, Any]:
     return fields
 
 
-def _names(names: object) -> object:
+def names_in_order(names: object) -> object:
     """Order ``{0: background, 1: nucleus}``; JSON writes the numbers as text."""
     if not isinstance(names, Mapping):
         return names

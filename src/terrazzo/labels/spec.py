@@ -124,6 +124,15 @@ class LabelSpec:
         return cls.from_dict(load_bundled(name))
 
     @classmethod
+    def named(cls, name: str) -> LabelSpec:
+        """Read what an option `labels` names: a YAML file, or a bundled class list.
+
+        Raises:
+            LabelError: as `from_yaml` or `bundled`.
+        """
+        return cls.from_yaml(name) if name.endswith((".yaml", ".yml")) else cls.bundled(name)
+
+    @classmethod
     def from_dict(cls, document: object) -> LabelSpec:
         """Read the document that `to_dict` writes; the module's docstring shows one.
 
@@ -158,6 +167,11 @@ class LabelSpec:
     @property
     def num_classes(self) -> int:
         return len(self.names)
+
+    @property
+    def background(self) -> int | None:
+        """The class called background, which pictures leave unpainted; None where there is none."""
+        return next((k for k, name in enumerate(self.names) if name.strip().casefold() in BACKGROUND_NAMES), None)
 
     @property
     def ignore_index(self) -> int:

@@ -41,7 +41,9 @@ def checked_names(names: object) -> tuple[str, ...]:
     """Names of at least two classes, distinct, printable, without spaces around them."""
     if isinstance(names, str) or not isinstance(names, Sequence) or not names:
         raise LabelError(
-            f"names must be a list of class names, not {show(names)}",
+            "names is an empty list"
+            if isinstance(names, list) and not names
+            else f"names must be a list of class names, not {show(names)}",
             fix="write `names: [first, second]`",
             code="labels-names",
         )

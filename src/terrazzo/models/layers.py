@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 __all__ = [
     "ConvNormReLU",
     "DropPath",
+    "NothingToInitialize",
     "ceil_div",
     "first_cells",
     "fold_norm",
@@ -149,3 +152,20 @@ def interpolation_matrix(source: int, target: int, like: Tensor, align_corners: 
     """
     eye = torch.eye(source, device=like.device, dtype=like.dtype)[None]
     return F.interpolate(eye, target, mode="linear", align_corners=align_corners)[0].T.contiguous()
+
+
+class NothingToInitialize(TorchFunctionMode):
+    """Passes over in-place operations on parameters, and on all tensors without memory.
+
+    For the random ones among the latter PyTorch would first import its compiler, which takes seconds.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        target = args[0] if args else kwargs.get("tensor")
+        in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")
+        if in_place and (isinstance(target, nn.Parameter) or (isinstance(target, Tensor) and target.is_meta)):
+            return target
+        return func(*args, **kwargs)

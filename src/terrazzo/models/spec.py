@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, TypeAlias
 
 from terrazzo.errors import ConfigError
-from terrazzo.fields import Within, as_plain, checked, fields_of, refuse_missing, refuse_unknown, required
+from terrazzo.fields import Within, as_plain, fields_of, read_value, refuse_missing, refuse_unknown, required
 from terrazzo.models.decoders import AUXILIARY_HEADS, DECODERS
 from terrazzo.models.encoders import ENCODERS
 from terrazzo.models.sizes import LARGEST, LIMITS, Size
@@ -88,12 +88,13 @@ class ModelSpec:
         if type(self.num_classes) is not int or not 2 <= self.num_classes <= MOST_CLASSES:
             raise ConfigError(
                 f"{self.title} cannot be built for {show(self.num_classes)} class(es)",
-                fix="count the background as a class of its own: one kind of object makes two classes",
+                fix=f"give a whole number from 2 to {MOST_CLASSES}; the background is a class of its own, so one kind "
+                "of object makes two",
                 code="model-classes",
             )
-        in_channels = checked(self.in_channels, Size, "in_channels", code="spec-value")
+        in_channels = read_value(self.in_channels, Size, "in_channels", code="spec-value")
         size = self.image_size
-        name = checked(self.name, str | None, "the name of a model", code="spec-value")
+        name = read_value(self.name, str | None, "the name of a model", code="spec-value")
         if len(self.auxiliary) > MOST_HEADS:
             raise _wrong(f"there are {len(self.auxiliary)} auxiliary heads, and at most {MOST_HEADS} can be")
         decoder = self.decoder
@@ -107,7 +108,7 @@ class ModelSpec:
         elif size is None:
             size = fields_of(ENCODERS[encoder.name].module)["image_size"].default
         else:
-            size = checked(size, ImageSize, "image_size", code="spec-value")
+            size = read_value(size, ImageSize, "image_size", code="spec-value")
         parts = {"encoder": encoder, "decoder": decoder, "auxiliary": heads}
         for key, value in {**parts, "in_channels": in_channels, "image_size": size, "name": name}.items():
             object.__setattr__(self, key, value)
@@ -180,7 +181,7 @@ class ModelSpec:
             num_classes=document["num_classes"],
             auxiliary=tuple(Part.from_dict(head, "an auxiliary head") for head in heads[: MOST_HEADS + 1]),
             in_channels=document.get("in_channels", 3),
-            image_size=checked(document.get("image_size"), tuple[int, ...] | None, "image_size", code="spec-value"),
+            image_size=read_value(document.get("image_size"), tuple[int, ...] | None, "image_size", code="spec-value"),
             name=document.get("name"),
         )
 
@@ -192,7 +193,7 @@ def _complete(part: Part, table: Mapping[str, Callable[..., Any]], what: str) ->
     refuse_unknown(part.fields, known, where, code="spec-name")
     refuse_missing(part.fields, [key for key in required(module) if key in known], where, fix=FIX, code="spec-value")
     given = {
-        key: checked(value, known[key].hint, f"{where}: {key}", code="spec-value", limits=LIMITS)
+        key: read_value(value, known[key].hint, f"{where}: {key}", code="spec-value", limits=LIMITS)
         for key, value in part.fields.items()
     }
     return Part(part.name, {key: given.get(key, one.default) for key, one in known.items()})

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from terrazzo.arguments import checked
-from terrazzo.engines.engine import ENGINES, available_cores
+from terrazzo.engines.engine import ENGINES, EngineOptions, available_cores
 from terrazzo.engines.trust import trust_file
 from terrazzo.errors import ConfigError, TerrazzoError
 from terrazzo.imaging.find_images import find_images
@@ -73,9 +73,10 @@ def benchmark(
     """
     wanted = _engine_names(engines)
     threads = available_cores() if threads is None else threads
-    for what, number in (("size", min(size)), ("batch size", batch_size), ("threads", threads), ("rounds", rounds)):
+    for what, number in (("size", min(size)), ("batch size", batch_size), ("rounds", rounds)):
         if number < 1:
             raise ConfigError(f"{what} is {number}", fix="give at least 1")
+    EngineOptions(threads)  # refuses a number that makes no sense
     if trust and exported_format(model) == "torch":
         trust_file(Path(model))  # the engine's process opens it then
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0

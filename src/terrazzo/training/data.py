@@ -26,7 +26,7 @@ def open_splits(section: DataSection, data: Path) -> tuple[Dataset, Dataset]:
         DatasetError: a split cannot be opened.
         TrainingError: the holdout patterns match no photo, or all of them.
     """
-    labels = LabelSpec.bundled(section.labels) if section.labels else None
+    labels = LabelSpec.named(section.labels) if section.labels else None
     train = open_dataset(data, section.train_split, labels, rules=section.rules)
     if not section.holdout:
         return train, open_dataset(data, section.val_split, train.labels, rules=section.rules)

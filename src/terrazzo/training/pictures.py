@@ -78,7 +78,7 @@ def curves_png(rows: list[dict[str, Any]], title: str) -> bytes:
     if best:
         for axes in (loss_axes, score_axes, rate_axes):
             axes.axvline(best["epoch"], color=BEST, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        score_axes.plot(best["epoch"], best["mIoU"], "o", ms=8, mfc="white", mec=BEST, mew=2, zorder=4)
+        score_axes.plot(best["epoch"], best["mIoU"], "o", ms=8, mfc="white", mec=BEST, mew=2, zorder=4, clip_on=False)
     return to_png(figure, 150)
 
 
@@ -94,7 +94,7 @@ def _reasons(rows: list[dict[str, Any]], scored: list[dict[str, Any]]) -> tuple[
 def _curve(axes: Axes, rows: list[dict[str, Any]], key: str, name: str) -> None:
     marker = "o" if len(rows) <= 40 else None
     epochs, values = [row["epoch"] for row in rows], [row[key] for row in rows]
-    axes.plot(epochs, values, color=LINE, linewidth=1.6, marker=marker, markersize=3.5, zorder=3)
+    axes.plot(epochs, values, color=LINE, linewidth=1.6, marker=marker, markersize=3.5, zorder=3, clip_on=False)
     axes.set_title(name, loc="left", fontsize=10, color=INK)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
 from terrazzo.errors import ConfigError
-from terrazzo.fields import checked, fields_of, refuse_missing, refuse_unknown, required, wrong_value
+from terrazzo.fields import as_plain, fields_of, read_value, refuse_missing, refuse_unknown, required, wrong_value
 from terrazzo.text import show
 
 __all__ = ["Checked", "plain", "read_fields", "read_row", "refuse_unknown_row", "row_name"]
@@ -32,7 +33,7 @@ class Checked:
 
     def __post_init__(self) -> None:
         for name, one in fields_of(type(self)).items():
-            object.__setattr__(self, name, checked(getattr(self, name), one.hint, name, code="recipe-value"))
+            object.__setattr__(self, name, read_value(getattr(self, name), one.hint, name, code="recipe-value"))
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -64,6 +65,8 @@ def read_fields(kind: type[T], values: object, where: str) -> T:
 def plain(value: object, where: str, path: str = "", depth: int = 0) -> Any:
     """Return what a caller gave as YAML has it: NumPy's numbers as Python's, paths as text, tuples as lists.
 
+    A dataclass, such as a `SplitRule` or a `Preprocess`, becomes the mapping of its fields.
+
     Args:
         value: a mapping of settings, or one of them.
         where: for messages, such as ``the options``.
@@ -77,6 +80,8 @@ def plain(value: object, where: str, path: str = "", depth: int = 0) -> Any:
         value = value.item()
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        value = as_plain(value)
     if value is None or isinstance(value, bool | str | float) or (isinstance(value, int) and abs(value) < MOST):
         return value
     if isinstance(value, list | tuple) and depth < DEEPEST:

@@ -59,7 +59,7 @@ class DataSection(Checked):
     """What is learnt from and validated on.
 
     Attributes:
-        labels: name of a bundled class list, or null for the data set's own classes.
+        labels: name of a bundled class list, path of a YAML file, or null for the data set's own classes.
         train_split: split to learn from.
         val_split: split that chooses the best epoch.
         split: splits photos off to validate on, where the data set has no split for that: ``val``, the share;

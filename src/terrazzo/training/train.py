@@ -100,7 +100,7 @@ def train(
             its hub or a folder, with weights, or ``hf:`` and a ``config.json``, for random ones.
         recipe: a complete recipe or the path of one; by default one is made from the photos (`automatic_recipe`), or,
             to resume, the run's own is taken.
-        labels: a bundled class list for a folder that does not say what its classes are.
+        labels: a bundled class list or a YAML file, for a folder that does not say what its classes are.
         weights: what to start from: a model of the same architecture, as `terrazzo.load` takes it, or an encoder alone,
             such as the ImageNet files that the papers start from; ``random`` where the recipe has weights and you have
             not.
@@ -222,7 +222,7 @@ def recipe_for(data: Path, model: str | ModelSpec, changes: Mapping[str, Any]) -
             length, batch size, weights and encoder. The others are for `Recipe.changed`.
     """
     automatic_recipe(DEFAULT_ARCHITECTURE, [(1, 1)]).changed(changes)  # wrong values are told before photos are read
-    spec = LabelSpec.bundled(changes["data.labels"]) if changes.get("data.labels") else None
+    spec = LabelSpec.named(changes["data.labels"]) if changes.get("data.labels") else None
     rules = DataRules.of_recipe({"split": changes.get("data.split"), "crowds": changes.get("data.crowds")})
     images = open_dataset(data, changes.get("data.train_split", "train"), spec, rules=rules).samples
     # The length of the warm-up depends on the number of steps, and the learning rate on what the run starts from.

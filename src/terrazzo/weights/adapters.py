@@ -27,6 +27,8 @@ __all__ = ["ADAPTER_CONFIG", "MERGE_THERE", "is_adapter", "merge_adapter", "read
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 MERGE_THERE = "merge it in the program that trained it: model.merge_and_unload().save_pretrained(folder)"
+KEEPS_BASE = (None, True, False, "gaussian", "eva", "orthogonal")
+"""Ways to begin an adapter that leave the base as it is. Others (PiSSA, OLoRA, CorDA, LoftQ) also change the base."""
 MATRIX = re.compile(r"(.+)\.lora_(A|B)(\.\w+)?\.weight")
 ENCODERS = {segformer.HF4_MIT: segformer.HF5_MIT, segformer.HF5_MIT: segformer.HF4_MIT}
 OTHER_NAMES = {segformer.HF4: segformer.HF5, segformer.HF5: segformer.HF4} | ENCODERS
@@ -100,11 +102,13 @@ def merge_adapter(
 def _refuse_other_kinds(adapter: Mapping[str, Tensor], config: Mapping[str, Any], where: str) -> None:
     kind = str(config.get("peft_type", "LORA")).upper()
     special = [name for name in ("use_dora", "fan_in_fan_out", "lora_bias") if config.get(name)]
+    if (begun := config.get("init_lora_weights")) not in KEEPS_BASE:
+        special.append(f"init_lora_weights {begun}")
     special += [key for key in adapter if "lora_" in key and not MATRIX.fullmatch(key)]
     if kind != "LORA" or special:
         raise CheckpointError(
             f"{where} is an adapter of the kind {printable(kind)[:40]}"
-            f"{f' with {printable(special[0])[:100]}' if special else ''}; plain LoRA can be merged here",
+            f"{f' with {printable(special[0])[:100]}' if special else ''}; only plain LoRA can be merged here",
             fix=MERGE_THERE,
             code="checkpoint-adapter",
         )
@@ -125,7 +129,8 @@ def _named_alike(base: Recognized, modules: Mapping[str, Any], where: str) -> di
         missing = [module for module in modules if f"{module}.weight" not in tensors]
     if missing:
         raise CheckpointError(
-            f"{where} changes {printable(missing[0])[:100]}, which its base {base.where} ({base.layout.name}) has not",
+            f"{where} changes {printable(missing[0])[:100]}, which its base {base.where} ({base.layout.name}) does not "
+            "have",
             fix=f"check base_model_name_or_path in {ADAPTER_CONFIG}; or {MERGE_THERE}",
             code="checkpoint-adapter",
         )
@@ -143,10 +148,17 @@ def _product(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 def _scale(config: Mapping[str, Any], module: str, rank: int, where: str) -> float:
     alpha = config.get("lora_alpha", 8)
-    pattern = config.get("alpha_pattern") or {}
+    pattern = config.get("alpha_pattern")
     for name, value in pattern.items() if isinstance(pattern, dict) else ():
+        if not re.fullmatch(r"[\w.]+", name):  # an expression of a stranger, which could take hours
+            raise CheckpointError(
+                f"{where}: alpha_pattern has the expression {show(name)}, and only names are read here",
+                fix=MERGE_THERE,
+                code="checkpoint-adapter",
+            )
         if module == name or module.endswith(f".{name}"):
             alpha = value
+            break
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise CheckpointError(
             f"{where}: lora_alpha is {show(alpha)}", fix="correct it to a number", code="checkpoint-adapter"

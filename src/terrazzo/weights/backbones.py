@@ -1,6 +1,6 @@
-"""Encoders of Hugging Face transformers by name: ``hf:`` and a model of the hub, a folder with one, or a config.json.
+"""Finds encoders of Hugging Face transformers named ``hf:`` and a hub id, a folder or a config.json, and loads them.
 
-The network is `models/encoders/backbone.py`; this finds its configuration and reads its weights.
+The network itself is `models/encoders/backbone.py`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Weights for images of some bands in a network for images of more or fewer.
+"""Inflates or reduces the encoder's first convolution for another number of image bands.
 
-Only the encoder's first convolution has filters for bands. Bands that both have keep their filters; each further band
-gets the mean of the filters there are. Where there are to be fewer, each gets that mean. All are scaled by the number
-of bands before over the number after, so that an image whose bands are all alike gives the same map as before.
+With more bands than before, the old ones keep their filters and each new one gets their mean. With fewer, each gets the
+mean. All are then multiplied by bands before / bands after, so that an image whose bands are all equal gives the same
+map as before.
 """
 
 from __future__ import annotations

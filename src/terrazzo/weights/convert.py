@@ -1,4 +1,4 @@
-"""`convert`: a model from any form that `load` reads into one of the two that are written."""
+"""`convert`: writes a model of any format that `load` reads as a Terrazzo folder or a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from terrazzo.errors import ConfigError, OutputError
 from terrazzo.labels.matching import match_classes, reordered, side_by_side
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
-from terrazzo.text import list_names, shown_path
+from terrazzo.text import list_names, show, shown_path
 from terrazzo.weights.files import CONFIG_FILE, WEIGHTS_FILE, TrainedModel, save_folder
 from terrazzo.weights.huggingface import save_huggingface
 from terrazzo.weights.load import load
@@ -35,13 +35,13 @@ def convert(
     labels: str | None = None,
     overwrite: bool = False,
 ) -> TrainedModel:
-    """Write a model in another form.
+    """Write a model in another format.
 
     Args:
         source: anything that `terrazzo.load` takes.
         destination: the folder to write; it must not be there yet, or be empty.
         to: ``terrazzo`` for our own folder, ``hf`` for one that Hugging Face transformers loads (SegFormer only).
-        labels: a bundled class list, for a source that does not name its classes, or not rightly.
+        labels: a bundled class list or a YAML file, for a source that does not name its classes, or not rightly.
         overwrite: replace a folder that holds a converted model and nothing else.
 
     Returns:
@@ -49,16 +49,17 @@ def convert(
 
     Raises:
         CheckpointError: the source cannot be read.
-        ConfigError: there is no such form, the model cannot have it, or the class list has another number of classes.
+        ConfigError: there is no such format, the model cannot be written in it, or the class list has another number of
+            classes.
         OutputError: the destination is taken or cannot be written.
     """
     folder = Path(destination)
     if to not in FORMATS:
-        raise ConfigError(f"there is no form {to!r}", fix=f"choose {' or '.join(FORMATS)}", code="convert-form")
+        raise ConfigError(f"there is no format {show(to)}", fix=f"choose {' or '.join(FORMATS)}", code="convert-form")
     _refuse_taken(folder, Path(source), overwrite)
     model = load(source)
     if labels is not None:
-        spec = LabelSpec.bundled(labels)
+        spec = LabelSpec.named(labels)
         if spec.num_classes != model.labels.num_classes:
             raise ConfigError(
                 f"{labels} has {spec.num_classes} classes, and {source} tells {model.labels.num_classes} apart",
@@ -86,7 +87,11 @@ def _refuse_taken(folder: Path, source: Path, overwrite: bool) -> None:
         fix = "choose another destination" if others or is_source else "choose another destination, or add --overwrite"
         raise OutputError(f"{shown_path(folder)} is there already{why}", fix=fix, code="output-taken")
     if os.path.lexists(folder):
-        raise OutputError(f"{shown_path(folder)} is a file", fix="choose another destination", code="output-taken")
+        raise OutputError(
+            f"{shown_path(folder)} is a {'link' if folder.is_symlink() else 'file'}",
+            fix="choose another destination",
+            code="output-taken",
+        )
     refuse_unwritable(folder.parent)
 
 

@@ -17,6 +17,7 @@ from terrazzo.config import parse_json
 from terrazzo.errors import CheckpointError, TerrazzoError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
+from terrazzo.text import show
 
 __all__ = ["FORMATS", "METADATA_KEY", "ExportedDescription", "Format", "Output", "Precision", "exported_format"]
 
@@ -121,7 +122,7 @@ class ExportedDescription:
                 code="export-damaged",
             ) from error
         raise CheckpointError(
-            f"{where} has format version {version}, and this program reads {FORMAT_VERSION}",
+            f"{where} has format version {show(version)}, and this program reads {FORMAT_VERSION}",
             fix="update terrazzo",
             code="checkpoint-version",
         )

@@ -17,7 +17,7 @@ from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import ModelSpec, Segmenter
 from terrazzo.preprocess import Preprocess
-from terrazzo.text import printable
+from terrazzo.text import printable, show
 from terrazzo.weights.format1 import spec_in_format1
 from terrazzo.weights.metadata import read_json
 from terrazzo.weights.recognize import (
@@ -26,6 +26,7 @@ from terrazzo.weights.recognize import (
     load_network,
     refuse_differences,
     refuse_not_finite,
+    refuse_whole_numbers,
     shapes_of,
 )
 from terrazzo.weights.tensor_files import read_tensor_file
@@ -173,6 +174,7 @@ def load_folder(folder: Path, name: str = "", *, ablated: ModelSpec | None = Non
             )
         refuse_differences(file.tensors, expected, where, described)
     refuse_not_finite(file.tensors, where)
+    refuse_whole_numbers(file.tensors, network, where)
     return TrainedModel(
         architecture=architecture,
         network=load_network(network, file.tensors),
@@ -195,7 +197,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     if version not in READ_VERSIONS:
         raise CheckpointError(
-            f"{path} has format version {version}, and this program reads {' and '.join(map(str, READ_VERSIONS))}",
+            f"{path} has format version {show(version)}, and this program reads "
+            f"{' and '.join(map(str, READ_VERSIONS))}",
             fix="update terrazzo",
             code="checkpoint-version",
         )

@@ -1,4 +1,4 @@
-"""Files and folders of other frameworks, told by their names, so that a refusal can say what to do."""
+"""Recognises files and folders of other frameworks by their names, so that the refusal says what to do."""
 
 from __future__ import annotations
 

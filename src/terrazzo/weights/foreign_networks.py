@@ -1,4 +1,4 @@
-"""Networks that are not here, told by the names of their tensors: so that a refusal can say what a file is."""
+"""Recognises networks that cannot be loaded by their tensors' names, so that the refusal says what a file is."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WHOLE: tuple[tuple[str, str], ...] = (
     ("a model of segmentation_models.pytorch, such as its U-Net", r"(.*\.)?segmentation_head\.0\.weight"),
     (
         "a U-Net",
-        r"(.*\.)?(\w+\.)*double_conv\..*|(.*\.)?up_?convs?\d*\..*|(.*\.)?model\.\d\.submodule\..*"
+        r"(.*\.)?double_conv\..*|(.*\.)?up_?convs?\d*\..*|(.*\.)?model\.\d\.submodule\..*"
         r"|(encoder|decoder)\.stages\.\d+\.(\d+\.)?convs\..*",
     ),
     (

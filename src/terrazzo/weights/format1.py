@@ -15,7 +15,6 @@ from torch import Tensor
 from terrazzo.errors import ConfigError
 from terrazzo.models import ModelSpec, find_spec
 from terrazzo.text import show
-from terrazzo.weights.recognize import grid_in_ours
 from terrazzo.weights.remap.vit import PATCH
 
 __all__ = ["spec_in_format1"]
@@ -35,8 +34,8 @@ def spec_in_format1(config: Mapping[str, Any], num_classes: int, tensors: Mappin
     encoder = config.get("encoder")
     if encoder is not None and not isinstance(encoder, Mapping):
         raise ConfigError(f"its encoder is {show(encoder)}", fix="copy the folder again", code="encoder-config")
-    grid = grid_in_ours(tensors)
-    size = None if grid is None else (PATCH * grid[0], PATCH * grid[1])
+    grid = tensors["encoder.pos_embed"].shape if "encoder.pos_embed" in tensors else ()
+    size = (PATCH * grid[1], PATCH * grid[2]) if len(grid) == 4 and 0 not in grid else None
     spec = find_spec(config["architecture"], encoder).adapted(num_classes, image_size=size)
     has_heads = any(key.startswith("auxiliary.") for key in tensors)
     return spec if has_heads else replace(spec, auxiliary=())

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub, and of its cache where there is no network."""
+"""Downloads models from the Hugging Face hub, or finds them in its cache where there is no network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["download"]
 
 DESCRIBED = (
     "config.json", "preprocessor_config.json", "processor_config.json", "adapter_config.json", "README.md",
-    "*.safetensors", "*.safetensors.index.json",
+    "LICENSE*", "LICENCE*", "*.safetensors", "*.safetensors.index.json",
 )  # fmt: skip
 SAFE = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_model.bin")

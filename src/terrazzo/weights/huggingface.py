@@ -21,6 +21,7 @@ from torch import Tensor
 from terrazzo.atomic import replacing_folder, write_atomic
 from terrazzo.errors import CheckpointError, TerrazzoError
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.models import ModelSpec
 from terrazzo.notes import note
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import shown_path
@@ -45,7 +46,7 @@ from terrazzo.weights.processor import (
 )
 from terrazzo.weights.recognize import Recognized
 from terrazzo.weights.remap.segformer import HF4
-from terrazzo.weights.segformer_config import config_from_spec
+from terrazzo.weights.segformer_config import NAME, config_from_spec, spec_from_config
 from terrazzo.weights.tensor_files import TensorFile, read_tensor_file, read_tensor_shards
 
 __all__ = [
@@ -162,6 +163,8 @@ def _read_labels(
     stored = stored_values(num_classes, where, reduced=reduced, ignore=ignore)
     says_stored = reduced or ignore != 255  # false is what processors say that nobody has asked
     names = config.get("id2label")
+    if names is None and isinstance(numbers := config.get("label2id"), Mapping):
+        names = {str(number): name for name, number in numbers.items()}
     if one_label and (names is None or (isinstance(names, Mapping) and len(names) == 1)):
         names = with_background(names)
     return labels_from_names(names, num_classes, where, stored=stored, says_stored=says_stored)
@@ -186,10 +189,10 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
     network = config_from_spec(model.spec)
     state = HF4.to_theirs({key: value.detach().cpu() for key, value in model.network.state_dict().items()})
     record = dict(model.record)
-    kept = record.pop(KEPT, None) or {}
+    own, processor = _kept(record.pop(KEPT, None))
+    if not _describes(own, network, model.spec):  # somebody else's, or of a network that has been changed since
+        own = {key: value for key, value in own.items() if key not in {"model_type", *network}}
     names = list(model.labels.names)
-    own = dict(kept.get("config") or {})
-    processor = kept.get("preprocessor")
     one_label = record.get(ONE_LABEL) is True and len(names) == 2
     before = _labels_before(own, processor, len(names), one_label)
     if one_label:
@@ -224,6 +227,22 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
         write_atomic(partial / PROCESSOR_FILE, (json.dumps(processor, indent=2) + "\n").encode())
         write_atomic(partial / CARD_FILE, model_card(model).encode())
         write_atomic(partial / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def _kept(kept: object) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the two files that a record keeps for transformers; what is not of their form is left out."""
+    both = [kept.get(key) if isinstance(kept, Mapping) else None for key in ("config", "preprocessor")]
+    config, processor = (dict(one) if isinstance(one, Mapping) else None for one in both)
+    return config or {}, processor
+
+
+def _describes(config: Mapping[str, Any], network: Mapping[str, Any], spec: ModelSpec) -> bool:
+    """Whether a kept configuration, which may spell values in its own way, is of this network."""
+    try:
+        described = spec_from_config({**network, **config}, {}, spec.num_classes, CONFIG_FILE)
+    except CheckpointError:
+        return False
+    return described == spec and config.get("model_type", NAME) == NAME
 
 
 def _labels_before(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,9 @@ class Foreign:
         name: how it was asked for.
         found: its tensors.
         meta: what a checkpoint notes beside them.
-        folder: the Hugging Face folder that it came in.
-        config: that folder's ``config.json``.
+        folder: the folder that it came in, whose model card may state its terms.
+        config: the ``config.json`` of transformers that belongs to it; empty where there is none.
+        companions: the folder with that configuration's image processor.
         base: what an adapter was merged into.
         base_folder: where that is.
         sha256: of the file, where it is known.
@@ -97,6 +99,7 @@ class Foreign:
     meta: Mapping[str, Any]
     folder: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    companions: Path | None = None
     base: str = ""
     base_folder: Path | None = None
     sha256: str | None = None
@@ -147,9 +150,9 @@ def load_starting_weights(model: str | Path) -> StartingWeights:
 
 def _encoder(foreign: Foreign) -> StartingWeights:
     found, normalised = foreign.found, None
-    if foreign.folder is not None and (theirs := read_processor(foreign.folder)):
-        normalised = normalisation(theirs, f"the image processor in {shown_path(foreign.folder)}")
-    record = {"licence": _licence(foreign), "origin": foreign.name}
+    if foreign.companions is not None and (theirs := read_processor(foreign.companions)):
+        normalised = normalisation(theirs, f"the image processor in {shown_path(foreign.companions)}")
+    record = {"origin": foreign.name, **_terms(foreign)}
     return StartingWeights(
         found.layout.name,
         found.architecture,
@@ -176,7 +179,17 @@ def _open(model: str | Path) -> TrainedModel | Foreign:
         raise ConfigError(
             f"the model is {show(model)}, not a name or a path", fix="give its name or its path", code="model-type"
         )
-    name, path = str(model), Path(model)
+    try:
+        return _find(str(model), Path(model))
+    except OSError as error:  # a folder that may not be looked into; files are opened with errors of their own
+        raise CheckpointError(
+            f"{shown_path(error.filename or model)} cannot be read: {error.strerror}",
+            fix="check the path and its permissions",
+            code="checkpoint-unreadable",
+        ) from error
+
+
+def _find(name: str, path: Path) -> TrainedModel | Foreign:
     if folder := bundled_folder(name):
         return load_folder(folder, name)
     if os.path.isdir(path):
@@ -189,7 +202,7 @@ def _open(model: str | Path) -> TrainedModel | Foreign:
             return _open_file(Path(file), name, part)
     is_local = path.parent != Path(".") and os.path.isdir(path.parent)  # a mistyped path is not looked for on the hub
     if not os.path.exists(path) and is_hub_id(name) and (not is_local or published(name)):
-        return _open_huggingface(download(name), name)
+        return _open_folder(download(name), name)
     raise _nothing_called(name, path)
 
 
@@ -209,7 +222,9 @@ def _nothing_called(name: str, path: Path) -> CheckpointError:
         near = nearest(path.name, beside)
         message = f"{shown_path(name)}: there is no such {'file' if path.suffix else 'folder'}"
         fix = "check the path; it leads to a model folder or a checkpoint file"
-        if near:
+        if near == path.name:
+            message, fix = f"{shown_path(name)} cannot be read", "check the permissions of its folder"
+        elif near:
             fix = f"did you mean {shown_path(path.parent / near)}?"
     else:
         message = f"{show(name)} is neither a shipped model nor a path that exists"
@@ -225,11 +240,12 @@ def _open_folder(folder: Path, name: str) -> TrainedModel | Foreign:
         if is_adapter(candidate):
             return _open_adapter(candidate, name)
         if (candidate / CONFIG_FILE).is_file():
-            is_theirs = bool({"model_type", "_model_class"} & read_json(candidate / CONFIG_FILE).keys())
-            return (_open_huggingface if is_theirs else load_folder)(candidate, name)
-    whole = [folder / weights for weights in WEIGHTS_FILES if not weights.endswith(".json")]
-    if found := [path for path in whole if path.is_file()]:  # without a configuration, as accelerate saves it
-        return _open_file(found[0], name)
+            if {"model_type", "_model_class"} & read_json(candidate / CONFIG_FILE).keys():
+                return _open_huggingface(candidate, name)
+            return _with_card_licence(load_folder(candidate, name), candidate)
+    if any((folder / weights).is_file() for weights in WEIGHTS_FILES):  # without a configuration, as accelerate saves
+        file = read_weights(folder)
+        return Foreign(str(folder), name, recognize(file.tensors, str(folder)), {}, folder, sha256=file.sha256)
     if any(folder.glob("*.distcp")):
         raise CheckpointError(
             f"{folder} is a distributed checkpoint of PyTorch, in parts",
@@ -242,8 +258,15 @@ def _open_folder(folder: Path, name: str) -> TrainedModel | Foreign:
 
 def _open_file(path: Path, name: str, part: str = "") -> TrainedModel | Foreign:
     """Open a file; `part` is the set of weights that is wanted of several."""
-    if path.name in WEIGHTS_FILES and (path.parent / CONFIG_FILE).is_file() and not part:
-        return _open_folder(path.parent, name)
+    if path.name in WEIGHTS_FILES and not part:
+        if (path.parent / CONFIG_FILE).is_file() or path.suffix == ".json":
+            return _open_folder(path.parent, name)
+    elif re.search(r"-\d{5}-of-\d{5}\.\w+$", path.name):
+        raise CheckpointError(
+            f"{shown_path(path)} is one of the parts of a model, which says nothing without the others",
+            fix=f"give the folder with all of them: {shown_path(path.parent)}",
+            code="checkpoint-sharded",
+        )
     if exported_format(path) is not None:
         raise CheckpointError(
             f"{path} is an exported file: a network to run, whose weights are no longer apart from it",
@@ -262,8 +285,8 @@ def _open_huggingface(folder: Path, name: str) -> Foreign:
     file = read_weights(folder)
     found = recognize(file.tensors, str(folder), config)
     if "model_type" not in config:  # segmentation_models.pytorch, which says nothing of classes and photos
-        return Foreign(str(folder), name, found, {}, sha256=file.sha256)
-    return Foreign(str(folder), name, found, {}, folder, config, sha256=file.sha256)
+        return Foreign(str(folder), name, found, {}, folder, sha256=file.sha256)
+    return Foreign(str(folder), name, found, {}, folder, config, folder, sha256=file.sha256)
 
 
 def _open_adapter(folder: Path, name: str) -> Foreign:
@@ -278,7 +301,8 @@ def _open_adapter(folder: Path, name: str) -> Foreign:
                 raise CheckpointError(
                     f"there is no model {show(named)}", fix="check the name", code="checkpoint-missing"
                 )
-            base_folder = download(base_name)
+            revision = config.get("revision")
+            base_folder = download(f"{base_name}@{revision}" if isinstance(revision, str) else base_name)
         except CheckpointError as error:
             raise CheckpointError(
                 f"{folder} is an adapter to {show(named)}, which is not here: {error.message}",
@@ -293,7 +317,7 @@ def _open_adapter(folder: Path, name: str) -> Foreign:
         note(f"{folder} tells {found.num_classes} classes apart and names none: they are numbered")
         base_config = {key: value for key, value in base_config.items() if key not in ("id2label", "label2id")}
     beside = folder if read_processor(folder) is not None else base_folder
-    return Foreign(str(folder), name, found, {}, beside, base_config, base_name, base_folder)
+    return Foreign(str(folder), name, found, {}, folder, base_config, beside, base_name, base_folder)
 
 
 def _assemble(foreign: Foreign) -> TrainedModel:
@@ -309,8 +333,8 @@ def _assemble(foreign: Foreign) -> TrainedModel:
     record: dict[str, Any] = {"origin": foreign.name, "format": found.layout.name}
     if foreign.base:
         record["adapter of"] = foreign.base
-    if foreign.folder is not None:
-        beside = read_companions(foreign.folder, foreign.config, found)
+    if foreign.companions is not None:
+        beside = read_companions(foreign.companions, foreign.config, found)
         labels, preprocess = beside.labels, beside.preprocess
         record = {**beside.record, **({} if "origin" in beside.record else record)}
     else:
@@ -318,19 +342,25 @@ def _assemble(foreign: Foreign) -> TrainedModel:
         preprocess = paper_preprocess(found.spec, labels)
     if found.one_label:
         record[ONE_LABEL] = True
-    record.setdefault("licence", _licence(foreign))
-    if base := _base_model(foreign):
-        record.setdefault(STARTS, [base])
+    record = {**_terms(foreign), **record}
     network = found.empty_network()
     state = our_tensors(found, network, where)
     return TrainedModel(found.architecture, load_network(network, state), labels, preprocess, record, foreign.name)
 
 
-def _licence(foreign: Foreign) -> str:
-    if known := known_licence(foreign.name):
-        return known
-    card = licence_in_model_card(foreign.folder) if foreign.folder is not None else None
-    return card or foreign.found.layout.licence
+def _with_card_licence(model: TrainedModel, folder: Path) -> TrainedModel:
+    """Take the licence from a folder's model card, where its record states none."""
+    card = None if "licence" in model.record else licence_in_model_card(folder)
+    return model if card is None else replace(model, record={**model.record, "licence": card})
+
+
+def _terms(foreign: Foreign) -> dict[str, Any]:
+    """Return what a record says of the licence, and of the model that this one was trained on from."""
+    folders = [folder for folder in (foreign.folder, foreign.base_folder) if folder is not None]
+    card = next(filter(None, map(licence_in_model_card, folders)), None)
+    base = _base_model(foreign)
+    licence = known_licence(foreign.name) or card or foreign.found.layout.licence
+    return {"licence": licence, **({} if base is None else {STARTS: [base]})}
 
 
 def _base_model(foreign: Foreign) -> dict[str, str] | None:

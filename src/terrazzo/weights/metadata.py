@@ -1,4 +1,4 @@
-"""What stands beside weights in others' files: class names, mask values, palettes and preprocessing."""
+"""Metadata in other programs' checkpoints: class names, mask values, palettes and preprocessing."""
 
 from __future__ import annotations
 
@@ -125,11 +125,11 @@ def labels_from_meta(
     palette = noted.get("PALETTE", noted.get("palette"))
     reduced, label_map = noted.get("reduce_zero_label"), noted.get("label_map")
     config = meta.get("config", meta.get("cfg"))  # the program text of the run; version 0 says it there alone
-    if reduced is None and isinstance(config, str) and re.search(r"reduce_zero_label\s*=\s*True", config):
+    if reduced is None and isinstance(config, str) and re.search(r"reduce_zero_label['\"]?\s*[=:]\s*[Tt]rue", config):
         reduced = True
     says_stored = isinstance(reduced, bool) or isinstance(label_map, Mapping)
     stored = stored_values(num_classes, where, reduced=bool(reduced), label_map=label_map)
-    if one_label and (names is None or len(names) == 1):
+    if one_label and (names is None or (isinstance(names, (list, Mapping)) and len(names) == 1)):
         names = with_background(names)
     if names is not None:
         spec = labels_from_names(names, num_classes, where, palette, stored=stored, says_stored=says_stored)

@@ -1,4 +1,4 @@
-"""The model card of a folder for Hugging Face: ``README.md``, whose head names licence and origin for the hub."""
+"""Model cards (``README.md``) of Hugging Face folders: licence and base model, written and read."""
 
 from __future__ import annotations
 

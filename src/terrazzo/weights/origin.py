@@ -1,4 +1,4 @@
-"""Licence and origin of weights, as a model's record keeps them through training, conversion and export.
+"""Licence and origin of weights, which a model's record carries through training, conversion and export.
 
 A record may hold ``licence``, ``origin`` (somebody else's file or hub id) and ``started_from``: what training started
 from, the latest first, each with its name and as much of licence, origin and checksum as is known. Terms of weights
@@ -7,6 +7,7 @@ hold for what is trained on from them, so a run has the licence of its start.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ def licence_of(record: Mapping[str, Any]) -> str | None:
     terms = own or ""
     for start in starts_of(record):
         licence = str(start.get("licence", ""))
-        if licence and licence not in terms:
+        if licence and not re.search(rf"(?<![\w-]){re.escape(licence)}(?![\w-])", terms):
             inherited = licence if own is None and not terms else f"{start['name']}, which it started from: {licence}"
             terms = "; ".join(filter(None, (terms, inherited)))
     return terms or None

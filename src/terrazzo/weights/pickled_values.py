@@ -1,4 +1,4 @@
-"""What the values of a pickle say: entries by name, and numbers, of objects whose classes were not imported."""
+"""Converts placeholders of unpickled objects to plain Python values: mappings of names, and numbers."""
 
 from __future__ import annotations
 

@@ -27,6 +27,8 @@ __all__ = [
 MAX_BYTES = 256 << 20  # of one pickle; its tensors' numbers lie elsewhere
 MAX_STEPS = 4_000_000
 MAX_INTEGER_BITS = 1024
+MAX_NAME = 500  # characters of a module and a class
+ENTRY_BYTES = 100  # about what an entry of a dictionary takes in memory
 
 RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Modules of Python 2 that protocols 0 to 2 still name."""
@@ -64,6 +66,8 @@ class Global:
     def __init__(self, module: object, name: object) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("a class without a name")
+        if len(module) + len(name) > MAX_NAME:
+            raise ValueError(f"a class with a name of {len(module) + len(name):,} characters")
         module = RENAMED.get(module, module)
         self.path = f"{module}.{name}"
         parts = module.split(".")
@@ -155,6 +159,7 @@ class _Machine:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.references = references
+        self.room = MAX_BYTES  # for copies: a step of three bytes can copy a value of any size, again and again
 
     def do(self, name: str, argument: Any) -> None:
         if name in CONSTANTS:
@@ -277,22 +282,22 @@ class _Machine:
 
     def _reduce(self, _: Any) -> None:
         args, function = self.pop(), self.pop()
-        self.stack.append(_called(function, args))
+        self.stack.append(self._called(function, args))
 
     _newobj = _reduce
 
     def _newobj_ex(self, _: Any) -> None:
         _, args, function = self.pop(), self.pop(), self.pop()
-        self.stack.append(_called(function, args))
+        self.stack.append(self._called(function, args))
 
     def _inst(self, names: str) -> None:
         module, _, name = names.partition(" ")
         args = tuple(self.since_mark())
-        self.stack.append(_called(Global(module, name), args))
+        self.stack.append(self._called(Global(module, name), args))
 
     def _obj(self, _: Any) -> None:
         function, *args = self.since_mark() or [None]
-        self.stack.append(_called(function, tuple(args)))
+        self.stack.append(self._called(function, tuple(args)))
 
     def _build(self, _: Any) -> None:
         state = self.pop()
@@ -329,6 +334,39 @@ class _Machine:
         for key, value in zip(values[::2], values[1::2], strict=True):
             _put_into(target, key, value)
 
+    def _called(self, function: Any, args: Any) -> Any:
+        """What stands for a call. Only Python's own containers become what they would have been."""
+        if not isinstance(args, tuple) or not isinstance(function, (Global, Placeholder)):
+            raise ValueError("it calls what is not a function")
+        path = function.path
+        if path in ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__") and args:
+            path = args[0].path if isinstance(args[0], Global) else path
+            args = args[1:]
+        if path in DICTIONARIES:
+            filled: dict[Any, Any] = {}
+            for given in args:
+                pairs = given.items() if isinstance(given, dict) else given if isinstance(given, list) else ()
+                self._take_room(ENTRY_BYTES * len(pairs))
+                for pair in pairs:
+                    if isinstance(pair, (tuple, list)) and len(pair) == 2:
+                        _put_into(filled, *pair)
+            return filled
+        if path in SEQUENCES:
+            items = args[0] if args and isinstance(args[0], (list, tuple)) else ()
+            self._take_room(8 * len(items))
+            return list(items)
+        if path == "_codecs.encode" and args and isinstance(args[0], str):  # bytes, in protocols 0 to 2
+            self._take_room(len(args[0]))
+            return args[0].encode("latin-1", "replace")
+        if path == "builtins.bytearray" and args and isinstance(args[0], bytes):
+            return args[0]
+        return Placeholder(path, args)
+
+    def _take_room(self, count: int) -> None:
+        self.room -= count
+        if self.room < 0:
+            raise ValueError("it copies its own values more often than any checkpoint needs")
+
 
 CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": list}
@@ -343,28 +381,3 @@ def _put_into(target: dict[Any, Any], key: Any, value: Any) -> None:
     """Tensors and notes have names; what is stored under an object or a tuple is left out."""
     if key is None or isinstance(key, (str, int, float, bytes)):
         target[key] = value
-
-
-def _called(function: Any, args: Any) -> Any:
-    """What stands for a call. Only Python's own containers become what they would have been."""
-    if not isinstance(args, tuple) or not isinstance(function, (Global, Placeholder)):
-        raise ValueError("it calls what is not a function")
-    path = function.path
-    if path in ("copyreg._reconstructor", "copyreg.__newobj__", "copyreg.__newobj_ex__") and args:
-        path = args[0].path if isinstance(args[0], Global) else path
-        args = args[1:]
-    if path in DICTIONARIES:
-        filled: dict[Any, Any] = {}
-        for given in args:
-            pairs = given.items() if isinstance(given, dict) else given if isinstance(given, list) else ()
-            for pair in pairs:
-                if isinstance(pair, (tuple, list)) and len(pair) == 2:
-                    _put_into(filled, *pair)
-        return filled
-    if path in SEQUENCES:
-        return list(args[0]) if args and isinstance(args[0], (list, tuple)) else []
-    if path == "_codecs.encode" and args and isinstance(args[0], str):  # bytes, in protocols 0 to 2
-        return args[0].encode("latin-1", "replace")
-    if path == "builtins.bytearray" and args and isinstance(args[0], bytes):
-        return args[0]
-    return Placeholder(path, args)

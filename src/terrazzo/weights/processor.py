@@ -1,4 +1,4 @@
-"""transformers' image processors (``preprocessor_config.json``) as a Preprocess, and a Preprocess as one of them.
+"""Converts transformers' image processors (``preprocessor_config.json``) to a Preprocess and back.
 
 What transformers' Pillow processors do to a photo is done here to the pixel. The exception is the centre crop, which is
 for classification: a mask of the whole photo is wanted, so the whole resized photo is shown. What would change pixels

@@ -1,6 +1,6 @@
-"""Whose names a file's tensors bear, which of our models they are, and how they get into it.
+"""Recognises checkpoints: which program wrote the tensors, which model they are, and how they are loaded into it.
 
-Nothing is loaded by halves: a tensor that is missing, left over or of another shape is an error that names it.
+Loading is strict: a tensor that is missing, left over or of another shape is an error that names it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from terrazzo.errors import CheckpointError, ConfigError
-from terrazzo.models import ModelSpec, Segmenter, build, find_spec
+from terrazzo.models import ModelSpec, Segmenter, build
+from terrazzo.models.layers import NothingToInitialize
 from terrazzo.notes import note
 from terrazzo.text import printable
 from terrazzo.weights.foreign_networks import OTHER_NETWORK, refuse_foreign
@@ -29,15 +29,14 @@ __all__ = [
     "Recognized",
     "architecture_of",
     "empty_network",
-    "grid_in_ours",
     "layout_of",
     "load_network",
-    "meta_network",
     "our_tensors",
     "recognize",
     "refuse_differences",
     "refuse_not_finite",
     "refuse_other_parts",
+    "refuse_whole_numbers",
     "shapes_of",
     "unwrapped",
 ]
@@ -46,6 +45,7 @@ FAMILIES: dict[Layout, Callable[[Layout, Shapes], tuple[ModelSpec | None, str]]]
     layout: family.variant_in for family in (pvt, segformer, setr, vit) for layout in family.LAYOUTS
 }
 LAYOUTS = sorted(FAMILIES, key=lambda layout: layout.encoder_only)
+MOST_TENSORS = 10_000  # the networks that are read here have up to about a thousand
 AUXILIARY = ("auxiliary_head.", "auxiliary.")
 CLASSIFIER = re.compile(r"(decoder|auxiliary\.\d+)\.classifier\.")
 WRAPPING = frozenset(
@@ -55,12 +55,12 @@ WRAPPING = frozenset(
 
 @dataclass(frozen=True)
 class Recognized:
-    """A file's tensors, known for what they are.
+    """A checkpoint whose layout and network are known.
 
     Attributes:
-        layout: whose names they bear.
-        spec: what network they are of; for an encoder alone, one that has it.
-        tensors: under the layout's own names, without what nobody uses.
+        layout: the program's names and shapes.
+        spec: the network; for an encoder alone, one that has this encoder.
+        tensors: under the layout's own names, without the unused ones.
         one_label: the classifier had one row, a sigmoid, and has been given a second.
         where: the file, for messages.
     """
@@ -105,7 +105,7 @@ class Recognized:
 
 
 def recognize(tensors: dict[str, Tensor], where: str, config: Mapping[str, Any] | None = None) -> Recognized:
-    """Find out what a file's tensors are.
+    """Recognise a file's tensors.
 
     Args:
         tensors: as the file names them. They are taken out of this dictionary.
@@ -115,6 +115,12 @@ def recognize(tensors: dict[str, Tensor], where: str, config: Mapping[str, Any] 
     Raises:
         CheckpointError: they are not a model that is known here.
     """
+    if len(tensors) > MOST_TENSORS:
+        raise CheckpointError(
+            f"{where} holds {len(tensors):,} tensors, more than any network that is read here",
+            fix=OTHER_NETWORK,
+            code="checkpoint-unknown",
+        )
     names = {key: unwrapped(key) for key in tensors}
     if len(set(names.values())) < len(names):  # then it is not only wrapping
         names = {key: key for key in tensors}
@@ -147,7 +153,7 @@ def recognize(tensors: dict[str, Tensor], where: str, config: Mapping[str, Any] 
 
 
 def _spec(layout: Layout, shapes: Shapes, num_classes: int, where: str, config: Mapping[str, Any] | None) -> ModelSpec:
-    """Return what network a file's tensors are of: from its configuration where it has one, or by their shapes."""
+    """Return the network of a file's tensors, from its configuration where it has one, else from their shapes."""
     if config is not None and config.get("model_type") == "segformer" and layout in segformer.OF_TRANSFORMERS:
         return spec_from_config(config, segformer.measured(layout, shapes), num_classes, f"{where}/config.json")
     spec, described = FAMILIES[layout](layout, shapes)
@@ -188,7 +194,7 @@ def unwrapped(key: str) -> str:
 
 
 def layout_of(names: Iterable[str]) -> tuple[Layout | None, list[str]]:
-    """Return whose names these are, and what stands before them (``model.``): several prefixes are several networks."""
+    """Return the layout that has these names, and the prefixes before them (``model.``), one for each network."""
     names = list(names)
     for layout in LAYOUTS:
         if prefixes := layout.prefixes_in(names):
@@ -227,7 +233,9 @@ def our_tensors(found: Recognized, network: Segmenter, where: str) -> dict[str, 
             found.tensors.setdefault(key, torch.tensor(0))
     refuse_differences(found.tensors, expected, where, what)
     refuse_not_finite(found.tensors, where)
-    return found.layout.to_ours(found.tensors, shapes)
+    ours = found.layout.to_ours(found.tensors, shapes)
+    refuse_whole_numbers(ours, network, where)
+    return ours
 
 
 def refuse_other_parts(found: Recognized, network: Segmenter) -> None:
@@ -289,16 +297,23 @@ def refuse_not_finite(tensors: dict[str, Tensor], where: str) -> None:
             tensors[key] = value.float()
 
 
-def meta_network(architecture: str, num_classes: int, grid: tuple[int, int] | None = None) -> Segmenter:
-    """Return a model without memory, for its shapes or to be loaded.
+def refuse_whole_numbers(tensors: dict[str, Tensor], network: Segmenter, where: str) -> None:
+    """Refuse whole numbers in the place of weights; counters stored as float32 are made whole numbers.
 
-    Args:
-        architecture: its name.
-        num_classes: K.
-        grid: rows and columns of its position embeddings.
+    Raises:
+        CheckpointError: naming the tensor.
     """
-    image_size = None if grid is None else (vit.PATCH * grid[0], vit.PATCH * grid[1])
-    return empty_network(find_spec(architecture).adapted(num_classes, image_size=image_size))
+    like = network.state_dict()
+    for key, value in tensors.items():
+        if not like[key].is_floating_point():
+            tensors[key] = value.to(like[key].dtype)
+        elif not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{where} holds {kind} numbers for {key}, as quantised models do",
+                fix="give the weights as they were before they were quantised",
+                code="checkpoint-not-float",
+            )
 
 
 def empty_network(spec: ModelSpec) -> Segmenter:
@@ -314,25 +329,8 @@ def empty_network(spec: ModelSpec) -> Segmenter:
         return build(spec)
 
 
-class NothingToInitialize(TorchFunctionMode):
-    """Passes over in-place operations on parameters, and on all tensors without memory.
-
-    For the random ones among the latter PyTorch would first import its compiler, which takes seconds.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        target = args[0] if args else kwargs.get("tensor")
-        in_place = func.__name__.endswith("_") and not func.__name__.endswith("__")
-        if in_place and (isinstance(target, nn.Parameter) or (isinstance(target, Tensor) and target.is_meta)):
-            return target
-        return func(*args, **kwargs)
-
-
 def load_network(network: Segmenter, state: Mapping[str, Tensor]) -> Segmenter:
-    """Give a model of `meta_network` its tensors, without copying them, and put it into evaluation mode."""
+    """Give a model of `empty_network` its tensors, without copying them, and put it into evaluation mode."""
     network.load_state_dict(dict(state), assign=True)
     return network.eval()
 
@@ -340,14 +338,6 @@ def load_network(network: Segmenter, state: Mapping[str, Tensor]) -> Segmenter:
 def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor."""
     return {key: tuple(value.shape) for key, value in state.items()}
-
-
-def grid_in_ours(tensors: Mapping[str, Tensor]) -> tuple[int, int] | None:
-    """Return the rows and columns of the position embeddings among our own tensors, if they have any."""
-    positions = tensors.get("encoder.pos_embed")
-    if positions is None or positions.ndim != 4 or 0 in positions.shape:
-        return None
-    return positions.shape[1], positions.shape[2]
 
 
 def _grid(layout: Layout, shapes: Shapes, where: str) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""transformers' SegformerConfig as a spec, and a spec as one of them.
+"""Converts transformers' SegformerConfig to a ModelSpec and back.
 
 Three things of a configuration change nothing here. Dropout rates inside the encoder are for training alone, and zero
 in all published files. `layer_norm_eps` is not read by transformers either: its LayerNorms have 1e-5. A network of a
@@ -19,7 +19,7 @@ from terrazzo.text import show
 __all__ = ["NAME", "config_from_spec", "spec_from_config"]
 
 NAME = "segformer"
-"""What a SegFormer of a size of its own is called."""
+"""Name of a SegFormer whose size is not a published one."""
 
 DEFAULTS: dict[str, Any] = {
     "num_channels": 3,

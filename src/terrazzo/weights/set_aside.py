@@ -1,4 +1,5 @@
-"""What training programs store among a network's tensors and only they use: set aside, and said."""
+"""Tensors of a checkpoint that belong to training and not to the network, such as losses and metrics: left out, with
+a note."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ KINDS = {
 
 
 def without_training(tensors: dict[str, Any], where: str) -> None:
-    """Take out of a network's tensors what is not the network's, and say it.
+    """Remove the tensors that only training uses, and say so in a note.
 
     Args:
         tensors: by name, without prefixes; changed in place.

@@ -1,4 +1,4 @@
-"""Sets of weights in one file: a model and its average, a teacher and a student. Which is meant, and what it is called.
+"""Finds the sets of weights in one file, such as a model and its average or a teacher and a student, and chooses one.
 
 A training program's checkpoint is a dictionary of dictionaries, and its tensors' names have prefixes. Each place where
 a known network's names begin is a set; it is called by the way to it, such as ``ema`` or ``state_dict.teacher``.
@@ -7,6 +7,7 @@ a known network's names begin is a set; it is called by the way to it, such as `
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -25,7 +26,8 @@ from terrazzo.weights.torch_files import as_tensor
 __all__ = ["WeightSet", "choose_set", "find_sets", "sets_in_names"]
 
 DEEPEST = 5
-MOST = 10_000  # mappings that are looked into
+MOST_FOR_MESSAGE = 1000  # values that are looked at to say what a file holds instead of weights
+MOST = 1_000_000  # entries that are looked at: mappings that hold one another many times over end somewhere
 NOT_WEIGHTS = re.compile(r"optim|sched|scaler|^amp$|callback|^loops$|message_hub|rng|random|history|^metrics?$|^args$")
 """Entries of a checkpoint that hold tensors of the training program, and none of a network."""
 
@@ -74,7 +76,7 @@ class WeightSet:
         return self.layout is None, self.layout is not None and self.layout.encoder_only, role, usual
 
 
-MOST_LOOKED_AT = 20  # of a list's items, and of a mapping's, for a message
+MOST_IN_LIST = 20  # items of a list that are looked into
 
 
 def find_sets(content: object, path: Path) -> list[WeightSet]:
@@ -84,7 +86,7 @@ def find_sets(content: object, path: Path) -> list[WeightSet]:
         CheckpointError: there is none, or the network is a pickled object of a class.
     """
     objects: list[str] = []
-    sets = [one for found in islice(_walk(content, (), (), objects), MOST) for one in found]
+    sets = list(_walk(content, (), (), objects, [MOST]))
     if objects and not any(one.layout for one in sets):
         raise CheckpointError(
             f"{path} holds a whole pickled model, an object of the class {printable(objects[0])[:200]}: only that "
@@ -93,39 +95,49 @@ def find_sets(content: object, path: Path) -> list[WeightSet]:
             code="checkpoint-pickle",
         )
     if not sets:
-        what = f", but an object of {printable(content.path)[:200]}" if isinstance(content, Placeholder) else ""
-        if _in_lists(content):
-            what = " with names: they stand in a list, as an average's or an optimiser's do"
-        raise CheckpointError(
-            f"{path} holds no tensors{what}", fix="give a file of a model's weights", code="checkpoint-empty"
-        )
+        what, fix = _instead_of_weights(content)
+        raise CheckpointError(f"{path} holds no tensors{what}", fix=fix, code="checkpoint-empty")
     return sets
 
 
-def _in_lists(value: object, depth: int = 0) -> bool:
-    if as_tensor(value) is not None:
-        return depth > 0
-    inner = value if isinstance(value, (list, tuple)) else [*(as_mapping(value) or {}).values()]
-    return depth < DEEPEST and any(_in_lists(item, depth + 1) for item in inner[:MOST_LOOKED_AT])
+def _instead_of_weights(content: object) -> tuple[str, str]:
+    """Say what a file without weights holds, and what to give or do instead."""
+    waiting, fix = deque([content]), "give a file of a model's weights"
+    for _ in range(MOST_FOR_MESSAGE):
+        value = waiting.popleft() if waiting else None
+        if value is not content and as_tensor(value) is not None:
+            return " with names: they stand in a list, as an average's or an optimiser's do", fix
+        if isinstance(value, Placeholder) and value.path.startswith("numpy.") and "_reconstruct" in value.path:
+            return (
+                ", but arrays of numpy",
+                "in the program that wrote it, save tensors: {name: torch.from_numpy(array) ...}",
+            )
+        inner = value if isinstance(value, (list, tuple)) else (as_mapping(value) or {}).values()
+        waiting.extend(islice(inner, MOST_IN_LIST))
+    return (f", but an object of {printable(content.path)[:200]}" if isinstance(content, Placeholder) else ""), fix
 
 
-def _walk(value: object, path: tuple[str, ...], meta: tuple[Any, ...], objects: list[str]) -> Iterator[list[WeightSet]]:
+def _walk(
+    value: object, path: tuple[str, ...], meta: tuple[Any, ...], objects: list[str], left: list[int]
+) -> Iterator[WeightSet]:
     if isinstance(value, Placeholder) and isinstance(value.state, dict) and "_modules" in value.state:
         objects.append(value.path)
         return
+    if isinstance(value, (list, tuple)):  # [model.state_dict(), optimiser.state_dict()]
+        value = {str(k): item for k, item in enumerate(value[:MOST_IN_LIST]) if as_tensor(item) is None}
     mapping = as_mapping(value)
-    if mapping is None or len(path) > DEEPEST:
+    if mapping is None or len(path) > DEEPEST or left[0] < 0:
         return
+    left[0] -= 1 + len(mapping)
     named = {key: item for key, item in mapping.items() if isinstance(key, str)}
     tensors = {key: tensor for key, item in named.items() if (tensor := as_tensor(item)) is not None}
     meta = (*meta, *([named["meta"]] if as_mapping(named.get("meta")) else []))
-    yield []  # for what is counted: mappings that hold others many times over end somewhere
     if tensors:
         others = tuple(key for key, item in named.items() if key not in tensors and as_mapping(item) is None)
-        yield sets_in_names(tensors, path, others, meta)
+        yield from sets_in_names(tensors, path, others, meta)
     for key, item in named.items():
         if not NOT_WEIGHTS.search(key.lower()):
-            yield from _walk(item, (*path, key), meta, objects)
+            yield from _walk(item, (*path, key), meta, objects, left)
 
 
 def sets_in_names(

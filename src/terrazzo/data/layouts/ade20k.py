@@ -9,8 +9,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split
-from terrazzo.data.pairing import Listing, pair_folders, shows_names
+from terrazzo.data.folders import shows_names
+from terrazzo.data.layout import Layout, NearMiss, Pairs
+from terrazzo.data.pairing import Listing, pair_folders
 from terrazzo.labels.spec import LabelSpec
 
 __all__ = ["NAME", "SHAPE", "find"]
@@ -32,10 +33,8 @@ def find(root: Path) -> Layout | NearMiss | None:
         return NearMiss(NAME, f"annotations/{FOLDERS[there[0]]} is missing", fix)
     if not shows_names(images / FOLDERS[splits[0]], ("ADE_",)):
         return None  # somebody else's data, whose masks may well count from 0: see `parallel_folders`
-    return Layout(NAME, root, masks, splits, partial(_pairs, root, splits), partial(LabelSpec.bundled, "ade20k"))
+    return Layout(NAME, root, masks, splits, partial(_pairs, root), partial(LabelSpec.bundled, "ade20k"))
 
 
-def _pairs(root: Path, splits: tuple[str, ...], split: str) -> Pairs:
-    if split not in splits:
-        raise no_such_split(NAME, root, split, splits)
+def _pairs(root: Path, split: str) -> Pairs:
     return pair_folders(*(Listing.of(root / kind / FOLDERS[split]) for kind in ("images", "annotations")))

@@ -11,8 +11,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_split
-from terrazzo.data.pairing import Listing, folder_entries, pair_folders, shows_names
+from terrazzo.data.folders import USUAL_SPLITS, shows_names, subfolders
+from terrazzo.data.layout import Layout, NearMiss, Pairs
+from terrazzo.data.pairing import Listing, pair_folders
 from terrazzo.labels.spec import LabelSpec
 
 __all__ = ["NAME", "SHAPE", "find", "segnet_split"]
@@ -32,9 +33,9 @@ def find(root: Path) -> Layout | NearMiss | None:
         if splits and not shows_names(root / splits[0], DRIVES):
             return _other_images(f"{splits[0]} and {splits[0]}{masks}")
         if splits:
-            pairs = partial(_split_pairs, root, splits, masks, ending)
+            pairs = partial(_split_pairs, root, masks, ending)
             return Layout(f"{NAME} ({name})", root, root / f"{splits[0]}{masks}", splits, pairs, _labels(ending))
-    folders = sorted(entry.name for entry in folder_entries(root) if entry.is_dir())
+    folders = [folder.name for folder in subfolders(root)]
     images, colors = (
         next((name for name in folders if name.startswith(start)), None)
         for start in ("701_StillsRaw", "LabeledApproved")
@@ -69,15 +70,11 @@ def _labels(ending: str) -> partial[LabelSpec]:
     return partial(LabelSpec.bundled, "camvid_colors" if ending else "camvid")
 
 
-def _split_pairs(root: Path, splits: tuple[str, ...], masks: str, ending: str, split: str) -> Pairs:
-    if split not in splits:
-        raise no_such_split(NAME, root, split, splits)
+def _split_pairs(root: Path, masks: str, ending: str, split: str) -> Pairs:
     return pair_folders(Listing.of(root / split), Listing.of(root / f"{split}{masks}", ending))
 
 
 def _unsplit_pairs(root: Path, images: Path, masks: Path, split: str) -> Pairs:
-    if split not in USUAL_SPLITS:
-        raise no_such_split(NAME, root, split, USUAL_SPLITS)
     listings = [Listing.of(images), Listing.of(masks, COLOR_ENDING)]
     for listing in listings:
         for stem in [stem for stem in listing.by_stem if segnet_split(stem) != split]:

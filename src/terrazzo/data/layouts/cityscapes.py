@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from terrazzo.data.dataset import Sample
-from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split
-from terrazzo.data.pairing import Listing, folder_entries, pair_folders
+from terrazzo.data.folders import subfolders, visible_entries
+from terrazzo.data.layout import Layout, NearMiss, Pairs
+from terrazzo.data.pairing import Listing, pair_folders
 from terrazzo.data.problems import Problem
 from terrazzo.labels.spec import LabelSpec
 
@@ -37,34 +38,28 @@ def find(root: Path) -> Layout | NearMiss | None:
     ending = _mask_ending(root, splits)
     name = f"{NAME} ({ending.removeprefix('_gtFine_')} masks)"
     labels = partial(LabelSpec.bundled, MASK_ENDINGS[ending])
-    return Layout(name, root, masks, splits, partial(_pairs, root, splits, ending), labels)
+    return Layout(name, root, masks, splits, partial(_pairs, root, ending), labels)
 
 
 def _mask_ending(root: Path, splits: tuple[str, ...]) -> str:
     """Choose one kind of mask for all splits, so that train and val cannot be read differently."""
     preferred, always = MASK_ENDINGS
     for split in splits:
-        for city in _cities(root / "leftImg8bit" / split):
-            names = {entry.name for entry in folder_entries(city)}
+        for city in subfolders(root / "leftImg8bit" / split):
+            names = {entry.name for entry in visible_entries(city)}
             folder = root / "gtFine" / split / city.name
-            masks = {entry.name for entry in folder_entries(folder)} if folder.is_dir() else set()
+            masks = {entry.name for entry in visible_entries(folder)} if folder.is_dir() else set()
             stems = (name.removesuffix(f"{IMAGE_ENDING}.png") for name in names if name.endswith(f"{IMAGE_ENDING}.png"))
             if not all(f"{stem}{preferred}.png" in masks for stem in stems):
                 return always
     return preferred
 
 
-def _cities(folder: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in folder_entries(folder) if entry.is_dir())
-
-
-def _pairs(root: Path, splits: tuple[str, ...], ending: str, split: str) -> Pairs:
-    if split not in splits:
-        raise no_such_split(NAME, root, split, splits)
+def _pairs(root: Path, ending: str, split: str) -> Pairs:
     images, masks = root / "leftImg8bit" / split, root / "gtFine" / split
     samples: list[Sample] = []
     problems: list[Problem] = []
-    for city in sorted({folder.name for folder in _cities(images) + _cities(masks)}):
+    for city in sorted({folder.name for folder in subfolders(images) + subfolders(masks)}):
         listings = [
             Listing.of(folder / city, suffix) if (folder / city).is_dir() else Listing(folder / city)
             for folder, suffix in ((images, IMAGE_ENDING), (masks, ending))

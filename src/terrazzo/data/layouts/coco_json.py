@@ -17,34 +17,24 @@ import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 from terrazzo.data.coco_document import Document, Figure, OutlinedMask, parse_categories, parse_document
 from terrazzo.data.dataset import Sample
 from terrazzo.data.file_tree import FileTree, leads_elsewhere, shown_name
-from terrazzo.data.json_files import mentions
-from terrazzo.data.layout import (
-    ALL,
-    USUAL_SPLITS,
-    Layout,
-    NearMiss,
-    Pairs,
-    no_such_split,
-    split_of,
-    splits_in_order,
-)
+from terrazzo.data.folders import by_split, files_of, split_folders, split_of_year
+from terrazzo.data.json_files import file_version, mentions
+from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs
 from terrazzo.data.outlines import IGNORED, object_labels
-from terrazzo.data.problems import Problem, Severity
+from terrazzo.data.problems import Problem, Severity, class_names_of
 from terrazzo.data.sources.image_file import ImageFile
-from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec
-from terrazzo.text import list_names, show, shown_path
+from terrazzo.text import first_few, list_names, show, shown_path
 
 __all__ = [
     "NAME",
     "SHAPE",
-    "FolderFinder",
-    "ImageFinder",
+    "Finder",
     "coco_documents",
     "coco_layout",
     "find",
@@ -53,61 +43,54 @@ __all__ = [
 
 NAME = "COCO JSON"
 SHAPE = "annotations/instances_train.json; or train/_annotations.coco.json"
-DOCUMENT = re.compile(r"(?P<instances>instances_)?(?P<split>train|val|valid|test)(?P<year>20[0-9]{2})?\.json")
+DOCUMENT = re.compile(r"(?P<instances>instances_)?(?P<split>(train|val|valid|test)(20[0-9]{2})?)\.json")
 IN_SPLIT_FOLDER = "_annotations.coco.json"
-SHOWN = 8  # classes in one message
 
 
-class ImageFinder(Protocol):
-    """Where the photos of a document are; its text names the place."""
-
-    def find(self, name: str) -> Path | None:
-        """Find the file of a ``file_name``."""
-        ...
+Finder: TypeAlias = tuple[Callable[[str], Path | None], str]
+"""What finds the file of a ``file_name``, and where that looks, for messages."""
 
 
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by the names of JSON files."""
     documents = coco_documents(root, is_meant=lambda path: not is_label_studios(path))
     if not documents:
-        others = sorted(path.name for path in (root / "annotations").glob("*.json"))
+        others = [path.name for path in files_of(root / "annotations", ".json")]
         if not others:
             return None
         fix = "name them annotations/instances_train.json and annotations/instances_val.json"
-        return NearMiss(NAME, f"no file in annotations/ is named after a split: {', '.join(others[:4])}", fix)
+        return NearMiss(NAME, f"no file in annotations/ is named after a split: {list_names(others)}", fix)
     return coco_layout(NAME, root, documents, _image_finder)
 
 
 def coco_layout(
-    name: str, root: Path, documents: dict[str, Path], image_finder: Callable[[Path, Path, str, Document], ImageFinder]
+    name: str, root: Path, documents: dict[str, Path], image_finder: Callable[[Path, Path, str, Document], Finder]
 ) -> Layout:
     """Make a layout of one document for each split."""
-    splits = splits_in_order(documents)
-    labels = partial(_labels, tuple(documents[split] for split in splits))
-    pairs, as_objects = (
-        partial(_pairs, name, root, documents, splits, image_finder, crowds) for crowds in (False, True)
-    )
-    return Layout(name, root, documents[splits[0]], splits, pairs, labels, as_objects)
+    paths = tuple(documents.values())
+    pairs, as_objects = (partial(_pairs, root, documents, image_finder, crowds) for crowds in (False, True))
+    return Layout(name, root, paths[0], tuple(documents), pairs, partial(_labels, paths), as_objects)
 
 
 def coco_documents(root: Path, is_meant: Callable[[Path], bool]) -> dict[str, Path]:
     """Find one document for each split; those called instances_... go first, and others count where there are none."""
     found: dict[str, Path] = {}
-    places = [*sorted((root / "annotations").glob("*.json")), *sorted(root.glob("*.json"))]
-    matches = [(DOCUMENT.fullmatch(path.name), path) for path in places]
-    for match, path in sorted(matches, key=lambda item: item[0] is None or item[0]["instances"] is None):
-        if match is not None and (match["instances"] or _is_coco(path)) and is_meant(path):
-            found.setdefault("val" if match["split"] == "valid" else match["split"], path)
-    for folder in (*USUAL_SPLITS, "valid"):
-        path = root / folder / IN_SPLIT_FOLDER
-        if path.is_file() and is_meant(path):
-            found.setdefault("val" if folder == "valid" else folder, path)
+    places = [*files_of(root / "annotations", ".json"), *files_of(root, ".json")]
+    named = [(match, path) for path in reversed(places) if (match := DOCUMENT.fullmatch(path.name)) and is_meant(path)]
+    instances = {match["split"]: path for match, path in named if match["instances"]}
+    others = {match["split"]: path for match, path in named if not match["instances"] and _is_coco(path)}
+    in_folders = {split: folder / IN_SPLIT_FOLDER for split, folder in split_folders(root).items()}
+    in_folders = {split: path for split, path in in_folders.items() if path.is_file() and is_meant(path)}
+    for documents in (instances, others, in_folders):
+        for split, name in by_split(documents, split_of_year).items():
+            found.setdefault(split, documents[name])
     if found:
-        return found
-    others = [path for path in places if _is_coco(path) and is_meant(path)]
-    if all(path.name.startswith("instances_") for path in others):  # of CVAT: instances_default.json
-        return {split_of(path.stem.removeprefix("instances_")) or ALL: path for path in others}
-    return {ALL: others[0]} if len(others) == 1 else {}
+        return {split: found[split] for split in by_split(found)}
+    unnamed = [path for path in places if _is_coco(path) and is_meant(path)]
+    if all(path.name.startswith("instances_") for path in unnamed):  # of CVAT: instances_default.json
+        documents = {path.stem.removeprefix("instances_") or ALL: path for path in unnamed}
+        return {split: documents[name] for split, name in by_split(documents).items()}
+    return {ALL: unnamed[0]} if len(unnamed) == 1 else {}
 
 
 def is_label_studios(path: Path) -> bool:
@@ -121,42 +104,34 @@ def _is_coco(path: Path) -> bool:
 
 
 def _labels(documents: tuple[Path, ...]) -> LabelSpec:
-    names = [name for path in documents for name in _categories(*_version(path)).values()]
-    try:
+    names = [name for path in documents for name in _categories(*file_version(path)).values()]
+    with class_names_of(documents[0], "its categories: "):
         return object_labels(names)
-    except LabelError as error:
-        raise DatasetError(
-            f"{shown_path(documents[0])}: its categories: {error.message}", fix=error.fix, code="dataset-annotations"
-        ) from error
 
 
 def _pairs(
-    name: str,
     root: Path,
     documents: dict[str, Path],
-    splits: tuple[str, ...],
-    image_finder: Callable[[Path, Path, str, Document], ImageFinder],
+    image_finder: Callable[[Path, Path, str, Document], Finder],
     crowds_are_objects: bool,
     split: str,
 ) -> Pairs:
-    if split not in splits:
-        raise no_such_split(name, root, split, splits)
     path = documents[split]
-    document = _document(*_version(path))
-    names = _labels(tuple(documents[split] for split in splits)).names
+    document = _document(*file_version(path))
+    names = _labels(tuple(documents.values())).names
     value_of = {id_: _class_of(name, names) for id_, name in document.categories.items()}
-    finder = image_finder(root, path, split, document)
+    find_image, place = image_finder(root, path, split, document)
     samples: dict[Path, tuple[str, Sample]] = {}
     problems = [*document.problems, *(() if crowds_are_objects else _crowds(path, document))]
     for image in document.images:
         shown = shown_name(image.name)
-        file = finder.find(image.name)
+        file = find_image(image.name)
         if file is None and leads_elsewhere(image.name):
             fix = "write file names relative to the photos' folder"
             problems.append(Problem("error", "list-entry", path, f"{shown} leads elsewhere", fix))
         elif file is None:
             fix = "add it, or take it out of the document"
-            problems.append(Problem("error", "photo-missing", path, f"lists {shown}, which is not in {finder}", fix))
+            problems.append(Problem("error", "photo-missing", path, f"lists {shown}, which is not in {place}", fix))
         elif file in samples:
             fix = "give each photo one entry"
             problems.append(Problem("error", "name-shared", path, f"lists {shown} twice", fix))
@@ -164,14 +139,11 @@ def _pairs(
             figures = tuple(_painted(figure, value_of, crowds_are_objects) for figure in image.figures)
             mask = OutlinedMask(path, f"{shown}: ", image.height, image.width, figures)
             samples[file] = image.name, Sample(ImageFile(file), mask)
-    if not samples and not problems:
-        fix = "export it again, with its images"
-        problems.append(Problem("error", "dataset-empty", path, "this split holds no photos", fix))
     return [sample for _, sample in sorted(samples.values(), key=lambda item: item[0])], problems
 
 
 def _class_of(name: str, names: tuple[str, ...]) -> int:
-    return 0 if name.strip().casefold() in BACKGROUND_NAMES else names.index(name.strip())
+    return 0 if name.casefold() in BACKGROUND_NAMES else names.index(name)
 
 
 def _painted(figure: Figure, value_of: dict[int, int], crowds_are_objects: bool) -> Figure:
@@ -184,8 +156,7 @@ def _crowds(path: Path, document: Document) -> Iterator[Problem]:
     if not document.crowds:
         return
     counted = {document.categories[id_]: (n, document.objects[id_]) for id_, n in document.crowds.items()}
-    shown = ", ".join(f"{n} of {of} of {show(name)}" for name, (n, of) in list(counted.items())[:SHOWN])
-    shown += f" and {len(counted) - SHOWN} more classes" if len(counted) > SHOWN else ""
+    shown = first_few((f"{n} of {of} of {show(name)}" for name, (n, of) in counted.items()), what="more classes")
     message = f"objects marked as crowds (iscrowd: 1), which are ignored where no other object lies: {shown}"
     objects = "where a tool marks every brush mask so, read them as objects: --crowds objects"
     if hidden := [name for name, (n, of) in counted.items() if n == of]:
@@ -196,67 +167,31 @@ def _crowds(path: Path, document: Document) -> Iterator[Problem]:
         yield Problem(severity, "crowds", path, message, f"nothing to do if they are crowds; {objects}")
 
 
-class FolderFinder:
-    """Photos below one folder."""
-
-    def __init__(self, root: Path, folder: Path) -> None:
-        self._tree = FileTree(folder)
-        self._shown = f"{shown_path(folder.relative_to(root) if folder.is_relative_to(root) else folder)}/"
-
-    def find(self, name: str) -> Path | None:
-        return self._tree.find(name)
-
-    def __str__(self) -> str:
-        return self._shown
-
-
-def _image_finder(root: Path, document: Path, split: str, content: Document) -> ImageFinder:
+def _image_finder(root: Path, document: Path, split: str, content: Document) -> Finder:
     """Find the folder that has the first photo."""
     match = DOCUMENT.fullmatch(document.name)
-    names = [match["split"] + (match["year"] or ""), match["split"]] if match else []
-    beside = document.parent.parent
+    names = dict.fromkeys([match["split"], split_of_year(match["split"])] if match else []) | {split: None}
+    bases = (root, document.parent.parent)
     tried = [document.parent] if match is None else []
-    tried += [base / place / name for base in (root, beside) for place in ("", "images") for name in (*names, split)]
-    tried += [base / place for base in (root, beside) for place in ("images", "data", "")]
+    tried += [base / place / name for base in bases for place in ("", "images") for name in names]
+    tried += [base / place for base in bases for place in ("images", "data", "")]
     first = [image.name for image in content.images[:5]]
-    for folder in tried:
-        if any(FileTree(folder).find(name) for name in first):
-            return FolderFinder(root, folder)
-    tree = FileTree(root)
-    below = (tree.folder_with(name) for name in first if not leads_elsewhere(name))
-    return FolderFinder(root, next((folder for folder in below if folder is not None), tried[0]))
-
-
-def _version(path: Path) -> tuple[Path, int, int]:
-    """A path with what changes when somebody writes to the file."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return path, status.st_mtime_ns, status.st_size
+    folder = next((folder for folder in tried if any(FileTree(folder).find(name) for name in first)), None)
+    if folder is None:
+        tree = FileTree(root)
+        below = (tree.folder_with(name) for name in first if not leads_elsewhere(name))
+        folder = next((folder for folder in below if folder is not None), tried[0])
+    shown = folder.relative_to(root) if folder.is_relative_to(root) else folder
+    return FileTree(folder).find, f"{shown_path(shown)}/"
 
 
 @lru_cache(maxsize=4)
 def _document(path: Path, *version: int) -> Document:
-    try:
-        return parse_document(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    return parse_document(path)
 
 
 @lru_cache(maxsize=16)
 def _categories(path: Path, *version: int) -> dict[int, str]:
     """Read the categories alone, where that is certain to give what the whole document would."""
-    try:
-        found = parse_categories(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    found = parse_categories(path)
     return _document(path, *version).categories if found is None else found
-
-
-def _unreadable(path: Path, error: OSError) -> DatasetError:
-    return DatasetError(
-        f"{shown_path(path)}: cannot be read: {error.strerror}",
-        fix="check its permissions",
-        code="dataset-annotations",
-    )

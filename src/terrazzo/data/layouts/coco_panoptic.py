@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 from terrazzo.data.dataset import Sample
 from terrazzo.data.file_tree import FileTree, base_name, leads_elsewhere, shown_name
-from terrazzo.data.json_files import file_version, mentions, read_json, whole_number
-from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split, split_of, splits_in_order
-from terrazzo.data.problems import Problem
-from terrazzo.data.segments import Categories, SegmentMask, read_categories
+from terrazzo.data.folders import by_split, files_of, split_of_year
+from terrazzo.data.json_files import file_version, key_of, mentions, read_lists, whole_number
+from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs
+from terrazzo.data.problems import Problem, file_error
+from terrazzo.data.segments import Categories, read_categories
 from terrazzo.data.sources.image_file import ImageFile
-from terrazzo.errors import DatasetError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.text import show, shown_path
 
@@ -30,8 +30,7 @@ __all__ = ["NAME", "SHAPE", "find"]
 
 NAME = "COCO panoptic"
 SHAPE = "annotations/panoptic_train2017.json, annotations/panoptic_train2017, train2017"
-OTHERS = ("instances_", "captions_", "person_keypoints_", "stuff_", "image_info_")  # COCO's other documents
-DOCUMENT = re.compile(r"panoptic_(?P<split>[A-Za-z]+?)(20[0-9]{2})?\.json")
+DOCUMENT = re.compile(r"panoptic_(?P<split>[A-Za-z]+(20[0-9]{2})?)\.json")
 
 
 class Entry(NamedTuple):
@@ -53,54 +52,42 @@ class Document:
 
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by documents that speak of ``segments_info``."""
-    places = [*sorted((root / "annotations").glob("*.json")), *sorted(root.glob("*.json"))]
-    named = {path: match for path in places if (match := DOCUMENT.fullmatch(path.name))}
-    unnamed = [path for path in places if not named and not path.name.startswith(OTHERS)]
-    others = [path for path in unnamed if mentions(path, "segments_info", "images", "categories")]
+    places = [*files_of(root / "annotations", ".json"), *files_of(root, ".json")]
+    named = {match["split"]: path for path in reversed(places) if (match := DOCUMENT.fullmatch(path.name))}
+    others = [path for path in places if not named and mentions(path, "segments_info", "images", "categories")]
     if not named and len(others) != 1:
         if not others:
             return None
         fix = "name them annotations/panoptic_train.json and annotations/panoptic_val.json"
         return NearMiss(NAME, f"it has {len(others)} panoptic documents that are not named after a split", fix)
-    documents = {split_of(match["split"]): path for path, match in named.items()} or {ALL: others[0]}
-    splits = splits_in_order(documents)
-    labels = partial(_labels, tuple(documents[split] for split in splits))
-    return Layout(NAME, root, documents[splits[0]], splits, partial(_pairs, root, documents, splits), labels)
+    documents = {split: named[name] for split, name in by_split(named, split_of_year).items()} or {ALL: others[0]}
+    paths = tuple(documents.values())
+    return Layout(NAME, root, paths[0], tuple(documents), partial(_pairs, root, documents), partial(_labels, paths))
 
 
 def _labels(documents: tuple[Path, ...]) -> LabelSpec:
     first = _document(*file_version(documents[0])).categories
     for path in documents[1:]:
         if _document(*file_version(path)).categories != first:
-            raise DatasetError(
-                f"{shown_path(path)}: it has other categories than {shown_path(documents[0])}",
-                fix="use documents of one export",
-                code="dataset-annotations",
-            )
+            message = f"it has other categories than {shown_path(documents[0])}"
+            raise file_error(path, message, fix="use documents of one export")
     return first.labels(documents[0])
 
 
 @lru_cache(maxsize=4)
 def _document(path: Path, *version: int) -> Document:
-    content = read_json(path, "the tool that wrote it")
     lists = ("images", "annotations", "categories")
-    missing = [key for key in lists if not isinstance(content, dict) or not isinstance(content.get(key), list)]
-    if missing:
-        raise DatasetError(
-            f"{shown_path(path)}: it is a JSON file, but no panoptic document: {', '.join(missing)} missing",
-            fix="export it again",
-            code="dataset-annotations",
-        )
+    content = read_lists(path, "a panoptic document", *lists, fix="export it again from the tool that wrote it")
     categories = read_categories(path, content["categories"], "isthing")
     images: dict[Any, str] = {}
     wrong: dict[str, list[str]] = {}
     for image in content["images"]:
         name = image.get("file_name") if isinstance(image, dict) else None
-        id_ = image.get("id") if isinstance(image, dict) else None
-        if isinstance(id_, (int, str)) and isinstance(name, str) and name:
+        id_ = key_of(image.get("id")) if isinstance(image, dict) else None
+        if id_ is not None and id_ not in images and isinstance(name, str) and name:
             images[id_] = name
         else:
-            wrong.setdefault("photos without an id or a file name", []).append(show(id_))
+            wrong.setdefault("photos without an id of their own or a file name", []).append(show(id_))
     entries = []
     for number, annotation in enumerate(content["annotations"], 1):
         entry = _entry(annotation, images, categories)
@@ -118,10 +105,10 @@ def _document(path: Path, *version: int) -> Document:
 def _entry(annotation: Any, images: dict[Any, str], categories: Categories) -> Entry | str:
     """Read one photo's annotation, or say what is wrong with it."""
     given = annotation if isinstance(annotation, dict) else {}
-    image_id, png, segments = (given.get(key) for key in ("image_id", "file_name", "segments_info"))
+    image_id, png, segments = key_of(given.get("image_id")), given.get("file_name"), given.get("segments_info")
     if not isinstance(png, str) or not png or not isinstance(segments, list):
         return "annotations without a file name or segments"
-    if not isinstance(image_id, (int, str)) or image_id not in images:
+    if image_id is None or image_id not in images:
         return "annotations of a photo that is not listed"
     found: dict[int, int] = {}
     for segment in segments:
@@ -136,9 +123,7 @@ def _entry(annotation: Any, images: dict[Any, str], categories: Categories) -> E
     return Entry(images[image_id], png, found)
 
 
-def _pairs(root: Path, documents: dict[str, Path], splits: tuple[str, ...], split: str) -> Pairs:
-    if split not in splits:
-        raise no_such_split(NAME, root, split, splits)
+def _pairs(root: Path, documents: dict[str, Path], split: str) -> Pairs:
     path = documents[split]
     document = _document(*file_version(path))
     tree = FileTree(root)
@@ -146,7 +131,6 @@ def _pairs(root: Path, documents: dict[str, Path], splits: tuple[str, ...], spli
     pngs = _folder(
         tree, [entry.png for entry in document.entries[:5]], (path.with_suffix(""), root / path.stem, path.parent)
     )
-    value_of = document.categories.values()
     samples: dict[Path, Sample] = {}
     problems = [*document.problems, document.categories.note(path)]
     for entry in document.entries:
@@ -162,12 +146,7 @@ def _pairs(root: Path, documents: dict[str, Path], splits: tuple[str, ...], spli
             fix = "give each photo one annotation"
             problems.append(Problem("error", "name-shared", path, f"annotates {shown} twice", fix))
         else:
-            values = {id_: value_of[category] for id_, category in entry.categories.items()}
-            samples[image] = Sample(ImageFile(image), SegmentMask(png, values, document.categories.unlabelled))
-    if not samples and not any(problem.severity == "error" for problem in problems):
-        problems.append(
-            Problem("error", "dataset-empty", path, "this split holds no photos", "export it with its images")
-        )
+            samples[image] = Sample(ImageFile(image), document.categories.mask(png, entry.categories))
     return [samples[image] for image in sorted(samples)], problems
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split
-from terrazzo.data.pairing import Listing, folder_entries, pair_folders
+from terrazzo.data.folders import visible_entries
+from terrazzo.data.layout import Layout, NearMiss, Pairs
+from terrazzo.data.pairing import Listing, pair_folders
 from terrazzo.labels.spec import LabelSpec
 
 __all__ = ["NAME", "SHAPE", "find"]
@@ -40,7 +41,7 @@ def find(root: Path) -> Layout | NearMiss | None:
     ending = TRAIN_IDS if all(_has_train_ids(masks / FOLDERS[split]) for split in splits) else ""
     name = f"{NAME} ({'labelTrainIds' if ending else 'published ids'} in {masks.name}/)"
     labels = partial(LabelSpec.bundled, "coco_stuff" if ending else "coco_stuff_raw")
-    return Layout(name, root, masks, splits, partial(_pairs, root, images, masks, splits, ending), labels)
+    return Layout(name, root, masks, splits, partial(_pairs, root, images, masks, ending), labels)
 
 
 def _has_any(folder: Path) -> bool:
@@ -48,12 +49,10 @@ def _has_any(folder: Path) -> bool:
 
 
 def _has_train_ids(folder: Path) -> bool:
-    return any(entry.name.endswith(f"{TRAIN_IDS}.png") for entry in folder_entries(folder))
+    return any(entry.name.endswith(f"{TRAIN_IDS}.png") for entry in visible_entries(folder))
 
 
-def _pairs(root: Path, images: Path, masks: Path, splits: tuple[str, ...], ending: str, split: str) -> Pairs:
-    if split not in splits:
-        raise no_such_split(NAME, root, split, splits)
+def _pairs(root: Path, images: Path, masks: Path, ending: str, split: str) -> Pairs:
     return pair_folders(Listing.of(images / FOLDERS[split]), _without_train_ids(masks / FOLDERS[split], ending))
 
 

@@ -15,34 +15,32 @@ from typing import Any
 
 from terrazzo.config import read_json
 from terrazzo.data.dataset import Sample
-from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_split
+from terrazzo.data.folders import by_split, subfolders
+from terrazzo.data.layout import Layout, NearMiss, Pairs
 from terrazzo.data.masks import StoredMask, read_stored_mask
-from terrazzo.data.problems import Problem
+from terrazzo.data.problems import file_error
 from terrazzo.data.sources.table import TableCell
 from terrazzo.errors import DatasetError, ImageError, MissingExtraError
-from terrazzo.text import printable, shown_path
+from terrazzo.text import list_names, printable, said_by
 
 __all__ = ["NAME", "SHAPE", "find"]
 
 NAME = "Hugging Face datasets"
-SHAPE = "dataset_dict.json, train/*.arrow, from save_to_disk"
+SHAPE = "dataset_dict.json, train/dataset_info.json"
 MASK_WORDS = ("mask", "label", "annotation", "segm")
 
 
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by ``dataset_dict.json``, or by ``state.json`` and ``dataset_info.json``."""
-    folders = _folders(root)
-    if not folders:
+    tables = _tables(root)
+    if not tables:
         return None
-    ours = {"validation": "val"}
-    tables = {ours.get(name, name): folder for name, folder in folders.items()}
-    splits = (*(s for s in USUAL_SPLITS if s in tables), *sorted(tables.keys() - set(USUAL_SPLITS)))
-    columns = _columns(tables[splits[0]])
+    columns = _columns(next(iter(tables.values())))
     if isinstance(columns, NearMiss):
         return columns
     name = printable(f"{NAME} (columns {columns[0]} and {columns[1]})")
     marker = next(root / file for file in ("dataset_dict.json", "state.json") if (root / file).is_file())
-    return Layout(name, root, marker, splits, partial(_pairs, root, tables, splits, columns))
+    return Layout(name, root, marker, tuple(tables), partial(_pairs, root, tables, columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +63,17 @@ class CellMask:
             return read_stored_mask(self.cell.encoded())
         except (DatasetError, ImageError) as error:
             message = error.message.removeprefix("the image: ")
-            raise DatasetError(
-                f"{shown_path(self.file)}: {self.part}{message}", fix=error.fix, code=error.code
-            ) from error
+            raise file_error(self.file, f"{self.part}{message}", fix=error.fix, code=error.code) from error
 
 
-def _folders(root: Path) -> dict[str, Path]:
+def _tables(root: Path) -> dict[str, Path]:
+    """Find the folder of each split's table."""
     if (root / "dataset_dict.json").is_file():
         splits = _json(root / "dataset_dict.json").get("splits")
-        names = [name for name in splits if isinstance(name, str)] if isinstance(splits, list) else []
-        return {name: root / name for name in names if (root / name / "dataset_info.json").is_file()}
+        listed = splits if isinstance(splits, list) else []
+        names = [path.name for path in subfolders(root) if path.name in listed]
+        found = by_split(name for name in names if (root / name / "dataset_info.json").is_file())
+        return {split: root / name for split, name in found.items()}
     return {"train": root} if all((root / f"{n}.json").is_file() for n in ("state", "dataset_info")) else {}
 
 
@@ -87,7 +86,7 @@ def _columns(folder: Path) -> tuple[str, str] | NearMiss:
     images = [name for name in columns if name not in masks]
     if len(masks) == 1 and len(images) == 1:
         return images[0], masks[0]
-    there = f"its columns of images are {', '.join(columns)}" if columns else "it has no column of images"
+    there = f"its columns of images are {list_names(columns)}" if columns else "it has no column of images"
     fix = "save it with one column of images called image and one called mask"
     return NearMiss(NAME, f"{there}, and which are photos and which are masks is not clear", fix)
 
@@ -100,9 +99,7 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _pairs(root: Path, tables: dict[str, Path], splits: tuple[str, ...], columns: tuple[str, str], split: str) -> Pairs:
-    if split not in splits:
-        raise no_such_split(NAME, root, split, splits)
+def _pairs(root: Path, tables: dict[str, Path], columns: tuple[str, str], split: str) -> Pairs:
     folder = tables[split]
     table = _table(folder, columns)
     image, mask = columns
@@ -110,8 +107,7 @@ def _pairs(root: Path, tables: dict[str, Path], splits: tuple[str, ...], columns
         Sample(TableCell(folder, table, row, image, root), CellMask(TableCell(folder, table, row, mask, root)))
         for row in range(len(table))
     ]
-    message, fix = "this split holds no rows", "save it again"
-    return samples, [] if samples else [Problem("error", "dataset-empty", folder, message, fix)]
+    return samples, []
 
 
 @lru_cache(maxsize=4)
@@ -126,9 +122,6 @@ def _table(folder: Path, columns: tuple[str, str]) -> Any:
         for column in columns:
             table = table.cast_column(column, datasets.Image(decode=False))
     except Exception as error:  # the package meets damaged files with every kind of exception
-        raise DatasetError(
-            f"{shown_path(folder)}: cannot be read as a table: {error}",
-            fix="save it again with save_to_disk",
-            code="dataset-annotations",
-        ) from error
+        message = f"cannot be read as a table: {said_by(error)}"
+        raise file_error(folder, message, fix="save it again with save_to_disk") from error
     return table

@@ -10,12 +10,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_split, split_of, splits_in_order
-from terrazzo.data.layouts.voc import LISTS, voc_pairs
+from terrazzo.data.folders import by_split
+from terrazzo.data.layout import Layout, NearMiss, Pairs
+from terrazzo.data.layouts.voc import LISTS, list_names_of, usual_or_all, voc_pairs
 from terrazzo.data.pairing import list_entries
-from terrazzo.errors import DatasetError, LabelError
+from terrazzo.data.problems import class_names_of, file_error
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.text import shown_path
 
 __all__ = ["LABEL_MAP", "NAME", "SHAPE", "find"]
 
@@ -33,21 +33,18 @@ def find(root: Path) -> Layout | NearMiss | None:
             return None
         fix = "export as `Segmentation mask 1.1` or `COCO 1.0`, with `Save images`"
         return NearMiss("an export of CVAT", f"{XML} is CVAT's own format, which is not read here", fix)
-    lists = {split_of(path.stem): path.stem for path in sorted((root / LISTS).glob("*.txt"))}
+    lists = by_split(list_names_of(root / LISTS))
     if not lists or not (root / "JPEGImages").is_dir():
         missing = f"{LISTS}/default.txt" if (root / "JPEGImages").is_dir() else "JPEGImages"
         fix = "export from CVAT with `Save images`, or put the photos into JPEGImages"
         return NearMiss(NAME, f"it has {LABEL_MAP} and SegmentationClass/, and {missing} is missing", fix)
-    splits = splits_in_order(lists)
-    usual = tuple(split for split in splits if split in USUAL_SPLITS)
-    marker = root / LABEL_MAP
-    return Layout(NAME, root, marker, usual or splits, partial(_pairs, root, lists, splits), partial(_labels, root))
+    splits, others = usual_or_all(tuple(lists)), tuple(lists)
+    pairs, labels = partial(_pairs, root, lists), partial(_labels, root)
+    return Layout(NAME, root, root / LABEL_MAP, splits, pairs, labels, others=others)
 
 
-def _pairs(root: Path, lists: dict[str, str], splits: tuple[str, ...], split: str) -> Pairs:
-    if split not in lists:
-        raise no_such_split(NAME, root, split, splits)
-    return voc_pairs(NAME, root, LISTS, MASKS, lists[split])
+def _pairs(root: Path, lists: dict[str, str], split: str) -> Pairs:
+    return voc_pairs(root, LISTS, MASKS, lists[split])
 
 
 def _labels(root: Path) -> LabelSpec:
@@ -59,14 +56,9 @@ def _labels(root: Path) -> LabelSpec:
         name, _, rest = entry.partition(":")
         color = rest.partition(":")[0].split(",")
         if not all(channel.strip().isdecimal() and len(channel.strip()) <= 3 for channel in color):
-            raise DatasetError(
-                f"{shown_path(path)}: line {number} is not a name and a colour",
-                fix="write lines like `leaf:0,158,115::`",
-                code="dataset-annotations",
-            )
+            message, fix = f"line {number} is not a name and a colour", "write lines like `leaf:0,158,115::`"
+            raise file_error(path, message, fix=fix)
         names.append(name)
         colors.append(tuple(int(channel) for channel in color))
-    try:
+    with class_names_of(path):
         return LabelSpec.from_dict({"names": names, "palette": colors, "colors": colors})
-    except LabelError as error:
-        raise DatasetError(f"{shown_path(path)}: {error.message}", fix=error.fix, code="dataset-annotations") from error

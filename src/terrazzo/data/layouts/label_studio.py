@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from terrazzo.data.coco_document import Document
 from terrazzo.data.file_tree import FileTree
 from terrazzo.data.layout import Layout, NearMiss
-from terrazzo.data.layouts.coco_json import ImageFinder, coco_documents, coco_layout, is_label_studios
+from terrazzo.data.layouts.coco_json import Finder, coco_documents, coco_layout, is_label_studios
 
 __all__ = ["NAME", "SHAPE", "UploadedImages", "find"]
 
@@ -47,9 +47,6 @@ class UploadedImages:
                         return file
         return None
 
-    def __str__(self) -> str:
-        return "images/"
-
 
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by a COCO document that names Label Studio."""
@@ -57,5 +54,5 @@ def find(root: Path) -> Layout | NearMiss | None:
     return coco_layout(NAME, root, documents, _finder) if documents else None
 
 
-def _finder(root: Path, document: Path, split: str, content: Document) -> ImageFinder:
-    return UploadedImages(root)
+def _finder(root: Path, document: Path, split: str, content: Document) -> Finder:
+    return UploadedImages(root).find, "images/"

@@ -20,15 +20,15 @@ import numpy as np
 
 from terrazzo.data.dataset import Sample
 from terrazzo.data.file_tree import shown_name
+from terrazzo.data.folders import files_of, subfolders, visible_entries
 from terrazzo.data.json_files import file_version, mentions, read_json, whole_number
-from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split
+from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs
 from terrazzo.data.layouts.label_studio import UploadedImages
 from terrazzo.data.masks import StoredMask, read_stored_mask
 from terrazzo.data.outlines import Region, object_labels, stack
-from terrazzo.data.pairing import folder_entries
-from terrazzo.data.problems import Problem
+from terrazzo.data.problems import Problem, class_names_of, file_error, left_out
 from terrazzo.data.sources.image_file import ImageFile
-from terrazzo.errors import DatasetError, ImageError, LabelError
+from terrazzo.errors import DatasetError, ImageError
 from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec
 from terrazzo.text import list_names, shown_path
 
@@ -73,27 +73,23 @@ class Layers:
         except ImageError as error:
             raise DatasetError(error.message, fix=error.fix, code="mask-damaged") from error
         regions = [(value, Region(0, 0, self._inside(png, height, width))) for value, png in self.layers]
-        return StoredMask(stack(regions, height, width), False)
+        return StoredMask(stack(regions, height, width))
 
     def _inside(self, png: Path, height: int, width: int) -> Any:
         values = read_stored_mask(png).values
         if values.shape != (height, width):
             what = "in colour" if values.ndim == 3 else f"{values.shape[1]} x {values.shape[0]}"
-            raise DatasetError(
-                f"{shown_path(png)}: it is {what}, and its photo {shown_path(self.image.name)} {width} x {height}",
-                fix="export the masks again from Label Studio",
-                code="mask-size",
-            )
+            message = f"it is {what}, and its photo {shown_path(self.image.name)} {width} x {height}"
+            raise file_error(png, message, fix="export the masks again from Label Studio", code="mask-size")
         return np.asarray(values >= HALF)
 
 
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by the names of the PNGs."""
-    below = sorted(Path(entry.path) for entry in folder_entries(root) if entry.is_dir() and entry.name[0] != ".")
-    folder = next((folder for folder in (root, *below) if _layer_names(folder, LOOKED_AT)), None)
+    folder = next((folder for folder in (root, *subfolders(root)) if _layer_names(folder, LOOKED_AT)), None)
     if folder is None:
         return _without_layers(root)
-    documents = [path for path in sorted(root.glob("*.json")) if mentions(path, "brushlabels")]
+    documents = [path for path in files_of(root, ".json") if mentions(path, "brushlabels")]
     if len(documents) != 1:
         missing = "the JSON export that names their photos is missing" if not documents else "several JSON exports"
         message = f"it has brush layers (task-...-annotation-...png), and {missing}"
@@ -107,27 +103,24 @@ def _without_layers(root: Path) -> NearMiss | None:
     """Say what to export where there is Label Studio's own JSON and nothing else."""
     kinds = (("brushlabels", "as `Brush labels to PNG` too"), ("polygonlabels", "as COCO, with images, instead"))
     for kind, fix in kinds:
-        if any(mentions(path, kind, "from_name") for path in sorted(root.glob("*.json"))):
+        if any(mentions(path, kind, "from_name") for path in files_of(root, ".json")):
             message = "it has Label Studio's own JSON, which does not say every pixel's class"
             return NearMiss("an export of Label Studio", message, f"export the project {fix}")
     return None
 
 
 def _layer_names(folder: Path, most: int | None = None) -> list[str]:
-    return [entry.name for entry in folder_entries(folder)[:most] if LAYER.fullmatch(entry.name)]
+    return [entry.name for entry in visible_entries(folder)[:most] if LAYER.fullmatch(entry.name)]
 
 
 @lru_cache(maxsize=4)
 def _tasks(path: Path, *version: int) -> tuple[Task, ...]:
-    document = read_json(path, "Label Studio")
+    fix = "export the project again as JSON (not JSON-MIN)"
+    document = read_json(path, fix=fix)
     tasks = [_task(item) for item in document] if isinstance(document, list) else [None]
     wrong = next((number for number, task in enumerate(tasks, 1) if task is None), None)
     if wrong is not None:
-        raise DatasetError(
-            f"{shown_path(path)}: task {wrong} has no number, photo or annotations",
-            fix="export the project again as JSON (not JSON-MIN)",
-            code="dataset-annotations",
-        )
+        raise file_error(path, f"task {wrong} has no number, photo or annotations", fix=fix)
     return tuple(task for task in tasks if task is not None)
 
 
@@ -169,16 +162,11 @@ def _layers(results: list[Any]) -> list[tuple[str, str]]:
 
 
 def _labels(document: Path) -> LabelSpec:
-    try:
+    with class_names_of(document, "its labels: "):
         return object_labels(sorted({label for task in _tasks(*file_version(document)) for _, _, label in task.layers}))
-    except LabelError as error:
-        message = f"{shown_path(document)}: its labels: {error.message}"
-        raise DatasetError(message, fix=error.fix, code="dataset-annotations") from error
 
 
-def _pairs(root: Path, folder: Path, document: Path, split: str) -> Pairs:
-    if split != ALL:
-        raise no_such_split(NAME, root, split, (ALL,))
+def _pairs(root: Path, folder: Path, document: Path, _: str) -> Pairs:
     names = _labels(document).names
     images = UploadedImages(root)
     by_annotation: dict[tuple[int, int], list[str]] = {}
@@ -204,7 +192,7 @@ def _pairs(root: Path, folder: Path, document: Path, split: str) -> Pairs:
         last = max(task.annotations)
         several += [shown] * (len(task.annotations) > 1)
         layers: list[tuple[int, Path]] = []
-        for _, ending, label in (layer for layer in task.layers if layer[0] == last):
+        for ending, label in (layer[1:] for layer in task.layers if layer[0] == last):
             png = next((name for name in by_annotation.get((task.id_, last), []) if name.endswith(ending)), None)
             if png is None:
                 message = f"a PNG of task {task.id_} that ends in {shown_name(ending)} is not there"
@@ -212,13 +200,11 @@ def _pairs(root: Path, folder: Path, document: Path, split: str) -> Pairs:
             else:
                 layers.append((0 if label.casefold() in BACKGROUND_NAMES else names.index(label), folder / png))
         samples[image] = Sample(ImageFile(image), Layers(document, image, tuple(layers)))
-    for which, what, fix in (
-        (unlabelled, "tasks have no annotation, and are left out", "label them"),
-        (several, "photos have several annotations, of which the last counts", "delete those that are not meant"),
-    ):
-        if which:
-            message = f"{len(which)} {what}: {list_names(which)}"
-            problems.append(Problem("warning", "mask-missing", document, message, f"{fix} in Label Studio"))
-    if not samples and not any(problem.severity == "error" for problem in problems):
-        problems.append(Problem("error", "dataset-empty", document, "no task has an annotation", "label some"))
+    problems += left_out(
+        document, "tasks have no annotation, and are left out", unlabelled, fix="label them in Label Studio"
+    )
+    if several:
+        message = f"{len(several)} photos have several annotations, of which the last counts: {list_names(several)}"
+        fix = "delete those that are not meant in Label Studio"
+        problems.append(Problem("warning", "mask-missing", document, message, fix))
     return [samples[image] for image in sorted(samples)], problems

@@ -11,6 +11,7 @@ out, with a warning that counts them.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,19 +21,30 @@ import numpy as np
 
 from terrazzo.data.bitmaps import bitmap, unpack_base64
 from terrazzo.data.dataset import Sample
-from terrazzo.data.file_tree import FileTree, base_name, shown_name, split_folders
-from terrazzo.data.json_files import file_version, mentions, picture_size, points_of, read_json
-from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split, splits_in_order
-from terrazzo.data.masks import StoredMask
-from terrazzo.data.outlines import IGNORED, Region, bitmap_region, disc, object_labels, rectangle, region_of, stack
-from terrazzo.data.pairing import folder_entries, list_entries
-from terrazzo.data.problems import Problem
+from terrazzo.data.file_tree import FileTree, base_name, shown_name
+from terrazzo.data.folders import files_of, split_folders, subfolders, visible_entries
+from terrazzo.data.json_files import file_version, mentions, picture_size, points_of, read_lists
+from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs
+from terrazzo.data.masks import StoredMask, WholeFile
+from terrazzo.data.name_affixes import same_name
+from terrazzo.data.outlines import (
+    IGNORED,
+    Region,
+    bitmap_region,
+    disc,
+    draw,
+    object_labels,
+    rectangle,
+    region_of,
+    stack,
+)
+from terrazzo.data.pairing import list_entries
+from terrazzo.data.problems import Problem, class_names_of, left_out
 from terrazzo.data.sources.encoded import EncodedImage
 from terrazzo.data.sources.image_file import ImageFile
-from terrazzo.errors import DatasetError, ImageError, LabelError
-from terrazzo.imaging.find_images import IMAGE_SUFFIXES
+from terrazzo.errors import DatasetError, ImageError
 from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec
-from terrazzo.text import list_names, show, shown_path
+from terrazzo.text import show, shown_path
 
 __all__ = ["NAME", "SHAPE", "find"]
 
@@ -63,16 +75,12 @@ class EmbeddedImage(EncodedImage):
 
 
 @dataclass(frozen=True, slots=True)
-class Shapes:
+class Shapes(WholeFile):
     """The mask of one photo: the shapes of its JSON file, painted at the photo's size when they are read."""
 
     file: Path
     image: EncodedImage
     value_of: dict[str, int]
-
-    @property
-    def part(self) -> str:
-        return ""
 
     def read(self) -> StoredMask:
         """Paint them.
@@ -86,39 +94,26 @@ class Shapes:
             height, width = self.image.size if size is None else size
         except ImageError as error:
             raise DatasetError(error.message, fix=error.fix, code="mask-damaged") from error
-        painted = [self._painted(number, shape, height, width) for number, shape in enumerate(document["shapes"], 1)]
-        return StoredMask(stack([item for item in painted if item is not None], height, width), False)
 
-    def _painted(self, number: int, shape: Any, height: int, width: int) -> tuple[int, Region] | None:
-        label = _label(shape)
-        try:
-            if label is None:
+        def region(shape: Any) -> tuple[int, Region] | None:
+            if (label := _label(shape)) is None:
                 raise ValueError("it has no label")
-            region = _region(shape, height, width)
-        except ValueError as error:
-            raise DatasetError(
-                f"{shown_path(self.file)}: shape {number} cannot be read: {error}",
-                fix="correct it in labelme, or delete it",
-                code="outline-damaged",
-            ) from error
-        if region is None:
-            return None
-        if label.casefold() in BACKGROUND_NAMES:
-            return 0, region
-        if label not in self.value_of:
-            raise DatasetError(
-                f"{shown_path(self.file)}: shape {number} has the label {show(label)}, which is not in {LABELS}",
-                fix=f"add it to {LABELS}, or correct the label",
-                code="outline-damaged",
-            )
-        return self.value_of[label], region
+            if (region := _region(shape, height, width)) is None:
+                return None
+            if label.casefold() in BACKGROUND_NAMES:
+                return 0, region
+            if label not in self.value_of:
+                raise ValueError(f"its label {show(label)} is not in {LABELS}; add it there, or correct the label")
+            return self.value_of[label], region
+
+        shapes = draw(self.file, "shape", document["shapes"], region, fix="correct it in labelme, or delete it")
+        return StoredMask(stack(shapes, height, width))
 
 
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by JSON files with ``shapes`` and ``imagePath``."""
-    below = sorted(Path(entry.path) for entry in folder_entries(root) if entry.is_dir() and entry.name[0] != ".")
     found: dict[str, Path] = {}
-    for folder in (root, *below):
+    for folder in (root, *subfolders(root)):
         found = found or {
             split: place for split, part in split_folders(folder).items() if (place := _place(part)) is not None
         }
@@ -127,37 +122,25 @@ def find(root: Path) -> Layout | NearMiss | None:
         if place is None:
             return None
         found = {ALL: place}
-    splits = splits_in_order(found)
-    labels = partial(_labels, root, tuple(found[split] for split in splits))
-    marker = _json_files(found[splits[0]])[0]
-    return Layout(NAME, root, marker, splits, partial(_pairs, root, found, splits), labels)
+    marker = files_of(next(iter(found.values())), ".json")[0]
+    return Layout(NAME, root, marker, tuple(found), partial(_pairs, root, found), partial(_labels, root, found))
 
 
 def _place(folder: Path) -> Path | None:
     """Find the JSON files of a split: in its folder, or in a folder in that."""
-    below = sorted(Path(entry.path) for entry in folder_entries(folder) if entry.is_dir() and entry.name[0] != ".")
-    return next((place for place in (folder, *below) if _is_labelme(place)), None)
+    return next((place for place in (folder, *subfolders(folder)) if _is_labelme(place)), None)
 
 
 def _is_labelme(folder: Path) -> bool:
-    looked_at = (path for path in _json_files(folder)[:LOOKED_AT] if path.stat().st_size < MOST_BYTES)
+    looked_at = (
+        path for path in files_of(folder, ".json")[:LOOKED_AT] if path.is_file() and path.stat().st_size < MOST_BYTES
+    )
     return any(mentions(path, "shapes", "imagePath") for path in looked_at)
 
 
-def _json_files(folder: Path) -> list[Path]:
-    names = sorted(entry.name for entry in folder_entries(folder) if entry.name.casefold().endswith(".json"))
-    return [folder / name for name in names if name[0] != "."]
-
-
 def _document(path: Path) -> dict[str, Any]:
-    document = read_json(path, "labelme")
-    if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
-        raise DatasetError(
-            f"{shown_path(path)}: it is a JSON file, but not labelme's: `shapes` is missing",
-            fix="take it away, or save it again in labelme",
-            code="dataset-annotations",
-        )
-    return document
+    fix = "take it away, or save it again in labelme"
+    return read_lists(path, "a file of labelme", "shapes", fix=fix)
 
 
 class Summary(NamedTuple):
@@ -186,33 +169,32 @@ def _summary(path: Path, *version: int) -> Summary:
     )
 
 
-def _labels(root: Path, folders: tuple[Path, ...]) -> LabelSpec:
-    text_file = next((path for path in (root / LABELS, folders[0] / LABELS) if path.is_file()), None)
+def _labels(root: Path, folders: dict[str, Path]) -> LabelSpec:
+    """The labels in the order of ``labels.txt``, or else by name; files that cannot be read are listed as such."""
+    paths = [path for folder in folders.values() for path in files_of(folder, ".json")]
+    first = next(iter(folders.values()))
+    text_file = next((path for path in (root / LABELS, first / LABELS) if path.is_file()), None)
     if text_file is not None:
-        names = [entry for _, entry in list_entries(text_file)]
+        names = [same_name(entry) for _, entry in list_entries(text_file)]
     else:
-        found = [_summary(*file_version(path)).labels for folder in folders for path in _json_files(folder)]
-        names = sorted(frozenset[str]().union(*found))
-    try:
+        found: set[str] = set()
+        for path in paths:
+            with suppress(DatasetError):
+                found |= _summary(*file_version(path)).labels
+        names = sorted(found)
+    with class_names_of(text_file or paths[0], "its labels: "):
         return object_labels(name for name in names if name != IGNORE)
-    except LabelError as error:
-        where = shown_path(text_file or _json_files(folders[0])[0])
-        raise DatasetError(
-            f"{where}: its labels: {error.message}", fix=error.fix, code="dataset-annotations"
-        ) from error
 
 
-def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split: str) -> Pairs:
-    if split not in splits:
-        raise no_such_split(NAME, root, split, splits)
-    names = _labels(root, tuple(folders[split] for split in splits)).names
+def _pairs(root: Path, folders: dict[str, Path], split: str) -> Pairs:
+    names = _labels(root, folders).names
     value_of = {name: value for value, name in enumerate(names)} | {IGNORE: IGNORED}
     tree, folder = FileTree(root), folders[split]
     samples: list[Sample] = []
     problems: list[Problem] = []
     taken: dict[Path, Path] = {}
     dropped: Counter[str] = Counter()
-    for path in _json_files(folder):
+    for path in files_of(folder, ".json"):
         try:
             summary = _summary(*file_version(path))
         except DatasetError as error:
@@ -231,10 +213,6 @@ def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split:
             dropped += summary.without_area
     places = {folder} | ({image.parent for image in taken} if split == ALL else set())
     problems += _left_out(folder, places, set(taken), dropped)
-    if not samples and not any(problem.severity == "error" for problem in problems):
-        problems.append(
-            Problem("error", "dataset-empty", folder, "this split holds no photos", "label some in labelme")
-        )
     return samples, problems
 
 
@@ -258,19 +236,15 @@ def _left_out(folder: Path, places: set[Path], taken: set[Path], dropped: Counte
         counted = ", ".join(f"{count} {show(kind)}" for kind, count in sorted(dropped.items()))
         message = f"shapes without an area, left out: {counted}"
         problems.append(Problem("warning", "outline-empty", folder, message, "draw them as polygons if they matter"))
-    images = [Path(entry.path) for place in places for entry in folder_entries(place) if entry.is_file()]
-    images = [image for image in images if image.suffix.lower() in IMAGE_SUFFIXES and image.name[0] != "."]
-    alone = sorted(image.name for image in images if image not in taken)
-    if alone:
-        message = f"{len(alone)} photos have no JSON file, and are left out: {list_names(alone)}"
-        fix = "label them in labelme; where there is nothing to label, save the file without shapes"
-        problems.append(Problem("warning", "mask-missing", folder, message, fix))
-    return problems
+    images = [entry for place in places for entry in visible_entries(place) if entry.is_file and entry.is_image]
+    alone = sorted(entry.name for entry in images if entry.path not in taken)
+    fix = "label them in labelme; where there is nothing to label, save the file without shapes"
+    return problems + left_out(folder, "photos have no JSON file, and are left out", alone, fix=fix)
 
 
 def _label(shape: Any) -> str | None:
     label = shape.get("label") if isinstance(shape, dict) else None
-    return label.strip() if isinstance(label, str) and label.strip() else None
+    return same_name(label.strip()) if isinstance(label, str) and label.strip() else None
 
 
 def _kind(shape: Any) -> str:

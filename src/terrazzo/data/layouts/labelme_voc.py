@@ -10,12 +10,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split
-from terrazzo.data.layouts.voc import LISTS, list_files, voc_pairs
+from terrazzo.data.folders import holds_images
+from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs
+from terrazzo.data.layouts.voc import LISTS, list_names_of, usual_or_all, voc_pairs
 from terrazzo.data.pairing import Listing, list_entries, pair_folders
-from terrazzo.errors import DatasetError, LabelError
+from terrazzo.data.problems import class_names_of
 from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec
-from terrazzo.text import shown_path
 
 __all__ = ["CLASS_NAMES", "NAME", "SHAPE", "find"]
 
@@ -30,20 +30,17 @@ def find(root: Path) -> Layout | NearMiss | None:
     there = tuple(name for name in MASKS if (root / name).is_dir())
     if not (root / CLASS_NAMES).is_file() or not there:
         return None
-    masks = next((name for name in there if Listing.of(root / name).by_stem), None)
+    masks = next((name for name in there if holds_images(root / name)), None)
     if masks is None or not (root / "JPEGImages").is_dir():
         missing = "JPEGImages" if masks else f"a PNG in {there[0]}/"
         return NearMiss(NAME, f"it has {CLASS_NAMES}, and {missing} is missing", "run labelme2voc.py again")
-    splits = list_files(root / LISTS) or (ALL,)
-    pairs = partial(_pairs, root, masks, splits)
-    return Layout(NAME, root, root / CLASS_NAMES, splits, pairs, partial(_labels, root))
+    lists = list_names_of(root / LISTS)
+    pairs = partial(voc_pairs, root, LISTS, (masks,)) if lists else partial(_all_pairs, root, masks)
+    splits, labels = usual_or_all(lists) or (ALL,), partial(_labels, root)
+    return Layout(NAME, root, root / CLASS_NAMES, splits, pairs, labels, others=lists)
 
 
-def _pairs(root: Path, masks: str, splits: tuple[str, ...], split: str) -> Pairs:
-    if splits != (ALL,):
-        return voc_pairs(NAME, root, LISTS, (masks,), split)
-    if split not in splits:
-        raise no_such_split(NAME, root, split, splits)
+def _all_pairs(root: Path, masks: str, _: str) -> Pairs:
     return pair_folders(Listing.of(root / "JPEGImages"), Listing.of(root / masks))
 
 
@@ -51,7 +48,5 @@ def _labels(root: Path) -> LabelSpec:
     path = root / CLASS_NAMES
     entries = [entry for _, entry in list_entries(path) if entry != "__ignore__"]
     names = ["background" if entry.casefold() in BACKGROUND_NAMES else entry for entry in entries]
-    try:
+    with class_names_of(path):
         return LabelSpec.from_names(names)
-    except LabelError as error:
-        raise DatasetError(f"{shown_path(path)}: {error.message}", fix=error.fix, code="dataset-annotations") from error

@@ -13,10 +13,11 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from terrazzo.data.layout import USUAL_SPLITS, Layout, Pairs, no_such_split
+from terrazzo.data.folders import USUAL_SPLITS
+from terrazzo.data.layout import Layout, Pairs
 from terrazzo.data.layouts.folder import pair_of_folders
+from terrazzo.data.layouts.voc import list_names_of
 from terrazzo.data.pairing import list_entries, listed_pairs, split_pair
-from terrazzo.data.problems import Problem
 
 __all__ = ["NAME", "SHAPE", "find"]
 
@@ -32,8 +33,8 @@ def find(root: Path) -> Layout | None:
     if not splits or (folders is None and not any(_lists_pairs(root, root / f"{split}.txt") for split in splits)):
         return None
     images, masks = ("images", "masks") if folders is None else (folders[0].name, folders[1].name)
-    pairs = partial(_pairs, root, splits, images, masks)
-    return Layout(NAME, root, root / f"{splits[0]}.txt", splits, pairs)
+    pairs, others = partial(_pairs, root, images, masks), list_names_of(root)
+    return Layout(NAME, root, root / f"{splits[0]}.txt", splits, pairs, others=others)
 
 
 def _lists_pairs(root: Path, text_file: Path) -> bool:
@@ -44,12 +45,5 @@ def _lists_pairs(root: Path, text_file: Path) -> bool:
     return any(pair is not None and all(map(is_there, pair)) for pair in pairs)
 
 
-def _pairs(root: Path, splits: tuple[str, ...], images: str, masks: str, split: str) -> Pairs:
-    text_file = root / f"{split}.txt"
-    if not os.path.isfile(text_file):
-        raise no_such_split(NAME, root, split, splits)
-    samples, problems = listed_pairs(text_file, root, images, (masks,), pairs=True)
-    if not samples and not problems:
-        message, fix = "this split holds no photos", "name one photo a line"
-        problems.append(Problem("error", "dataset-empty", text_file, message, fix))
-    return samples, problems
+def _pairs(root: Path, images: str, masks: str, split: str) -> Pairs:
+    return listed_pairs(root / f"{split}.txt", root, images, (masks,), pairs=True)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from terrazzo.data.layout import Layout, NearMiss
-from terrazzo.data.layouts.voc import list_files, voc_pairs
+from terrazzo.data.layouts.voc import list_names_of, usual_or_all, voc_pairs
 from terrazzo.labels.spec import LabelSpec
 
 __all__ = ["NAME", "SHAPE", "find"]
@@ -30,10 +30,10 @@ def find(root: Path) -> Layout | NearMiss | None:
             fix = "convert the annotations to masks first, as mmsegmentation's tools/dataset_converters do"
             return NearMiss(NAME, "it has trainval_merged.json, and SegmentationClassContext is missing", fix)
         return None
-    splits = list_files(root / LISTS)
-    if not splits or not (root / "JPEGImages").is_dir():
+    lists = list_names_of(root / LISTS)
+    if not lists or not (root / "JPEGImages").is_dir():
         missing = f"{LISTS}/train.txt" if (root / "JPEGImages").is_dir() else "JPEGImages"
         fix = f"give the folder that holds JPEGImages, {MASKS[0]} and {LISTS}, such as VOCdevkit/VOC2010"
         return NearMiss(NAME, f"it has {MASKS[0]}/, and {missing} is missing", fix)
-    pairs = partial(voc_pairs, NAME, root, LISTS, MASKS)
-    return Layout(NAME, root, root / MASKS[0], splits, pairs, partial(LabelSpec.bundled, "pascal_context"))
+    pairs, labels = partial(voc_pairs, root, LISTS, MASKS), partial(LabelSpec.bundled, "pascal_context")
+    return Layout(NAME, root, root / MASKS[0], usual_or_all(lists), pairs, labels, others=lists)

@@ -1,8 +1,8 @@
-"""Photos and masks that nobody has laid out: two folders side by side, or two files of one name and a word more.
+"""Photos and masks, mostly without splits: two folders side by side, or two files of one name and a word more.
 
-``images`` and ``masks`` without splits; ``images/train`` and ``masks/train``; ``train`` and ``train_masks``; or
-``x.jpg`` with ``x_mask.png`` in one folder, which may be ``train`` or the data set's own. Where there are no splits,
-all pairs are one split, ``all``, of which `terrazzo.data.splits` makes train and val.
+``images`` and ``masks`` without splits; ``train`` and ``train_masks``; or ``x.jpg`` with ``x_mask.png`` in one folder,
+which may be ``train`` or the data set's own. Where there are no splits, all pairs are one split, ``all``, of which
+`terrazzo.data.splits` makes train and val.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import re
 from functools import partial
 from pathlib import Path
 
-from terrazzo.data.layout import ALL, USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_split, split_of
-from terrazzo.data.layouts.folder import IMAGE_FOLDERS, MASK_FOLDERS, folder_pairs, holds_images, pair_of_folders
+from terrazzo.data.folders import USUAL_SPLITS, holds_images, split_folders, split_of, subfolders
+from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs
+from terrazzo.data.layouts.folder import IMAGE_FOLDERS, MASK_FOLDERS, folder_pairs, pair_of_folders
 from terrazzo.data.name_affixes import Affixes, affixes_beside
-from terrazzo.data.pairing import Listing, folder_entries, pair_folders
+from terrazzo.data.pairing import Listing, pair_folders
 from terrazzo.data.problems import Problem
 
 __all__ = ["NAME", "SHAPE", "find"]
@@ -28,29 +29,22 @@ MASK_WORD = re.compile(r"masks?|labels?|annot|segment|(^|[^a-z])(seg|gt)([^a-z]|
 
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by the usual words for photos and masks in names."""
-    folders = sorted(Path(entry.path) for entry in folder_entries(root) if entry.is_dir() and entry.name[0] != ".")
-    if pairs := _by_kind(folders) or _side_by_side(folders):
+    folders = subfolders(root)
+    if pairs := _side_by_side(folders):
         return _layout(f"{NAME}, split by folders", root, pairs)
     if (pair := pair_of_folders(root) or _told_by_name(folders)) is not None:
         return _layout(f"{NAME} without splits", root, {ALL: pair})
-    beside: dict[str, tuple[Path, Affixes]] = {}
-    for folder in (root, *folders):
-        split = ALL if folder == root else split_of(folder.name)
-        if (split == ALL or split in USUAL_SPLITS) and (affixes := _in_one_folder(folder)) is not None:
-            beside[split] = folder, affixes
-    if not beside:
-        return None
-    beside = (
-        {ALL: beside[ALL]} if ALL in beside else {split: beside[split] for split in USUAL_SPLITS if split in beside}
-    )
-    name = f"{NAME} in one folder" + ("" if ALL in beside else ", split by folders")
-    folder = next(iter(beside.values()))[0]
-    return Layout(name, root, folder, tuple(beside), partial(_pairs_beside, root, beside), is_general=True)
+    for places, words in (({ALL: root}, ""), (split_folders(root), ", split by folders")):
+        beside = {s: (place, affixes) for s, place in places.items() if (affixes := _in_one_folder(place)) is not None}
+        if beside:
+            name, folder = f"{NAME} in one folder{words}", next(iter(beside.values()))[0]
+            return Layout(name, root, folder, tuple(beside), partial(_pairs_beside, beside), is_general=True)
+    return None
 
 
 def _layout(name: str, root: Path, pairs: dict[str, tuple[Path, Path]]) -> Layout:
     marker = next(iter(pairs.values()))[1]
-    return Layout(name, root, marker, tuple(pairs), partial(folder_pairs, root, pairs), is_general=True)
+    return Layout(name, root, marker, tuple(pairs), partial(folder_pairs, pairs), is_general=True)
 
 
 def _told_by_name(folders: list[Path]) -> tuple[Path, Path] | None:
@@ -62,22 +56,6 @@ def _told_by_name(folders: list[Path]) -> tuple[Path, Path] | None:
     if len(there) != 2 or len(masks) != 1 or any(split_of(folder.name) in USUAL_SPLITS for folder in there):
         return None
     return (there[1], there[0]) if masks[0] == there[0] else (there[0], there[1])
-
-
-def _by_kind(folders: list[Path]) -> dict[str, tuple[Path, Path]]:
-    """Find ``images/train`` and ``masks/train``."""
-    by_name = {folder.name.casefold(): folder for folder in folders}
-    image_folder = next((by_name[name] for name in IMAGE_FOLDERS if name in by_name), None)
-    masks = [by_name[name] for name in MASK_FOLDERS if name in by_name]
-    if image_folder is None or not masks:
-        return {}
-    images = {split_of(entry.name): Path(entry.path) for entry in folder_entries(image_folder) if entry.is_dir()}
-    for place in masks:
-        below = {split_of(entry.name): Path(entry.path) for entry in folder_entries(place) if entry.is_dir()}
-        there = [split for split in USUAL_SPLITS if split in images and split in below and holds_images(below[split])]
-        if there:
-            return {split: (images[split], below[split]) for split in there}
-    return {}
 
 
 def _side_by_side(folders: list[Path]) -> dict[str, tuple[Path, Path]]:
@@ -100,10 +78,8 @@ def _in_one_folder(folder: Path) -> Affixes | None:
     return affixes_beside(Listing.of(folder).by_stem.keys()) if holds_images(folder) else None
 
 
-def _pairs_beside(root: Path, folders: dict[str, tuple[Path, Affixes]], split: str) -> Pairs:
+def _pairs_beside(folders: dict[str, tuple[Path, Affixes]], split: str) -> Pairs:
     """Part a folder into masks, whose names have the word, and photos."""
-    if (split := split if split in folders else split_of(split)) not in folders:
-        raise no_such_split(NAME, root, split, tuple(folders))
     folder, affixes = folders[split]
     files = Listing.of(folder)
     before, after = affixes.mask

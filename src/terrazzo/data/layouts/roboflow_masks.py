@@ -9,11 +9,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from terrazzo.data.file_tree import split_folders
+from terrazzo.data.folders import split_folders
 from terrazzo.data.json_files import whole_number
-from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split, splits_in_order
+from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs
 from terrazzo.data.pairing import Listing, list_entries, pair_folders
-from terrazzo.errors import DatasetError, LabelError
+from terrazzo.data.problems import class_names_of, file_error
 from terrazzo.labels.spec import LabelSpec, Target
 from terrazzo.text import show, shown_path
 
@@ -35,27 +35,20 @@ def find(root: Path) -> Layout | NearMiss | None:
     found = {split: folder for split, folder in found.items() if Listing.of(folder, ENDING).by_stem}
     if not found:
         return None
-    splits = splits_in_order(found)
-    labels = partial(_labels, [found[split] / CLASSES for split in splits])
-    return Layout(NAME, root, found[splits[0]] / CLASSES, splits, partial(_pairs, root, found, splits), labels)
+    documents = [folder / CLASSES for folder in found.values()]
+    return Layout(NAME, root, documents[0], tuple(found), partial(_pairs, found), partial(_labels, documents))
 
 
 def _labels(documents: list[Path]) -> LabelSpec:
     first = _read_classes(documents[0])
     for other in documents[1:]:
         if _read_classes(other) != first:
-            raise DatasetError(
-                f"{shown_path(other)}: it gives other classes than {shown_path(documents[0])}",
-                fix="export all splits at once",
-                code="dataset-annotations",
-            )
+            message = f"it gives other classes than {shown_path(documents[0])}"
+            raise file_error(other, message, fix="export all splits at once")
     names = list(dict.fromkeys(first.values()))
     id_map: list[tuple[int, Target]] = [(value, names.index(name)) for value, name in first.items()]
-    try:
+    with class_names_of(documents[0]):
         return LabelSpec.from_names(names, id_map=id_map)
-    except LabelError as error:
-        where = shown_path(documents[0])
-        raise DatasetError(f"{where}: {error.message}", fix=error.fix, code="dataset-annotations") from error
 
 
 def _read_classes(path: Path) -> dict[int, str]:
@@ -69,20 +62,16 @@ def _read_classes(path: Path) -> dict[int, str]:
         name = name.strip().strip('"').strip()
         if value is None or value in found or not name:
             what = "repeats a value" if value in found else "is not a value and a class"
-            raise DatasetError(
-                f"{shown_path(path)}: line {number} {what}: {show(entry[:40])}",
-                fix="write lines like `1, leaf`",
-                code="dataset-annotations",
-            )
+            raise file_error(path, f"line {number} {what}: {show(entry[:40])}", fix="write lines like `1, leaf`")
         found[value] = name
     return found
 
 
-def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split: str) -> Pairs:
-    if split not in splits:
-        raise no_such_split(NAME, root, split, splits)
+def _pairs(folders: dict[str, Path], split: str) -> Pairs:
     images, masks = Listing.of(folders[split]), Listing.of(folders[split], ENDING)
-    masks.by_stem = {stem: [path for path in files if path.suffix == ".png"] for stem, files in masks.by_stem.items()}
+    masks.by_stem = {
+        stem: [path for path in files if path.suffix.lower() == ".png"] for stem, files in masks.by_stem.items()
+    }
     taken = {path for files in masks.by_stem.values() for path in files}
     images.by_stem = {stem: [path for path in files if path not in taken] for stem, files in images.by_stem.items()}
     images.by_stem = {stem: files for stem, files in images.by_stem.items() if files}

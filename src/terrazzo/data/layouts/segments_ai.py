@@ -18,19 +18,21 @@ from urllib.parse import urlparse
 
 from terrazzo.data.dataset import Sample
 from terrazzo.data.file_tree import FileTree, base_name, shown_name
+from terrazzo.data.folders import files_of
 from terrazzo.data.json_files import file_version, mentions, read_json, whole_number
-from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs, no_such_split
-from terrazzo.data.problems import Problem
-from terrazzo.data.segments import Categories, SegmentMask, read_categories
+from terrazzo.data.layout import ALL, Layout, NearMiss, Pairs
+from terrazzo.data.problems import Problem, file_error, left_out
+from terrazzo.data.segments import Categories, read_categories
 from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.errors import DatasetError
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.text import list_names, show, shown_path
+from terrazzo.text import list_names, show
 
 __all__ = ["NAME", "SHAPE", "find"]
 
 NAME = "Segments.ai release"
 SHAPE = "release.json, segments/OWNER_NAME/RELEASE/x_label_ground-truth.png"
+DOWNLOAD_AGAIN = "download the release again from Segments.ai"
 BITMAPS = ("segmentation-bitmap", "segmentation-bitmap-highres")
 LABEL_SETS = ("ground-truth",)  # the usual one; else the only one there is
 
@@ -54,7 +56,7 @@ class Release:
 
 def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by a JSON file with ``samples``, ``labelsets`` and ``task_type``."""
-    found = [path for path in sorted(root.glob("*.json")) if mentions(path, "samples", "task_type", "labelsets")]
+    found = [path for path in files_of(root, ".json") if mentions(path, "samples", "task_type", "labelsets")]
     if not found:
         return None
     if len(found) > 1:
@@ -69,18 +71,16 @@ def _labels(document: Path) -> LabelSpec:
 
 @lru_cache(maxsize=4)
 def _release(path: Path, *version: int) -> Release:
-    content = read_json(path, "Segments.ai")
+    content = read_json(path, fix=DOWNLOAD_AGAIN)
     dataset = content.get("dataset") if isinstance(content, dict) else None
     given = dataset if isinstance(dataset, dict) else {}
     samples, task, sets = given.get("samples"), given.get("task_type"), given.get("labelsets")
     if not isinstance(samples, list):
         raise _damaged(path, "it has no list of samples")
     if task not in BITMAPS:
-        raise DatasetError(
-            f"{shown_path(path)}: its labels are of the kind {show(task)}, not segmentation bitmaps",
-            fix="export it with segments.utils.export_dataset as coco-instance or coco-panoptic",
-            code="dataset-annotations",
-        )
+        message = f"its labels are of the kind {show(task)}, not segmentation bitmaps"
+        fix = "export it with segments.utils.export_dataset as coco-instance or coco-panoptic"
+        raise file_error(path, message, fix=fix)
     attributes = given.get("task_attributes")
     categories = read_categories(
         path, attributes.get("categories") if isinstance(attributes, dict) else None, "has_instances"
@@ -136,19 +136,15 @@ def _suffix(sample: dict[str, Any], name: str) -> str:
 
 
 def _damaged(path: Path, message: str) -> DatasetError:
-    fix = "download the release again from Segments.ai"
-    return DatasetError(f"{shown_path(path)}: {message}", fix=fix, code="dataset-annotations")
+    return file_error(path, message, fix=DOWNLOAD_AGAIN)
 
 
-def _pairs(root: Path, document: Path, split: str) -> Pairs:
-    if split != ALL:
-        raise no_such_split(NAME, root, split, (ALL,))
+def _pairs(root: Path, document: Path, _: str) -> Pairs:
     release = _release(*file_version(document))
     tree = FileTree(root)
     bitmaps = [f"{name}_label_{release.label_set}.png" for name, _, _ in release.samples]
     places = (tree.folder_with(name) for name in bitmaps[:5])
     folder = next((place for place in places if place is not None), root)
-    value_of = release.categories.values()
     samples: dict[Path, Sample] = {}
     problems = [release.categories.note(document)]
     for (name, suffix, objects), png_name in zip(release.samples, bitmaps, strict=True):
@@ -163,12 +159,7 @@ def _pairs(root: Path, document: Path, split: str) -> Pairs:
             message = f"lists {shown_name(name)} twice"
             problems.append(Problem("error", "name-shared", document, message, "give samples different names"))
         else:
-            values = {id_: value_of[category] for id_, category in objects.items()}
-            samples[image] = Sample(ImageFile(image), SegmentMask(png, values, release.categories.unlabelled))
-    if release.unlabelled:
-        count, shown = len(release.unlabelled), list_names(release.unlabelled)
-        message = f"{count} samples have no label in {release.label_set}, and are left out: {shown}"
-        problems.append(Problem("warning", "mask-missing", document, message, "label them in Segments.ai"))
-    if not samples and not any(problem.severity == "error" for problem in problems):
-        problems.append(Problem("error", "dataset-empty", document, "no sample is labelled", "label some"))
+            samples[image] = Sample(ImageFile(image), release.categories.mask(png, objects))
+    what = f"samples have no label in {release.label_set}, and are left out"
+    problems += left_out(document, what, release.unlabelled, fix="label them in Segments.ai")
     return [samples[image] for image in sorted(samples)], problems

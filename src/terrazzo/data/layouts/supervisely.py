@@ -20,36 +20,41 @@ import numpy as np
 from terrazzo.data.bitmaps import bitmap, inflate, unpack_base64
 from terrazzo.data.dataset import Sample
 from terrazzo.data.file_tree import FileTree
-from terrazzo.data.json_files import file_version, mentions, picture_size, points_of, read_json, whole_number
-from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split, split_of, splits_in_order
-from terrazzo.data.masks import StoredMask
-from terrazzo.data.outlines import IGNORED, Region, bitmap_region, object_labels, rectangle, region_of, stack
-from terrazzo.data.pairing import folder_entries
-from terrazzo.data.problems import Problem
+from terrazzo.data.folders import by_split, files_of, subfolders, visible_entries
+from terrazzo.data.json_files import (
+    file_version,
+    mentions,
+    picture_size,
+    points_of,
+    read_json,
+    read_lists,
+    whole_number,
+)
+from terrazzo.data.layout import Layout, NearMiss, Pairs
+from terrazzo.data.masks import StoredMask, WholeFile
+from terrazzo.data.outlines import IGNORED, Region, bitmap_region, draw, object_labels, rectangle, region_of, stack
+from terrazzo.data.problems import Problem, class_names_of, file_error, left_out
 from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.errors import DatasetError, LabelError
 from terrazzo.labels.spec import BACKGROUND_NAMES, LabelSpec
-from terrazzo.text import list_names, show, shown_path
+from terrazzo.text import show, shown_path
 
 __all__ = ["NAME", "SHAPE", "find"]
 
 NAME = "Supervisely"
 SHAPE = "meta.json, NAME/img/x.jpg, NAME/ann/x.jpg.json"
 META = "meta.json"
+EXPORT_AGAIN = "export the project again from Supervisely"
 MOST_DEPTH = 4  # of data sets within data sets
 WITHOUT_AREA = ("point", "line", "graph", "cuboid", "cuboid_2d", "polyline")
 
 
 @dataclass(frozen=True, slots=True)
-class Objects:
+class Objects(WholeFile):
     """The mask of one photo: the objects of its JSON file, painted when they are read."""
 
     file: Path
     value_of: dict[str, int]
-
-    @property
-    def part(self) -> str:
-        return ""
 
     def read(self) -> StoredMask:
         """Paint them.
@@ -62,29 +67,19 @@ class Objects:
         given = size if isinstance(size, dict) else {}
         height_width = picture_size(given.get("height"), given.get("width"))
         if height_width is None:
-            raise DatasetError(
-                f"{shown_path(self.file)}: it says no sensible `size` of the photo",
-                fix="export the project again from Supervisely",
-                code="outline-damaged",
-            )
-        painted = [self._painted(number, item, height_width) for number, item in enumerate(document["objects"], 1)]
-        return StoredMask(stack([item for item in painted if item is not None], *height_width), False)
+            message = "it says no sensible `size` of the photo"
+            raise file_error(self.file, message, fix=EXPORT_AGAIN, code="outline-damaged")
 
-    def _painted(self, number: int, item: Any, size: tuple[int, int]) -> tuple[int, Region] | None:
-        try:
-            if not isinstance(item, dict):
-                raise ValueError("it is not an object")
-            title = item.get("classTitle")
+        def region(item: Any) -> tuple[int, Region] | None:
+            title = item.get("classTitle") if isinstance(item, dict) else None
             if not isinstance(title, str) or title.strip() not in self.value_of:
                 raise ValueError(f"its class {show(title)} is not in {META}")
-            region = _region(item, *size)
-        except ValueError as error:
-            raise DatasetError(
-                f"{shown_path(self.file)}: object {number} cannot be read: {error}",
-                fix="export the project again from Supervisely",
-                code="outline-damaged",
-            ) from error
-        return None if region is None else (self.value_of[title.strip()], region)
+            region = _region(item, *height_width)
+            return None if region is None else (self.value_of[title.strip()], region)
+
+        return StoredMask(
+            stack(draw(self.file, "object", document["objects"], region, fix=EXPORT_AGAIN), *height_width)
+        )
 
 
 def find(root: Path) -> Layout | NearMiss | None:
@@ -100,50 +95,38 @@ def find(root: Path) -> Layout | NearMiss | None:
         return NearMiss(NAME, f"{where}/ has ann/ and img/, and {META} is missing", "export the whole project")
     if not folders:
         return NearMiss(NAME, f"it has {META}, and no folder with img/ and ann/ in it", "export it with its images")
-    names = {folder: folder.relative_to(root).as_posix().replace("/datasets/", "/") for folder in folders}
-    splits = {split_of(name): folder for folder, name in names.items()}
-    ordered = splits_in_order(splits)
-    return Layout(NAME, root, root / META, ordered, partial(_pairs, root, splits, ordered), partial(_labels, root))
+    named = {folder.relative_to(root).as_posix().replace("/datasets/", "/"): folder for folder in folders}
+    splits = {split: named[name] for split, name in by_split(named).items()}
+    return Layout(NAME, root, root / META, tuple(splits), partial(_pairs, root, splits), partial(_labels, root))
 
 
 def _dataset_folders(folder: Path, depth: int) -> list[Path]:
     found = []
-    for entry in sorted(folder_entries(folder), key=lambda entry: entry.name):
-        if entry.is_dir() and entry.name[0] != ".":
-            below = Path(entry.path)
-            if (below / "ann").is_dir() and (below / "img").is_dir():
-                found.append(below)
-            if depth < MOST_DEPTH and (below / "datasets").is_dir():
-                found += _dataset_folders(below / "datasets", depth + 1)
+    for below in subfolders(folder):
+        if (below / "ann").is_dir() and (below / "img").is_dir():
+            found.append(below)
+        if depth < MOST_DEPTH and (below / "datasets").is_dir():
+            found += _dataset_folders(below / "datasets", depth + 1)
     return found
 
 
 def _labels(root: Path) -> LabelSpec:
     meta = root / META
-    document = read_json(meta, NAME)
+    document = read_json(meta, fix=EXPORT_AGAIN)
     classes = document.get("classes") if isinstance(document, dict) else None
     items = classes if isinstance(classes, list) else [None]
     given = [item.get("title") if isinstance(item, dict) else None for item in items]
     titles = [title for title in given if isinstance(title, str)]
-    try:
+    with class_names_of(meta):
         if len(titles) < len(given):
             raise LabelError("`classes` is not a list with titles", fix="export it again", code="labels-names")
         if len(titles) >= IGNORED:
             raise LabelError(f"{len(titles)} classes are too many", fix="merge some", code="labels-names")
         return object_labels(titles)
-    except LabelError as error:
-        raise DatasetError(f"{shown_path(meta)}: {error.message}", fix=error.fix, code="dataset-annotations") from error
 
 
 def _document(path: Path) -> dict[str, Any]:
-    document = read_json(path, NAME)
-    if not isinstance(document, dict) or not isinstance(document.get("objects"), list):
-        raise DatasetError(
-            f"{shown_path(path)}: it is a JSON file, but not Supervisely's: `objects` is missing",
-            fix="take it away, or export the project again",
-            code="dataset-annotations",
-        )
-    return document
+    return read_lists(path, "a file of Supervisely", "objects", fix=EXPORT_AGAIN)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -155,12 +138,10 @@ def _without_area(path: Path, *version: int) -> Counter[str]:
     return Counter(kind for kind in kinds if kind in WITHOUT_AREA) + Counter({"polygon of fewer than 3 points": thin})
 
 
-def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split: str) -> Pairs:
-    if split not in splits:
-        raise no_such_split(NAME, root, split, splits)
+def _pairs(root: Path, folders: dict[str, Path], split: str) -> Pairs:
     labels = _labels(root)
     value_of = {name: value for value, name in enumerate(labels.names)}
-    document = read_json(root / META, NAME)
+    document = read_json(root / META, fix=EXPORT_AGAIN)
     titles = [item["title"].strip() for item in document["classes"]]
     value_of |= {title: 0 for title in titles if title.casefold() in BACKGROUND_NAMES}
     tree, folder = FileTree(root), folders[split]
@@ -168,9 +149,8 @@ def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split:
     problems: list[Problem] = []
     dropped: Counter[str] = Counter()
     taken: set[Path] = set()
-    for name in sorted(entry.name for entry in folder_entries(folder / "ann") if entry.name.endswith(".json")):
-        path = folder / "ann" / name
-        stem = name.removesuffix(".json")
+    for path in files_of(folder / "ann", ".json"):
+        stem = path.stem
         image = tree.find(stem, folder / "img") or tree.find_image(stem, folder / "img")  # older exports: x.json
         if image is None:
             fix = "export it with its images, or take the file away"
@@ -190,12 +170,10 @@ def _pairs(root: Path, folders: dict[str, Path], splits: tuple[str, ...], split:
         counted = ", ".join(f"{count} {kind}" for kind, count in sorted(dropped.items()))
         message, fix = f"objects without an area, left out: {counted}", "draw them as masks or polygons if they matter"
         problems.append(Problem("warning", "outline-empty", folder, message, fix))
-    alone = sorted(entry.name for entry in folder_entries(folder / "img") if folder / "img" / entry.name not in taken)
-    if alone:
-        message = f"{len(alone)} files in img/ have no file in ann/, and are left out: {list_names(alone)}"
-        problems.append(Problem("warning", "mask-missing", folder, message, "label them in Supervisely"))
-    if not samples and not any(problem.severity == "error" for problem in problems):
-        problems.append(Problem("error", "dataset-empty", folder, "this split holds no photos", "export it again"))
+    alone = [entry.name for entry in visible_entries(folder / "img") if entry.path not in taken]
+    problems += left_out(
+        folder, "files in img/ have no file in ann/, and are left out", alone, fix="label them in Supervisely"
+    )
     return samples, problems
 
 

@@ -12,13 +12,12 @@ from typing import Any
 
 from terrazzo.data.dataset import Sample
 from terrazzo.data.file_tree import leads_elsewhere
-from terrazzo.data.layout import Layout, Pairs, no_such_split
+from terrazzo.data.layout import Layout, Pairs
+from terrazzo.data.name_affixes import same_name
 from terrazzo.data.pairing import Listings, pair
-from terrazzo.data.problems import Problem
-from terrazzo.data.yolo_document import DataYaml, class_names, other_folder, read_data_yaml
-from terrazzo.errors import DatasetError, LabelError
+from terrazzo.data.problems import Problem, class_names_of, file_error
+from terrazzo.data.yolo_document import DataYaml, class_names, read_data_yaml
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.text import shown_path
 
 __all__ = ["NAME", "SHAPE", "find"]
 
@@ -37,34 +36,27 @@ def find(root: Path) -> Layout | None:
 
 
 def _labels(path: Path, names: Any) -> LabelSpec:
-    try:
+    with class_names_of(path):
         return LabelSpec.from_names(class_names(names, MOST_CLASSES))
-    except LabelError as error:
-        raise DatasetError(f"{shown_path(path)}: {error.message}", fix=error.fix, code="dataset-annotations") from error
 
 
 def _masks_dir(document: DataYaml) -> str:
     name = document.masks_dir
     if not isinstance(name, str) or not name.strip() or leads_elsewhere(name):
-        raise DatasetError(
-            f"{shown_path(document.file)}: `masks_dir` is not the name of a folder in the data set",
-            fix="write the name that takes the place of `images`, as in `masks_dir: masks`",
-            code="dataset-annotations",
-        )
+        fix = "write the name that takes the place of `images`, as in `masks_dir: masks`"
+        raise file_error(document.file, "`masks_dir` is not the name of a folder in the data set", fix=fix)
     return PurePosixPath(name.strip().replace("\\", "/")).as_posix()
 
 
 def _pairs(document: DataYaml, split: str) -> Pairs:
-    if split not in document.splits:
-        raise no_such_split(NAME, document.file.parent, split, document.splits)
     images, problems = document.images(split)
     masks_dir = _masks_dir(document)
     samples: list[Sample] = []
     listings = Listings()
     folders: dict[Path, Path] = {}
     for image in images:
-        folder = other_folder(image.parent, masks_dir)
-        masks = [] if folder is None else listings(folder).by_stem.get(image.stem, [])
+        folder = document.beside(image.parent, masks_dir)
+        masks = [] if folder is None else listings(folder).by_stem.get(same_name(image.stem), [])
         found = pair([image], masks)
         folders |= {folder: image.parent} if folder is not None and masks else {}
         if isinstance(found, Sample):
@@ -75,7 +67,4 @@ def _pairs(document: DataYaml, split: str) -> Pairs:
         alone = listings(folder).by_stem.keys() - listings(image_folder).by_stem.keys()
         orphans = (pair([], listings(folder).by_stem[stem]) for stem in sorted(alone))
         problems += [problem for problem in orphans if isinstance(problem, Problem)]
-    if not samples and not problems:
-        message, fix = f"{split} holds no photos", f"check what {document.file.name} says about {split}"
-        problems.append(Problem("error", "dataset-empty", document.file, message, fix))
     return samples, problems

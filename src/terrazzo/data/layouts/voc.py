@@ -12,19 +12,18 @@ annotation that names an object of another kind. All others have the classes tha
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from terrazzo.data.layout import USUAL_SPLITS, Layout, NearMiss, Pairs, no_such_split
+from terrazzo.data.folders import USUAL_SPLITS, files_of
+from terrazzo.data.layout import Layout, NearMiss, Pairs
 from terrazzo.data.pairing import list_entries, listed_pairs
-from terrazzo.data.problems import Problem
 from terrazzo.labels.spec import LabelSpec
 
-__all__ = ["NAME", "SHAPE", "find", "list_files", "voc_pairs"]
+__all__ = ["NAME", "SHAPE", "find", "list_names_of", "usual_or_all", "voc_pairs"]
 
 NAME = "Pascal VOC"
 SHAPE = "JPEGImages, SegmentationClass, ImageSets/Segmentation"
@@ -43,17 +42,17 @@ def find(root: Path) -> Layout | NearMiss | None:
     """Recognise it by ``SegmentationClass`` and its lists."""
     if not (root / "SegmentationClass").is_dir() or any((root / name).is_file() for name in CLASS_FILES):
         return None
-    splits = list_files(root / LISTS)
-    if not splits or not (root / "JPEGImages").is_dir():
+    lists = list_names_of(root / LISTS)
+    if not lists or not (root / "JPEGImages").is_dir():
         missing = f"{LISTS}/train.txt" if (root / "JPEGImages").is_dir() else "JPEGImages"
         fix = f"give the folder that holds JPEGImages, SegmentationClass and {LISTS}, such as VOCdevkit/VOC2012"
         return NearMiss(NAME, f"it has SegmentationClass/, and {missing} is missing", fix)
-    pairs = partial(voc_pairs, NAME, root, LISTS, MASKS)
+    pairs, splits = partial(voc_pairs, root, LISTS, MASKS), usual_or_all(lists)
     marker = root / "SegmentationClass"
     names = [entry for _, entry in islice(list_entries(root / LISTS / f"{splits[0]}.txt"), LOOKED_AT)]
     if _are_vocs(root, names):
-        return Layout(NAME, root, marker, splits, pairs, _labels)
-    return Layout(f"{NAME} layout with other photos", root, marker, splits, pairs)
+        return Layout(NAME, root, marker, splits, pairs, _labels, others=lists)
+    return Layout(f"{NAME} layout with other photos", root, marker, splits, pairs, others=lists)
 
 
 def _are_vocs(root: Path, names: list[str]) -> bool:
@@ -74,29 +73,19 @@ def _annotations(path: Path) -> bytes:
         return b""
 
 
-def list_files(folder: Path) -> tuple[str, ...]:
-    """Name the lists of a folder: train and val where they are there, else all of them.
-
-    VOC's trainval and trainaug repeat photos of others, and can be asked for by name.
-    """
-    there = sorted(path.stem for path in folder.glob("*.txt"))
-    return tuple(split for split in USUAL_SPLITS if split in there) or tuple(there)
+def list_names_of(folder: Path) -> tuple[str, ...]:
+    """Name the lists of a folder."""
+    return tuple(path.stem for path in files_of(folder, ".txt") if path.suffix == ".txt")
 
 
-def voc_pairs(name: str, root: Path, lists: str, masks: tuple[str, ...], split: str) -> Pairs:
-    """Pair the photos of a list, which Pascal Context has too.
+def usual_or_all(lists: tuple[str, ...]) -> tuple[str, ...]:
+    """Choose train and val where they are there: VOC's trainval and trainaug repeat photos of others."""
+    return tuple(split for split in USUAL_SPLITS if split in lists) or lists
 
-    Raises:
-        DatasetError: there is no such list.
-    """
-    text_file = root / lists / f"{split}.txt"
-    if not os.path.isfile(text_file):
-        raise no_such_split(name, root, split, sorted(path.stem for path in (root / lists).glob("*.txt")))
-    samples, problems = listed_pairs(text_file, root, "JPEGImages", masks)
-    if not samples and not problems:
-        message, fix = "this split holds no photos", "name one photo a line"
-        problems.append(Problem("error", "dataset-empty", text_file, message, fix))
-    return samples, problems
+
+def voc_pairs(root: Path, lists: str, masks: tuple[str, ...], split: str) -> Pairs:
+    """Pair the photos of a list, which Pascal Context has too."""
+    return listed_pairs(root / lists / f"{split}.txt", root, "JPEGImages", masks)
 
 
 def _labels() -> LabelSpec:

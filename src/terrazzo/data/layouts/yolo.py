@@ -16,21 +16,24 @@ from typing import Any
 import numpy as np
 
 from terrazzo.data.dataset import Sample
-from terrazzo.data.layout import Layout, NearMiss, Pairs, no_such_split
-from terrazzo.data.masks import StoredMask
+from terrazzo.data.folders import files_of
+from terrazzo.data.layout import Layout, NearMiss, Pairs
+from terrazzo.data.masks import StoredMask, WholeFile
+from terrazzo.data.name_affixes import same_name
 from terrazzo.data.outlines import IGNORED, Region, object_labels, paint, region_of
-from terrazzo.data.pairing import folder_entries, list_entries
-from terrazzo.data.problems import Problem
+from terrazzo.data.pairing import Listings, list_entries
+from terrazzo.data.problems import Problem, class_names_of, file_error
 from terrazzo.data.sources.image_file import ImageFile
-from terrazzo.data.yolo_document import DataYaml, class_names, other_folder, read_data_yaml
+from terrazzo.data.yolo_document import DataYaml, class_names, read_data_yaml
 from terrazzo.errors import DatasetError, ImageError, LabelError
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.text import show, shown_path
+from terrazzo.text import list_names, show
 
 __all__ = ["NAME", "SHAPE", "PolygonFile", "find"]
 
 NAME = "YOLO polygons"
 SHAPE = "data.yaml, images/train, labels/train"
+NO_LABELS = frozenset({"classes", "labels", "notes", "readme", "predefined_classes", "train", "val", "test"})
 
 
 def find(root: Path) -> Layout | NearMiss | None:
@@ -48,7 +51,7 @@ def find(root: Path) -> Layout | NearMiss | None:
 
 
 @dataclass(frozen=True, slots=True)
-class PolygonFile:
+class PolygonFile(WholeFile):
     """The mask of one photo: its text file, or None where it has no objects. Painted at the photo's size when read."""
 
     image: Path
@@ -57,10 +60,6 @@ class PolygonFile:
     @property
     def file(self) -> Path:
         return self.text_file or self.image
-
-    @property
-    def part(self) -> str:
-        return ""
 
     def read(self) -> StoredMask:
         """Paint it.
@@ -79,67 +78,62 @@ class PolygonFile:
 
     def _object(self, number: int, entry: str, height: int, width: int) -> tuple[int, Region]:
         words = entry.split()
-        where = f"{shown_path(self.file)}: line {number}"
         if len(words) == 5:
-            raise DatasetError(
-                f"{where} is a box, not the corners of an outline",
-                fix="export outlines: boxes are not masks",
-                code="outline-missing",
+            message, fix = (
+                f"line {number} is a box, not the corners of an outline",
+                "export outlines: boxes are not masks",
             )
+            raise file_error(self.file, message, fix=fix, code="outline-missing")
         try:
             value, corners_N2 = int(words[0]) + 1, np.array(words[1:], np.float64).reshape(-1, 2)
         except ValueError:
             value, corners_N2 = 0, np.empty((0, 2))
         if not 0 < value < IGNORED or len(corners_N2) < 3 or not np.isfinite(corners_N2).all():
-            raise DatasetError(
-                f"{where} is not an outline: {show(entry[:40])}",
-                fix="write a class number and at least three corners: 0 0.1 0.2 0.3 0.2 0.3 0.4",
-                code="outline-damaged",
-            )
+            fix = "write a class number and at least three corners: 0 0.1 0.2 0.3 0.2 0.3 0.4"
+            message = f"line {number} is not an outline: {show(entry[:40])}"
+            raise file_error(self.file, message, fix=fix, code="outline-damaged")
         if corners_N2.min() < -1 or corners_N2.max() > 2:
-            raise DatasetError(
-                f"{where} has corners in pixels, not in shares of the photo",
-                fix="divide x by the photo's width and y by its height",
-                code="outline-damaged",
-            )
+            message = f"line {number} has corners in pixels, not in shares of the photo"
+            fix = "divide x by the photo's width and y by its height"
+            raise file_error(self.file, message, fix=fix, code="outline-damaged")
         try:
             return value, region_of([corners_N2 * (width, height)], height, width)
         except ValueError as error:
-            fix = "draw it with fewer corners"
-            raise DatasetError(f"{where}: {error}", fix=fix, code="outline-damaged") from error
+            message, fix = f"line {number}: {error}", "draw it with fewer corners"
+            raise file_error(self.file, message, fix=fix, code="outline-damaged") from error
 
 
 def _labels(path: Path, names: Any) -> LabelSpec:
     """The background, and the names in order."""
-    try:
+    with class_names_of(path):
         names = class_names(names, IGNORED - 1)
         spec = object_labels(names)
         if spec.num_classes != len(names) + 1:
             raise LabelError("`names` has a name twice, or a background", fix="rename it", code="labels-names")
         return spec
-    except LabelError as error:
-        raise DatasetError(f"{shown_path(path)}: {error.message}", fix=error.fix, code="dataset-annotations") from error
 
 
 def _pairs(document: DataYaml, split: str) -> Pairs:
-    if split not in document.splits:
-        raise no_such_split(NAME, document.file.parent, split, document.splits)
     images, problems = document.images(split)
     samples: list[Sample] = []
-    labels: dict[Path, set[str]] = {}
+    labels: dict[Path, dict[str, Path]] = {}
+    image_folders: dict[Path, Path] = {}
     for image in images:
-        folder = other_folder(image.parent, "labels") or image.parent
+        folder = document.beside(image.parent, "labels") or image.parent
         if folder not in labels:
-            labels[folder] = {entry.name for entry in folder_entries(folder)} if folder.is_dir() else set()
-        text_file = f"{image.stem}.txt"
-        there = text_file in labels[folder]
-        samples.append(Sample(ImageFile(image), PolygonFile(image, folder / text_file if there else None)))
-    if not samples and not any(problem.severity == "error" for problem in problems):
-        message, fix = f"{split} holds no photos", f"check what {document.file.name} says about {split}"
-        problems.append(Problem("error", "dataset-empty", document.file, message, fix))
-    elif samples and all(sample.mask.file == sample.image.file for sample in samples):
+            labels[folder] = {same_name(path.stem): path for path in files_of(folder, ".txt")}
+            image_folders[folder] = image.parent
+        samples.append(Sample(ImageFile(image), PolygonFile(image, labels[folder].get(same_name(image.stem)))))
+    listings = Listings()
+    for folder, image_folder in image_folders.items():
+        alone = labels[folder].keys() - listings(image_folder).by_stem.keys() - NO_LABELS
+        if alone:
+            message = f"text files without a photo of their name in {image_folder.name}/: {list_names(sorted(alone))}"
+            fix = "name photo and text file alike: a photo without a text file is read as background all over"
+            problems.append(Problem("warning", "photo-missing", folder, message, fix))
+    if samples and all(sample.mask.file == sample.image.file for sample in samples):
         message, fix = f"no photo of {split} has a text file in labels/", "put the labels beside the images folder"
-        masks = other_folder(images[0].parent, "masks")
+        masks = document.beside(images[0].parent, "masks")
         if masks is not None and masks.is_dir():
             fix = f"write `masks_dir: masks` into {document.file.name} if masks/ holds index masks"
         problems.append(Problem("error", "mask-missing", document.file, message, fix))

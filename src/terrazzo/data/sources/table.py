@@ -45,7 +45,7 @@ class TableCell(EncodedImage):
         if not path.resolve().is_relative_to(self.root.resolve()):  # somebody else's table may name any file
             raise ImageError(
                 f"it names {shown_path(path)}, outside of the data set",
-                fix="save it again with save_to_disk, which puts photos and masks into the table",
+                fix="save it again with save_to_disk, which puts images and masks into the table",
                 code="dataset-outside",
             )
         return path

@@ -1,15 +1,15 @@
-"""From a network's logits to a mask at the photo's size: resize, then argmax, exactly and cheaply.
+"""Argmax and softmax of bilinearly upsampled logits, without building the (K, H, W) logits.
 
-The papers resize the logits bilinearly to the network's input size, then to the photo's, and take the winning class of
-every pixel. Done literally that builds K planes of the photo's size, 5 GB for a 4K photo and 150 classes, to keep one
+The papers resize the logits bilinearly to the network's input size, then to the image's, and take the winning class of
+every pixel. Done literally that builds K planes of the image's size, 5 GB for a 4K image and 150 classes, to keep one
 byte per pixel. Here the resizes are composed first: along each axis an output position is a weighted mean of a few
-source positions (`resampling.py`), and positions that share theirs form a group. A group of rows crossed with a group
+source positions (`resize_axis.py`), and positions that share theirs form a group. A group of rows crossed with a group
 of columns is a *cell*: its output pixels are all convex combinations of the same few logits, those at its *corners*.
 
 1. Where one class wins at all corners of a cell, it wins at every pixel of the cell. Nothing is interpolated.
-2. In the other, *mixed* cells (`mixed_cells.py`), take two or three classes that win at corners, and at each corner the
-   mean of their logits. A pixel's best class is at least the interpolation of these means. So a class that lies below
-   the mean at every corner lies below it at every pixel, and cannot win. Nearly always that leaves only the two
+2. In the other, *mixed* cells (`boundary_cells.py`), take two or three classes that win at corners, and at each corner
+   the mean of their logits. A pixel's best class is at least the interpolation of these means. So a class that lies
+   below the mean at every corner lies below it at every pixel, and cannot win. Nearly always that leaves only the two
    winners, whose difference is the one thing to interpolate.
 3. In the few cells with more candidates, a class must also reach, at some corner, the best of the candidates' smallest
    corner values: some class is at least that everywhere. The candidates that remain compete pixel by pixel.
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from terrazzo.inference.upsample.boundary_cells import Painter, in_memory_order, require_finite
 from terrazzo.inference.upsample.resize_axis import ComposedAxis, compose_axis, interpolate
 
-__all__ = ["confidence_along", "probability_strips_along", "upsample_argmax", "winners_along"]
+__all__ = ["confidence_along", "confidence_of", "probability_strips_along", "upsample_argmax", "winners_along"]
 
 Floats: TypeAlias = NDArray[np.float32]
 Indices: TypeAlias = NDArray[np.intp]
@@ -51,7 +51,7 @@ def upsample_argmax(logits_KHW: Floats, sizes: Sequence[tuple[int, int]]) -> Cla
 
     Args:
         logits_KHW: the network's output for one image.
-        sizes: (height, width) of each resize, usually of the network's input and then of the photo. Sizes may shrink
+        sizes: (height, width) of each resize, usually of the network's input and then of the image. Sizes may shrink
             and grow; none at all means the logits' own.
 
     Returns:
@@ -118,7 +118,7 @@ def probability_strips_along(
 
 
 def confidence_along(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis) -> tuple[Floats, Floats]:
-    """How sure the model is of each pixel, without ever holding (K, H, W) probabilities.
+    """Confidence and entropy of each pixel's softmax, without building (K, H, W) probabilities.
 
     Returns:
         The (H, W) largest probability, and the (H, W) entropy divided by log K: 0 is certain, 1 is uniform.
@@ -139,6 +139,17 @@ def confidence_along(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAx
             entropy_RW = np.log(total_RW) - share_KRW.sum(axis=0) / total_RW
             entropy_HW[here] = np.clip(entropy_RW / math.log(len(logits_KHW)), 0, 1)
     return highest_HW, entropy_HW
+
+
+def confidence_of(probabilities_KRW: Floats) -> tuple[Floats, Floats]:
+    """Confidence and entropy of (K, rows, W) probabilities, as :func:`confidence_along` has them."""
+    num_classes = len(probabilities_KRW)
+    if num_classes == 1:
+        return probabilities_KRW[0], np.zeros_like(probabilities_KRW[0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms_KRW = probabilities_KRW * np.log(probabilities_KRW)
+    entropy_RW = -np.nansum(terms_KRW, axis=0) / math.log(num_classes)  # NaN is 0 times log 0
+    return probabilities_KRW.max(axis=0), entropy_RW.clip(0, 1)
 
 
 def _iter_margins(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis) -> Iterator[tuple[int, Floats]]:

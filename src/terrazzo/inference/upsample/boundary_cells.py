@@ -1,6 +1,6 @@
-"""The mask where classes meet: deciding only the pixels, and interpolating only the classes, that are in question.
+"""Argmax of bilinearly upsampled logits along class boundaries, interpolating two or three candidate classes.
 
-`postprocess.py` holds the argument this file carries out, and says what cells, corners and mixed cells are.
+`argmax.py` explains why no other class can win, and what cells, corners and mixed cells are.
 
 Letters in names: K classes, N source pixels of a strip, C mixed cells, T corners, P output rows or columns of a cell.
 """
@@ -45,7 +45,7 @@ def require_finite(values: Floats) -> None:
 
 @dataclass(frozen=True)
 class PixelMajor:
-    """Logits with all classes of a pixel side by side."""
+    """Logits in memory order (pixels, classes)."""
 
     flat: Floats
     num_classes: int
@@ -91,7 +91,7 @@ class PixelMajor:
 
 @dataclass(frozen=True)
 class ClassMajor:
-    """Logits as one plane of pixels per class."""
+    """Logits in memory order (classes, pixels)."""
 
     flat: Floats
     num_classes: int

@@ -1,12 +1,12 @@
-"""Several bilinear resizes of one axis, composed into one; and, before them, the mean over overlapping windows.
+"""Bilinear interpolation along one axis: several resizes composed into one, after a mean over overlapping windows.
 
 Resizing is separable and linear, so along one axis each output position is a weighted mean of a few source positions,
 its *taps*: two after one resize, two or three after two growing ones, and never more than two to the power of the
 number of resizes. Consecutive outputs with the same taps form a *group*; growing by 4 makes groups of 4.
 
-Averaging windows is no different. Windows that stand in a grid cover a position as often as its row is covered, times
-as often as its column is, so their mean is taken along one axis after the other, and where n windows overlap a position
-has n times the taps. The source is then the windows' own sources, one after the other.
+A mean over windows is composed in the same way. Windows stand in a grid, and a window's weight at a pixel is its weight
+along rows times that along columns, so the mean is taken along one axis after the other; where n windows overlap, a
+position has n times the taps. The source is then the windows' own sources, one after the other.
 
 Letters in names: O outputs, G groups, P outputs of one group, T taps.
 """
@@ -16,16 +16,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ComposedAxis", "compose_axis", "compose_windows", "interpolate"]
+__all__ = ["Blend", "ComposedAxis", "compose_axis", "compose_windows", "interpolate"]
 
 Floats: TypeAlias = NDArray[np.float32]
 Doubles: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.intp]
+Blend: TypeAlias = Literal["mean", "linear"]
 
 # Longer groups are split, so that the cells of two axes never hold more than 16 x 16 pixels.
 _LONGEST_GROUP = 16
@@ -82,27 +83,46 @@ def compose_axis(source: int, targets: tuple[int, ...]) -> ComposedAxis:
 
 
 @lru_cache(maxsize=64)
-def compose_windows(source: int, starts: tuple[int, ...], window: int, targets: tuple[int, ...]) -> ComposedAxis:
-    """Resize each window's source to the window's length, average where windows overlap, and resize to each target.
+def compose_windows(
+    source: int, starts: tuple[int, ...], window: int, targets: tuple[int, ...], blend: Blend = "mean"
+) -> ComposedAxis:
+    """Resize each window's source to the window's length, blend where windows overlap, and resize to each target.
 
     Args:
         source: length of one window's source; the windows' sources follow one another.
         starts: where the windows begin, in ascending order, leaving no gap; the last one ends the axis.
         window: length of a window.
-        targets: length after each resize of the averaged axis.
+        targets: length after each resize of the blended axis.
+        blend: what the mean over windows is weighted by; see `_window_weights`.
     """
     taps_WT, weights_WT = _resized(np.arange(source)[:, None], np.ones((source, 1)), (window,))
     position_NW = np.array(starts)[:, None] + np.arange(window)
-    count_O = np.bincount(position_NW.ravel())
-    most, taps = int(count_O.max()), taps_WT.shape[1]
-    taps_OT = np.zeros((count_O.size, most * taps), np.intp)
+    share_NW = _window_weights(starts, window, blend)
+    most, taps = int(np.bincount(position_NW.ravel()).max()), taps_WT.shape[1]
+    total_O = np.bincount(position_NW.ravel(), share_NW.ravel())
+    taps_OT = np.zeros((total_O.size, most * taps), np.intp)
     weights_OT = np.zeros(taps_OT.shape)
-    for number, position_W in enumerate(position_NW):
+    for number, (position_W, share_W) in enumerate(zip(position_NW, share_NW, strict=True)):
         # Windows over one position follow one another, so each finds columns of its own.
         column = slice(number % most * taps, (number % most + 1) * taps)
         taps_OT[position_W, column] = taps_WT + number * source
-        weights_OT[position_W, column] = weights_WT / count_O[position_W, None]
+        weights_OT[position_W, column] = weights_WT * (share_W / total_O[position_W])[:, None]
     return _grouped(*_resized(*_merge_taps(taps_OT, weights_OT, source * len(starts)), targets))
+
+
+def _window_weights(starts: tuple[int, ...], window: int, blend: Blend) -> Doubles:
+    """The weight of each window at each of its positions, (windows, window).
+
+    "mean" is 1 everywhere. "linear" rises where windows overlap, from 0 to 1 over the middle half of the overlap: the
+    outer quarter, where a network's padding shows most, does not count. No window is blended at the image's own edges.
+    """
+    weights_NW = np.ones((len(starts), window))
+    if blend == "mean" or len(starts) == 1 or (overlap := window - (starts[1] - starts[0])) < 1:
+        return weights_NW
+    rise_W = (np.arange(window) + 0.5 - overlap / 4) / (overlap / 2)
+    weights_NW[1:] = rise_W
+    weights_NW[:-1] = np.minimum(weights_NW[:-1], rise_W[::-1])
+    return weights_NW.clip(0, 1)
 
 
 def _resized(taps_OT: Indices, weights_OT: Doubles, targets: tuple[int, ...]) -> tuple[Indices, Doubles]:

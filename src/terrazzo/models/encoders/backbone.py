@@ -34,6 +34,8 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,7 +45,7 @@ from torch import Tensor, nn
 
 from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.fields import BelowOne
-from terrazzo.models.layers import ceil_div, first_cells
+from terrazzo.models.layers import NothingToInitialize, ceil_div, first_cells
 from terrazzo.models.maps import Maps
 from terrazzo.text import printable, said_by
 
@@ -186,12 +188,26 @@ def create_backbone(
     with torch.inference_mode(False), torch.enable_grad():
         model_class, made = backbone_config(config, maps, drop_path_rate, in_channels)
         try:
+            _refuse_larger_than_memory(model_class, made)
             backbone: Any = model_class(made)
         except Exception as error:  # whatever a configuration's own checks raise
             raise _unusable(made.model_type, error) from error
         if maps == "dilated":
             dilate_last_stages(backbone)
         return Backbone(backbone)
+
+
+def _refuse_larger_than_memory(model_class: Any, config: Any) -> None:
+    """Refuse a configuration of a few lines that asks for more than this machine has."""
+    with torch.device("meta"), NothingToInitialize():
+        parameters = sum(parameter.numel() for parameter in model_class(config).parameters())
+    if 4 * parameters > machine_memory():
+        raise ValueError(f"its {parameters / 1e6:,.0f} million parameters do not fit into this machine's memory")
+
+
+def machine_memory() -> int:
+    """Bytes of memory that the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize
 
 
 def backbone_config(

@@ -60,7 +60,7 @@ class Piece:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """How one program stores one family of models.
+    """The names and shapes under which one program stores one family of models.
 
     Attributes:
         name: for messages.
@@ -81,10 +81,6 @@ class Layout:
     prepare: Callable[[dict[str, Tensor]], None] | None = None
     licence: str = "not stated in the file"
     remark: str = ""
-
-    def prefix_in(self, keys: Mapping[str, object]) -> str | None:
-        """Return what stands before this layout's own names (``module.``, or nothing); None for another layout's."""
-        return next(iter(self.prefixes_in(keys)), None)
 
     def prefixes_in(self, keys: Iterable[str]) -> list[str]:
         """Return every prefix behind which this layout's own names begin: several where a file has several networks."""

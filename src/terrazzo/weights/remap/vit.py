@@ -67,26 +67,22 @@ def mmseg_encoder(prefix: str) -> dict[str, Place]:
 
 
 def _hf_encoder(
-    block: str,
-    attention: str,
-    names: tuple[str, ...],
-    output: str,
-    fc1: str,
-    fc2: str,
-    norms: tuple[str, str] = ("layernorm_before", "layernorm_after"),
+    block: str, norms: tuple[str, str], attention: tuple[str, ...], mlp: tuple[str, str]
 ) -> dict[str, Place]:
+    """transformers' names: of its norms, of query, key, value and output, and of both linear layers of the MLP."""
     positions = Place("embeddings.position_embeddings", tokens=True)
+    *qkv, output = (f"{block}.{name}" for name in attention)
     return {
         "encoder.cls_token": Place("embeddings.cls_token"),
         "encoder.cls_pos_embed": positions,
         "encoder.pos_embed": positions,
         "encoder.patch_embed.proj": Place("embeddings.patch_embeddings.projection"),
         "encoder.blocks.{i}.norm1": Place(f"{block}.{norms[0]}"),
-        "encoder.blocks.{i}.attn.qkv": Place(*(f"{block}.{attention}.{name}" for name in names)),
-        "encoder.blocks.{i}.attn.proj": Place(f"{block}.{output}"),
+        "encoder.blocks.{i}.attn.qkv": Place(*qkv),
+        "encoder.blocks.{i}.attn.proj": Place(output),
         "encoder.blocks.{i}.norm2": Place(f"{block}.{norms[1]}"),
-        "encoder.blocks.{i}.mlp.fc1": Place(f"{block}.{fc1}"),
-        "encoder.blocks.{i}.mlp.fc2": Place(f"{block}.{fc2}"),
+        "encoder.blocks.{i}.mlp.fc1": Place(f"{block}.{mlp[0]}"),
+        "encoder.blocks.{i}.mlp.fc2": Place(f"{block}.{mlp[1]}"),
     }
 
 
@@ -143,19 +139,18 @@ TIMM = Layout(
     encoder_only=True,
     prepare=_made_regular,
 )
+HF4_ATTENTION = (
+    *("attention.attention.query", "attention.attention.key", "attention.attention.value"),
+    "attention.output.dense",
+)
+HF5_ATTENTION = tuple(f"attention.{letter}_proj" for letter in "qkvo")
+VIT_NORMS, DINOV2_NORMS = ("layernorm_before", "layernorm_after"), ("norm1", "norm2")
+MLP = ("mlp.fc1", "mlp.fc2")
+
 HF4 = Layout(
     "ViT encoder, transformers 4 names",
     "encoder.layer.0.attention.attention.query.weight",
-    {
-        **_hf_encoder(
-            "encoder.layer.{i}",
-            "attention.attention",
-            ("query", "key", "value"),
-            "attention.output.dense",
-            "intermediate.dense",
-            "output.dense",
-        )
-    },
+    _hf_encoder("encoder.layer.{i}", VIT_NORMS, HF4_ATTENTION, ("intermediate.dense", "output.dense")),
     dropped=("layernorm.*", "pooler.*", "classifier.*", "cls_classifier.*", "distillation_classifier.*"),
     encoder_only=True,
     prepare=_made_regular,
@@ -163,25 +158,15 @@ HF4 = Layout(
 HF5 = Layout(
     "ViT encoder, transformers 5 names",
     "layers.0.attention.q_proj.weight",
-    _hf_encoder("layers.{i}", "attention", ("q_proj", "k_proj", "v_proj"), "attention.o_proj", "mlp.fc1", "mlp.fc2"),
+    _hf_encoder("layers.{i}", VIT_NORMS, HF5_ATTENTION, MLP),
     dropped=HF4.dropped,
     encoder_only=True,
     prepare=_made_regular,
 )
-
-DINOV2_NORMS = ("norm1", "norm2")
 DINOV2_HF4 = Layout(
     "DINOv2 encoder, transformers 4 names",
     "encoder.layer.0.layer_scale1.lambda1",
-    _hf_encoder(
-        "encoder.layer.{i}",
-        "attention.attention",
-        ("query", "key", "value"),
-        "attention.output.dense",
-        "mlp.fc1",
-        "mlp.fc2",
-        DINOV2_NORMS,
-    ),
+    _hf_encoder("encoder.layer.{i}", DINOV2_NORMS, HF4_ATTENTION, MLP),
     dropped=("layernorm.*", "classifier.*", "embeddings.mask_token"),
     encoder_only=True,
     prepare=_made_regular,
@@ -189,15 +174,7 @@ DINOV2_HF4 = Layout(
 DINOV2_HF5 = Layout(
     "DINOv2 encoder, transformers 5 names",
     "encoder.layer.0.attention.q_proj.weight",
-    _hf_encoder(
-        "encoder.layer.{i}",
-        "attention",
-        ("q_proj", "k_proj", "v_proj"),
-        "attention.o_proj",
-        "mlp.fc1",
-        "mlp.fc2",
-        DINOV2_NORMS,
-    ),
+    _hf_encoder("encoder.layer.{i}", DINOV2_NORMS, HF5_ATTENTION, MLP),
     dropped=DINOV2_HF4.dropped,
     encoder_only=True,
     prepare=_made_regular,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from terrazzo.fields import NotNegative, Within, checked
+from terrazzo.fields import NotNegative, Within, read_value
 from terrazzo.training.losses.class_weights import weight_of_labels
 from terrazzo.training.losses.strips import strip_rows
 from terrazzo.training.rows import Checked
@@ -82,7 +82,7 @@ class ClassWeightedLoss(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, weight in (self.class_weights or {}).items():
-            checked(weight, ClassWeight, f"class_weights.{name}", code="recipe-value")
+            read_value(weight, ClassWeight, f"class_weights.{name}", code="recipe-value")
 
     def share(
         self, labels_BHW: Tensor, batch_BHW: Tensor, ignore_index: int, class_weights_K: Tensor | None

@@ -146,8 +146,8 @@ def train(
     reset_head
         Learn a new classifier, where the --weights are for other classes than the data set's.
     check
-        Decode every photo and mask before the first step, also where they do not fit into memory. Default: headers and
-        masks are read.
+        Decode every photo and mask before the first step, also where they do not fit into memory; by default only
+        headers and masks are read then.
     dry_run
         Train nothing: print every setting and the memory, disk and time that the run takes, and draw the first batch
         into batch.png.

@@ -90,7 +90,7 @@ class ServedModel:
         return {
             "name": self.name,
             "version": self.version,
-            "engine": type(predictor.engine).__name__,
+            "engine": type(predictor.engine).__name__.removesuffix("Engine"),
             "streams": predictor.streams,
             "protocol": predictor.protocol.name,
             "classes": [

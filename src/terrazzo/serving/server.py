@@ -22,7 +22,7 @@ from terrazzo.serving.segmenting import Segmenter
 from terrazzo.serving.settings import ServeSettings
 from terrazzo.text import said_by
 
-__all__ = ["serve"]
+__all__ = ["make_server", "serve"]
 
 KEEP_ALIVE = 15
 CONNECTIONS = 1000
@@ -52,6 +52,15 @@ def serve(
     metrics = Metrics(drift=settings.drift)
     house = Segmenter(Models(named_sources(models), options or LoadOptions(), settings, metrics), settings, metrics)
     listening = _listening(settings)
+    if started is not None:
+        host, port = listening.getsockname()[:2]
+        started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    make_server(house).run([listening])
+
+
+def make_server(house: Segmenter) -> uvicorn.Server:
+    """Return uvicorn's server of the application; its ``run`` takes the sockets."""
+    settings = house.settings
     config = uvicorn.Config(
         make_app(house),
         http=Connection,
@@ -66,10 +75,7 @@ def serve(
         limit_concurrency=max(CONNECTIONS, 4 * settings.capacity),
         backlog=2048,
     )
-    if started is not None:
-        host, port = listening.getsockname()[:2]
-        started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    uvicorn.Server(config).run([listening])
+    return uvicorn.Server(config)
 
 
 def _listening(settings: ServeSettings) -> socket.socket:

@@ -4,6 +4,7 @@ file and are served as they are; the example photos are those that ship with the
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 
 from fastapi import APIRouter, Response
 
@@ -30,7 +31,7 @@ def demo_router() -> APIRouter:
     router = APIRouter(include_in_schema=False)
     here = files(__package__)
     pages = {name: (here / name).read_bytes() for name in MEDIA_TYPES}
-    examples = {name: image.read_bytes() for name in bundled_names() if (image := example_image(name)) is not None}
+    examples = {name: image for name in bundled_names() if (image := example_image(name)) is not None}
 
     def page(name: str) -> Response:
         return Response(pages[name], media_type=f"{MEDIA_TYPES[name]}; charset=utf-8", headers=HEADERS)
@@ -40,14 +41,14 @@ def demo_router() -> APIRouter:
         return page("index.html")
 
     @router.get("/demo/examples")
-    async def list_examples() -> list[str]:
-        return list(examples)
+    async def list_examples() -> list[dict[str, str]]:
+        return [{"name": name, "credit": _credit(image)} for name, image in examples.items()]
 
     @router.get("/demo/examples/{name}")
     async def example(name: str) -> Response:
         if name not in examples:
             raise Refusal(404, "http", "there is no such example")
-        return Response(examples[name], media_type="image/jpeg")
+        return Response(examples[name].read_bytes(), media_type="image/jpeg")
 
     @router.get("/demo/{name}")
     async def part(name: str) -> Response:
@@ -56,3 +57,10 @@ def demo_router() -> APIRouter:
         return page(name)
 
     return router
+
+
+def _credit(image: Path) -> str:
+    """Author and licence, from the file beside an example photo."""
+    lines = image.with_suffix(".txt").read_text().splitlines()
+    facts = dict(line.split(":", 1) for line in lines if line.startswith(("Author:", "Licence:")))
+    return " ".join(text.strip() for text in facts.values())

@@ -47,8 +47,9 @@ async function begin() {
   at("here").textContent = location.origin;
   try {
     await listModels();
-    const names = await (await ask("/demo/examples")).json();
-    for (const name of names) at("examples").append(exampleButton(name));
+    const examples = await (await ask("/demo/examples")).json();
+    for (const { name } of examples) at("examples").append(exampleButton(name));
+    at("credits").textContent = examples.map(({ name, credit }) => `Example photo of ${name}: ${credit}`).join(" ");
   } catch (error) { fail(error); }
 }
 
@@ -226,6 +227,12 @@ function press(index) {
   }
 }
 
+function light(index) {
+  for (const button of at("classes").querySelectorAll("button")) {
+    button.classList.toggle("lit", Number(button.dataset.index) === index);
+  }
+}
+
 let last = null;
 at("mask").addEventListener("pointermove", (event) => {
   const box = at("mask").getBoundingClientRect();
@@ -237,16 +244,17 @@ at("mask").addEventListener("pointermove", (event) => {
   if (index === last) return;
   last = index;
   const found = chosenModel().classes[index];
+  light(found ? index : null);
   at("under").hidden = !found;
   at("under").textContent = found ? found.name : "";
   paint(found ? index : state.pressed);
 });
-at("mask").addEventListener("pointerleave", () => { last = null; at("under").hidden = true; paint(); });
+at("mask").addEventListener("pointerleave", () => { last = null; light(null); at("under").hidden = true; paint(); });
 
 function addTime(took) {
   const model = chosenModel();
   const row = document.createElement("tr");
-  for (const text of [model.name, model.engine.replace(/Engine$/, ""), `${state.width} × ${state.height}`, String(took)]) {
+  for (const text of [`${model.name}, ${model.engine}`, `${state.width}×${state.height}`, String(took)]) {
     row.insertCell().textContent = text;
   }
   at("times").prepend(row);

@@ -58,7 +58,7 @@ def serve(
     Examples:
         terrazzo serve --demo
         terrazzo serve --model runs/mine --host 0.0.0.0 --port 80
-        terrazzo serve --model day=day.onnx --model night=night.onnx --engine onnxruntime
+        terrazzo serve --model day=day.onnx --model night=night.onnx
 
     Parameters
     ----------

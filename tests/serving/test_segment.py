@@ -54,6 +54,8 @@ def test_a_file_of_a_form(server: Running) -> None:
         ("?save=overlay", "application/json", "image/png"),
         ("?save=json", "*/*", "application/json"),
         ("?save=probabilities", "*/*", "application/x-npz"),
+        ("?save=entropy", "*/*", "image/png"),
+        ("?save=polygons", "*/*", "application/geo+json"),
     ],
 )
 def test_forms_of_answers(server: Running, query: str, accept: str, media: str) -> None:
@@ -67,6 +69,9 @@ def test_forms_of_answers(server: Running, query: str, accept: str, media: str) 
     elif media == "application/x-npz":
         archive = np.load(io.BytesIO(answer.content))
         assert (archive["probabilities"].argmax(0) == mask).all() and list(archive["names"]) == list(LABELS.names)
+    elif media == "application/geo+json":
+        features = answer.json()["features"]
+        assert sum(feature["properties"]["pixels"] for feature in features) == mask.size
     elif "color" in query:
         assert (decoded(answer.content) == np.array(LABELS.palette, np.uint8)[mask]).all()
 

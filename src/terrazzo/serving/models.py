@@ -19,6 +19,7 @@ from terrazzo.inference.failure import Failure
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.result import Segmentation
+from terrazzo.inference.scores import NOTHING, Keep
 from terrazzo.serving.batching import BatchQueue, Job
 from terrazzo.serving.metrics import Metrics
 from terrazzo.serving.settings import ServeSettings
@@ -65,7 +66,7 @@ class ServedModel:
         def computed(waited: Sequence[float], took: float) -> None:
             metrics.batch(name, waited, took)
 
-        self.queue: BatchQueue[tuple[Image, bool], Outcome] = BatchQueue(
+        self.queue: BatchQueue[tuple[Image, Keep], Outcome] = BatchQueue(
             self._compute,
             streams=predictor.streams,
             most=settings.batch_size,
@@ -73,16 +74,16 @@ class ServedModel:
             watch=computed,
         )
 
-    def submit(self, image: Image, deadline: float, *, probabilities: bool = False) -> Future[Outcome]:
+    def submit(self, image: Image, deadline: float, keep: Keep = NOTHING) -> Future[Outcome]:
         """Queue an (H, W, bands) image; the future's result is a segmentation, or why there is none."""
         height, width = image.shape[:2]
-        kind = (self.predictor.input_size((height, width)), probabilities)
-        job: Job[tuple[Image, bool], Outcome] = Job((image, probabilities), kind, deadline)
+        kind = (self.predictor.input_size((height, width)), keep)
+        job: Job[tuple[Image, Keep], Outcome] = Job((image, keep), kind, deadline)
         self.queue.put(job)
         return job.future
 
-    def _compute(self, items: Sequence[tuple[Image, bool]]) -> list[Outcome]:
-        return self.predictor.segment_together([image for image, _ in items], probabilities=items[0][1])
+    def _compute(self, items: Sequence[tuple[Image, Keep]]) -> list[Outcome]:
+        return self.predictor.segment_together([image for image, _ in items], keep=items[0][1])
 
     def describe(self) -> dict[str, Any]:
         """What clients may know: no path of this machine."""
@@ -188,7 +189,9 @@ class Models:
 
 def _warm_up(predictor: Predictor, name: str) -> None:
     """Compute one image: what cannot is found before a client comes, and the first client waits no longer."""
-    random = np.random.default_rng(0).integers(0, 256, (*WARM_UP, 3), dtype=np.uint8)
+    random: Image = np.random.default_rng(0).integers(0, 256, (*WARM_UP, predictor.preprocess.in_channels), np.uint8)
+    if predictor.preprocess.bands is not None:
+        random = random.astype(np.float32)
     (outcome,) = predictor.segment_together([random])
     if isinstance(outcome, Failure):
         raise outcome.error

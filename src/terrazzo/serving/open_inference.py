@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from terrazzo import __version__
 from terrazzo.inference.result import Segmentation
+from terrazzo.inference.scores import NOTHING, Keep
 from terrazzo.serving.body import read_body
 from terrazzo.serving.models import ServedModel
 from terrazzo.serving.refusal import Refusal
@@ -87,7 +88,10 @@ def open_inference_router(house: Segmenter) -> APIRouter:
             document, tensors = _parsed(body, request.headers.get(HEADER_LENGTH))
             images = _images(document, tensors)
             wanted = _wanted(document)
-            results = await _segmented(house, ticket, model, images, "probabilities" in wanted)
+            if model.predictor.preprocess.bands is not None and not all(isinstance(image, bytes) for image in images):
+                raise _wrong("this model reads bands of a TIFF; send files, as BYTES")
+            keep: Keep = frozenset({"probabilities"}) if "probabilities" in wanted else NOTHING
+            results = await _segmented(house, ticket, model, images, keep)
             return await house.encode(ticket, model, lambda: _answer(document, model, wanted, results))
 
     return router
@@ -251,14 +255,14 @@ async def _segmented(
     ticket: Ticket,
     model: ServedModel,
     images: Sequence[NDArray[np.uint8] | bytes],
-    probabilities: bool,
+    keep: Keep,
 ) -> list[Segmentation]:
     async def one(image: NDArray[np.uint8] | bytes) -> Segmentation:
         if isinstance(image, bytes):
-            return await house.segment_file(ticket, model, image, probabilities=probabilities)
+            return await house.segment_file(ticket, model, image, keep)
         if image.shape[0] * image.shape[1] > house.settings.max_pixels:
             raise Refusal(413, "image-too-large", f"images have at most {house.settings.max_pixels:,} pixels")
-        return await house.segment_array(ticket, model, image, probabilities=probabilities)
+        return await house.segment_array(ticket, model, image, keep)
 
     results = await together(one(image) for image in images)
     if not results:

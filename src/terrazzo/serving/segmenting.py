@@ -20,6 +20,7 @@ from terrazzo.errors import TerrazzoError
 from terrazzo.imaging.read import ReadOptions, image_size
 from terrazzo.inference.failure import Failure
 from terrazzo.inference.result import Segmentation
+from terrazzo.inference.scores import NOTHING, Keep
 from terrazzo.serving.admission import Admission, FullError
 from terrazzo.serving.batching import ExpiredError
 from terrazzo.serving.metrics import Metrics
@@ -131,16 +132,15 @@ class Segmenter:
             raise Refusal(503, "loading", "the model is still loading", retry_after=5)
         return model
 
-    async def segment_file(
-        self, ticket: Ticket, model: ServedModel, data: bytes, *, probabilities: bool = False
-    ) -> Segmentation:
+    async def segment_file(self, ticket: Ticket, model: ServedModel, data: bytes, keep: Keep = NOTHING) -> Segmentation:
         """Decode and segment an encoded image.
 
         Raises:
             Refusal: it cannot be read (422), is too large (413), is too late (504) or failed (500).
         """
         try:
-            height, width = await self._apart(ticket, self._decoders, lambda: image_size(data))
+            reading = model.predictor.reading(self._reading)
+            height, width = await self._apart(ticket, self._decoders, lambda: image_size(data, rule=reading.rule))
             if height * width > self.settings.max_pixels:
                 raise Refusal(
                     413,
@@ -149,26 +149,26 @@ class Segmenter:
                 )
             with self.admission.place(height * width // PIXELS_OF_A_PLACE):
                 begun = time.monotonic()
-                image = await self._apart(ticket, self._decoders, lambda: self._reading.read(data))
+                image = await self._apart(ticket, self._decoders, lambda: reading.read(data))
                 self.metrics.stage(model.name, "decode", time.monotonic() - begun)
-                return await self.segment_array(ticket, model, image, probabilities=probabilities)
+                return await self.segment_array(ticket, model, image, keep)
         except TerrazzoError as error:
             raise refusal_of(error) from error
         except FullError as full:
             raise Refusal(503, "busy", "the server is busy", full.retry_after) from None
 
     async def segment_array(
-        self, ticket: Ticket, model: ServedModel, image: Image, *, probabilities: bool = False
+        self, ticket: Ticket, model: ServedModel, image: Image, keep: Keep = NOTHING
     ) -> Segmentation:
-        """Segment an (H, W, 3) uint8 image.
+        """Segment an (H, W, bands) image.
 
         Raises:
             Refusal: as `segment_file`.
         """
         try:
-            future = model.submit(image, ticket.deadline, probabilities=probabilities)
+            future = model.submit(image, ticket.deadline, keep)
         except RuntimeError:  # the model was replaced between finding and asking it
-            future = self.model(model.name).submit(image, ticket.deadline, probabilities=probabilities)
+            future = self.model(model.name).submit(image, ticket.deadline, keep)
         outcome = await ticket.wait(asyncio.wrap_future(future))
         if isinstance(outcome, Failure):
             raise refusal_of(outcome.error) from outcome.error

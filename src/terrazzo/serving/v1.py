@@ -14,7 +14,9 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from terrazzo.errors import TerrazzoError
+from terrazzo.inference.kinds import KINDS
 from terrazzo.inference.result import Segmentation
+from terrazzo.inference.scores import NOTHING, Keep
 from terrazzo.serving.body import Upload, read_body, read_images
 from terrazzo.serving.refusal import Refusal
 from terrazzo.serving.segmenting import Segmenter, Ticket, together
@@ -22,17 +24,21 @@ from terrazzo.text import show
 
 __all__ = ["v1_router"]
 
-Kind = Literal["mask", "color", "overlay", "probabilities", "json"]
+Kind = Literal["mask", "color", "overlay", "confidence", "entropy", "polygons", "probabilities", "json"]
 
-MEDIA_TYPES = {
-    "mask": "image/png",
-    "color": "image/png",
-    "overlay": "image/png",
-    "probabilities": "application/x-npz",
-    "json": "application/json",
+PNG, JSON, GEOJSON, NPZ = "image/png", "application/json", "application/geo+json", "application/x-npz"
+MEDIA_TYPES: dict[Kind, str] = {
+    "mask": PNG,
+    "color": PNG,
+    "overlay": PNG,
+    "confidence": PNG,
+    "entropy": PNG,
+    "polygons": GEOJSON,
+    "probabilities": NPZ,
+    "json": JSON,
 }
-ENDINGS = {"mask": "_mask.png", "color": "_color.png", "overlay": "_overlay.png", "probabilities": ".npz"}
-BY_ACCEPT = {"application/json": "json", "application/x-npz": "probabilities", "image/png": "mask"}
+ENDINGS = KINDS | {"polygons": ".geojson"}
+BY_ACCEPT: dict[str, Kind] = {JSON: "json", NPZ: "probabilities", PNG: "mask", GEOJSON: "polygons"}
 IMAGE_BODY = {
     "requestBody": {
         "required": True,
@@ -118,7 +124,7 @@ def v1_router(house: Segmenter) -> APIRouter:
             uploads = await _uploads(request, house, ticket)
             if len(uploads) > 1:
                 raise Refusal(400, "body-many-files", "the form has several files; send them to /v1/segment/batch")
-            result = await house.segment_file(ticket, served, uploads[0].data, probabilities=kind == "probabilities")
+            result = await house.segment_file(ticket, served, uploads[0].data, _kept(kind))
             body = await house.encode(ticket, served, lambda: _encoded(result, kind, uploads[0].name))
         headers = {"X-Terrazzo-Model": f"{served.name.encode('ascii', 'replace').decode()};version={served.version}"}
         return Response(body, media_type=MEDIA_TYPES[kind], headers=headers)
@@ -141,9 +147,7 @@ def v1_router(house: Segmenter) -> APIRouter:
             async def one(number: int, upload: Upload) -> tuple[dict[str, Any], bytes | None]:
                 async with at_once:
                     try:
-                        result = await house.segment_file(
-                            ticket, served, upload.data, probabilities=kind == "probabilities"
-                        )
+                        result = await house.segment_file(ticket, served, upload.data, _kept(kind))
                     except Refusal as refusal:
                         if refusal.status in (499, 504):
                             raise
@@ -197,7 +201,15 @@ async def _uploads(request: Request, house: Segmenter, ticket: Ticket) -> list[U
 def _encoded(result: Segmentation, kind: Kind, name: str | None) -> bytes:
     if kind == "json":
         return json.dumps({**result.to_dict(), "file": name}).encode()
+    if kind == "polygons":
+        features = [polygon.to_geojson() for polygon in result.polygons()]
+        return json.dumps({"type": "FeatureCollection", "features": features}).encode()
     return result.encode(kind)
+
+
+def _kept(kind: Kind) -> Keep:
+    """What an answer needs beside the mask."""
+    return frozenset({kind}) if kind in ("probabilities", "confidence", "entropy") else NOTHING
 
 
 def _accepted(header: str) -> Kind:
@@ -222,7 +234,7 @@ def _accepted(header: str) -> Kind:
         if media == "application/*":
             return "json"
         if media in BY_ACCEPT:
-            return BY_ACCEPT[media]  # type: ignore[return-value]
+            return BY_ACCEPT[media]
     raise Refusal(406, "accept", f"answers are {', '.join(sorted(BY_ACCEPT))}; or ask for a form with ?save=")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from terrazzo.ablation.ablate import ablate
+    from terrazzo.client import AsyncClient, Client
     from terrazzo.data import open_dataset
     from terrazzo.data.check import check_dataset
     from terrazzo.data.rules import DataRules
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from terrazzo.weights.load import load
 
 __all__ = [
+    "AsyncClient",
+    "Client",
     "DataRules",
     "LabelSpec",
     "ModelSpec",
@@ -78,6 +81,8 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AsyncClient": "terrazzo.client",
+    "Client": "terrazzo.client",
     "DataRules": "terrazzo.data.rules",
     "LabelSpec": "terrazzo.labels.spec",
     "ModelSpec": "terrazzo.models.spec",

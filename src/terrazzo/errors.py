@@ -8,6 +8,7 @@
     ├── ConfigError            "config"      options, recipes, model names
     ├── TrainingError          "training"    a run that cannot start, go on or resume
     ├── OutputError            "output"      a place that cannot be written
+    ├── ServiceError           "service"     a server that does not answer, or refuses
     └── MissingExtraError      "extra"       an optional package that is not installed
 
 A raise may refine the class's code, as in ``ImageError(..., code="image-truncated")``. Codes are stable: scripts may
@@ -24,6 +25,7 @@ __all__ = [
     "LabelError",
     "MissingExtraError",
     "OutputError",
+    "ServiceError",
     "TerrazzoError",
     "TrainingError",
 ]
@@ -85,6 +87,10 @@ class TrainingError(TerrazzoError):
 
 class OutputError(TerrazzoError):
     code = "output"
+
+
+class ServiceError(TerrazzoError):
+    code = "service"
 
 
 class MissingExtraError(TerrazzoError):

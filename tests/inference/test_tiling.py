@@ -217,7 +217,7 @@ def test_sliding_is_the_literal_procedure(
 @pytest.mark.parametrize("size", [(48, 64), (31, 90)])
 def test_a_window_that_holds_the_image_is_the_whole_image(size: Size) -> None:
     engine, image = small_network(9, 4), noise(3, 48, 64)
-    (expected,) = whole(engine, image[None], size)
+    (expected,) = whole(engine, image[None], [size])
     for window, stride in ((64, 64), (100, 30)):
         (only,) = slide_in_blocks(engine, Normalised(image), size, window, stride)
         for scores in (only.scores, slide(engine, Normalised(image), size, window, stride)):
@@ -227,7 +227,7 @@ def test_a_window_that_holds_the_image_is_the_whole_image(size: Size) -> None:
 
 def test_a_batch_of_whole_images_is_decided_one_by_one() -> None:
     engine, images = small_network(5, 4), noise(3, 3, 21, 30)
-    batch = [scores.mask() for scores in whole(engine, images, (40, 50))]
+    batch = [scores.mask() for scores in whole(engine, images, [(40, 50)] * len(images))]
     for image, mask in zip(images, batch, strict=True):
         logits = resized(torch.from_numpy(np.ascontiguousarray(engine(image[None]))), (21, 30))
         assert_decides(mask, resized(logits, (40, 50))[0].numpy())
@@ -319,7 +319,7 @@ def test_views_are_averaged_as_probabilities_and_windows_as_logits() -> None:
 def test_mirrored_views_are_turned_back() -> None:
     image = noise(3, 9, 13)
     plain, turned = image, np.ascontiguousarray(image[:, :, ::-1])
-    views = [(next(whole(identity, x[None], (9, 13))), x is turned) for x in (plain, turned)]
+    views = [(next(whole(identity, x[None], [(9, 13)])), x is turned) for x in (plain, turned)]
     pixels = decide_together(views, PROBABILITIES)
     mask, probabilities = pixels.mask, pixels.probabilities
     np.testing.assert_array_equal(mask, image.argmax(axis=0))

@@ -39,6 +39,8 @@ VERBS = {
     "benchmark": ("terrazzo.cli.benchmark", "measure how fast a model runs here, engine by engine"),
     "explain": ("terrazzo.cli.explain", "show what a model looks at in a photo"),
     "ablate": ("terrazzo.cli.ablate", "put the papers' claims to the test: train variants alike and compare them"),
+    "serve": ("terrazzo.cli.serve", "serve models over HTTP"),
+    "demo": ("terrazzo.cli.serve", "serve a page where people can try models"),
     "models": ("terrazzo.cli.models", "list the models, their sizes, scores and licences"),
 }
 

@@ -60,8 +60,13 @@ class Pipeline:
         if not self.protocol.single_view or self.protocol.window is not None:
             self._require_logits(f"the protocol {self.protocol.name}")
 
+    def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The (height, width) at which an image of this (height, width) is shown; images of one can share a batch."""
+        is_whole = self.protocol.single_view and self.protocol.window is None
+        return self.protocol.shown_size(size, self.preprocess) if is_whole else size
+
     def masks(self, images: Sequence[Image]) -> list[Mask]:
-        """Segment (H, W, 3) images of one size as one batch; return an (H, W) mask of class indices for each.
+        """Segment (H, W, 3) images of one `input_size` as one batch; return an (H, W) mask of class indices for each.
 
         Logits are resized to the network's input size, then to the image's own, and the argmax is taken last
         (the papers' order; never the argmax of small logits).
@@ -71,7 +76,7 @@ class Pipeline:
     def segment(
         self, images: Sequence[Image], paths: Sequence[Path | None], *, keep: Keep = NOTHING
     ) -> list[Segmentation]:
-        """Segment images of one size as one batch, keeping each with its mask.
+        """Segment images of one `input_size` as one batch, keeping each with its mask.
 
         Args:
             images: (H, W, 3) arrays.
@@ -141,7 +146,7 @@ class Pipeline:
 
     def _decided(self, images: Sequence[Image], keep: Keep = NOTHING) -> Iterator[Pixels]:
         """Yield what is decided about each image, one after the other."""
-        protocol, size = self.protocol, images[0].shape[:2]
+        protocol, sizes = self.protocol, [(image.shape[0], image.shape[1]) for image in images]
         for wanted in keep:
             self._require_logits(wanted)
         if not protocol.single_view:
@@ -152,20 +157,20 @@ class Pipeline:
         if protocol.window is None or protocol.stride is None:
             batch = views[0].read()[None] if len(views) == 1 else np.stack([view.read() for view in views])
             if self.output == "mask":
-                for mask_hw in self._run(batch):
+                for mask_hw, size in zip(self._run(batch), sizes, strict=True):
                     yield Pixels(_nearest(mask_hw, size).astype(self.labels.mask_dtype))
                 return
-            for scores in whole(self._run, batch, size):
+            for scores, size in zip(whole(self._run, batch, sizes), sizes, strict=True):
                 yield decide([Block(0, 0, scores)], size, keep)
         else:
-            for view in views:
+            for view, size in zip(views, sizes, strict=True):
                 yield decide(self._windows(view, size), size, keep)
 
     def _blocks(self, source: Source, folder: Path | None) -> Iterator[Block]:
         """The scores of an image that is shown once."""
         view = next(self.protocol.views(source, self.preprocess))
         if self.protocol.window is None:
-            yield Block(0, 0, next(whole(self._run, view.read()[None], source.size)))
+            yield Block(0, 0, next(whole(self._run, view.read()[None], [source.size])))
         else:
             yield from self._windows(view, source.size, folder)
 
@@ -179,7 +184,7 @@ class Pipeline:
         protocol, size = self.protocol, source.size
         for view in protocol.views(source, self.preprocess):
             if protocol.window is None or protocol.stride is None:
-                yield next(whole(self._run, view.read()[None], size)), view.mirrored
+                yield next(whole(self._run, view.read()[None], [size])), view.mirrored
             else:
                 scores = slide(self._run, view, size, protocol.window, protocol.stride, protocol.blend)
                 yield scores, view.mirrored

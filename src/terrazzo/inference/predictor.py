@@ -54,6 +54,18 @@ class Predictor(Pipeline):
     record: Mapping[str, Any] = field(default_factory=dict)
     turns: Turns = field(default_factory=Turns, init=False, repr=False, compare=False)
 
+    def segment_together(self, images: Sequence[Image], *, keep: Keep = NOTHING) -> list[Segmentation | Failure]:
+        """Segment images of one `input_size` as one batch; each fails by itself, as in `segment_files`."""
+        done: list[Segmentation | Failure] = []
+        outcomes = self._attempt([(None, image) for image in images], keep)
+        for image, outcome in zip(images, outcomes, strict=True):
+            if isinstance(outcome, Failure) and outcome.for_memory:
+                outcome, said = self._again(None, partial(_itself, image), keep)
+                if said:
+                    note(said)
+            done.append(outcome)
+        return done
+
     def segment_files(
         self,
         paths: Sequence[Path],

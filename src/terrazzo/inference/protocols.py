@@ -160,6 +160,12 @@ class Protocol:
             if self.flip:
                 yield Shown(resized, preprocess, mirrored=True)
 
+    def shown_size(self, size: tuple[int, int], preprocess: Preprocess) -> tuple[int, int]:
+        """The (height, width) of the first view of an image of this (height, width)."""
+        for step in self._resizes(size, preprocess, self.ratios[0]):
+            size = step.target_size(*size)
+        return size
+
     def needs_only_strips(self, size: tuple[int, int], preprocess: Preprocess) -> bool:
         """Whether an image of this (height, width) can be read in strips, and never be in memory as a whole.
 

@@ -6,7 +6,7 @@ one place, and of a row of windows those that the next row overlaps with, in a `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -40,16 +40,16 @@ class View(Protocol):
         ...
 
 
-def whole(engine: Engine, images_B3HW: Floats, size: Size) -> Iterator[Scores]:
+def whole(engine: Engine, images_B3HW: Floats, sizes: Sequence[Size]) -> Iterator[Scores]:
     """Run the network once, over a batch of whole images, and yield each one's scores.
 
     Args:
         engine: the network.
         images_B3HW: the inputs.
-        size: (height, width) of the images.
+        sizes: (height, width) of each image.
     """
     height, width = images_B3HW.shape[2:]
-    for logits_KHW in engine(images_B3HW):
+    for logits_KHW, size in zip(engine(images_B3HW), sizes, strict=True):
         rows = compose_axis(logits_KHW.shape[1], (height, size[0]))
         yield Scores(logits_KHW, rows, compose_axis(logits_KHW.shape[2], (width, size[1])))
 

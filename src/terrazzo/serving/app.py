@@ -1,0 +1,220 @@
+"""The HTTP application: routes, keys, request ids, one line of log for each request, and errors without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import re
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from terrazzo import __version__
+from terrazzo.errors import TerrazzoError
+from terrazzo.serving.demo import demo_router
+from terrazzo.serving.metrics import Metrics
+from terrazzo.serving.open_inference import open_inference_router
+from terrazzo.serving.refusal import Refusal
+from terrazzo.serving.segmenting import Segmenter
+from terrazzo.serving.v1 import error_of, v1_router
+from terrazzo.text import printable
+
+__all__ = ["make_app"]
+
+LOG = logging.getLogger("terrazzo.serving")
+OPEN_ROUTES = ("/v2/health/live", "/v2/health/ready")  # for probes, which have no key
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+
+
+def make_app(house: Segmenter) -> FastAPI:
+    """Build the application.
+
+    Args:
+        house: segments, and has the settings. Its models are loaded once the application starts, beside the first
+            requests, which get 503 until then.
+    """
+    settings = house.settings
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        loading = loop.run_in_executor(None, _load, house)
+        reloads: set[asyncio.Future[None]] = set()
+
+        def reload() -> None:
+            reloads.add(again := loop.run_in_executor(None, _load, house))
+            again.add_done_callback(reloads.discard)
+
+        with suppress(RuntimeError, ValueError):  # outside the main thread there are no signals
+            loop.add_signal_handler(signal.SIGHUP, reload)
+        yield
+        await loading
+        await loop.run_in_executor(None, house.close)
+
+    app = FastAPI(
+        title="Terrazzo",
+        version=__version__,
+        summary="Semantic segmentation: images in, masks out",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.house = house
+    app.include_router(v1_router(house))
+    app.include_router(open_inference_router(house))
+    if settings.demo:
+        app.include_router(demo_router())
+
+    @app.get("/metrics", response_class=Response, tags=["watch"])
+    async def metrics() -> Response:
+        """Figures in Prometheus's text format."""
+        return Response(house.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    app.add_exception_handler(Refusal, _refused(house.metrics))
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _failed)
+    app.add_middleware(_Key, key=settings.api_key)
+    if settings.cors:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    app.add_middleware(_Log, metrics=house.metrics, json_lines=settings.json_log)
+    return app
+
+
+def _load(house: Segmenter) -> None:
+    try:
+        house.models.load()
+    except TerrazzoError as error:
+        LOG.error("the model could not be loaded: %s; %s", printable(error.message), printable(error.fix))
+    except Exception:
+        LOG.exception("the model could not be loaded")
+
+
+def _answer(refusal: Refusal, request: Request) -> Response:
+    headers = {} if refusal.retry_after is None else {"Retry-After": str(refusal.retry_after)}
+    if refusal.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    error: Any = error_of(refusal)
+    if request.url.path.startswith("/v2"):  # whose errors are text
+        error = refusal.message
+    return JSONResponse({"error": error}, refusal.status, headers)
+
+
+def _refused(metrics: Metrics) -> Any:
+    async def answer(request: Request, refusal: Refusal) -> Response:
+        metrics.refused(refusal.code)
+        if refusal.__cause__ is not None:
+            request.scope["terrazzo.cause"] = printable(str(refusal.__cause__))
+        return _answer(refusal, request)
+
+    return answer
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(map(str, first.get("loc", ())[1:]))
+    return _answer(Refusal(422, "parameter", printable(f"{where}: {first.get('msg', 'is wrong')}")[:300]), request)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    words = {404: "there is nothing here", 405: "this method is not allowed here"}
+    response = _answer(
+        Refusal(error.status_code, "http", words.get(error.status_code, "the request is wrong")), request
+    )
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    LOG.error("request %s failed", request.scope.get("terrazzo.id"), exc_info=error)
+    return _answer(Refusal(500, "internal", "the request failed; the server's log says why"), request)
+
+
+class _Key:
+    """Lets requests in that carry the API key."""
+
+    def __init__(self, app: ASGIApp, key: str | None) -> None:
+        self._app, self._key = app, key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._key is not None and scope["path"] not in OPEN_ROUTES:
+            is_page = scope["path"] == "/" or scope["path"].startswith("/demo/")
+            if not is_page and not self._fits(Request(scope).headers.get("authorization", "")):
+                request = Request(scope)
+                await _answer(Refusal(401, "key", "send the API key as Authorization: Bearer KEY"), request)(
+                    scope, receive, send
+                )
+                return
+        await self._app(scope, receive, send)
+
+    def _fits(self, header: str) -> bool:
+        scheme, _, given = header.partition(" ")
+        assert self._key is not None
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._key.encode())
+
+
+class _Log:
+    """Gives each request an id, and writes a line about it once it is answered."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, json_lines: bool) -> None:
+        self._app, self._metrics, self._json_lines = app, metrics, json_lines
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.monotonic()
+        asked = Request(scope).headers.get("x-request-id", "")
+        scope["terrazzo.id"] = number = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex[:16]
+        status = 499
+
+        async def answered(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", number.encode()), *HEADERS]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answered)
+        finally:
+            seconds = time.monotonic() - begun
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.request(route, status, seconds)
+            self._write(scope, number, status, seconds)
+
+    def _write(self, scope: Scope, number: str, status: int, seconds: float) -> None:
+        facts: dict[str, Any] = {
+            "id": number,
+            "client": (scope.get("client") or ["?"])[0],
+            "method": scope["method"],
+            "path": printable(scope["path"])[:200],
+            "status": status,
+            "ms": round(1000 * seconds, 1),
+        }
+        if "terrazzo.cause" in scope:
+            facts["cause"] = scope["terrazzo.cause"]
+        if self._json_lines:
+            LOG.info(json.dumps({"time": round(time.time(), 3), **facts}))
+        else:
+            LOG.info(" ".join(f"{key}={value}" for key, value in facts.items()))

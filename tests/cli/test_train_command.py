@@ -83,7 +83,8 @@ def test_a_run_says_what_it_does_and_how_to_use_it(trained: tuple[Path, subproce
     assert [line.split()[0] for line in told[:6]] == ["model", "data", "batch", "schedule", "machine", "output"]
     assert told[6].startswith("memory    about ") and " for training" in told[6]
     assert told[7].startswith("disk      about ") and " free" in told[7]
-    assert told[8].startswith("epoch 1/1  loss ") and "best so far" in told[8]
+    assert told[8].startswith("photos    kept decoded in memory (")
+    assert told[9].startswith("epoch 1/1  loss ") and "best so far" in told[9]
     assert "\x1b" not in done.stderr
     written = yaml.safe_load((output / "recipe.yaml").read_text())
     assert written["augment"][1]["size"] == [32, 32] and written["optimizer"]["weight_decay"] == 0.01
@@ -118,8 +119,8 @@ def test_help_tells_the_defaults_of_a_run_without_a_recipe() -> None:
         "lr": f"by default {fresh.optimizer.lr:g}, or {begun.optimizer.lr:g} where training starts from weights.",
         "seed": f"by default {fresh.run.seed}.",
         "precision": f"{fresh.run.precision} (the default: ",
-        "checkpointing": f"by default {'on' if fresh.run.checkpointing else 'off'}.",
-        "compile": f"by default {'on' if fresh.run.compile else 'off'}.",
+        "checkpointing": f"by default it is {'on' if fresh.run.checkpointing else 'off'}.",
+        "compile": f"by default it is {'on' if fresh.run.compile else 'off'}.",
         "patience": f"by default {fresh.run.patience}.",
         "train_split": f"by default {fresh.data.train_split}.",
         "val_split": f"by default {fresh.data.val_split}.",

@@ -58,7 +58,7 @@ def assert_same(left: Batch, right: Batch) -> None:
 
 
 def test_a_batch(train: Dataset) -> None:
-    batches = list(loader(train).epoch(0))
+    batches = list(loader(train).batches(0))
     assert len(batches) == loader(train).batches_per_epoch == 3  # of 7 photos the last is dropped
     for batch in batches:
         assert batch.images.shape == (2, 3, *CROP)
@@ -72,7 +72,7 @@ def test_a_batch(train: Dataset) -> None:
 
 def test_padding_is_zero_and_unlabelled(train: Dataset) -> None:
     small = TrainLoader(train, over(train), Preprocess(), (20, 20), 2, 0, 0)
-    batch = next(small.epoch(0))
+    batch = next(small.batches(0))
     assert (batch.labels[:, 12:] == 255).all()
     assert (batch.images[:, :, :, 16:] == 0).all()
     photo, mask = train.read(batch.indices[0])
@@ -82,29 +82,42 @@ def test_padding_is_zero_and_unlabelled(train: Dataset) -> None:
 
 
 def test_epochs_differ_and_repeat(train: Dataset) -> None:
-    first, again, other = (list(loader(train).epoch(epoch)) for epoch in (0, 0, 1))
+    first, again, other = (list(loader(train).batches(epoch)) for epoch in (0, 0, 1))
     for left, right in zip(first, again, strict=True):
         assert_same(left, right)
     assert [batch.indices for batch in first] != [batch.indices for batch in other]
-    assert [batch.indices for batch in loader(train, seed=4).epoch(0)] != [batch.indices for batch in first]
+    assert [batch.indices for batch in loader(train, seed=4).batches(0)] != [batch.indices for batch in first]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_any_number_of_workers_gives_the_same(train: Dataset, workers: int) -> None:
-    for left, right in zip(loader(train).epoch(5), loader(train, workers=workers).epoch(5), strict=True):
+    for left, right in zip(loader(train).batches(5), loader(train, workers=workers).batches(5), strict=True):
         assert_same(left, right)
 
 
 def test_a_start_in_mid_epoch_is_the_tail(train: Dataset) -> None:
-    for left, right in zip(list(loader(train).epoch(2))[1:], loader(train).epoch(2, start=1), strict=True):
+    for left, right in zip(list(loader(train).batches(2))[1:], loader(train).batches(2, start=1), strict=True):
         assert_same(left, right)
-    assert list(loader(train).epoch(2, start=3)) == []
+    assert list(loader(train).batches(2, start=3)) == []
+
+
+def test_the_same_workers_go_on_through_the_epochs(train: Dataset) -> None:
+    """They give what each epoch alone gives; starting them draws nothing from the generator of the run."""
+    before = torch.get_rng_state()
+    batches = loader(train, workers=2).batches(1, start=2, count=6)
+    each = [batch for epoch in (1, 2, 3) for batch in loader(train).batches(epoch)][2:8]
+    pids = []
+    for left, right in zip(batches, each, strict=True):
+        assert_same(left, right)
+        pids.append({child.pid for child in multiprocessing.active_children()})
+    assert len(pids[0]) == 2 and all(later == pids[0] for later in pids)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_together_see_what_one_sees(train: Dataset, world_size: int) -> None:
-    whole = loader(train, batch_size=6).epoch(1)
-    shares = [loader(train, batch_size=6, rank=rank, world_size=world_size).epoch(1) for rank in range(world_size)]
+    whole = loader(train, batch_size=6).batches(1)
+    shares = [loader(train, batch_size=6, rank=rank, world_size=world_size).batches(1) for rank in range(world_size)]
     for batch, *parts in zip(whole, *shares, strict=True):
         for rank, part in enumerate(parts):
             assert part.indices == batch.indices[rank::world_size]
@@ -113,13 +126,13 @@ def test_ranks_together_see_what_one_sees(train: Dataset, world_size: int) -> No
 
 
 def test_ranks_start_in_mid_epoch_too(train: Dataset) -> None:
-    tail = list(loader(train, rank=1, world_size=2).epoch(1))[2:]
-    for left, right in zip(tail, loader(train, rank=1, world_size=2).epoch(1, start=2), strict=True):
+    tail = list(loader(train, rank=1, world_size=2).batches(1))[2:]
+    for left, right in zip(tail, loader(train, rank=1, world_size=2).batches(1, start=2), strict=True):
         assert_same(left, right)
 
 
 def test_a_data_set_smaller_than_a_batch_is_repeated(train: Dataset) -> None:
-    (batch,) = loader(train, batch_size=16).epoch(0)
+    (batch,) = loader(train, batch_size=16).batches(0)
     counts = np.bincount(batch.indices, minlength=7)
     assert counts.sum() == 16
     assert counts.min() >= 2  # 16 = 7 + 7 + 2
@@ -130,7 +143,7 @@ def test_a_data_set_smaller_than_a_batch_is_repeated(train: Dataset) -> None:
 
 def test_pinning_reaches_the_tensors(monkeypatch: pytest.MonkeyPatch, train: Dataset) -> None:
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *_: self + 1)
-    batch = next(loader(train).epoch(0))
+    batch = next(loader(train).batches(0))
     pinned = loader_internals.pin_memory.pin_memory(batch)
     assert torch.equal(pinned.images, batch.images + 1)
     assert torch.equal(pinned.labels, batch.labels + 1)
@@ -154,13 +167,16 @@ def test_an_empty_split_and_negative_workers(train: Dataset) -> None:
         loader(replace(train, samples=()))
     with pytest.raises(ConfigError, match="workers is -1"):
         loader(train, workers=-1)
+    with pytest.raises(ConfigError, match="workers is 1000000, and this machine has") as caught:
+        loader(train, workers=10**6)
+    assert caught.value.code == "config-workers"
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_errors_come_out_of_workers_as_they_are(train: Dataset, workers: int) -> None:
     train.samples[4].image.file.write_bytes(b"not a photo")
     with pytest.raises(ImageError) as caught:
-        list(loader(train, workers=workers, batch_size=7).epoch(0))
+        list(loader(train, workers=workers, batch_size=7).batches(0))
     assert caught.value.code == "image-format"
     assert str(train.samples[4].image.file) in caught.value.message
     assert caught.value.fix
@@ -170,14 +186,14 @@ def test_errors_come_out_of_workers_as_they_are(train: Dataset, workers: int) ->
 def test_outlines_are_painted_in_workers(folder: Folder) -> None:
     made = made_layouts.coco_json(folder)
     dataset = open_dataset(folder.root, "train")
-    (batch,) = TrainLoader(dataset, over(dataset), Preprocess(), made_layouts.SIZE, 2, seed=0, workers=1).epoch(0)
+    (batch,) = TrainLoader(dataset, over(dataset), Preprocess(), made_layouts.SIZE, 2, seed=0, workers=1).batches(0)
     for index, labels in zip(batch.indices, batch.labels, strict=True):
         assert labels.tolist() == made.masks["train"][dataset.samples[index].name].tolist()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_fault_36_a_file_removed_during_an_epoch_is_named(train: Dataset, workers: int) -> None:
-    batches = loader(train, workers=workers, batch_size=1).epoch(0)
+    batches = loader(train, workers=workers, batch_size=1).batches(0)
     next(batches)
     for sample in train.samples:
         sample.mask.file.unlink()
@@ -205,7 +221,7 @@ def test_other_exceptions_of_a_worker_are_not_hidden(train: Dataset) -> None:
         raise ZeroDivisionError("a fault of the program")
 
     with pytest.raises(ZeroDivisionError, match="a fault of the program"):
-        list(TrainLoader(train, over(train, [broken]), Preprocess(), CROP, 2, 0, 1).epoch(0))
+        list(TrainLoader(train, over(train, [broken]), Preprocess(), CROP, 2, 0, 1).batches(0))
 
 
 # -- worker processes -------------------------------------------------------------------------------------------------
@@ -218,7 +234,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def long_epoch(train: Dataset) -> Iterator[Batch]:
-    return loader(replace(train, samples=train.samples * 20), workers=1).epoch(0)
+    return loader(replace(train, samples=train.samples * 20), workers=1).batches(0)
 
 
 def worker() -> Any:
@@ -254,7 +270,7 @@ def test_fault_49_workers_leave_sigterm_to_the_training_process(train: Dataset) 
 
 
 def test_workers_end_with_the_epoch_and_with_its_reader(train: Dataset) -> None:
-    list(loader(train, workers=2).epoch(0))
+    list(loader(train, workers=2).batches(0))
     assert not multiprocessing.active_children()
     batches = long_epoch(train)
     next(batches)
@@ -270,7 +286,7 @@ from terrazzo.data import open_dataset
 from terrazzo.data.loaders import TrainLoader
 from terrazzo.preprocess import Preprocess
 train = open_dataset(sys.argv[1], "train")
-sys.held = TrainLoader(train, lambda index, rng: train.read(index), Preprocess(), (12, 16), 1, 0, 2).epoch(0)
+sys.held = TrainLoader(train, lambda index, rng: train.read(index), Preprocess(), (12, 16), 1, 0, 2).batches(0)
 next(sys.held)
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -280,7 +296,7 @@ next(sys.held)
 def test_an_error_ends_the_workers_though_its_traceback_is_kept(train: Dataset) -> None:
     train.samples[0].image.file.write_bytes(b"")
     with pytest.raises(ImageError) as caught:
-        list(loader(train, workers=2, batch_size=7).epoch(0))
+        list(loader(train, workers=2, batch_size=7).batches(0))
     assert caught.tb is not None
     assert not multiprocessing.active_children()
 
@@ -289,7 +305,7 @@ def test_camvid_batches(shared_data: Path) -> None:
     camvid = open_dataset(shared_data / "camvid", "train", LabelSpec.bundled("camvid"))
     steps = over(camvid, [RandomResize(), RandomCrop(size=(64, 64)), RandomFlip()])
     options: Any = {"augment": steps, "preprocess": Preprocess(), "crop_size": (64, 64), "batch_size": 4, "seed": 0}
-    alone, helped = (TrainLoader(camvid, workers=workers, **options).epoch(0, start=89) for workers in (0, 2))
+    alone, helped = (TrainLoader(camvid, workers=workers, **options).batches(0, start=89) for workers in (0, 2))
     count = 0
     for left, right in zip(alone, helped, strict=True):
         assert_same(left, right)
@@ -306,7 +322,7 @@ def test_halves_of_a_image_stay_with_their_labels(folder: Folder) -> None:
         folder.picture(f"train/images/{number}.png", np.repeat(mask[..., None] * np.uint8(255), 3, axis=2))
     dataset = open_dataset(folder.root, "train", LabelSpec.from_names(["dark", "bright"]))
     steps = over(dataset, [RandomResize(), RandomCrop(size=(16, 16), cat_max_ratio=1.0), RandomFlip()])
-    for batch in TrainLoader(dataset, steps, Preprocess(), (16, 16), 2, 0, 0).epoch(0):
+    for batch in TrainLoader(dataset, steps, Preprocess(), (16, 16), 2, 0, 0).batches(0):
         labelled = batch.labels != 255
         bright = batch.images.mean(1) > 0
         assert ((bright == (batch.labels == 1)) | ~labelled).float().mean() > 0.9

@@ -109,6 +109,12 @@ def test_batchnorm_of_an_average_over_the_map_is_refused_whatever_the_crop(
     assert memory_plan(two.model, two.recipe, two.loss, ALONE).lines
 
 
+def test_a_batch_larger_than_the_memory_is_refused_before_anything_is_made_for_it(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"a batch of 1000000000 windows .* takes 20480\.0 GB") as caught:
+        quiet_run(data, tmp_path / "run", overrides={"batch_size": 10**9})
+    assert caught.value.code == "training-memory" and "--batch-size" in caught.value.fix
+
+
 def test_the_disk_that_a_run_takes_is_told(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,13 +217,6 @@ def test_validation_without_enough_memory_says_so_and_keeps_what_was_learnt(
     with pytest.raises(ConfigError, match="not enough memory to show 3 photos of 64 x 48") as caught:
         trainer.run()
     assert caught.value.code == "image-memory" and load_checkpoint(tmp_path / "checkpoints")[0]["step"] == 2
-
-
-def test_more_epochs_for_a_finished_run_lead_to_a_new_one(data: Path, tmp_path: Path) -> None:
-    quiet_run(data, tmp_path / "run")
-    with pytest.raises(TrainingError, match="planned for 4 steps") as caught:
-        terrazzo.train(data, tmp_path / "run", overrides={"epochs": 5}, resume=True, workers=0, device="cpu")
-    assert caught.value.code == "training-resume" and f"--weights {tmp_path / 'run'}" in caught.value.fix
 
 
 def test_the_epoch_line_shows_the_learning_rates_that_it_learnt_with(

@@ -55,7 +55,7 @@ def test_a_batch_that_does_not_fit_into_shared_memory_is_an_error_with_the_way_o
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", full)
     with pytest.raises(TrainingError, match="shared memory") as caught:
-        list(loader(data).epoch(0))
+        list(loader(data).batches(0))
     assert caught.value.code == "training-shared-memory"
     assert "--shm-size" in caught.value.fix and "--workers 0" in caught.value.fix
     assert "Traceback" not in capfd.readouterr().err
@@ -67,7 +67,7 @@ def test_too_many_open_files_are_named_too(data: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", refused)
     with pytest.raises(TrainingError, match="too many files") as caught:
-        list(loader(data).epoch(0))
+        list(loader(data).batches(0))
     assert caught.value.code == "training-open-files" and "ulimit -n" in caught.value.fix
 
 
@@ -82,6 +82,18 @@ def test_the_workers_are_as_many_as_shared_memory_holds(monkeypatch: pytest.Monk
         assert count == workers and bool(lines) == (workers < 4)
         count, lines = preflight.fitting_workers(4, recipe, 1, asked_for=True)
         assert count == 4 and bool(lines) == (workers < 4)
+
+
+def test_a_full_temporary_folder_is_an_error_before_the_workers_start(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(loaders_module, "get_temp_dir", full)
+    with pytest.raises(TrainingError, match=r"temporary folder.*No space left") as caught:
+        list(loader(data).batches(0))
+    assert caught.value.code == "training-temporary-folder" and "--workers 0" in caught.value.fix
 
 
 @pytest.mark.slow
@@ -113,7 +125,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_slow_batch_is_waited_for_and_the_same(data: Path) -> None:
-    quick, late = (list(loader(data, slow(seconds)).epoch(0)) for seconds in (0, 0.25))
+    quick, late = (list(loader(data, slow(seconds)).batches(0)) for seconds in (0, 0.25))
     assert len(quick) == len(late) == 2
     for one, other in zip(quick, late, strict=True):
         assert torch.equal(one.images, other.images) and one.indices == other.indices
@@ -122,7 +134,7 @@ def test_a_slow_batch_is_waited_for_and_the_same(data: Path) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_batch_that_never_comes_is_an_error(data: Path) -> None:
     with pytest.raises(TrainingError, match="no batch for 0 seconds") as caught:
-        list(loader(data, slow(2), stalled_seconds=0.3).epoch(0))
+        list(loader(data, slow(2), stalled_seconds=0.3).batches(0))
     assert caught.value.code == "training-loader-stalled" and "--workers 0" in caught.value.fix
 
 
@@ -134,20 +146,20 @@ def test_being_told_to_stop_ends_the_wait(data: Path) -> None:
         asked.append(1)
         return len(asked) == 3
 
-    assert list(loader(data, slow(2)).epoch(0, told_to_stop=told_to_stop)) == [] and len(asked) == 3
+    assert list(loader(data, slow(2)).batches(0, told_to_stop=told_to_stop)) == [] and len(asked) == 3
 
 
 def stuck_run(data: Path, output: Path) -> None:
     """Train; the loader worker's third photo never comes."""
-    read = loaders_module._EpochSamples.__getitem__
+    read = loaders_module._Samples.__getitem__
 
-    def stuck(self: Any, position: int) -> Any:
-        if position >= 4:
+    def stuck(self: Any, place: tuple[int, int]) -> Any:
+        if place[1] >= 4:
             (output / "stuck").touch()
             time.sleep(1000)
-        return read(self, position)
+        return read(self, place)
 
-    loaders_module._EpochSamples.__getitem__ = stuck  # type: ignore[method-assign]
+    loaders_module._Samples.__getitem__ = stuck  # type: ignore[method-assign]
     train(data, output, recipe=tiny_recipe(epochs=3, batch_size=1), workers=1, device="cpu")
 
 

@@ -49,7 +49,7 @@ def assert_same_weights(one: dict[str, Tensor], other: dict[str, Tensor], exactl
 def test_checkpointing_changes_no_bit_of_a_step(data: Path, tmp_path: Path, model: str) -> None:
     """With drop path and dropout, whose numbers the second pass has to draw again, and the first must not use up."""
     trainers = [tiny_trainer(data, tmp_path, model=model, checkpointing=flag) for flag in (False, True)]
-    batches = list(trainers[0].loader.epoch(0))
+    batches = list(trainers[0].loader.batches(0))
     results = []
     for trainer in trainers:
         torch.manual_seed(5)

@@ -41,6 +41,21 @@ def test_two_generations_are_kept(tmp_path: Path) -> None:
     assert torch.load(tmp_path / "run/previous.pt", weights_only=True)["step"] == 2
 
 
+@pytest.mark.parametrize("answer", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_keeps_two_generations_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: int
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(answer, os.strerror(answer))
+
+    monkeypatch.setattr(os, "link", refused)
+    for number in (1, 2, 3):
+        save_checkpoint(tmp_path, state(number))
+    assert load_checkpoint(tmp_path)[0]["step"] == 3
+    assert torch.load(tmp_path / "previous.pt", weights_only=True)["step"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["newest.pt", "previous.pt"]
+
+
 class Bomb:
     def __reduce__(self) -> tuple[Any, ...]:
         return (exec, ("raise SystemExit('the code in the pickle ran')",))

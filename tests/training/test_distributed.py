@@ -73,7 +73,8 @@ def two_steps(data: Path, output: Path, ranks: Ranks) -> dict[str, Any]:
             module.training = False
     trainer.resume()
     told: dict[str, Any] = {"losses": [], "photos": []}
-    for batch in trainer._batches(0, start=1):
+    trainer.state.restore_generators()
+    for batch in trainer.loader.batches(0, start=1):
         loss = torch.tensor([trainer.train_step(batch) / ranks.world_size], dtype=torch.float64)
         told["losses"].append(ranks.sum(loss).item())
         told["photos"].append(sum(zip(*ranks.gather(batch.indices), strict=True), ()))
@@ -97,7 +98,7 @@ def test_two_ranks_go_on_from_one_and_do_what_one_does(data: Path, tmp_path: Pat
     """The same photos in the same order, gradients and losses equal to rounding, and one sum of the shares' scores."""
     data = make_data(tmp_path / "more", train=8)
     first = tiny_trainer(data, tmp_path / "run", batch_size=2, **SAME)
-    first.train_step(next(first.loader.epoch(0)))
+    first.train_step(next(first.loader.batches(0)))
     first.save()
     processes = start(shared_steps, data, tmp_path / "run", tmp_path, ranks=2)
     alone = two_steps(data, tmp_path / "run", ALONE)

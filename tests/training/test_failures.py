@@ -58,7 +58,7 @@ def test_a_real_lack_of_memory_ends_in_one_error_and_leaves_the_last_checkpoint(
 def starved(data: Path, output: Path) -> None:
     trainer = tiny_trainer(data, output / "run", crop=(1024, 1024), batch_size=5)
     trainer.save()
-    batch = next(trainer.loader.epoch(0))
+    batch = next(trainer.loader.batches(0))
     (address_space,) = [
         int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmSize" in line
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from terrazzo.training import log as log_module
 from terrazzo.training.log import RunLog
 
 ROWS = [
@@ -91,3 +92,21 @@ def test_bytes_that_are_no_text_are_kept(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_bytes(b"\xff\xfe1\0")
     close_an_epoch(log_of(tmp_path, 0))
     assert (tmp_path / "log.earlier.csv").read_bytes() == b"\xff\xfe1\0"
+
+
+def test_tensorboard_files_that_cannot_be_written_do_not_end_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def add_scalar(self, *_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(log_module, "_tensorboard_writer", lambda *_: Full())
+    log = RunLog(tmp_path)
+    with log.progress(2, 0):
+        log.begin_epoch()
+        log.step(1, 0.5, 1e-3, 2)
+        log.epoch(1, 1, 1, 1e-3, None, 1.0, False)
+    said = capsys.readouterr().err
+    assert said.count("TensorBoard's files could not be written (No space left on device)") == 1
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 2

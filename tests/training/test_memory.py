@@ -113,7 +113,7 @@ def test_the_estimate_changes_neither_the_model_nor_the_random_numbers(data: Pat
     assert torch.equal(generator, torch.get_rng_state())
     assert all(torch.equal(value, before[key]) for key, value in trainer.model.state_dict().items())
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
-    trainer.train_step(next(trainer.loader.epoch(0)))
+    trainer.train_step(next(trainer.loader.batches(0)))
 
 
 @pytest.mark.parametrize(

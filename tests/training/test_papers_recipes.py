@@ -301,7 +301,7 @@ def two_steps(written: str, data: Path, output: Path) -> Outcome:
     trainer = Trainer(recipe, train, val, labelled_pixels(train), output, ALONE, workers=0)
     assert trainer.total_steps == 2
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
-    losses = [trainer.train_step(batch) for batch in trainer.loader.epoch(0)]
+    losses = [trainer.train_step(batch) for batch in trainer.loader.batches(0)]
     unmoved = {name for name, now in trainer.model.named_parameters() if torch.equal(before[name], now)}
     pixels = int(trainer.validate().label_pixels.sum())
     return Outcome(

@@ -42,7 +42,8 @@ def begun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
 
 def steps(trainer: Trainer) -> Iterator[tuple[float, ...]]:
     """Take the steps that are left of the first epoch, as `run` does; yield each one's loss and draws."""
-    for batch in trainer._batches(0, trainer.state.position):
+    trainer.state.restore_generators()
+    for batch in trainer.loader.batches(0, trainer.state.position):
         loss = trainer.train_step(batch)
         trainer._note_step(loss)
         # Dropout and drop path draw from PyTorch's generator; an encoder from elsewhere may draw from these.
@@ -129,7 +130,7 @@ def test_all_generators_of_a_process_go_back() -> None:
 def test_told_to_stop_before_the_first_batch_of_a_resumed_run_its_state_stays(
     data: Path, tmp_path: Path, begun: dict[str, Any]
 ) -> None:
-    """The loader has drawn a number by then, and the run that is resumed next must not notice."""
+    """What came before may have drawn numbers, and the run that is resumed next must not notice."""
     save_checkpoint(tmp_path / "checkpoints", begun)
     trainer = tiny_trainer(data, tmp_path)
     trainer.resume()

@@ -81,7 +81,7 @@ def follow(trainer: Trainer, steps: int) -> Followed:
     note_state()
     epoch = 0
     while trainer.state.step < steps:
-        for batch in trainer.loader.epoch(epoch):
+        for batch in trainer.loader.batches(epoch):
             followed.free.append(free_gradients(trainer, batch))
             assert math.isfinite(trainer.train_step(batch))
             parameters = trainer.model.named_parameters()

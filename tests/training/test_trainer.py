@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import multiprocessing
 import os
 import signal
 import threading
@@ -232,7 +233,7 @@ def test_a_batch_without_finite_gradients_changes_nothing_and_is_named(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = tiny_trainer(data, tmp_path)
-    good, bad = trainer.loader.epoch(0)
+    good, bad = trainer.loader.batches(0)
     trainer.train_step(good)
     before = snapshot(trainer)
     bad.images[0, 0, 0, 0] = math.nan
@@ -249,7 +250,7 @@ def test_a_run_that_has_diverged_ends_with_the_images_named(
 ) -> None:
     monkeypatch.setattr(failures, "MOST_BAD_STEPS", 3)
     trainer = tiny_trainer(data, tmp_path, validate_every=1000)
-    monkeypatch.setattr(trainer, "loss", lambda logits, labels: logits.sum() * math.nan)
+    monkeypatch.setattr(trainer, "loss", lambda logits, labels, batch: logits.sum() * math.nan)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     with pytest.raises(TrainingError, match=r"3 steps in a row .* train_\d\.png") as caught:
         trainer.run()
@@ -260,7 +261,7 @@ def test_a_run_that_has_diverged_ends_with_the_images_named(
 
 def test_a_batch_without_labels_costs_nothing(data: Path, tmp_path: Path) -> None:
     trainer = tiny_trainer(data, tmp_path)
-    batch = next(trainer.loader.epoch(0))
+    batch = next(trainer.loader.batches(0))
     batch.labels[:] = trainer.labels.ignore_index
     assert trainer.train_step(batch) == 0 and trainer.state.bad_steps == 0
     assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
@@ -271,7 +272,7 @@ def test_bf16_autocast_trains_on_this_machine(data: Path, tmp_path: Path) -> Non
     for precision in ("fp32", "bf16"):
         trainer = tiny_trainer(data, tmp_path, precision=precision)
         assert trainer.bf16 == (precision == "bf16")
-        batch = next(trainer.loader.epoch(0))
+        batch = next(trainer.loader.batches(0))
         before = trainer.model.decoder.state_dict()["classifier.weight"].clone()
         torch.manual_seed(0)
         losses.append(trainer.train_step(batch))
@@ -299,13 +300,31 @@ def test_a_killed_loader_process_is_an_error_and_no_hang(data: Path, tmp_path: P
     assert caught.value.code == "training-worker-died" and children
 
 
+def test_loader_processes_killed_during_validation_end_the_run_after_its_checkpoint(data: Path, tmp_path: Path) -> None:
+    """They live on through the validation, and load the next epoch's first batches meanwhile."""
+    trainer = tiny_trainer(data, tmp_path, workers=1, epochs=5)
+    validate = trainer.validate
+
+    def murderous(count: int | None = None) -> Metrics:
+        for child in multiprocessing.active_children():
+            child.kill()
+            child.join()
+        return validate(count)
+
+    trainer.validate = murderous  # type: ignore[method-assign]
+    with pytest.raises(TrainingError) as caught:
+        trainer.run()
+    assert caught.value.code == "training-worker-died"
+    assert load_checkpoint(tmp_path / "checkpoints")[0]["step"] >= 2
+
+
 @pytest.mark.parametrize("name", ["setr_naive_nano", "setr_pup_nano", "setr_mla_nano"])
 def test_each_auxiliary_head_adds_its_weighted_loss(data: Path, tmp_path: Path, name: str) -> None:
     losses = {}
     for weight in (0.0, 0.4):
         trainer = tiny_trainer(data, tmp_path, model=name, auxiliary_weight=weight, drop_path=0.0, weight_decay=0.0)
         assert bool(len(trainer.model.auxiliary)) == (weight > 0)
-        batch = next(trainer.loader.epoch(0))
+        batch = next(trainer.loader.batches(0))
         with torch.no_grad():
             outputs = trainer.model.train()(batch.images, auxiliary=True)
             values = [float(trainer.loss(x, batch.labels)) for x in outputs]
@@ -333,7 +352,7 @@ def test_gradients_are_cut_to_the_largest_norm_and_only_where_one_is_given(data:
     norms = []
     for limit in (None, 1e-3):
         trainer = tiny_trainer(data, tmp_path, clip_norm=limit)
-        trainer.train_step(next(trainer.loader.epoch(0)))
+        trainer.train_step(next(trainer.loader.batches(0)))
         gradients = [parameter.grad for parameter in trainer.model.parameters() if parameter.grad is not None]
         norms.append(float(torch.nn.utils.get_total_norm(gradients)))
     assert norms[0] > 1e-2 and norms[1] == pytest.approx(1e-3, rel=1e-2)

@@ -27,8 +27,14 @@ def train(
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
+    accumulate: int | None = None,
     crop: tuple[int, int] | None = None,
+    short_side: int | None = None,
     lr: float | None = None,
+    layer_decay: float | None = None,
+    freeze: str | None = None,
+    loss: str | None = None,
+    class_weight: Annotated[list[str] | None, Parameter(negative=())] = None,
     seed: int | None = None,
     precision: str | None = None,
     checkpointing: bool | None = None,
@@ -43,6 +49,7 @@ def train(
     settings: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
     reset_head: Annotated[bool, Parameter(negative=())] = False,
     check: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
     resume: Annotated[bool, Parameter(negative=())] = False,
     workers: int | None = None,
     device: DeviceOption = None,
@@ -86,10 +93,28 @@ def train(
         Take so many optimiser steps, in place of --epochs.
     batch_size
         Learn from so many photos in a step, over all processes; by default 8.
+    accumulate
+        Compute each step's photos in so many parts, one after another (gradient accumulation), which takes less memory;
+        by default 1.
     crop
         Train on windows of this height and width; by default the photos' usual shorter side, from 128 to 512.
+    short_side
+        Resize photos to this shorter side, in training, validation and prediction; by default that of the weights, else
+        the photos' own where all have one size.
     lr
         Begin with this learning rate; by default 0.001, or 0.0001 where training starts from weights.
+    layer_decay
+        Multiply the learning rate by this factor, such as 0.9, from each encoder block to the one before it; by default
+        1, which is off.
+    freeze
+        Keep the weights of the encoder (encoder), or of its first stages (a number; of a ViT, blocks); by default all
+        are trained.
+    loss
+        Minimise these losses, by name and summed, each with a weight where it needs one, such as ce+dice or
+        ce+0.5*lovasz; by default ce. The manual's page on recipes lists them.
+    class_weight
+        Weigh a class in the loss, as in "traffic sign=5"; give the option once for each class. Classes left out weigh
+        1; by default rare classes weigh more.
     seed
         Draw weights, order and augmentation from this seed; by default 0.
     precision
@@ -121,20 +146,32 @@ def train(
     reset_head
         Learn a new classifier, where the --weights are for other classes than the data set's.
     check
-        Decode every photo and mask before the first step; otherwise only headers and masks are read by then.
+        Decode every photo and mask before the first step, also where they do not fit into memory; by default only
+        headers and masks are read then.
+    dry_run
+        Train nothing: print every setting and the memory, disk and time that the run takes, and draw the first batch
+        into batch.png.
     resume
-        Go on from the newest checkpoint in the output folder, with the run's own recipe.
+        Continue from the newest checkpoint in the output folder, with the run's own recipe; more --epochs or --steps
+        than before extend the run.
     workers
         Load photos in so many processes; by default one for each core but one, at most 8.
     """
     from terrazzo.data.splits import SplitRule
+    from terrazzo.training.overrides import parse_class_weights, parse_setting
 
     given: dict[str, Any] = {
         "epochs": epochs,
         "steps": steps,
         "batch_size": batch_size,
+        "run.accumulate": accumulate,
         "crop": crop,
+        "data.preprocess.short_side": short_side,
         "lr": lr,
+        "optimizer.layer_decay": layer_decay,
+        "model.freeze": freeze if freeze is None or not freeze.isdecimal() else int(freeze),
+        "loss": loss,
+        "loss.class_weights": parse_class_weights(class_weight) if class_weight else None,
         "seed": seed,
         "precision": precision,
         "checkpointing": checkpointing,
@@ -149,7 +186,6 @@ def train(
         "data.nodata": nodata,
     }
 
-    from terrazzo.training.overrides import parse_setting
     from terrazzo.training.train import train as run_training
 
     run = run_training(
@@ -166,6 +202,7 @@ def train(
         },
         reset_head=reset_head,
         check=check,
+        dry_run=dry_run,
         resume=resume,
         workers=workers,
         device=device,

@@ -7,13 +7,14 @@ and each photo's augmentation from (seed, epoch, position). So a resumed run see
 from __future__ import annotations
 
 import atexit
-import errno
+import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.util import get_temp_dir
 from typing import Any
 from weakref import WeakSet
 
@@ -25,17 +26,21 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from terrazzo.data.dataset import Dataset
+from terrazzo.data.loader_failures import not_handed_over, ran_out_of_files, refuse_if_dead
 from terrazzo.data.sources.source import Image
 from terrazzo.errors import ConfigError, DatasetError, TerrazzoError, TrainingError
 from terrazzo.preprocess import Preprocess
 
-__all__ = ["Batch", "TrainLoader", "pad_to", "shared_bytes"]
+__all__ = ["Batch", "TrainLoader", "batch_bytes", "pad_to", "shared_bytes"]
 
 LOOK_SECONDS = 1.0
 """A wait for a batch is interrupted so often, to see whether the run was told to stop."""
 
 STALLED_SECONDS = 600.0
 """A batch that takes longer than this will not come."""
+
+WORKERS_PER_CORE = 16
+"""More loader processes than this for each core only take memory, and are taken for a mistake."""
 
 PREFETCHED = 2
 """Batches that each worker has ready or under way, PyTorch's default."""
@@ -62,13 +67,18 @@ class Batch:
 
 def shared_bytes(workers: int, batch: int, crop_size: tuple[int, int], channels: int = 3) -> int:
     """Shared memory in which so many workers hand over batches of so many crops; 0 without workers."""
-    pixel = channels * torch.float32.itemsize + torch.int64.itemsize  # of an image, of its labels
-    return (PREFETCHED * workers + 1) * batch * crop_size[0] * crop_size[1] * pixel if workers else 0
+    return (PREFETCHED * workers + 1) * batch_bytes(batch, crop_size, channels) if workers else 0
+
+
+def batch_bytes(batch: int, crop_size: tuple[int, int], channels: int = 3) -> int:
+    """Memory of a batch of so many crops: float32 images and int64 labels."""
+    pixel = channels * torch.float32.itemsize + torch.int64.itemsize
+    return batch * crop_size[0] * crop_size[1] * pixel
 
 
 @dataclass(frozen=True)
 class TrainLoader:
-    """Endless shuffled, augmented batches, one epoch at a time.
+    """Endless shuffled, augmented batches, one epoch after another.
 
     A data set smaller than a batch is repeated until it fills one; otherwise the last partial batch is dropped, as in
     the papers' code.
@@ -87,7 +97,7 @@ class TrainLoader:
 
     Raises:
         DatasetError: the data set is empty.
-        ConfigError: the ranks cannot share a batch evenly, or there are fewer than 0 workers.
+        ConfigError: the ranks cannot share a batch evenly, or the number of workers makes no sense.
     """
 
     dataset: Dataset
@@ -117,6 +127,13 @@ class TrainLoader:
             )
         if self.workers < 0:
             raise ConfigError(f"workers is {self.workers}", fix="give 0 or more", code="config-workers")
+        most = WORKERS_PER_CORE * (os.cpu_count() or 1)
+        if self.workers > most:
+            raise ConfigError(
+                f"workers is {self.workers}, and this machine has {os.cpu_count()} cores",
+                fix=f"give {most} or fewer; one for each core is enough",
+                code="config-workers",
+            )
 
     @property
     def batches_per_epoch(self) -> int:
@@ -132,32 +149,44 @@ class TrainLoader:
             order.extend(rng.permutation(len(self.dataset)).tolist())
         return order[:needed]
 
-    def epoch(self, epoch: int, start: int = 0, told_to_stop: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
-        """Yield this rank's share of every batch of an epoch, from batch `start` on.
+    def batches(
+        self,
+        epoch: int,
+        start: int = 0,
+        count: int | None = None,
+        told_to_stop: Callable[[], bool] = lambda: False,
+    ) -> Generator[Batch, None, None]:
+        """Yield this rank's share of so many batches, from one of an epoch on and through the epochs after it.
+
+        The workers live until the last batch, and load ahead across the end of an epoch, such as during validation.
 
         Args:
             epoch: its number, from 0.
-            start: the first batch to yield.
-            told_to_stop: asked every second while a batch of the workers is waited for; True ends the epoch.
+            start: the first batch of that epoch to yield.
+            count: how many batches; None for the rest of the epoch.
+            told_to_stop: asked every second while a batch of the workers is waited for; True ends the iteration.
 
         Raises:
             ImageError, DatasetError: a pair cannot be read, in this process or in a worker; see `Dataset.read`.
             TrainingError: a worker was killed, gives nothing for `stalled_seconds`, or cannot hand its batch over
                 because shared memory or file descriptors have run out.
         """
-        order = self.order(epoch)
-        positions = range(start * self.batch_size + self.rank, len(order), self.world_size)
+        first = epoch * self.batches_per_epoch + start
+        if count is None:
+            count = max((epoch + 1) * self.batches_per_epoch - first, 0)
+        if not count:
+            return
         loader: DataLoader[_Item] = DataLoader(
-            _EpochSamples(self, epoch, order),
-            batch_size=self.batch_size // self.world_size,
-            sampler=positions,
-            num_workers=self.workers,
+            _Samples(self),
+            batch_sampler=_Places(self, range(first, first + count)),
+            num_workers=min(self.workers, count),
             prefetch_factor=PREFETCHED if self.workers else None,
             timeout=LOOK_SECONDS if self.workers else 0,
             worker_init_fn=_start_worker,
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context="fork" if self.workers else None,
+            generator=torch.Generator(),  # so that starting the loader draws nothing from that of the training process
         )
         batches = _start(loader)
         try:
@@ -167,6 +196,27 @@ class TrainLoader:
                 yield batch
         finally:
             _stop(batches)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """The samples of each batch, as (epoch, position in the epoch).
+
+    Attributes:
+        loader: whose batches they are.
+        batches: their numbers, counted over all epochs.
+    """
+
+    loader: TrainLoader
+    batches: range
+
+    def __iter__(self) -> Iterator[list[_Place]]:
+        loader = self.loader
+        for number in self.batches:
+            epoch, batch = divmod(number, loader.batches_per_epoch)
+            first = batch * loader.batch_size
+            mine = range(first + loader.rank, first + loader.batch_size, loader.world_size)
+            yield [(epoch, position) for position in mine]
 
 
 @dataclass(frozen=True)
@@ -187,22 +237,23 @@ class _Failure:
 
 
 _Item = tuple[Tensor, Tensor, int] | _Failure
+_Place = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class _EpochSamples(TorchDataset[_Item]):
-    """Position in the epoch -> an augmented, normalised, padded sample: (H, W, C), (H, W) and its place."""
+class _Samples(TorchDataset[_Item]):
+    """(epoch, position in it) -> an augmented, normalised, padded sample: (H, W, C), (H, W) and its place."""
 
-    loader: TrainLoader
-    epoch: int
-    order: list[int]
+    def __init__(self, loader: TrainLoader) -> None:
+        self.loader = loader
+        self._order: tuple[int, list[int]] = (-1, [])  # of the newest epoch
 
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, position: int) -> _Item:
-        index, loader = self.order[position], self.loader
-        rng = np.random.default_rng((loader.seed, self.epoch, position))
+    def __getitem__(self, place: _Place) -> _Item:
+        epoch, position = place
+        loader = self.loader
+        if self._order[0] != epoch:
+            self._order = epoch, loader.order(epoch)
+        index = self._order[1][position]
+        rng = np.random.default_rng((loader.seed, epoch, position))
         try:
             image, mask = loader.augment(index, rng)
         except TerrazzoError as error:
@@ -240,31 +291,8 @@ def _collate(samples: list[_Item]) -> Batch | _Failure:
             for tensor in stacked:
                 tensor.share_memory_()  # type: ignore[no-untyped-call]
         except (RuntimeError, OSError) as error:
-            return _Failure.of(_not_handed_over(error, sum(tensor.nbytes for tensor in stacked)))
+            return _Failure.of(not_handed_over(error, sum(tensor.nbytes for tensor in stacked)))
     return Batch(stacked[0].permute(0, 3, 1, 2), stacked[1], indices)
-
-
-def _not_handed_over(error: Exception, size: int | None = None) -> TrainingError:
-    """Say why a batch cannot pass from a worker to the training process, and what helps."""
-    batch = "a batch" if size is None else f"a batch of {max(size / 1e6, 0.1):.1f} MB"
-    if _ran_out_of_files(error):
-        return TrainingError(
-            f"a loader worker could not hand over {batch}: too many files are open",
-            fix="raise the limit with `ulimit -n 4096`, or load in the training process with --workers 0",
-            code="training-open-files",
-        )
-    return TrainingError(
-        f"a loader worker could not hand over {batch}: shared memory (/dev/shm) is full",
-        fix="give the container more, as in `docker run --shm-size=2g`, or load in the training process with "
-        "--workers 0",
-        code="training-shared-memory",
-    )
-
-
-def _ran_out_of_files(error: Exception) -> bool:
-    """Whether a descriptor could not be opened or received; PyTorch and multiprocessing say so in three ways."""
-    out = getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE)
-    return out or "ancdata" in str(error) or "Too many open files" in str(error)
 
 
 def _start(loader: DataLoader[_Item]) -> Iterator[Batch | _Failure]:
@@ -273,6 +301,15 @@ def _start(loader: DataLoader[_Item]) -> Iterator[Batch | _Failure]:
     PyTorch's handler would raise a dead worker's error wherever the training process happens to be, such as half-way
     through a checkpoint. The loader finds out all the same, when it next waits for a batch.
     """
+    if loader.num_workers:
+        try:
+            get_temp_dir()  # made now, since a worker that cannot make it prints a traceback and sends no batch
+        except OSError as error:
+            raise TrainingError(
+                f"the loader workers need a temporary folder, and none can be made: {error.strerror}",
+                fix="free space in /tmp, set TMPDIR, or load in the training process with --workers 0",
+                code="training-temporary-folder",
+            ) from error
     handler = signal.getsignal(signal.SIGCHLD)
     batches = iter(loader)
     if threading.current_thread() is threading.main_thread():
@@ -317,9 +354,9 @@ def _received(
         except StopIteration:
             return
         except Exception as error:
-            _refuse_if_dead(batches, error)
-            if _ran_out_of_files(error):
-                raise _not_handed_over(error) from error
+            refuse_if_dead(batches, error)
+            if ran_out_of_files(error):
+                raise not_handed_over(error) from error
             if not isinstance(error, RuntimeError) or "timed out" not in str(error):
                 raise
             if told_to_stop():
@@ -334,22 +371,6 @@ def _received(
             continue
         yield batch
         waiting_since = time.monotonic()
-
-
-def _refuse_if_dead(batches: Any, error: Exception) -> None:
-    """Raise one error where a worker has died, whatever that broke."""
-    workers = getattr(batches, "_workers", ())
-    if "timed out" not in str(error):
-        for worker in workers:
-            worker.join(0.5)  # its pipe breaks a moment before the system tells that it has ended
-    dead = [worker for worker in workers if not worker.is_alive()]
-    if dead:
-        ends = ", ".join(f"process {worker.pid} with exit code {worker.exitcode}" for worker in dead)
-        raise TrainingError(
-            f"a loader worker has died ({ends}), as happens when memory or /dev/shm runs out",
-            fix="use fewer workers, or 0 to load in the training process",
-            code="training-worker-died",
-        ) from error
 
 
 def _start_worker(_: int) -> None:

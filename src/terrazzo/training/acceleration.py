@@ -20,8 +20,8 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
     """Tell whether the forward pass is under autocast to bf16.
 
     Args:
-        precision: the recipe's; ``auto`` is bf16 where the device multiplies it natively, for elsewhere autocast is
-            slower than float32.
+        precision: the recipe's; ``auto`` is bf16 where the device multiplies it natively; elsewhere autocast is slower
+            than float32.
         device: where the run computes.
     """
     if precision != "auto":

@@ -11,6 +11,7 @@ import torch
 
 from terrazzo.data import Dataset
 from terrazzo.engines.torch import TorchEngine
+from terrazzo.errors import TrainingError
 from terrazzo.evaluation.evaluator import measure
 from terrazzo.evaluation.report import Report, report_files
 from terrazzo.inference.predictor import Predictor
@@ -42,9 +43,16 @@ def write_artifacts(
         The best model's scores on the validation photos.
 
     Raises:
-        CheckpointError: the best model cannot be loaded.
+        TrainingError: the best model is not there.
+        CheckpointError: it cannot be loaded.
         OutputError: a file cannot be written.
     """
+    if not (output / MODEL_FOLDER).is_dir():
+        raise TrainingError(
+            f"{output / MODEL_FOLDER}, the best model of the run, is gone",
+            fix="put it back, or train on with --resume and more --epochs",
+            code="training-no-model",
+        )
     best = load_folder(output / MODEL_FOLDER, output.resolve().name)
     step = best.record["step"]
     log.say(f"measuring the best model, of step {step}, on {len(val)} photos")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zipfile
 from pathlib import Path
@@ -19,6 +20,9 @@ __all__ = ["has_checkpoint", "load_checkpoint", "save_checkpoint"]
 
 NEWEST, PREVIOUS = "newest.pt", "previous.pt"
 
+WITHOUT_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What file systems without hard links answer, such as exFAT's and some of the network."""
+
 
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Write `state` as the newest checkpoint; the one before stays as the previous.
@@ -34,7 +38,12 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
             # A hard link, so that there is no moment without a newest checkpoint.
             spare = folder / f"{PREVIOUS}.new"
             spare.unlink(missing_ok=True)
-            os.link(newest, spare)
+            try:
+                os.link(newest, spare)
+            except OSError as error:
+                if error.errno not in WITHOUT_LINKS:
+                    raise
+                spare = newest
             os.replace(spare, folder / PREVIOUS)
 
 

@@ -38,7 +38,8 @@ def told_of_failures(step: int, device: torch.device) -> Iterator[None]:
         if ran_out_of_memory(error):
             raise TrainingError(
                 f"{'the GPU' if device.type == 'cuda' else 'this machine'} ran out of memory in step {step}",
-                fix="go on with --resume --checkpointing, or start again with a smaller --batch-size or --crop",
+                fix="go on with --resume --checkpointing, or start again with --accumulate 2, a smaller --batch-size "
+                "or a smaller --crop",
                 code="training-memory",
             ) from error
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):

@@ -66,7 +66,10 @@ class RunLog:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         make_folder(self.output)
-        self._tensorboard = _tensorboard_writer(self.output / "tensorboard", step)
+        try:
+            self._tensorboard = _tensorboard_writer(self.output / "tensorboard", step)
+        except OSError as error:
+            self._without_tensorboard(error)
         console = Console(stderr=True)
         columns = (BarColumn(12), MofNCompleteColumn(), TextColumn("{task.fields[status]}", markup=False))
         with Progress(
@@ -82,7 +85,10 @@ class RunLog:
             finally:
                 self._bar = None
                 if self._tensorboard is not None:
-                    self._tensorboard.close()
+                    try:
+                        self._tensorboard.close()
+                    except OSError as error:
+                        self._without_tensorboard(error)
 
     def begin_epoch(self) -> None:
         """Start the clock: what lies between two epochs, such as validation, does not count as training time."""
@@ -118,10 +124,10 @@ class RunLog:
 
         Args:
             epoch: its number, from 1.
-            epochs: how many there are to be.
+            epochs: epochs of the whole run.
             step: steps so far.
-            lr: the last step's.
-            metrics: of the validation, if there was one.
+            lr: learning rate of the last step.
+            metrics: scores of the validation, if there was one.
             seconds: run time so far.
             best: whether no earlier validation was better.
         """
@@ -140,15 +146,23 @@ class RunLog:
         if self.is_main:
             self._write_csv()
             if self._tensorboard is not None:
-                for key in COLUMNS[2:]:
-                    if key in row:
-                        self._tensorboard.add_scalar(key, row[key], step)
+                try:
+                    for key in COLUMNS[2:]:
+                        if key in row:
+                            self._tensorboard.add_scalar(key, row[key], step)
+                except OSError as error:
+                    self._without_tensorboard(error)
             scores = f"  mIoU {row['mIoU']:5.2f}{'  best so far' if best else ''}" if metrics else ""
             rates = f"lr {self._first_lr:.1e} to {lr:.1e}"
             self.say(
                 f"epoch {epoch:{len(str(epochs))}}/{epochs}  loss {row['loss']:.4f}  {rates}  "
                 f"{row['images_per_second']:.1f} img/s{scores}"
             )
+
+    def _without_tensorboard(self, error: OSError) -> None:
+        """Go on without TensorBoard's files: log.csv has the same numbers."""
+        self._tensorboard = None
+        self.say(f"note: TensorBoard's files could not be written ({error.strerror}); {LOG_FILE} has the same numbers")
 
     def say(self, text: str) -> None:
         """Print lines above the bar, control characters in them escaped; silent on ranks other than the first."""

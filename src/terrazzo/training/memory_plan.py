@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from terrazzo.data.loaders import batch_bytes
 from terrazzo.errors import TrainingError
 from terrazzo.models.decoders.pyramid import PooledBranch
 from terrazzo.models.segmenter import Segmenter
@@ -18,7 +21,7 @@ from terrazzo.training.recipe import Recipe
 __all__ = ["MemoryPlan", "in_words", "memory_plan"]
 
 TOLERANCE = 0.25
-"""How much less than estimated a step may take after all: beyond that it is no use to try."""
+"""A step may take this much less than estimated; a run that cannot fit even then is refused."""
 
 ALONGSIDE = 300_000_000
 """Bytes that a process on a CPU takes beside its tensors, once it computes: PyTorch's code and working space, and what
@@ -53,6 +56,7 @@ def memory_plan(model: Segmenter, recipe: Recipe, loss: CombinedLoss, ranks: Ran
     Raises:
         TrainingError: a step cannot fit, not even if nothing else were in memory; or a BatchNorm sees a single value.
     """
+    _refuse_immense(recipe, ranks)
     try:
         estimate = _estimate(model, recipe, loss, ranks)
     except ValueError as error:
@@ -65,7 +69,7 @@ def memory_plan(model: Segmenter, recipe: Recipe, loss: CombinedLoss, ranks: Ran
         raise TrainingError(
             f"BatchNorm would get a single value for each channel: a process learns from one window of {width} x "
             f"{height} in a step, and the network reduces it to 1 x 1",
-            fix=f"raise --batch-size to {2 * ranks.world_size} or more, or choose "
+            fix=f"raise --batch-size to {2 * ranks.world_size * recipe.run.accumulate} or more, or choose "
             f"{'another decoder' if pools else 'a larger --crop'}",
             code="training-batchnorm",
         ) from error
@@ -88,7 +92,7 @@ def memory_plan(model: Segmenter, recipe: Recipe, loss: CombinedLoss, ranks: Ran
     less = None
     if not recipe.run.checkpointing and _can_recompute(model):
         less = _estimate(model, recipe, loss, ranks, recompute_blocks=True)
-    way_out = _way_out(estimate, less, free // sharing - alongside, ranks.world_size)
+    way_out = _way_out(estimate, less, free // sharing - alongside, recipe)
     place = "this machine" if on_cpu else "the GPU"
     if needed * (1 - TOLERANCE) > memory.total:
         raise TrainingError(
@@ -97,6 +101,21 @@ def memory_plan(model: Segmenter, recipe: Recipe, loss: CombinedLoss, ranks: Ran
             code="training-memory",
         )
     return MemoryPlan([line, f"warning   that may not be enough: {way_out}"], plenty=False)
+
+
+def _refuse_immense(recipe: Recipe, ranks: Ranks) -> None:
+    """Raise a TrainingError where the windows of one batch alone are larger than this machine's memory."""
+    memory = memory_of(torch.device("cpu"))
+    photos = recipe.run.batch_size // ranks.world_size
+    needed = batch_bytes(photos, recipe.crop, recipe.data.preprocess.in_channels) * ranks_here(ranks.world_size)
+    if memory is not None and needed > memory.total:
+        height, width = recipe.crop
+        raise TrainingError(
+            f"a batch of {recipe.run.batch_size} windows of {width} x {height} alone takes {in_words(needed)}, and "
+            f"this machine has {in_words(memory.total)} in all",
+            fix="lower --batch-size, or choose a smaller --crop",
+            code="training-memory",
+        )
 
 
 def _unknown(error: Exception) -> MemoryPlan:
@@ -109,7 +128,7 @@ def _estimate(
 ) -> StepMemory:
     return estimate_step_memory(
         model,
-        recipe.run.batch_size // ranks.world_size,
+        recipe.run.batch_size // ranks.world_size // recipe.run.accumulate,
         recipe.crop,
         loss=loss,
         optimizer_states=optimizer_states(recipe.optimizer),
@@ -120,21 +139,30 @@ def _estimate(
     )
 
 
-def _way_out(estimate: StepMemory, recomputing: StepMemory | None, free: int, world_size: int) -> str:
+def _way_out(estimate: StepMemory, recomputing: StepMemory | None, free: int, recipe: Recipe) -> str:
     """Name what would make a step fit into what is free for each process, the cheapest first.
 
     Args:
         estimate: what a step takes.
         recomputing: what it takes with activation checkpointing; None where that is on, or cannot be.
         free: bytes for each process.
-        world_size: processes that share a batch.
+        recipe: says in how many parts a step is computed.
     """
     ways = []
     if recomputing is not None:
         ways.append(f"add --checkpointing (about {in_words(estimate.total - recomputing.total)} less)")
+    # Decoders have BatchNorm, which takes two images.
+    fitting = [
+        parts
+        for parts in range(2, estimate.batch // 2 + 1)
+        if not estimate.batch % parts and estimate.with_batch(estimate.batch // parts) <= free
+    ]
+    if fitting:
+        ways.append(f"compute a step in parts with --accumulate {min(fitting) * recipe.run.accumulate}")
     fitting = [batch for batch in range(1, estimate.batch) if estimate.with_batch(batch) <= free]
     if fitting:
-        ways.append(f"lower --batch-size to {max(fitting) * world_size}")
+        share = recipe.run.batch_size // estimate.batch
+        ways.append(f"lower --batch-size to {max(fitting) * share}")
     return ", ".join([*ways, "choose a smaller --crop"]).replace(", choose", ", or choose")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from terrazzo.errors import ConfigError
 from terrazzo.models import Segmenter
 from terrazzo.models.decoders.mla import MLADecoder
 from terrazzo.training.sections import OptimizerSection
@@ -14,6 +15,7 @@ from terrazzo.training.sections import OptimizerSection
 __all__ = [
     "create_optimizer",
     "follow_schedule",
+    "layer_factors",
     "learning_rate_factor",
     "optimizer_states",
     "parameter_groups",
@@ -23,7 +25,7 @@ __all__ = [
 
 def create_optimizer(model: Segmenter, section: OptimizerSection) -> torch.optim.Optimizer:
     """Return a recipe's optimiser over the model's parameter groups."""
-    groups = parameter_groups(model, section.lr, section.weight_decay, section.decoder_lr_factor)
+    groups = parameter_groups(model, section.lr, section.weight_decay, section.decoder_lr_factor, section.layer_decay)
     if section.name == "sgd":
         return torch.optim.SGD(groups, momentum=section.momentum, fused=True)
     return torch.optim.AdamW(groups, betas=(section.momentum, 0.999), fused=True)
@@ -35,13 +37,17 @@ def optimizer_states(section: OptimizerSection) -> int:
 
 
 def parameter_groups(
-    model: Segmenter, lr: float, weight_decay: float, decoder_lr_factor: float
+    model: Segmenter, lr: float, weight_decay: float, decoder_lr_factor: float, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
     """Split the parameters as both papers' code does.
 
     Decoder and auxiliary heads, their BatchNorm and biases included, get `decoder_lr_factor` times the rate, with
     decay. The encoder's norms get no decay (SETR decays nothing). Everything else, biases included, gets both as given.
-    MLA's aggregation counts as encoder: it is part of the backbone in SETR's code.
+    MLA's aggregation counts as encoder: it is part of the backbone in SETR's code. With a `layer_decay`, the encoder's
+    rates fall from its last block to its first as BEiT's do (Bao et al. 2022, arXiv 2106.08254, appendix).
+
+    Raises:
+        ConfigError: there is a `layer_decay`, and the encoder has no blocks that are known.
     """
     backbone = [model.encoder, *([model.decoder.aggregation] if isinstance(model.decoder, MLADecoder) else [])]
     norms = {
@@ -53,12 +59,42 @@ def parameter_groups(
     }
     encoder = [parameter for part in backbone for parameter in part.parameters()]
     inside = {id(parameter) for parameter in encoder}
-    groups = [
-        ([p for p in encoder if id(p) not in norms], lr, weight_decay),
-        ([p for p in encoder if id(p) in norms], lr, 0.0),
-        ([p for p in model.parameters() if id(p) not in inside], lr * decoder_lr_factor, weight_decay),
-    ]
-    return [{"params": p, "lr": rate, "base_lr": rate, "weight_decay": decay} for p, rate, decay in groups]
+    factors = {} if layer_decay == 1 else layer_factors(model.encoder, layer_decay)
+    groups: dict[tuple[str, float], dict[str, Any]] = {}
+
+    def add(kind: str, parameters: list[nn.Parameter], rate: float, decay: float) -> None:
+        groups.setdefault((kind, rate), {"params": [], "lr": rate, "base_lr": rate, "weight_decay": decay})
+        groups[kind, rate]["params"] += parameters
+
+    for kind, of_norms, decay in (("encoder", False, weight_decay), ("norms", True, 0.0)):
+        add(kind, [], lr, decay)
+        for parameter in encoder:
+            if (id(parameter) in norms) == of_norms:
+                add(kind, [parameter], lr * factors.get(id(parameter), 1.0), decay)
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in inside]
+    add("decoder", rest, lr * decoder_lr_factor, weight_decay)
+    return list(groups.values())
+
+
+def layer_factors(encoder: nn.Module, layer_decay: float) -> dict[int, float]:
+    """Return the factor of each parameter's rate, by its id: `layer_decay` to the power of the blocks above it, plus 1.
+
+    Embeddings and norms between two blocks go with the block before them; those before the first are one below it.
+    """
+    lists = [module for module in encoder.modules() if isinstance(module, nn.ModuleList)]
+    blocks = [child for one in lists for child in one if not any(isinstance(m, nn.ModuleList) for m in child.modules())]
+    if not blocks:
+        raise ConfigError(
+            "layer_decay needs an encoder that is a list of blocks, and this one is not",
+            fix="leave --layer-decay out, or take an encoder such as mit_b0 or a ViT",
+            code="recipe-layer-decay",
+        )
+    first = {id(parameter): number for number, block in enumerate(blocks, 1) for parameter in block.parameters()}
+    depth, factors = 0, {}
+    for parameter in encoder.parameters():
+        depth = max(depth, first.get(id(parameter), 0))
+        factors[id(parameter)] = layer_decay ** (len(blocks) + 1 - depth)
+    return factors
 
 
 def follow_schedule(optimizer: torch.optim.Optimizer, section: OptimizerSection, step: int, total_steps: int) -> None:

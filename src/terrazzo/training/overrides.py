@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from terrazzo.config import parse_yaml
@@ -12,14 +12,18 @@ from terrazzo.errors import ConfigError
 from terrazzo.text import did_you_mean, show
 from terrazzo.training.augment import AUGMENTATIONS
 from terrazzo.training.flat_recipe import PATHS
-from terrazzo.training.losses import LOSSES
+from terrazzo.training.losses import LOSSES, SHORT_NAMES
+from terrazzo.training.losses.row import ClassWeightedLoss, Loss
 from terrazzo.training.rows import plain, refuse_unknown_row
 
-__all__ = ["TABLES", "full_paths", "parse_setting", "with_values"]
+__all__ = ["CLASS_WEIGHTS", "TABLES", "full_paths", "parse_class_weights", "parse_setting", "with_values"]
 
 SECTIONS = ("model", "data", "augment", "loss", "optimizer", "run")
 TABLES: Mapping[str, Mapping[str, type[Any]]] = {"augment": AUGMENTATIONS, "loss": LOSSES}
 """The sections that are lists, and the rows that they may have."""
+
+CLASS_WEIGHTS = "loss.class_weights"
+"""The path that stands for this field of every loss that has it."""
 
 EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # YAML takes 1e5 for text
 
@@ -41,6 +45,26 @@ def parse_setting(text: str) -> tuple[str, Any]:
     return path.strip(), parsed
 
 
+def parse_class_weights(texts: Sequence[str]) -> dict[str, float]:
+    """Read ``name=5`` for each class.
+
+    Raises:
+        ConfigError: there is no ``=`` and number.
+    """
+    weights = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        try:
+            weights[name.strip()] = float(value)
+        except ValueError:
+            raise ConfigError(
+                f"--class-weight {show(text)} is not a class and its weight",
+                fix='write --class-weight "traffic sign=5"',
+                code="recipe-field",
+            ) from None
+    return weights
+
+
 def full_paths(changes: Mapping[str, Any], where: str = "the options") -> dict[str, Any]:
     """Write the short names among the fields in full: `lr` is `optimizer.lr`.
 
@@ -56,7 +80,7 @@ def full_paths(changes: Mapping[str, Any], where: str = "the options") -> dict[s
 
 
 def _full_path(name: str, value: Any) -> str:
-    is_whole_section = isinstance(value, (Mapping, list, tuple))
+    is_whole_section = isinstance(value, (Mapping, list, tuple)) or (name == "loss" and isinstance(value, str))
     if name.partition(".")[0] in SECTIONS and ("." in name or is_whole_section):
         return name
     if name not in PATHS:
@@ -77,6 +101,12 @@ def with_values(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
         ConfigError: a path leads to no field.
     """
     values: dict[str, Any] = copy.deepcopy(dict(recipe))
+    changes = dict(changes)
+    if isinstance(losses := changes.get("loss"), str):
+        values["loss"] = loss_rows(losses, values["loss"])
+        del changes["loss"]
+    if CLASS_WEIGHTS in changes:
+        _set_class_weights(values["loss"], changes.pop(CLASS_WEIGHTS))
     for path, value in changes.items():
         *places, field = path.split(".")
         inner: Any = values
@@ -90,6 +120,49 @@ def with_values(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
         value = copy.deepcopy(value)
         inner[field] = list(value) if isinstance(value, tuple) else value
     return values
+
+
+def loss_rows(text: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Read ``ce+0.5*dice``: losses by name, each with its weight before it.
+
+    Args:
+        text: what was written.
+        rows: those that the recipe has; a loss that is among them keeps its own fields.
+
+    Raises:
+        ConfigError: a loss or a weight is unknown.
+    """
+    chosen = []
+    for part in text.split("+"):
+        weight, times, name = part.strip().rpartition("*")
+        name = SHORT_NAMES.get(name.strip(), name.strip())
+        refuse_unknown_row(name, LOSSES, f"the loss {show(text)}")
+        row = dict(next((row for row in rows if isinstance(row, Mapping) and row.get("name") == name), {"name": name}))
+        if times:
+            try:
+                row["weight"] = float(weight)
+            except ValueError:
+                raise ConfigError(
+                    f"the loss {show(text)} has a weight {show(weight)}",
+                    fix="write losses as in ce+dice or ce+0.5*dice",
+                    code="recipe-row",
+                ) from None
+        chosen.append(row)
+    return chosen
+
+
+def _set_class_weights(rows: list[dict[str, Any]], weights: Any) -> None:
+    """Give all losses that weigh classes the same weights."""
+    takers = [row for row in rows if issubclass(LOSSES.get(row["name"], Loss), ClassWeightedLoss)]
+    if not takers:
+        able = [name for name, kind in LOSSES.items() if issubclass(kind, ClassWeightedLoss)]
+        raise ConfigError(
+            f"the recipe's loss ({', '.join(row['name'] for row in rows)}) does not weigh classes",
+            fix=f"add one that does: {', '.join(able)}",
+            code="recipe-field",
+        )
+    for row in takers:
+        row["class_weights"] = weights
 
 
 def _row(rows: list[dict[str, Any]], section: str, name: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ __all__ = ["Plan", "refuse_other_labels", "refuse_other_plan"]
 FREE = ("run.checkpointing",)
 """Fields that may change: computing inner values again changes no result, and helps a run that ran out of memory."""
 
-LENGTH = ("run.epochs", "run.steps", "optimizer.warmup_steps")
+LENGTH = ("run.epochs", "run.steps")
+"""Fields that may change to more steps: a run that has ended is extended by them."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Plan:
     Attributes:
         recipe: what is learnt and how.
         labels: the classes, and what the masks store for them; None in checkpoints from before they were noted.
-        total_steps: how many there are to be; None likewise.
+        total_steps: steps of the whole run; None likewise.
     """
 
     recipe: Recipe
@@ -45,21 +46,20 @@ def refuse_other_plan(before: Plan, now: Plan, output: Path) -> None:
         TrainingError: they differ in what decides the result.
     """
     changed = [path for path in now.recipe.differences(before.recipe) if path not in FREE]
-    if changed and set(changed) <= set(LENGTH):
+    is_longer = before.total_steps is not None and (now.total_steps or 0) > before.total_steps
+    if set(changed) & set(LENGTH) and not set(changed) - set(LENGTH) and not is_longer:
         raise TrainingError(
-            f"{output} was planned for {before.total_steps or 'fewer'} steps, and its learning rate has followed that "
-            "plan",
-            fix=f"go on from it as a new run: terrazzo train --weights {output} --output ANOTHER-RUN, with the "
-            "--epochs or --steps to add",
+            f"{output} was planned for {before.total_steps or 'other'} steps, and {now.total_steps} are not more",
+            fix="resume without --epochs and --steps, or give more than were planned",
             code="training-resume",
         )
-    if changed:
+    if set(changed) - (set(LENGTH) if is_longer else set()):
         raise TrainingError(
             f"{output} was trained with another {', '.join(changed)}",
             fix="resume with the options it was started with, or train into a new folder",
             code="training-resume",
         )
-    if before.total_steps is not None and before.total_steps != now.total_steps:
+    if before.total_steps is not None and before.total_steps != now.total_steps and not changed:
         raise TrainingError(
             f"{output} was to have {before.total_steps} steps, and has {now.total_steps} with these photos",
             fix="resume with the photos it was started with, or train into a new folder",

@@ -20,7 +20,7 @@ from terrazzo.training.memory_plan import in_words
 from terrazzo.training.optim import optimizer_states
 from terrazzo.training.recipe import Recipe
 
-__all__ = ["disk_lines", "fitting_workers", "refuse_unreadable", "usual_workers"]
+__all__ = ["disk_lines", "fitting_workers", "refuse", "refuse_unreadable", "usual_workers"]
 
 SHARED_MEMORY = Path("/dev/shm")
 MOST_WORKERS = 8
@@ -48,6 +48,11 @@ def refuse_unreadable(splits: Sequence[Dataset], *, decode: bool) -> None:
     for split in splits:
         found = in_threads(partial(_failure, split.read if decode else partial(_header, split)), range(len(split)))
         failures += [error for error in found if error is not None]
+    refuse(failures)
+
+
+def refuse(failures: Sequence[TerrazzoError]) -> None:
+    """Raise the error of a file that cannot be used, or one that names the first few of several."""
     if len(failures) == 1:
         raise failures[0]
     if failures:

@@ -186,6 +186,7 @@ def automatic_recipe(
     batch_size: int = 8,
     weights: str | None = None,
     preprocess: Preprocess | None = None,
+    short_side: int | None = None,
 ) -> Recipe:
     """Return the recipe for someone who gives only a folder.
 
@@ -205,6 +206,7 @@ def automatic_recipe(
         weights: model to start from, or None for random weights.
         preprocess: that of the model to start from, which is kept. Windows are cut from photos of the size that it
             gives them.
+        short_side: that photos are brought to, in training and after it, instead of the usual one.
     """
     spec = model if isinstance(model, ModelSpec) else None
     drop_path = 0.1
@@ -212,6 +214,9 @@ def automatic_recipe(
         drop_path = spec.encoder.fields.get("drop_path_rate", drop_path)
     else:
         refuse_unknown_model(str(model), encoder is not None)
+    if short_side is not None:
+        preprocess = preprocess or replace(pretrained or Preprocess(), antialias=True, rounding="down")
+        preprocess = replace(preprocess, size=None, short_side=short_side, long_side=4 * short_side)
     seen = image_sizes if preprocess is None else [preprocess.target_size(*size) for size in image_sizes]
     short_sides = sorted(min(size) for size in seen)
     usual = short_sides[len(short_sides) // 2]

@@ -7,6 +7,7 @@ log.csv          one row an epoch; tensorboard/ has the same numbers
 curves.png       loss, learning rate and mIoU over the epochs
 report/          scores of the best model: table, JSON, per-class chart, confusion matrix
 predictions.png  photos, labels, predictions and errors side by side
+batch.png        what a dry run draws: the first batch, as the network sees it
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from terrazzo.training.recipe_text import recipe_text
 from terrazzo.weights.files import CONFIG_FILE
 
 __all__ = [
+    "BATCH_FILE",
     "CHECKPOINT_FOLDER",
     "CURVES_FILE",
     "MODEL_FOLDER",
@@ -43,6 +45,7 @@ __all__ = [
 
 MODEL_FOLDER, CHECKPOINT_FOLDER, REPORT_FOLDER = "model", "checkpoints", "report"
 RECIPE_FILE, CURVES_FILE, SHEET_FILE = "recipe.yaml", "curves.png", "predictions.png"
+BATCH_FILE = "batch.png"
 
 EVENTS_FOLDER = "tensorboard"
 

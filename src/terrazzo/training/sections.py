@@ -29,12 +29,14 @@ class ModelSection(Checked):
         name: architecture; with `spec` its title.
         encoder: a backbone of Hugging Face transformers, as `create_model` takes it, for a `name` that is a decoder
             alone; null for all others.
-        weights: what to start from, or null for random weights: a model, or a file that the recipe's reader has to
-            bring, such as an encoder trained on ImageNet. Where it is not found, the run does not start.
+        weights: what the run starts from: a model, or a file that you have to provide, such as an encoder trained on
+            ImageNet; null for random weights. Where it is not found, the run does not start.
         drop_path: stochastic depth of the last encoder block, where the encoder has it.
         auxiliary_weight: what the loss of each auxiliary head counts beside the main one; 0 trains without the heads.
         spec: what the network is, where a name does not say it; the number of classes and the image size in it give way
             to those of the data and of the crop.
+        freeze: what keeps the values that it starts with: ``encoder``, or the number of its first stages (of a ViT,
+            blocks), with their embeddings; null trains everything.
     """
 
     name: str
@@ -43,6 +45,7 @@ class ModelSection(Checked):
     drop_path: BelowOne
     auxiliary_weight: NotNegative
     spec: ModelSpec | None = None
+    freeze: Literal["encoder"] | Count | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,10 +105,12 @@ class OptimizerSection(Checked):
         weight_decay: none on the encoder's norms.
         decoder_lr_factor: the rate of the decoder and the auxiliary heads over the encoder's.
         warmup_steps: steps of the linear warm-up.
-        warmup_ratio: factor at the first step.
-        power: of the poly decay.
-        min_lr: where the decay ends.
+        warmup_ratio: factor on the rate at the first step.
+        power: exponent of the poly decay.
+        min_lr: learning rate at the end of the decay.
         clip_norm: largest gradient norm, or null.
+        layer_decay: layer-wise learning-rate decay: factor on the rate from each encoder block to the one before it;
+            the decoder keeps its own rate. 1 is off.
     """
 
     name: Literal["adamw", "sgd"]
@@ -118,6 +123,7 @@ class OptimizerSection(Checked):
     power: NotNegative
     min_lr: NotNegative
     clip_norm: Annotated[float | None, Within(above=0)]
+    layer_decay: Annotated[float, Within(above=0, at_most=1)] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +134,7 @@ class RunSection(Checked):
         epochs: passes over the training photos; null where `steps` is given.
         steps: optimiser steps (the papers' iterations); the last pass is cut short. Null where `epochs` is given.
         batch_size: photos per step, over all ranks.
-        ema_decay: of the exponential moving average of the weights, which is validated and kept; null keeps the
+        ema_decay: decay of the exponential moving average of the weights, which is validated and kept; null keeps the
             weights themselves.
         precision: ``bf16`` autocast, ``fp32``, or ``auto``: bf16 where the hardware multiplies it natively.
         sync_batchnorm: take BatchNorm's statistics over the photos of all ranks; only GPUs can.
@@ -139,6 +145,8 @@ class RunSection(Checked):
         protocol: name of how photos are shown to the network in validation, such as ``whole``.
         validate_every: epochs from one validation to the next.
         patience: validations without a better mIoU before the run stops early, or null.
+        accumulate: gradient accumulation: parts that each step's photos are computed in, one after another. It takes
+            less memory, and the step is the same, but that BatchNorm's statistics are those of each part.
     """
 
     epochs: Count | None
@@ -153,6 +161,7 @@ class RunSection(Checked):
     protocol: str
     validate_every: Annotated[int, Within(at_least=1)]
     patience: Annotated[int | None, Within(at_least=0)]
+    accumulate: Count = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()

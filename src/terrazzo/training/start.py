@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from terrazzo.data import Dataset
 from terrazzo.data.readings import read_by
@@ -19,6 +19,7 @@ from terrazzo.models.segmenter import Segmenter
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import shown_path
 from terrazzo.training.bands import refuse_other_bands
+from terrazzo.training.freezing import freeze
 from terrazzo.training.recipe import Recipe
 from terrazzo.weights.backbones import brings_weights, weights_folder
 from terrazzo.weights.catalog import known_licence
@@ -40,11 +41,13 @@ class Start:
         is_whole: the classifier was, so that the network segments before its first step.
         notes: what the user should know.
         origin: licence and origin, for the record of the run.
+        frozen: parts of the network that stay in evaluation mode.
     """
 
     is_whole: bool = False
     notes: tuple[str, ...] = ()
     origin: Mapping[str, Any] = field(default_factory=dict)
+    frozen: tuple[nn.Module, ...] = ()
 
 
 def start_network(
@@ -80,6 +83,10 @@ def start_network(
         start = replace(start, origin=dict(initial.origin))
     elif section.weights is None and section.encoder is not None and brings_weights(section.encoder):
         start = Start(origin=encoder_origin(section.encoder))
+    if section.freeze is not None:
+        start = replace(start, frozen=tuple(freeze(network.encoder, section.freeze)))
+        if section.weights is None and not start.origin:
+            start = replace(start, notes=(*start.notes, "note: what is frozen starts from random weights"))
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if recipe.run.checkpointing:
         blocks: Any = network.encoder
@@ -95,6 +102,12 @@ def starting_weights(weights: str | None) -> StartingWeights | None:
     """
     if weights is None:
         return None
+    if not weights.strip():
+        raise CheckpointError(
+            "the weights to start from have an empty name",
+            fix="give a model, a file or a folder, or leave --weights out",
+            code="checkpoint-missing",
+        )
     try:
         return load_starting_weights(weights)
     except CheckpointError as error:

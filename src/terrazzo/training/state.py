@@ -5,7 +5,7 @@ reads them back. `state_dict` and `load_state_dict` are those of torch.distribut
 them together. Where the ranks share a model out among them, it is here that its parts are gathered.
 
 The order of the images and their augmentation follow from the recipe's seed and from `epoch` and `position`, the
-learning rate from `step`: there is no more to keep of the loaders and the schedule.
+learning rate from `step`, so nothing else of the loaders and the schedule is kept.
 """
 
 from __future__ import annotations
@@ -136,8 +136,11 @@ class TrainState:
             "losses": list(self.log.losses),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> int | None:
         """Go back to a state; of the generators, see `restore_generators`.
+
+        Returns:
+            The number of steps that its run was planned for, as far as that is known.
 
         Raises:
             TrainingError: it is of another plan (code "training-resume"), or not a state of this run's network and
@@ -145,7 +148,8 @@ class TrainState:
         """
         where = f"the checkpoint in {self.log.output}"
         state = _checked(_of_this_format(state, self.ranks.device), where)
-        refuse_other_plan(_plan(state, where), self.plan, self.log.output)
+        before = _plan(state, where)
+        refuse_other_plan(before, self.plan, self.log.output)
         try:
             self.model.load_state_dict(state["model"])
             if self.average is not None:
@@ -162,11 +166,12 @@ class TrainState:
         self.best_mIoU, self.stale_validations = state["best_mIoU"], state["stale_validations"]
         self.bad_steps = state["bad_steps"]
         self.log.restore(state["log"], state["losses"])
+        return before.total_steps
 
     def restore_generators(self) -> None:
         """Set this rank's generators as they were in the state that was loaded last; once.
 
-        Apart from `load_state_dict`, for what lies between it and the next step draws numbers too.
+        This is not part of `load_state_dict`, because what runs between it and the next step draws numbers too.
         """
         if self._loaded_generators is None:
             return
@@ -189,7 +194,7 @@ def _of_this_format(state: Mapping[str, Any], device: torch.device) -> Mapping[s
     cpu = state["torch_rng"].view(-1, torch.get_rng_state().numel())
     gpu = state["cuda_rng"]
     rng = [
-        # Clones, for of a view PyTorch reads the wrong bytes.
+        # Clones, because PyTorch reads the wrong bytes of a view.
         {"python": None, "numpy": None, "torch": row.clone(), "cuda": None if gpu is None else gpu[rank].clone()}
         for rank, row in enumerate(cpu)
     ]

@@ -62,8 +62,8 @@ class StopSignals:
     def _end_at_second(self, arrived: int) -> None:
         """End the process when it is told to stop again, whatever its main thread is waiting for.
 
-        That thread may wait where Python runs no handler of signals, such as in a collective operation. The newest
-        checkpoint on the disk stays whole, for one that is being written is waited for.
+        That thread may wait where Python runs no signal handler, such as in a collective operation. A checkpoint that
+        is being written is finished first.
 
         Args:
             arrived: a pipe that holds the number of each signal, until it is closed.

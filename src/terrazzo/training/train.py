@@ -22,7 +22,9 @@ from terrazzo.training.artifacts import write_artifacts
 from terrazzo.training.bands import band_rule, bands_to_choose, measured, read_by
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
+from terrazzo.training.decoded import decoded_where_they_fit
 from terrazzo.training.distributed import joined_ranks, restarted_by_torchrun
+from terrazzo.training.dry_run import rehearse
 from terrazzo.training.memory_plan import memory_plan
 from terrazzo.training.overrides import full_paths
 from terrazzo.training.preflight import disk_lines, fitting_workers, refuse_unreadable, usual_workers
@@ -47,6 +49,7 @@ __all__ = ["Run", "recipe_for", "train"]
 DEFAULT_ARCHITECTURE = "segformer_b0"
 DEFAULT_DECODER = "all_mlp"
 RANDOM = "random"
+SHORT_SIDE, RESIZE_BOX = "data.preprocess.short_side", "augment.resize.box"
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ def train(
     reset_head: bool = False,
     resume: bool = False,
     check: bool = False,
+    dry_run: bool = False,
     workers: int | None = None,
     device: str | None = None,
 ) -> Run | None:
@@ -103,13 +107,16 @@ def train(
         overrides: recipe fields that take other values, by their paths, such as ``{"run.epochs": 20, "augment.flip.p":
             0}``; for the fields of old flat recipes the old name is enough, as in ``{"epochs": 20}``.
         reset_head: where the classes of `weights` are not the data set's, let its classifier start at random.
-        resume: go on from the newest checkpoint in `output`; the result is the same as without the break.
+        resume: go on from the newest checkpoint in `output`; the result is the same as without the break. With more
+            epochs or steps than were planned, the run is extended.
         check: decode every photo and mask before the first step; else only the photos' headers and the masks are read.
+        dry_run: train nothing: say what the run would do, with every setting, time a few steps, and draw the first
+            batch as a picture into `output`.
         workers: loader processes; by default one for each core but one, at most 8, and no more than fit into /dev/shm.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
 
     Returns:
-        The finished run; None on the ranks that write no files.
+        The finished run; None on the ranks that write no files, and after a dry run.
 
     Raises:
         ConfigError: an argument has another type, or the recipe or an override is not usable.
@@ -131,16 +138,20 @@ def train(
     for length, other in (("run.epochs", "run.steps"), ("run.steps", "run.epochs")):
         if changes.get(length) is not None:
             changes.setdefault(other, None)  # whichever of the two the recipe has
+    changes = with_training_at(changes)
     chosen, initial = _recipe(recipe, model, data, changes)
     train_split, val_split = open_splits(chosen.data, data)
     pixels_NK, _ = labelled_pixels(train_split, learns=True), labelled_pixels(val_split)
     rule = band_rule(chosen.data, train_split)
     train_split, val_split = read_by(train_split, rule), read_by(val_split, rule)
-    refuse_unreadable((train_split, val_split), decode=check)
+    refuse_unreadable((train_split, val_split), decode=False)
     if rule is not None and rule.ranges is None:
         preprocess = measured(rule, train_split, chosen.data.preprocess)
         chosen = replace(chosen, data=replace(chosen.data, preprocess=preprocess))
         train_split, val_split = read_by(train_split, preprocess.bands), read_by(val_split, preprocess.bands)
+    (train_split, val_split), kept = decoded_where_they_fit((train_split, val_split))
+    if check and not kept:
+        refuse_unreadable((train_split, val_split), decode=True)
     if initial is None and not resume:
         initial = starting_weights(chosen.model.weights)
     if initial is not None:
@@ -156,10 +167,13 @@ def train(
         trainer = Trainer(chosen, train_split, val_split, pixels_NK, output, ranks, count, start, reset_head)
         trainer.log.say(_plan(trainer, data, start))
         plan = memory_plan(trainer.model, chosen, trainer.loss, ranks)
-        for line in [*lines, *plan.lines, *disk_lines(trainer.model, chosen, output)]:
+        for line in [*lines, *plan.lines, *disk_lines(trainer.model, chosen, output), *kept]:
             trainer.log.say(line)
         if plan.plenty:
             keep_freed_memory()  # which makes steps shorter, and the process larger
+        if dry_run:
+            rehearse(trainer)
+            return None
         if resume:
             trainer.resume()
         if ranks.is_main:
@@ -211,7 +225,7 @@ def recipe_for(data: Path, model: str | ModelSpec, changes: Mapping[str, Any]) -
     spec = LabelSpec.named(changes["data.labels"]) if changes.get("data.labels") else None
     rules = DataRules.of_recipe({"split": changes.get("data.split"), "crowds": changes.get("data.crowds")})
     images = open_dataset(data, changes.get("data.train_split", "train"), spec, rules=rules).samples
-    # The length of the warm-up follows from how many steps there are to be, the rate from what is started from.
+    # The length of the warm-up depends on the number of steps, and the learning rate on what the run starts from.
     given = {key: changes.get(f"run.{key}") for key in ("epochs", "steps", "batch_size")}
     length = {key: value for key, value in given.items() if isinstance(value, int)}
     initial = starting_weights(changes.get("model.weights"))
@@ -230,6 +244,7 @@ def recipe_for(data: Path, model: str | ModelSpec, changes: Mapping[str, Any]) -
         pretrained=None if encoder is None else normalisation_for(encoder),
         weights=changes.get("model.weights"),
         preprocess=None if initial is None or initial.labels is None else theirs,
+        short_side=side if isinstance(side := changes.get(SHORT_SIDE), int) else None,
         **length,
     )
     if initial is not None and initial.labels is None and theirs is not None:  # an encoder's normalisation
@@ -238,8 +253,22 @@ def recipe_for(data: Path, model: str | ModelSpec, changes: Mapping[str, Any]) -
     return recipe, initial
 
 
+def with_training_at(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Have training see photos at the size that validation and prediction will, where that is changed.
+
+    Args:
+        changes: by the paths of their fields.
+    """
+    side = changes.get(SHORT_SIDE)
+    if not isinstance(side, int):
+        return dict(changes)
+    long_side = changes.get("data.preprocess.long_side") or 4 * side
+    follow = {"data.preprocess.size": None, "data.preprocess.long_side": long_side, RESIZE_BOX: [long_side, side]}
+    return {**follow, **changes}
+
+
 def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
-    """Say what is going to happen, for people to check before they go and have lunch."""
+    """Say what the run will do, so that a mistake is seen before the first step."""
     recipe, loader, ranks = trainer.recipe, trainer.loader, trainer.ranks
     bands = recipe.data.preprocess.bands
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing, nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,10 +15,13 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from terrazzo.data import Dataset
 from terrazzo.data.loaders import Batch, TrainLoader
+from terrazzo.errors import ConfigError, TrainingError
 from terrazzo.evaluation.confusion import Metrics
 from terrazzo.models import Segmenter
 from terrazzo.training.acceleration import compiled, uses_bf16
@@ -97,6 +102,13 @@ class Trainer:
             train, augment, preprocess, recipe.crop, recipe.run.batch_size, recipe.run.seed, workers,
             ranks.rank, ranks.world_size,
         )  # fmt: skip
+        if recipe.run.batch_size % (ranks.world_size * recipe.run.accumulate):
+            raise ConfigError(
+                f"a batch of {recipe.run.batch_size} photos cannot be computed in {recipe.run.accumulate} equal parts"
+                f"{f' on each of {ranks.world_size} processes' if ranks.world_size > 1 else ''}",
+                fix="give an --accumulate that divides the --batch-size",
+                code="config-batch-size",
+            )
         per_epoch = self.loader.batches_per_epoch
         self.total_steps = recipe.run.steps if recipe.run.steps is not None else (recipe.run.epochs or 0) * per_epoch
         self.epochs = -(-self.total_steps // per_epoch)
@@ -111,14 +123,15 @@ class Trainer:
             self.average = WeightAverage(self.model.without_auxiliary(), recipe.run.ema_decay)
         self.optimizer = create_optimizer(self.model, recipe.optimizer)
         pixels_K = torch.from_numpy(pixels_NK.sum(axis=0, dtype=np.int64))
-        self.loss = CombinedLoss(recipe.loss, pixels_K, self.labels.ignore_index, device)
+        self.loss = CombinedLoss(recipe.loss, pixels_K, self.labels.ignore_index, device, self.labels.names)
         self.bf16 = uses_bf16(recipe.run.precision, device)
 
         self.log = RunLog(output, ranks.is_main)
         for text in (*left_out, *self.start.notes):
             self.log.say(text)
         plan = Plan(recipe, self.labels, self.total_steps)
-        self.state = TrainState(plan, self.model, self.average, self.optimizer, self.log, ranks, self.start.origin)
+        origin = {**self.start.origin, "train_photos": len(train)}
+        self.state = TrainState(plan, self.model, self.average, self.optimizer, self.log, ranks, origin)
         self._saved_step = 0
         self.signals = StopSignals(ranks.is_main)
 
@@ -135,7 +148,9 @@ class Trainer:
         """
         run, state, log = self.recipe.run, self.state, self.log
         progress = log.progress(self.total_steps, state.step)
-        with self.signals.noted(), progress, saved_on_failure(self._save_the_last_step):
+        saved = saved_on_failure(self._save_the_last_step)
+        with self.signals.noted(), progress, saved, closing(self._batches()) as batches:
+            state.restore_generators()
             if state.step == 0 and self.start.is_whole:
                 state.origin["start_mIoU"] = round(self.validate().mIoU, 2)
                 log.say(f"before the first step: mIoU {state.origin['start_mIoU']:.2f}")
@@ -145,7 +160,7 @@ class Trainer:
                     break
                 log.begin_epoch()
                 started, before = time.monotonic(), state.seconds
-                for batch in self._batches(epoch, start=state.position):
+                for batch in islice(batches, self.loader.batches_per_epoch - state.position):
                     loss = self.train_step(batch)
                     state.seconds = before + time.monotonic() - started
                     if self._note_step(loss):
@@ -158,7 +173,8 @@ class Trainer:
                 best = metrics is not None and state.is_best_yet(metrics.mIoU)
                 if metrics is not None and best and self.ranks.is_main:
                     self._keep_model(metrics)
-                log.epoch(epoch + 1, self.epochs, state.step, self._lr(), metrics, state.seconds, best)
+                with self.signals.writing:
+                    log.epoch(epoch + 1, self.epochs, state.step, self._lr(), metrics, state.seconds, best)
                 self.save()
                 if self.ranks.any(self.signals.number > 0):
                     self._stop()
@@ -168,18 +184,12 @@ class Trainer:
         state, schedule, device = self.state, self.recipe.optimizer, self.ranks.device
         follow_schedule(self.optimizer, schedule, state.step, self.total_steps)
         self.wrapped.train()
-        images = batch.images.to(device, non_blocking=True)
-        labels = batch.labels.to(device, non_blocking=True)
+        for module in self.start.frozen:
+            module.eval()
         statistics = [buffer.clone() for buffer in self.model.buffers()]
         self.optimizer.zero_grad()  # before the forward pass, which needs the memory
         with undone_on_failure(self.model, statistics, device), told_of_failures(state.step + 1, device):
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-                logits, *auxiliary = self.wrapped(images, auxiliary=True)
-            loss = self.loss(logits, labels)
-            for logits in auxiliary:
-                loss = loss + self.recipe.model.auxiliary_weight * self.loss(logits, labels)
-            del logits, auxiliary, images
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = self._gradients(batch)
         norm = get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if schedule.clip_norm is not None:
             clip_grads_with_norm_(self.model.parameters(), schedule.clip_norm, norm)
@@ -196,10 +206,36 @@ class Trainer:
         else:
             put_back(self.model, statistics)
             self._note_bad_step(batch)
-        return float(loss.detach())
+        return float(loss)
 
-    def validate(self) -> Metrics:
+    def _gradients(self, batch: Batch) -> Tensor:
+        """Add a batch's gradients to those that are there, part by part, and return its loss."""
+        device, parts = self.ranks.device, self.recipe.run.accumulate
+        labels = batch.labels.to(device, non_blocking=True)
+        total = torch.zeros((), device=device)
+        for number, (images, part) in enumerate(
+            zip(batch.images.chunk(parts), labels.chunk(parts), strict=True), start=1
+        ):
+            whole = labels if parts > 1 else None
+            # Ranks average their gradients once, with the last part.
+            alone = number < parts and isinstance(self.wrapped, DistributedDataParallel)
+            wrapped: Any = self.wrapped
+            with wrapped.no_sync() if alone else nullcontext():
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+                    logits, *auxiliary = self.wrapped(images.to(device, non_blocking=True), auxiliary=True)
+                loss = self.loss(logits, part, whole)
+                for logits in auxiliary:
+                    loss = loss + self.recipe.model.auxiliary_weight * self.loss(logits, part, whole)
+                del logits, auxiliary, images
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def validate(self, count: int | None = None) -> Metrics:
         """Score what would be kept now on the validation photos.
+
+        Args:
+            count: take only the first so many.
 
         Raises:
             TrainingError: the network's logits are not finite (code "training-diverged").
@@ -212,7 +248,8 @@ class Trainer:
                 self._save_and_stop()
 
         with told_of_divergence(self.state.step):
-            return validate(self.shipped_network(), self.val, self.recipe, self.ranks, pause)
+            val = self.val if count is None else replace(self.val, samples=self.val.samples[:count])
+            return validate(self.shipped_network(), val, self.recipe, self.ranks, pause)
 
     def shipped_network(self) -> Segmenter:
         """Return the network that is validated and kept: the weight average, if there is one; no auxiliary heads."""
@@ -220,18 +257,11 @@ class Trainer:
         assert isinstance(network, Segmenter)
         return network.without_auxiliary()
 
-    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """Yield the rest of an epoch; after resuming in the middle, with the generators where they were.
-
-        Starting the loader draws a number, which an unbroken run does only where an epoch begins.
-        """
-        left = min(self.loader.batches_per_epoch - start, self.total_steps - self.state.step)
-        if start == 0 or left == 0:
-            self.state.restore_generators()
-        if left:
-            for batch in islice(self.loader.epoch(epoch, start, self._stops_alone), left):
-                self.state.restore_generators()
-                yield batch
+    def _batches(self) -> Generator[Batch, None, None]:
+        """Yield the batches that are left of the run."""
+        state = self.state
+        left = self.total_steps - state.step
+        return self.loader.batches(state.epoch, state.position, left, self._stops_alone)
 
     def _note_step(self, loss: float) -> bool:
         """Log a step with the mean loss of the ranks, and tell whether any of them was told to stop."""
@@ -270,9 +300,27 @@ class Trainer:
         saved, warnings = load_checkpoint(self.output / CHECKPOINT_FOLDER)
         for warning in warnings:
             self.log.say(warning)
-        self.state.load_state_dict(saved)
-        self._saved_step = self.state.step
-        self.log.say(f"resumed at step {self.state.step} of {self.total_steps}")
+        now = len(self.loader.dataset)
+        planned = self.state.load_state_dict(saved)
+        if (before := self.state.origin.get("train_photos", now)) != now:  # earlier versions did not note it
+            raise TrainingError(
+                f"{self.output} has learnt from {before} photos, and the data set has {now} now",
+                fix="resume with the photos it was started with, or start a new run from its model with --weights "
+                f"{self.output}",
+                code="training-resume",
+            )
+        state, self._saved_step = self.state, self.state.step
+        self.log.say(f"resumed at step {state.step} of {self.total_steps}")
+        if planned is not None and planned < self.total_steps:
+            self.log.say(
+                f"it was planned for {planned} steps; from here on the learning rate follows the longer plan, and may "
+                "rise"
+            )
+            state.origin["planned_steps"] = [*state.origin.get("planned_steps", ()), planned]
+            state.stale_validations = 0
+            # A plan in steps may have cut its last pass short; the passes that are added are whole again.
+            left = self.total_steps - state.step + state.position
+            self.epochs = state.epoch + -(-left // self.loader.batches_per_epoch)
 
     def record(self) -> dict[str, Any]:
         """Return what the model's config.json says about this run."""

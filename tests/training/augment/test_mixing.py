@@ -127,5 +127,5 @@ def test_batches_do_not_depend_on_the_workers(tmp_path: Path) -> None:
     augment = Augmentation(steps, train.read, labelled_pixels(train), 255)
     loaders = [TrainLoader(train, augment, Preprocess(), (32, 40), 2, 0, workers) for workers in (0, 2)]
     for epoch in range(2):
-        for left, right in zip(*(loader.epoch(epoch) for loader in loaders), strict=True):
+        for left, right in zip(*(loader.batches(epoch) for loader in loaders), strict=True):
             assert torch.equal(left.images, right.images) and torch.equal(left.labels, right.labels)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from terrazzo.errors import ConfigError
+from terrazzo.fields import refuse_unknown
 from terrazzo.training.losses.boundary import Boundary
 from terrazzo.training.losses.class_weights import class_weights_from_counts
 from terrazzo.training.losses.cross_entropy import CrossEntropy
@@ -17,7 +19,7 @@ from terrazzo.training.losses.ohem import OHEMCrossEntropy
 from terrazzo.training.losses.row import ClassWeightedLoss, Loss
 from terrazzo.training.losses.tversky import Tversky
 
-__all__ = ["LOSSES", "CombinedLoss", "Loss"]
+__all__ = ["LOSSES", "SHORT_NAMES", "CombinedLoss", "Loss"]
 
 LOSSES: Mapping[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
@@ -31,6 +33,9 @@ LOSSES: Mapping[str, type[Loss]] = {
 """Every row that a recipe's `loss` may have."""
 
 
+SHORT_NAMES: Mapping[str, str] = {"ce": "cross_entropy"}
+
+
 class CombinedLoss:
     """The weighted sum of a recipe's losses.
 
@@ -39,22 +44,38 @@ class CombinedLoss:
         pixels_K: labelled pixels of each class in the training masks, for class weights.
         ignore_index: the label that does not count.
         device: where logits and labels are.
+        names: of the classes, for rows that weigh them by name.
+
+    Raises:
+        ConfigError: a row weighs a class that there is not, or no class at all.
     """
 
-    def __init__(self, rows: Sequence[Loss], pixels_K: Tensor, ignore_index: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Loss],
+        pixels_K: Tensor,
+        ignore_index: int,
+        device: torch.device,
+        names: Sequence[str] = (),
+    ) -> None:
         self.rows, self.ignore_index = rows, ignore_index
-        self.class_weights = [
-            class_weights_from_counts(pixels_K, row.class_weight_power).to(device)
-            if isinstance(row, ClassWeightedLoss) and row.class_weight_power
-            else None
-            for row in rows
-        ]
+        weights = [_class_weights(row, pixels_K, names) for row in rows]
+        self.class_weights = [None if weights_K is None else weights_K.to(device) for weights_K in weights]
 
-    def __call__(self, logits_BKhw: Tensor, labels_BHW: Tensor) -> Tensor:
-        """Return the loss of logits at the decoder's stride against int64 labels at full size: a float32 scalar."""
+    def __call__(self, logits_BKhw: Tensor, labels_BHW: Tensor, batch_BHW: Tensor | None = None) -> Tensor:
+        """Return the loss of logits at the decoder's stride against labels at full size: a float32 scalar.
+
+        Args:
+            logits_BKhw: the network's output.
+            labels_BHW: int64 class indices.
+            batch_BHW: where these labels are a part of a batch, all of them; the losses of its parts add up.
+        """
         total = logits_BKhw.new_zeros((), dtype=torch.float32)
         for row, class_weights_K in zip(self.rows, self.class_weights, strict=True):
-            total = total + row.weight * row(logits_BKhw, labels_BHW, self.ignore_index, class_weights_K)
+            loss = row.weight * row(logits_BKhw, labels_BHW, self.ignore_index, class_weights_K)
+            if batch_BHW is not None:
+                loss = loss * row.share(labels_BHW, batch_BHW, self.ignore_index, class_weights_K)
+            total = total + loss
         return total
 
     def rehearse(self, logits_BKhw: Tensor, labels_BHW: Tensor) -> Tensor:
@@ -63,3 +84,19 @@ class CombinedLoss:
         for row in self.rows:
             total = total + row.weight * row.rehearse(logits_BKhw, labels_BHW)
         return total
+
+
+def _class_weights(row: Loss, pixels_K: Tensor, names: Sequence[str]) -> Tensor | None:
+    if not isinstance(row, ClassWeightedLoss):
+        return None
+    if row.class_weights is not None:
+        refuse_unknown(row.class_weights, names, "class_weights", what="class name", code="recipe-class-weights")
+        weights_K = torch.tensor([row.class_weights.get(name, 1.0) for name in names], dtype=torch.float32)
+        if not weights_K[pixels_K > 0].any():
+            raise ConfigError(
+                "class_weights is 0 for every class that the training masks show: there would be nothing to learn",
+                fix="give one of them a weight above 0",
+                code="recipe-class-weights",
+            )
+        return weights_K
+    return class_weights_from_counts(pixels_K, row.class_weight_power) if row.class_weight_power else None

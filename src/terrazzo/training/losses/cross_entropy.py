@@ -36,6 +36,13 @@ class CrossEntropy(ClassWeightedLoss):
             logits_BKhw, labels_BHW, ignore_index, class_weights_K, self.normalize_by, self.label_smoothing
         )
 
+    def share(
+        self, labels_BHW: Tensor, batch_BHW: Tensor, ignore_index: int, class_weights_K: Tensor | None
+    ) -> Tensor | float:
+        if self.normalize_by == "all":
+            return len(labels_BHW) / len(batch_BHW)
+        return super().share(labels_BHW, batch_BHW, ignore_index, class_weights_K)
+
 
 def upsampled_cross_entropy(
     logits_BKhw: Tensor,

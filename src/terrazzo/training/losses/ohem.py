@@ -40,6 +40,11 @@ class OHEMCrossEntropy(ClassWeightedLoss):
 
         return sum_over_strips(logits_BKhw, labels_BHW, of_strip) / weights_BHW.sum().clamp(min=1e-6)
 
+    def share(
+        self, labels_BHW: Tensor, batch_BHW: Tensor, ignore_index: int, class_weights_K: Tensor | None
+    ) -> Tensor | float:
+        return len(labels_BHW) / len(batch_BHW)  # each part is a mean over its own hardest pixels
+
     @torch.no_grad()
     def _kept(self, logits_BKhw: Tensor, labels_BHW: Tensor, ignore_index: int) -> Tensor:
         """Return which pixels count: the `min_kept` least probable, and all up to the threshold."""

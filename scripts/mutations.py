@@ -307,7 +307,7 @@ MUTATIONS = (
         "row(logits_BKhw, labels_BHW, self.ignore_index, None)", ("steps::test_a_step_of_sgd_by_hand",)),
     Mutation("best: the worst epoch is kept", "state", "is_best = mIoU > self.best_mIoU",
         "is_best = not mIoU > self.best_mIoU", ("trainer::test_a_run_leaves_its_best_model_a_log_and_a_checkpoint",)),
-    Mutation("groups: norms decay", "optim", "if id(p) in norms], lr, 0.0)", "if id(p) in norms], lr, weight_decay)",
+    Mutation("groups: norms decay", "optim", '("norms", True, 0.0)', '("norms", True, weight_decay)',
         ("optim::test_groups_of_b0",)),
     Mutation("groups: the decoder learns as the encoder", "optim", "lr * decoder_lr_factor, weight_decay)",
         "lr, weight_decay)", ("optim::test_groups_of_b0",)),

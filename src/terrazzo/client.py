@@ -22,7 +22,8 @@ from urllib.parse import quote
 import numpy as np
 
 from terrazzo.arguments import checked
-from terrazzo.errors import ConfigError, MissingExtraError, ServiceError
+from terrazzo.config import parse_json
+from terrazzo.errors import ConfigError, MissingExtraError, ServiceError, TerrazzoError
 from terrazzo.inference.result import Segmentation
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.text import said_by, show
@@ -71,10 +72,10 @@ class _Session:
                         palette=[each["color"] for each in entry["classes"]],
                     ),
                 )
-                for entry in answer.json()
+                for entry in parse_json(answer.content, "the answer")
                 if entry["ready"]
             ]
-        except (ValueError, KeyError, TypeError) as error:
+        except (TerrazzoError, ValueError, KeyError, TypeError) as error:
             raise self._strange(error) from error
 
     def _model(self, name: str | None) -> _Model:
@@ -113,7 +114,7 @@ class _Session:
         try:
             length = int(answer.headers[HEADER_LENGTH])
             arrays, place = {}, length
-            for output in json.loads(body[:length])["outputs"]:
+            for output in parse_json(body[:length], "the answer")["outputs"]:
                 dtype = {"UINT8": "<u1", "UINT16": "<u2", "FP32": "<f4"}[output["datatype"]]
                 size = output["parameters"]["binary_data_size"]
                 values = np.frombuffer(body[place : place + size], dtype).reshape(output["shape"])
@@ -125,7 +126,7 @@ class _Session:
                 probabilities=arrays.get("probabilities"),
                 model=model.name,
             )
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (TerrazzoError, ValueError, KeyError, TypeError, IndexError) as error:
             raise self._strange(error) from error
 
     def _attempts(self) -> Iterator[float]:
@@ -152,9 +153,9 @@ class _Session:
         if outcome.is_success:
             return outcome, None, 0
         try:
-            error = outcome.json()["error"]
+            error = parse_json(outcome.content, "the answer")["error"]
             message, code = (error, None) if isinstance(error, str) else (error["message"], error["code"])
-        except (ValueError, KeyError, TypeError):
+        except (TerrazzoError, KeyError, TypeError):
             message, code = "without a reason", None
         fix = FIXES.get(outcome.status_code, "see what the server says, and its log")
         failure = ServiceError(

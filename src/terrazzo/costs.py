@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import sys
 import time
 import weakref
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ __all__ = [
     "count_operations",
     "count_operations_of_size",
     "count_parameters",
+    "machine_memory",
     "memory_of_forward",
     "seconds_of_forward",
 ]
@@ -180,3 +183,8 @@ def _synchronize(device: torch.device) -> None:
 
 def _flop_of_attention(q_shape: Any, k_shape: Any, v_shape: Any, *_: Any, **__: Any) -> int:
     return int(sdpa_flop_count(q_shape, k_shape, v_shape))  # type: ignore[no-untyped-call]
+
+
+def machine_memory() -> int:
+    """Bytes of memory that the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from terrazzo.cli.check_data import check_data
-from terrazzo.errors import DatasetError, LabelError, OutputError
+from terrazzo.errors import DatasetError, LabelError
 
 RUN = "import sys, pathlib, terrazzo.cli.check_data as verb; verb.check_data(pathlib.Path(sys.argv[1]))"
 
@@ -140,8 +140,8 @@ def test_json(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     document = json.loads(target.read_text())
     assert document["ready"] is False
     assert document["problems"][0]["file"] == "train/images/00.png"
-    with pytest.raises(OutputError):
-        check_data(data, json=tmp_path / "absent" / "report.json")
+    report(capsys, 2, data, json=tmp_path / "absent" / "report.json")  # the folder is made
+    assert json.loads((tmp_path / "absent" / "report.json").read_text()) == document
 
 
 def test_no_data_set(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_an_empty_argument_is_not_the_current_folder(arguments: list[str], what:
 def test_a_name_too_long_for_a_file_is_told_before_any_work(arguments: list[str], leave: Leave) -> None:
     status, out, err = leave(*arguments, "x" * 256)
     assert (status, out) == (2, "")
-    assert err.startswith("error[argument-type]: ") and "which no file can be called" in err
+    assert err.startswith("error[argument-type]: ") and "cannot be the name of anything" in err
 
 
 @pytest.mark.parametrize("kind", KINDS)

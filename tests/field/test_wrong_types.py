@@ -115,6 +115,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "overrides": None,
             "short_side": None,
             "sides": None,
+            "only": None,
             "workers": 0,
             "device": "cpu",
             "overwrite": False,
@@ -243,6 +244,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "compiled": False,
             "batch_size": 1,
             "reading": None,
+            "style": None,
         },
     ),
     "train": (
@@ -302,7 +304,7 @@ def test_every_public_function_is_tried() -> None:
         (lambda: terrazzo.export("m", "m.onnx", calibrate="photos"), "calibrate is 'photos'", "each is text"),
         (lambda: terrazzo.train("d", "r", resume=1), "train: resume is 1", "True or False"),
         (lambda: Preprocess(mean=5), "Preprocess: mean is 5", "a tuple of any length, each a number"),
-        (lambda: terrazzo.open_dataset("a\0b", "val"), r"root is 'a\\x00b', which no file", "zero bytes"),
+        (lambda: terrazzo.open_dataset("a\0b", "val"), r"root is 'a\\x00b', which cannot be", "zero bytes"),
     ],
 )
 def test_the_message_names_the_argument_what_was_given_and_what_is_taken(

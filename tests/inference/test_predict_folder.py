@@ -16,9 +16,9 @@ from terrazzo.inference.overlay import Style
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import Protocol
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.models import create_model
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
+from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel
 
 LABELS = LabelSpec.from_names(["background", "red", "blue"])

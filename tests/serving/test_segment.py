@@ -99,6 +99,7 @@ def test_a_batch_answers_for_each_image_and_one_that_is_bad_fails_alone(server: 
 def test_an_image_that_the_network_fails_on_fails_alone_and_tells_nothing_of_the_machine(server: Running) -> None:
     poison = png(np.full((24, 32, 3), POISON, np.uint8))
     good = [picture(seed) for seed in range(4)]
+    server.network.calls.clear()
     server.network.gate.clear()
     with ThreadPoolExecutor(6) as pool:
         first = pool.submit(post, server, good[0][0])

@@ -21,6 +21,8 @@ from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 
 from terrazzo import __version__
+from terrazzo.config import parse_json
+from terrazzo.errors import ConfigError
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.scores import NOTHING, Keep
 from terrazzo.serving.body import read_body
@@ -138,9 +140,9 @@ def _parsed(body: bytes, header_length: str | None) -> tuple[dict[str, Any], byt
             raise _wrong(f"{HEADER_LENGTH} is {show(header_length)}, and the body has {len(body)} bytes")
         length = int(header_length)
     try:
-        document = json.loads(body[:length])
-    except (ValueError, RecursionError):
-        raise _wrong("the request is not JSON") from None
+        document = parse_json(body[:length], "the request")
+    except ConfigError as error:
+        raise _wrong(error.message) from None
     if not isinstance(document, dict):
         raise _wrong("the request is not a JSON object")
     return document, body[length:]

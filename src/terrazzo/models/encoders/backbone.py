@@ -34,8 +34,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,6 +41,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrazzo.costs import machine_memory
 from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.fields import BelowOne
 from terrazzo.models.layers import NothingToInitialize, ceil_div, first_cells
@@ -203,11 +202,6 @@ def _refuse_larger_than_memory(model_class: Any, config: Any) -> None:
         parameters = sum(parameter.numel() for parameter in model_class(config).parameters())
     if 4 * parameters > machine_memory():
         raise ValueError(f"its {parameters / 1e6:,.0f} million parameters do not fit into this machine's memory")
-
-
-def machine_memory() -> int:
-    """Bytes of memory that the machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize
 
 
 def backbone_config(

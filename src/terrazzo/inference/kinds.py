@@ -18,7 +18,7 @@ Read masks with Pillow: OpenCV turns an indexed PNG into its colours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from terrazzo.errors import ConfigError
@@ -55,7 +55,13 @@ def check_kinds(save: str | Iterable[str]) -> list[str]:
     return kinds
 
 
-def destinations(output: Path, kinds: list[str], stem: str | None, image: Path | None = None) -> dict[str, Path]:
+def destinations(
+    output: Path,
+    kinds: list[str],
+    stem: str | None,
+    image: Path | None = None,
+    endings: Mapping[str, str] = KINDS,
+) -> dict[str, Path]:
     """Return the file of each kind.
 
     Args:
@@ -63,13 +69,14 @@ def destinations(output: Path, kinds: list[str], stem: str | None, image: Path |
         kinds: as in the module's table.
         stem: how the files' names begin; by default as the image's.
         image: where the result comes from.
+        endings: of the files' names, by kind.
 
     Raises:
         ConfigError: `output` looks like a file, and is not one for these kinds; or the stem names a folder (code
             "config-save").
     """
     if output.suffix.lower() in FILE_SUFFIXES and not output.is_dir():
-        suffix = f".{KINDS[kinds[0]].rpartition('.')[2]}"
+        suffix = f".{endings[kinds[0]].rpartition('.')[2]}"
         if len(kinds) > 1 or output.suffix.lower() != suffix or stem is not None:
             raise ConfigError(
                 f"{shown_path(output)} cannot be the file for {', '.join(kinds)}",
@@ -82,7 +89,7 @@ def destinations(output: Path, kinds: list[str], stem: str | None, image: Path |
         raise ConfigError(
             f"{show(stem)} is not the beginning of a file name", fix="leave folders out of it", code="config-save"
         )
-    return {kind: output / f"{stem}{KINDS[kind]}" for kind in kinds}
+    return {kind: output / f"{stem}{endings[kind]}" for kind in kinds}
 
 
 def stem_of(image: Path | None) -> str:

@@ -6,7 +6,7 @@ many images are on their way at once, each in a thread of its own from preproces
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -23,6 +23,7 @@ from terrazzo.errors import ImageError, TerrazzoError
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.failure import Failure, path_name
 from terrazzo.inference.pipeline import Pipeline
+from terrazzo.inference.raster import RasterOptions, segmented_raster
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.scores import NOTHING, Keep
 from terrazzo.inference.streaming import Streamed
@@ -73,6 +74,8 @@ class Predictor(Pipeline):
         batch_size: int = 1,
         keep: Keep = NOTHING,
         reading: ReadOptions | None = None,
+        rasters: Collection[Path] = (),
+        raster: RasterOptions | None = None,
     ) -> Iterator[Segmentation | Streamed | Failure]:
         """Segment image files in order, decoding the next ones while the network works.
 
@@ -88,6 +91,8 @@ class Predictor(Pipeline):
             batch_size: the most images of equal size, next to each other, that go through the network together.
             keep: what to keep beside the mask, as `segment` has it.
             reading: how they are read, where files leave that open.
+            rasters: those of them that are georeferenced rasters; each comes as a `Streamed`.
+            raster: what is wanted of these.
 
         Yields:
             A result for each image, or the reason why there is none.
@@ -103,6 +108,8 @@ class Predictor(Pipeline):
         def read(path: Path) -> Image | Streamed | Failure:
             try:
                 with self.turns.together():
+                    if path in rasters:
+                        return segmented_raster(self, path, options, raster)
                     return options.read(path)
             except Exception as error:
                 failure = Failure.of(path, error)

@@ -39,6 +39,10 @@ class View(Protocol):
         """Return a part, (rows, columns, 3). Windows are asked for from the left, and rows of windows from the top."""
         ...
 
+    def is_empty(self, rows: slice, columns: slice) -> bool:
+        """Whether a part holds nothing that needs a class."""
+        ...
+
 
 def whole(engine: Engine, images_B3HW: Floats, sizes: Sequence[Size]) -> Iterator[Scores]:
     """Run the network once, over a batch of whole images, and yield each one's scores.
@@ -89,7 +93,7 @@ def slide_in_blocks(
     """As `slide`, but yield the image in blocks, each as soon as all windows that decide its pixels have been seen.
 
     Blocks come row by row, from the top and the left. Of the windows' logits only those that later blocks need are
-    held; what that is of a whole row of windows is put into a `Scratch`.
+    held; what that is of a whole row of windows is put into a `Scratch`. Windows that are empty have logits of zero.
 
     Args:
         engine: the network.
@@ -102,13 +106,18 @@ def slide_in_blocks(
     """
     corners_Y, corners_X = (window_starts(side, window, stride) for side in view.size)
     stages: tuple[list[_Stage], list[_Stage]] | None = None
+    shape: tuple[int, ...] | None = None  # of a window's logits
     first_row = 0  # of all windows' logits, that is held
     with Scratch(folder) as above:
         for number_y, y in enumerate(corners_Y):
             beside_KHW: Floats | None = None
             first_column = 0
             for number_x, x in enumerate(corners_X):
-                logits_KHW = _window_logits(engine, view, y, x, window)
+                if shape is not None and _is_empty(view, y, x, window):
+                    logits_KHW = np.zeros(shape, np.float32)
+                else:
+                    logits_KHW = _window_logits(engine, view, y, x, window)
+                    shape = logits_KHW.shape
                 if stages is None:
                     _, height, width = logits_KHW.shape
                     along_rows, along_columns = _window_axes(view, (height, width), size, window, stride, blend)
@@ -172,6 +181,11 @@ def _window_logits(engine: Engine, view: View, y: int, x: int, window: int) -> F
     part_HW3 = np.ascontiguousarray(part_HW3)  # as networks take it fastest
     logits_KHW: Floats = engine(part_HW3.transpose(2, 0, 1)[None])[0]
     return logits_KHW
+
+
+def _is_empty(view: View, y: int, x: int, window: int) -> bool:
+    height, width = view.size
+    return view.is_empty(slice(y, min(y + window, height)), slice(x, min(x + window, width)))
 
 
 def _window_axes(

@@ -11,6 +11,7 @@
     confidence      <stem>_confidence.png       probability of each pixel's class, 16-bit greyscale: 65535 is certain
     entropy         <stem>_entropy.png          entropy of each pixel's probabilities, 16-bit greyscale: 0 is certain,
                                                 65535 is the same probability for each class
+    polygons        <stem>_polygons.geojson     outlines of connected areas with their class, in pixels
     json            <stem>.json                 `Segmentation.to_dict()`: pixels and share of every class that occurs
 
 Read masks with Pillow: OpenCV turns an indexed PNG into its colours.
@@ -34,11 +35,12 @@ KINDS = {
     "probabilities": "_probabilities.npz",
     "confidence": "_confidence.png",
     "entropy": "_entropy.png",
+    "polygons": "_polygons.geojson",
     "json": ".json",
 }
 DEFAULT_KINDS = ("mask", "color", "overlay", "json")
 
-FILE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".json"}
+FILE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".json", ".geojson"}
 
 
 def check_kinds(save: str | Iterable[str]) -> list[str]:

@@ -177,7 +177,7 @@ class Pipeline:
     def _windows(self, view: Shown, size: tuple[int, int], folder: Path | None = None) -> Iterator[Block]:
         window, stride, blend = self.protocol.window, self.protocol.stride, self.protocol.blend
         assert window is not None and stride is not None
-        return slide_in_blocks(self._run, view, size, window, stride, blend, folder)
+        return slide_in_blocks(self._run, view, size, window, stride, blend, folder, view.is_empty)
 
     def _views(self, source: Source) -> Iterator[tuple[Scores, bool]]:
         """Yield the scores of each of the protocol's views of an image, and whether it was mirrored."""

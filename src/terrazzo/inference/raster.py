@@ -20,13 +20,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.atomic import make_folder
-from terrazzo.data.sources.raster import Raster
+from terrazzo.atomic import PARTIAL_PREFIX, make_folder
+from terrazzo.data.sources.raster import Raster, crs_name
 from terrazzo.data.sources.region import Region
 from terrazzo.errors import ConfigError
 from terrazzo.imaging.read import ReadOptions
@@ -35,6 +36,7 @@ from terrazzo.inference.overlay import Style
 from terrazzo.inference.pipeline import Pipeline
 from terrazzo.inference.protocols import PROTOCOLS, WHOLE
 from terrazzo.inference.raster_files import Layer, geotiff
+from terrazzo.inference.raster_polygons import write_polygons
 from terrazzo.inference.result import as_uint16
 from terrazzo.inference.scores import CERTAINTY, Pixels
 from terrazzo.inference.streaming import Streamed
@@ -50,6 +52,7 @@ RASTER_KINDS = {
     "color": "_color.tif",
     "confidence": "_confidence.tif",
     "entropy": "_entropy.tif",
+    "polygons": "_polygons.geojson",
     "json": ".json",
 }
 IN_WINDOWS = PROTOCOLS["slide"]
@@ -109,18 +112,23 @@ class SegmentedRaster(Streamed):
         keep = frozenset(kind for kind in CERTAINTY if kind in files)
         counts = np.zeros(labels.num_classes, np.int64)
         with ExitStack() as stack:
+            written = {kind: path for kind, path in files.items() if kind not in ("json", "polygons")}
+            if "polygons" in files and "mask" not in files:
+                hidden = stack.enter_context(TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=folder))
+                written["mask"] = Path(hidden) / "mask.tif"
             writers = {
                 kind: stack.enter_context(geotiff(path, raster, _layer(kind, labels), is_cog=self.is_cog))
-                for kind, path in files.items()
-                if kind != "json"
+                for kind, path in written.items()
             }
             for band in self.bands(raster, keep, folder):
                 counts += count_classes(band.mask, labels)
                 for kind, rows in writers.items():
                     rows.write(_rows_of(kind, band, labels))
+            if "polygons" in files:
+                write_polygons(writers["mask"].finished(), files["polygons"], labels)
         areas = areas_of(counts, labels, max(int(counts.sum()), 1))
         if "json" in files:
-            values = {**summary_of(self.path, raster.size, self.model, areas), "crs": _crs_name(raster)}
+            values = {**summary_of(self.path, raster.size, self.model, areas), "crs": crs_name(raster.crs)}
             write_result(files["json"], json.dumps(values, indent=2).encode() + b"\n", "predict")
         return areas
 
@@ -207,11 +215,3 @@ def _rows_of(kind: str, band: Pixels, labels: LabelSpec) -> NDArray[Any]:
             return labels.colorize(band.mask)
         case _:
             return as_uint16(getattr(band, kind))
-
-
-def _crs_name(raster: Raster) -> str | None:
-    crs = raster.crs
-    if crs is None:
-        return None
-    code = crs.to_epsg()
-    return str(crs.to_wkt()) if code is None else f"EPSG:{code}"

@@ -119,8 +119,13 @@ class GeoTiffRows:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.finished()
+
+    def finished(self) -> Path:
+        """Complete the file, once all rows are written, and return where it lies for now."""
         with rasterio_env():
             self._file.close()
+        return self.path
 
     @property
     def block(self) -> tuple[int, int]:

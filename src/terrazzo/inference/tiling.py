@@ -6,7 +6,7 @@ one place, and of a row of windows those that the next row overlaps with, in a `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -37,10 +37,6 @@ class View(Protocol):
 
     def read_window(self, rows: slice, columns: slice) -> Floats:
         """Return a part, (rows, columns, 3). Windows are asked for from the left, and rows of windows from the top."""
-        ...
-
-    def is_empty(self, rows: slice, columns: slice) -> bool:
-        """Whether a part holds nothing that needs a class."""
         ...
 
 
@@ -88,12 +84,19 @@ def slide(engine: Engine, view: View, size: Size, window: int, stride: int, blen
 
 
 def slide_in_blocks(
-    engine: Engine, view: View, size: Size, window: int, stride: int, blend: Blend = "mean", folder: Path | None = None
+    engine: Engine,
+    view: View,
+    size: Size,
+    window: int,
+    stride: int,
+    blend: Blend = "mean",
+    folder: Path | None = None,
+    is_empty: Callable[[slice, slice], bool] | None = None,
 ) -> Iterator[Block]:
     """As `slide`, but yield the image in blocks, each as soon as all windows that decide its pixels have been seen.
 
     Blocks come row by row, from the top and the left. Of the windows' logits only those that later blocks need are
-    held; what that is of a whole row of windows is put into a `Scratch`. Windows that are empty have logits of zero.
+    held; what that is of a whole row of windows is put into a `Scratch`.
 
     Args:
         engine: the network.
@@ -103,6 +106,8 @@ def slide_in_blocks(
         stride: as for `slide`.
         blend: as for `slide`.
         folder: where a temporary file may be made.
+        is_empty: tells of rows and columns of the input whether nothing there needs a class. Such windows do not go
+            through the network, and have logits of zero.
     """
     corners_Y, corners_X = (window_starts(side, window, stride) for side in view.size)
     stages: tuple[list[_Stage], list[_Stage]] | None = None
@@ -113,7 +118,7 @@ def slide_in_blocks(
             beside_KHW: Floats | None = None
             first_column = 0
             for number_x, x in enumerate(corners_X):
-                if shape is not None and _is_empty(view, y, x, window):
+                if shape is not None and is_empty is not None and is_empty(*_place(view, y, x, window)):
                     logits_KHW = np.zeros(shape, np.float32)
                 else:
                     logits_KHW = _window_logits(engine, view, y, x, window)
@@ -176,16 +181,16 @@ def _since(needed: slice, first: int) -> slice:
 
 def _window_logits(engine: Engine, view: View, y: int, x: int, window: int) -> Floats:
     """The logits (K, h, w) of the window whose corner is there."""
-    height, width = view.size
-    part_HW3 = view.read_window(slice(y, min(y + window, height)), slice(x, min(x + window, width)))
+    part_HW3 = view.read_window(*_place(view, y, x, window))
     part_HW3 = np.ascontiguousarray(part_HW3)  # as networks take it fastest
     logits_KHW: Floats = engine(part_HW3.transpose(2, 0, 1)[None])[0]
     return logits_KHW
 
 
-def _is_empty(view: View, y: int, x: int, window: int) -> bool:
+def _place(view: View, y: int, x: int, window: int) -> tuple[slice, slice]:
+    """The rows and columns of the window whose corner is there."""
     height, width = view.size
-    return view.is_empty(slice(y, min(y + window, height)), slice(x, min(x + window, width)))
+    return slice(y, min(y + window, height)), slice(x, min(x + window, width))
 
 
 def _window_axes(

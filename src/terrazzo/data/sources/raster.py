@@ -26,7 +26,7 @@ from terrazzo.notes import note
 from terrazzo.text import printable, shown_path
 from terrazzo.tiff_tags import first_directory
 
-__all__ = ["CACHE_MB", "Raster", "has_rasterio", "is_raster", "is_vrt", "rasterio_env"]
+__all__ = ["CACHE_MB", "Raster", "crs_name", "has_rasterio", "is_raster", "is_vrt", "rasterio_env"]
 
 GEOREFERENCE = {33550, 33922, 34264, 34735}  # pixel scale, tie points, matrix, keys of the reference system
 CACHE_MB = 64  # of GDAL, which by default takes a twentieth of the machine's memory
@@ -71,6 +71,14 @@ def rasterio_env() -> Any:
     except ImportError as error:
         raise MissingExtraError("rasterio", "geo") from error
     return rasterio.Env(GDAL_CACHEMAX=CACHE_MB)
+
+
+def crs_name(crs: Any) -> str | None:
+    """Return a reference system as people write it, such as ``EPSG:32616``, else its full text."""
+    if crs is None:
+        return None
+    authority = crs.to_authority()
+    return str(crs.to_wkt()) if authority is None else ":".join(authority)
 
 
 @dataclass(eq=False)

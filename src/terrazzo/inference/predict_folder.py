@@ -223,7 +223,7 @@ def predict_folder(
         if is_address(argument):
             raise refuse_address(str(argument))
     paths, skipped = leave_out_results(find_images(arguments), arguments)
-    rasters = _rasters(paths, reading) if output is not None else [path for path in paths if is_vrt(path)]
+    rasters = set() if output is None else _rasters(paths, reading)
     places = [] if output is None else _destinations(paths, arguments, Path(output), kinds, rasters)
     inputs = [*paths, Path(model)] if isinstance(model, (str, Path)) else paths
     files = chain.from_iterable(place.values() for place in places)

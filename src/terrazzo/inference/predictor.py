@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from terrazzo.data.sources.image_file import ImageFile
+from terrazzo.data.sources.raster import is_vrt
 from terrazzo.data.sources.source import Image, Source
 from terrazzo.engines.engine import release_memory
 from terrazzo.engines.memory import return_freed_memory
@@ -91,7 +92,7 @@ class Predictor(Pipeline):
             batch_size: the most images of equal size, next to each other, that go through the network together.
             keep: what to keep beside the mask, as `segment` has it.
             reading: how they are read, where files leave that open.
-            rasters: those of them that are georeferenced rasters; each comes as a `Streamed`.
+            rasters: those of them that are georeferenced; each comes as a `Streamed`, as mosaics always do.
             raster: what is wanted of these.
 
         Yields:
@@ -108,7 +109,7 @@ class Predictor(Pipeline):
         def read(path: Path) -> Image | Streamed | Failure:
             try:
                 with self.turns.together():
-                    if path in rasters:
+                    if path in rasters or is_vrt(path):
                         return segmented_raster(self, path, options, raster)
                     return options.read(path)
             except Exception as error:

@@ -142,7 +142,7 @@ class Raster:
     @property
     def transform(self) -> Any:
         """The affine transform from columns and rows to coordinates."""
-        return self.dataset.transform * self.dataset.transform.translation(self.window.left, self.window.top)
+        return self.window.transform(self.dataset)
 
     @property
     def about(self) -> Mapping[str, Any]:

@@ -37,6 +37,12 @@ class PixelWindow:
         """The rectangle as rasterio takes it."""
         return (self.top, self.top + self.height), (self.left, self.left + self.width)
 
+    def transform(self, dataset: Any) -> Any:
+        """The affine transform from its columns and rows to coordinates. Versions of affine differ in `*` and `@`."""
+        t = dataset.transform
+        column, row = t.a * self.left + t.b * self.top, t.d * self.left + t.e * self.top
+        return type(t)(t.a, t.b, t.c + column, t.d, t.e, t.f + row)
+
 
 @dataclass(frozen=True)
 class Region:
@@ -67,8 +73,9 @@ class Region:
         else:
             left, bottom, right, top = self.bounds
             corners = [(left, top), (right, top), (left, bottom), (right, bottom)]
-        inverse = ~dataset.transform
-        columns, rows = zip(*(inverse * corner[:2] for corner in corners), strict=True)
+        t = ~dataset.transform
+        columns = [t.a * x + t.b * y + t.c for x, y, *_ in corners]
+        rows = [t.d * x + t.e * y + t.f for x, y, *_ in corners]
         first_row, last_row = (max(math.floor(min(rows) + SLACK), 0), min(math.ceil(max(rows) - SLACK), dataset.height))
         first, last = (max(math.floor(min(columns) + SLACK), 0), min(math.ceil(max(columns) - SLACK), dataset.width))
         if first_row >= last_row or first >= last:
@@ -84,9 +91,8 @@ class Region:
         """Return which pixels of a window have their centres outside of the outlines."""
         from rasterio.features import geometry_mask
 
-        transform = dataset.transform * dataset.transform.translation(window.left, window.top)
         shape = window.height, window.width
-        mask: NDArray[np.bool_] = geometry_mask(self.placed(dataset), shape, transform)
+        mask: NDArray[np.bool_] = geometry_mask(self.placed(dataset), shape, window.transform(dataset))
         return mask
 
     def placed(self, dataset: Any) -> list[dict[str, Any]]:

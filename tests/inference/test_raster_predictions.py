@@ -1,0 +1,363 @@
+"""A georeferenced raster has the mask of its pixels as an array, in the same place on the map."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+rasterio = pytest.importorskip("rasterio")
+
+from rasterio.transform import Affine  # noqa: E402
+
+import terrazzo  # noqa: E402
+from terrazzo.data.sources import raster as raster_source  # noqa: E402
+from terrazzo.data.sources.region import parse_region  # noqa: E402
+from terrazzo.errors import ConfigError, ImageError, MissingExtraError, OutputError  # noqa: E402
+from terrazzo.imaging.band_rule import BandRule  # noqa: E402
+from terrazzo.imaging.read import ReadOptions  # noqa: E402
+from terrazzo.inference.predict_folder import Written, predict_folder  # noqa: E402
+from terrazzo.inference.predictor import Predictor  # noqa: E402
+from terrazzo.inference.protocols import Protocol  # noqa: E402
+from terrazzo.inference.raster import RasterOptions  # noqa: E402
+from terrazzo.labels.spec import LabelSpec  # noqa: E402
+from terrazzo.notes import TerrazzoWarning  # noqa: E402
+from terrazzo.preprocess import Preprocess  # noqa: E402
+
+ABC = LabelSpec.from_names(["a", "b", "c"])
+WINDOWS = Protocol("mine", window=64, stride=48, blend="linear")
+UTM = "EPSG:32616"
+NORTH_UP = Affine(0.5, 0, 733601, 0, -0.5, 3725139)
+pytestmark = pytest.mark.filterwarnings("ignore:.*read and written in bands of rows")
+
+
+class Brightest:
+    """A network whose class is the brightest band, at a quarter of the resolution; it counts its windows."""
+
+    def __init__(self) -> None:
+        self.windows = 0
+
+    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        self.windows += len(images)
+        images = images if images.shape[1] == 3 else np.concatenate([images, -images, 0 * images], 1)[:, :3]
+        return np.ascontiguousarray(images[:, :, ::4, ::4], np.float32)
+
+
+def predictor(**given: Any) -> Predictor:
+    values: dict[str, Any] = {"preprocess": Preprocess(), "labels": ABC, "model": "toy", "protocol": WINDOWS}
+    return Predictor(Brightest(), **{**values, **given})
+
+
+def scene(height: int = 150, width: int = 110, bands: int = 3, dtype: str = "uint8", seed: int = 0) -> NDArray[Any]:
+    """Blurred noise, (H, W, bands), without a pixel that is 0."""
+    coarse = np.random.default_rng(seed).integers(1, 255, (height // 10 + 1, width // 10 + 1, bands))
+    return coarse.repeat(10, 0).repeat(10, 1)[:height, :width].astype(dtype)
+
+
+def place(column: int, row: int) -> Affine:
+    """`NORTH_UP` of a part that begins there."""
+    return Affine(0.5, 0, 733601 + 0.5 * column, 0, -0.5, 3725139 - 0.5 * row)
+
+
+def write(path: Path, image_HWC: NDArray[Any], transform: Affine = NORTH_UP, **profile: Any) -> Path:
+    height, width, count = image_HWC.shape
+    values = {"crs": UTM, "transform": transform, "tiled": True, "blockxsize": 64, "blockysize": 64, **profile}
+    if count == 3:
+        values.setdefault("photometric", "rgb")
+    with rasterio.open(
+        path, "w", driver="GTiff", height=height, width=width, count=count, dtype=image_HWC.dtype.name, **values
+    ) as file:
+        file.write(np.moveaxis(image_HWC, -1, 0))
+    return path
+
+
+def predicted(path: Path, output: Path, model: Predictor | None = None, save: str = "mask", **given: Any) -> Written:
+    summary = predict_folder(path, output, model or predictor(), save=save, **given)
+    if summary.failures:
+        raise summary.failures[0].error
+    (written,) = summary.written
+    return written
+
+
+def opened(path: Path) -> tuple[NDArray[Any], Any]:
+    with rasterio.open(path) as file:
+        return file.read(1), file
+
+
+@pytest.mark.parametrize(
+    ("transform", "profile"),
+    [
+        (NORTH_UP, {}),
+        (Affine(0.5, 0, 733601, 0, 0.5, 3725000), {}),  # south-up
+        (Affine(0.4, 0.2, 733601, 0.2, -0.4, 3725139), {}),
+        (NORTH_UP, {"BIGTIFF": "YES", "compress": "lzw", "predictor": 2}),
+        (NORTH_UP, {"tiled": False, "blockxsize": None, "blockysize": 7, "interleave": "band"}),
+        (NORTH_UP, {"blockxsize": 128, "blockysize": 256}),
+    ],
+)
+def test_the_mask_lies_where_the_raster_does(tmp_path: Path, transform: Affine, profile: dict[str, Any]) -> None:
+    image = scene()
+    profile = {key: value for key, value in profile.items() if value is not None}
+    written = predicted(write(tmp_path / "scene.tif", image, transform, **profile), tmp_path / "out")
+    assert written.files == {"mask": tmp_path / "out" / "scene_mask.tif"}
+    with rasterio.open(written.files["mask"]) as file:
+        np.testing.assert_array_equal(file.read(1), predictor().segment([image], [None])[0].mask)
+        assert file.crs == rasterio.CRS.from_string(UTM) and file.transform.almost_equals(transform, 1e-9)
+        assert file.nodata == ABC.ignore_index and file.profile["tiled"] and file.profile["compress"] == "deflate"
+        assert file.block_shapes == [(256, 128) if profile.get("blockxsize") == 128 else (512, 512)]
+        assert [file.colormap(1)[index][:3] for index in range(3)] == [tuple(color) for color in ABC.palette]
+
+
+def test_gaps_are_nodata_and_do_not_go_through_the_network(tmp_path: Path) -> None:
+    image = scene(300, 300)
+    image[:200] = 0
+    image[250, 250] = (0, 0, 7)  # one dark band is a measurement
+    model = predictor()
+    written = predicted(write(tmp_path / "scene.tif", image, nodata=0), tmp_path / "out", model, save="mask,json")
+    mask, _ = opened(written.files["mask"])
+    np.testing.assert_array_equal(mask == 255, (image == 0).all(-1))
+    engine: Any = model.engine
+    assert engine.windows == 1 + 3 * 6  # the first, which tells the logits' shape, and the rows from 144, 192 and 236
+    assert sum(area.share for area in written.areas) == pytest.approx(1)
+    values = json.loads(written.files["json"].read_text())
+    assert values["ignored_pixels"] == 200 * 300 and values["crs"] == UTM
+
+
+@pytest.mark.parametrize("kind", ["mask", "alpha"])
+def test_masked_and_transparent_pixels_are_gaps(tmp_path: Path, kind: str) -> None:
+    image, valid = scene(), np.full((150, 110), 255, np.uint8)
+    valid[20:50, 30:60] = 0
+    if kind == "alpha":
+        path = write(tmp_path / "s.tif", np.dstack([image, valid]), photometric="rgb", alpha="yes")
+    else:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+            path = write(tmp_path / "s.tif", image)
+            with rasterio.open(path, "r+") as file:
+                file.write_mask(valid)
+    mask, _ = opened(predicted(path, tmp_path / "out").files["mask"])
+    np.testing.assert_array_equal(mask == 255, valid == 0)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32", "float64"])
+def test_deep_rasters_take_a_range(tmp_path: Path, dtype: str) -> None:
+    image = scene(bands=1, dtype=dtype) * 4
+    if dtype != "uint16":
+        image[:20, :20] = np.nan
+    path = write(tmp_path / "scene.tif", image)
+    reading = ReadOptions(value_range=(0, 1020))
+    mask, _ = opened(predicted(path, tmp_path / "out", reading=reading).files["mask"])
+    np.testing.assert_array_equal(mask == 255, np.isnan(image[..., 0]))
+    if dtype == "uint16":
+        with pytest.warns(TerrazzoWarning, match=r"in its first rows its 16-bit values reach only 10\d\d, .*0,1023"):
+            predicted(path, tmp_path / "out")
+    else:
+        with pytest.raises(ImageError, match=r"scene\.tif: pixels are float32 numbers") as error:
+            predicted(path, tmp_path / "out")
+        assert error.value.code == "image-value-range"
+
+
+def test_a_model_of_bands_reads_them_at_full_depth(tmp_path: Path) -> None:
+    image = scene(bands=4, dtype="uint16")
+    image[40:60] = 0
+    rule = BandRule((4,), "uint16", ranges=((0.0, 500.0),))
+    model = predictor(preprocess=Preprocess(mean=(9.0,), std=(3.0,), bands=rule))
+    mask, _ = opened(predicted(write(tmp_path / "s.tif", image, nodata=0), tmp_path / "out", model).files["mask"])
+    whole = rule.scaled(image[..., 3:], 0)
+    expected = model.segment([whole], [None])[0].mask
+    np.testing.assert_array_equal(mask[:40], expected[:40])
+    assert (mask[40:60] == 255).all()
+    with pytest.raises(ImageError, match=r"s8\.tif: its numbers are uint8"):
+        predicted(write(tmp_path / "s8.tif", scene(bands=4)), tmp_path / "out", model)
+
+
+def test_bands_that_are_not_declared_are_asked_for(tmp_path: Path) -> None:
+    path = write(tmp_path / "scene.tif", scene(bands=4), photometric="minisblack")
+    with pytest.raises(ImageError, match=r"scene\.tif: it has 4 bands, and does not say") as error:
+        predicted(path, tmp_path / "out")
+    assert error.value.code == "image-bands"
+    image, mask = (
+        scene(bands=4),
+        opened(predicted(path, tmp_path / "out", reading=ReadOptions((3, 2, 1))).files["mask"]),
+    )
+    np.testing.assert_array_equal(mask[0], predictor().segment([image[..., 2::-1]], [None])[0].mask)
+
+
+def test_a_mosaic_is_one_raster(tmp_path: Path) -> None:
+    image = scene()
+    write(tmp_path / "left.tif", image[:, :60])
+    write(tmp_path / "right.tif", image[:, 60:], place(60, 0))
+    bands = ""
+    for band, color in enumerate(("Red", "Green", "Blue"), 1):
+        bands += f'<VRTRasterBand dataType="Byte" band="{band}"><ColorInterp>{color}</ColorInterp>'
+        for name, x, size in (("left", 0, 60), ("right", 60, 50)):
+            bands += (
+                f'<SimpleSource><SourceFilename relativeToVRT="1">{name}.tif</SourceFilename><SourceBand>{band}'
+                f'</SourceBand><SrcRect xOff="0" yOff="0" xSize="{size}" ySize="150"/>'
+                f'<DstRect xOff="{x}" yOff="0" xSize="{size}" ySize="150"/></SimpleSource>'
+            )
+        bands += "</VRTRasterBand>"
+    vrt = tmp_path / "all.vrt"
+    geo = ", ".join(map(str, NORTH_UP.to_gdal()))
+    vrt.write_text(
+        f'<VRTDataset rasterXSize="110" rasterYSize="150"><SRS>{UTM}</SRS><GeoTransform>{geo}</GeoTransform>{bands}'
+        "</VRTDataset>"
+    )
+    mask, file = opened(predicted(vrt, tmp_path / "out").files["mask"])
+    expected = predictor().segment([image], [None])[0].mask
+    np.testing.assert_array_equal(mask, expected)
+    assert file.transform == NORTH_UP
+    np.testing.assert_array_equal(terrazzo.predict(vrt, predictor()).mask, expected)  # Python, without files
+
+
+def test_a_region_by_bounds_or_by_an_outline(tmp_path: Path) -> None:
+    image = scene()
+    path = write(tmp_path / "scene.tif", image)
+    left, top, right, bottom = 733611, 3725119, 733646, 3725079
+    region = parse_region(f"{left},{bottom},{right},{top}")
+    mask, file = opened(predicted(path, tmp_path / "out", raster=RasterOptions(region)).files["mask"])
+    assert mask.shape == (80, 70) and file.transform.almost_equals(place(20, 40), 1e-9)
+    np.testing.assert_array_equal(mask, predictor().segment([image[40:120, 20:90]], [None])[0].mask)
+
+    triangle = {"type": "Polygon", "coordinates": [[(left, top), (right, top), (left, bottom), (left, top)]]}
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32616"}}
+    outline = tmp_path / "field.geojson"
+    outline.write_text(json.dumps({"type": "Feature", "properties": {}, "geometry": triangle, "crs": crs}))
+    region = parse_region(str(outline))
+    mask, file = opened(predicted(path, tmp_path / "out", raster=RasterOptions(region)).files["mask"])
+    assert mask.shape == (80, 70)
+    assert (mask == 255).mean() == pytest.approx(0.5, abs=0.01) and mask[0, 0] != 255 and mask[-1, -1] == 255
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("1,2,3", "neither four numbers nor a file"),
+        ("5,1,2,9", "is empty"),
+        ("nan,1,2,9", "neither four numbers nor a file"),
+    ],
+)
+def test_regions_that_are_none(text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_region(text)
+
+
+def test_a_region_elsewhere(tmp_path: Path) -> None:
+    path = write(tmp_path / "scene.tif", scene())
+    with pytest.raises(ImageError, match=r"scene\.tif: the region does not touch it") as error:
+        predicted(path, tmp_path / "out", raster=RasterOptions(parse_region("0,0,1,1")))
+    assert "733601,3725064,733656,3725139" in error.value.fix
+    (tmp_path / "x.geojson").write_text('{"type": "Point", "coordinates": [1, 2]}')
+    with pytest.raises(ConfigError, match=r"x\.geojson holds no polygon"):
+        parse_region(str(tmp_path / "x.geojson"))
+
+
+def test_a_damaged_block_is_named_and_no_half_mask_is_left(tmp_path: Path) -> None:
+    path = write(tmp_path / "scene.tif", scene(200, 200), compress="deflate")
+    earlier = predicted(path, tmp_path / "out").files["mask"].read_bytes()
+    with rasterio.open(path) as file:
+        at = int(file.get_tag_item("BLOCK_OFFSET_1_2", "TIFF", 1))
+    data = bytearray(path.read_bytes())
+    data[at : at + 20] = b"\xff" * 20
+    path.write_bytes(data)
+    with pytest.raises(
+        ImageError, match=r"scene\.tif: rows 1\d\d to 1\d\d, columns 0 to 200 cannot be read: "
+    ) as error:
+        predicted(path, tmp_path / "out")
+    assert error.value.code == "image-corrupt"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scene_mask.tif"]
+    assert (tmp_path / "out" / "scene_mask.tif").read_bytes() == earlier
+
+
+def test_results_are_known_and_what_was_changed_is_not_replaced(tmp_path: Path) -> None:
+    path = write(tmp_path / "in" / "scene.tif", scene()) if (tmp_path / "in").mkdir() is None else Path()
+    mask = predicted(path, tmp_path / "in").files["mask"]
+    with pytest.warns(TerrazzoWarning, match="left out 1 result of earlier runs"):
+        summary = predict_folder(tmp_path / "in", tmp_path / "in", predictor(), save="mask")
+    assert [written.path for written in summary.written] == [path] and not summary.failures
+    with rasterio.open(mask, "r+") as file:
+        file.write((file.read() + 1) % 3)
+    with pytest.raises(OutputError, match=r"scene_mask\.tif would be replaced"):
+        predicted(path, tmp_path / "in")
+
+
+def test_polygons_have_class_and_area(tmp_path: Path) -> None:
+    path = write(tmp_path / "scene.tif", scene())
+    files = predicted(path, tmp_path / "out", save="polygons,mask").files
+    document, (mask, _) = json.loads(files["polygons"].read_text()), opened(files["mask"])
+    assert document["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32616" and document["written_by"]
+    for index, name in enumerate(ABC.names):
+        of_class = [f["properties"] for f in document["features"] if f["properties"]["class"] == name]
+        assert sum(p["pixels"] for p in of_class) == (mask == index).sum()
+        assert sum(p["area"] for p in of_class) == pytest.approx((mask == index).sum() * 0.25)
+    points = np.concatenate([f["geometry"]["coordinates"][0] for f in document["features"]])
+    np.testing.assert_allclose([points.min(0), points.max(0)], [(733601, 3725064), (733656, 3725139)])
+    assert [p.name for p in predicted(path, tmp_path / "only", save="polygons").files["polygons"].parent.iterdir()] == [
+        "scene_polygons.geojson"
+    ]
+
+
+def test_confidence_colours_overviews_and_cloud_optimised_files(tmp_path: Path) -> None:
+    path = write(tmp_path / "scene.tif", scene(530, 270), nodata=0)
+    plain = predicted(path, tmp_path / "plain", save="mask,color,confidence,entropy").files
+    cog = predicted(path, tmp_path / "cog", save="mask,color,confidence", raster=RasterOptions(is_cog=True)).files
+    for kind, file in cog.items():
+        with rasterio.open(file) as one, rasterio.open(plain[kind]) as other:
+            assert one.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+            assert one.overviews(1) and other.overviews(1) == [2, 4]
+            np.testing.assert_array_equal(one.read(), other.read())
+            assert one.transform == other.transform == NORTH_UP
+    predicted(path, tmp_path / "cog", raster=RasterOptions(is_cog=True))  # they are known for results, and replaced
+    with rasterio.open(plain["color"]) as file:
+        colors = np.moveaxis(file.read(), 0, -1)
+    np.testing.assert_array_equal(colors, ABC.colorize(opened(plain["mask"])[0]))
+
+
+def test_without_rasterio_a_geotiff_is_a_plain_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "scene.tif", scene())
+    monkeypatch.setattr("terrazzo.inference.predict_folder.has_rasterio", lambda: False)
+    with pytest.warns(TerrazzoWarning, match=r"scene\.tif: without rasterio .* lose their georeference"):
+        assert predicted(path, tmp_path / "out").files["mask"].name == "scene_mask.png"
+
+    def missing() -> Any:
+        raise MissingExtraError("rasterio", "geo")
+
+    monkeypatch.setattr(raster_source, "rasterio_env", missing)
+    (tmp_path / "all.vrt").write_text("<VRTDataset/>")
+    with pytest.raises(MissingExtraError, match="rasterio is not installed"):
+        predicted(tmp_path / "all.vrt", tmp_path / "out")
+
+
+def test_protocols_that_need_all_of_it_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "scene.tif", scene())
+    with pytest.raises(ConfigError, match="would need all of the raster") as error:
+        predicted(path, tmp_path / "out", predictor(protocol=Protocol("both", flip=True)))
+    assert error.value.code == "raster-protocol"
+    for name in ("not a mosaic.vrt", "cut short.tif"):
+        (tmp_path / name).write_bytes(b"<VRTDataset" if name.endswith("vrt") else path.read_bytes()[:900])
+        with pytest.raises(ImageError, match=name):
+            predicted(tmp_path / name, tmp_path / "out")
+
+
+def test_resizes_of_photos_do_not_apply(tmp_path: Path) -> None:
+    """Whole photos are shown as the weights say, and rasters at their own resolution."""
+    image = scene()
+    model = predictor(preprocess=Preprocess(short_side=32), protocol=terrazzo.inference.protocols.WHOLE)
+    mask, _ = opened(predicted(write(tmp_path / "scene.tif", image), tmp_path / "out", model).files["mask"])
+    plain = predictor(protocol=terrazzo.inference.protocols.PROTOCOLS["slide"])
+    np.testing.assert_array_equal(mask, plain.segment([image], [None])[0].mask)
+
+
+@pytest.mark.parametrize("name", ["naip_rgbn_utm14n.tif", "spacenet_pan_uint16_utm16n.tif"])
+def test_real_rasters_keep_their_place(name: str, shared_data: Path, tmp_path: Path) -> None:
+    path = shared_data / "geo" / name
+    reading = ReadOptions((1, 2, 3)) if "naip" in name else ReadOptions(value_range=(0, 2047))
+    model = predictor(protocol=Protocol("mine", window=512, stride=384, blend="linear"))
+    written = predicted(path, tmp_path, model, reading=reading)
+    with rasterio.open(path) as source, rasterio.open(written.files["mask"]) as file:
+        assert (file.crs, file.transform, file.shape) == (source.crs, source.transform, source.shape)
+        valid = source.read([1, 2, 3][: source.count]).any(0)
+        np.testing.assert_array_equal(file.read(1) == 255, valid == 0)

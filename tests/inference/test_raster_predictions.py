@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -361,3 +362,74 @@ def test_real_rasters_keep_their_place(name: str, shared_data: Path, tmp_path: P
         assert (file.crs, file.transform, file.shape) == (source.crs, source.transform, source.shape)
         valid = source.read([1, 2, 3][: source.count]).any(0)
         np.testing.assert_array_equal(file.read(1) == 255, valid == 0)
+
+
+class Ended(BaseException):
+    """As if the process were killed."""
+
+
+@pytest.mark.parametrize("ended_at", [12, 30, 47])
+def test_a_run_that_was_ended_goes_on(ended_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of 64 with a stride of 48 on 400 x 300: 8 rows of 6."""
+    monkeypatch.setattr("terrazzo.inference.raster.KEPT_FROM", 0)
+    monkeypatch.setattr("terrazzo.inference.pipeline.BAND_PIXELS", 300 * 13)  # so that bands end within rows of windows
+    image = scene(400, 300)
+    image[120:180, :100] = 0
+    path, kinds = write(tmp_path / "scene.tif", image, nodata=0), "mask,confidence,json"
+    whole = predicted(path, tmp_path / "whole", save=kinds).files
+
+    model = predictor()
+    engine: Any = model.engine
+
+    def until_ended(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        if engine.windows == ended_at:
+            raise Ended
+        return engine(images)
+
+    with pytest.raises(Ended):
+        predicted(path, tmp_path / "out", Predictor(until_ended, Preprocess(), ABC, "toy", WINDOWS), save=kinds)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [".scene_mask.tif.resume"]
+    model = predictor()
+    with pytest.warns(TerrazzoWarning, match=r"scene\.tif: goes on at row \d+ of 400, where an earlier run ended"):
+        files = predicted(path, tmp_path / "out", model, save=kinds).files
+    resumed: Any = model.engine
+    assert resumed.windows <= 48 - ended_at + 2 * 6 + 3  # at most two rows of windows again, and two to see the weights
+    for kind in ("mask", "confidence"):
+        np.testing.assert_array_equal(opened(files[kind])[0], opened(whole[kind])[0])
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    one, other = (json.loads(found["json"].read_text())["classes"] for found in (files, whole))
+    assert one == other
+
+
+@pytest.mark.parametrize("change", ["weights", "raster", "foreign", "cut short"])
+def test_what_was_kept_for_something_else_is_not_used(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("terrazzo.inference.raster.KEPT_FROM", 0)
+    path, model = write(tmp_path / "scene.tif", scene(300, 100)), predictor()
+    brightest: Any = model.engine
+
+    def until_ended(images: NDArray[np.float32]) -> NDArray[np.float32]:
+        if brightest.windows == 9:
+            raise Ended
+        return brightest(images)
+
+    with pytest.raises(Ended):
+        predicted(path, tmp_path / "out", Predictor(until_ended, Preprocess(), ABC, "toy", WINDOWS))
+    kept = tmp_path / "out" / ".scene_mask.tif.resume"
+    model = predictor()
+    if change == "weights":
+        model = Predictor(lambda images: -brightest(images), Preprocess(), ABC, "toy", WINDOWS)
+    elif change == "raster":
+        write(path, scene(300, 100, seed=1))
+    elif change == "foreign":
+        kept.write_bytes(b"a file of mine")
+    else:
+        kept.write_bytes(kept.read_bytes()[:-5])
+    with rasterio.open(path) as file:
+        image = np.moveaxis(file.read(), 0, -1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TerrazzoWarning)
+        mask = opened(predicted(path, tmp_path / "out", model).files["mask"])[0]
+    np.testing.assert_array_equal(mask, model.segment([image], [None])[0].mask)
+    assert kept.exists() == (change == "foreign")

@@ -16,6 +16,7 @@ result.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -36,11 +37,13 @@ from terrazzo.inference.overlay import Style
 from terrazzo.inference.pipeline import Pipeline
 from terrazzo.inference.protocols import PROTOCOLS, WHOLE
 from terrazzo.inference.raster_files import Layer, geotiff
+from terrazzo.inference.raster_journal import Journal
 from terrazzo.inference.raster_polygons import write_polygons
 from terrazzo.inference.result import as_uint16
-from terrazzo.inference.scores import CERTAINTY, Pixels
+from terrazzo.inference.scores import CERTAINTY, Keep, Pixels
 from terrazzo.inference.streaming import Streamed
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.notes import note
 from terrazzo.ownership import refuse_foreign, write_result
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import shown_path
@@ -56,6 +59,7 @@ RASTER_KINDS = {
     "json": ".json",
 }
 IN_WINDOWS = PROTOCOLS["slide"]
+KEPT_FROM = 1 << 24  # pixels of a raster whose bands are kept for a run that goes on
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,16 @@ class RasterOptions:
     is_cog: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SegmentedRaster(Streamed):
     """A raster, and what segments it.
 
     Attributes:
+        shown: what segments it, at its own resolution.
         is_cog: as of `RasterOptions`.
     """
 
+    shown: Pipeline
     is_cog: bool = False
 
     def kinds(self, asked: Mapping[str, Path]) -> tuple[dict[str, Path], list[str]]:
@@ -120,7 +126,10 @@ class SegmentedRaster(Streamed):
                 kind: stack.enter_context(geotiff(path, raster, _layer(kind, labels), is_cog=self.is_cog))
                 for kind, path in written.items()
             }
-            for band in self.bands(raster, keep, folder):
+            journal = self._journal(next(iter(files.values())), keep)
+            if journal is not None:
+                stack.enter_context(journal)
+            for band in self._decided(journal, keep, folder):
                 counts += count_classes(band.mask, labels)
                 for kind, rows in writers.items():
                     rows.write(_rows_of(kind, band, labels))
@@ -130,7 +139,42 @@ class SegmentedRaster(Streamed):
         if "json" in files:
             values = {**summary_of(self.path, raster.size, self.model, areas), "crs": crs_name(raster.crs)}
             write_result(files["json"], json.dumps(values, indent=2).encode() + b"\n", "predict")
+        if journal is not None:
+            journal.remove()
         return areas
+
+    def _decided(self, journal: Journal | None, keep: Keep, folder: Path) -> Iterator[Pixels]:
+        """The bands from the top: those of an earlier run that was ended, and then the others."""
+        raster, done = self._raster, 0
+        for band in journal.bands() if journal is not None else ():
+            yield band
+            done += len(band.mask)
+        if done and self.path is not None:
+            note(f"{shown_path(self.path)}: goes on at row {done} of {raster.size[0]}, where an earlier run ended")
+        if done == raster.size[0]:
+            return
+        for band in _without_gaps(self.shown.bands(raster, keep, folder, done), raster, self.labels, done):
+            if journal is not None:
+                journal.append(band)
+            yield band
+
+    def _journal(self, first: Path, keep: Keep) -> Journal | None:
+        """What keeps the bands of a run beside its first file; None for a raster that is done in a moment."""
+        raster, shown = self._raster, self.shown
+        if raster.size[0] * raster.size[1] < KEPT_FROM:
+            return None
+        stats = [(file, os.stat(file)) for file in raster.dataset.files if os.path.exists(file)]
+        return Journal(
+            first.with_name(f".{first.name}.resume"),
+            {
+                "files": [(os.path.abspath(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats],
+                "read": repr((raster.window, raster.indexes, raster.reading, raster.region)),
+                "protocol": shown.protocol.settings(shown.preprocess),
+                "labels": self.labels.names,
+                "kept": sorted(keep),
+                "first logits": shown.fingerprint(raster),
+            },
+        )
 
     @property
     def _raster(self) -> Raster:
@@ -163,8 +207,7 @@ def segmented_raster(
     def bands(source: Any, keep: Any, folder: Path | None) -> Iterator[Pixels]:
         return _without_gaps(shown.bands(source, keep, folder), source, pipeline.labels)
 
-    as_rgb = pipeline.preprocess.as_rgb
-    return SegmentedRaster(raster, pipeline.labels, bands, pipeline.model, path, as_rgb, is_cog=options.is_cog)
+    return SegmentedRaster(raster, pipeline.labels, bands, pipeline.model, path, shown=shown, is_cog=options.is_cog)
 
 
 def _at_own_resolution(pipeline: Pipeline) -> Pipeline:
@@ -176,9 +219,8 @@ def _at_own_resolution(pipeline: Pipeline) -> Pipeline:
     return replace(pipeline, protocol=IN_WINDOWS, preprocess=plain)
 
 
-def _without_gaps(bands: Iterator[Pixels], raster: Raster, labels: LabelSpec) -> Iterator[Pixels]:
-    """Take the classes of gaps away."""
-    top = 0
+def _without_gaps(bands: Iterator[Pixels], raster: Raster, labels: LabelSpec, top: int = 0) -> Iterator[Pixels]:
+    """Take the classes of gaps away, in bands that begin with a row."""
     for band in bands:
         height, width = band.mask.shape
         gaps_HW = raster.gaps(slice(top, top + height), slice(0, width))

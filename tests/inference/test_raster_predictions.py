@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import warnings
 from pathlib import Path
 from typing import Any
@@ -433,3 +434,61 @@ def test_what_was_kept_for_something_else_is_not_used(
         mask = opened(predicted(path, tmp_path / "out", model).files["mask"])[0]
     np.testing.assert_array_equal(mask, model.segment([image], [None])[0].mask)
     assert kept.exists() == (change == "foreign")
+
+
+@pytest.mark.parametrize("shape", [(530, 90), (90, 90)])
+@pytest.mark.parametrize("is_cog", [False, True])
+def test_a_full_disk_leaves_nothing(shape: tuple[int, int], is_cog: bool, tmp_path: Path) -> None:
+    """GDAL does not say that the last bytes were not written, so files are read before they are put in place."""
+    path, options = write(tmp_path / "scene.tif", scene(*shape)), RasterOptions(is_cog=is_cog)
+    complete = predicted(path, tmp_path / "whole", raster=options).files["mask"].stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for missing in (1, complete // 3, complete - 100):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (complete - missing, limits[1]))
+        try:
+            with pytest.raises(OutputError, match=r"scene_mask\.tif could not be written"):
+                predicted(path, tmp_path / "out", raster=options)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_ground_control_points_are_taken_over(tmp_path: Path) -> None:
+    from rasterio.control import GroundControlPoint
+
+    image, path = scene(), tmp_path / "scene.tif"
+    points = [GroundControlPoint(r, c, -84 + c * 1e-3, 33 - r * 1e-3) for r, c in ((0, 0), (0, 110), (150, 0))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rasterio.open(
+            path, "w", driver="GTiff", height=150, width=110, count=3, dtype="uint8", photometric="rgb"
+        ) as file:
+            file.write(np.moveaxis(image, -1, 0))
+            file.gcps = points, rasterio.CRS.from_epsg(4326)
+    files = predicted(path, tmp_path / "out", save="mask,json").files
+    with rasterio.open(files["mask"]) as file:
+        assert [(p.row, p.col, p.x, p.y) for p in file.gcps[0]] == [(p.row, p.col, p.x, p.y) for p in points]
+        assert file.gcps[1].to_epsg() == 4326
+    assert json.loads(files["json"].read_text())["crs"] == "EPSG:4326"
+
+
+def test_a_mosaic_of_files_on_the_web_is_refused(tmp_path: Path) -> None:
+    source = "<SimpleSource><SourceFilename>/vsicurl/http://127.0.0.1:9/x.tif</SourceFilename></SimpleSource>"
+    (tmp_path / "web.vrt").write_text(
+        f'<VRTDataset rasterXSize="9" rasterYSize="9"><VRTRasterBand band="1">{source}</VRTRasterBand></VRTDataset>'
+    )
+    with pytest.raises(ImageError, match="nothing is downloaded unasked") as error:
+        predicted(tmp_path / "web.vrt", tmp_path / "out")
+    assert error.value.code == "image-address"
+
+
+def test_complex_numbers_and_palettes(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"c\.tif: its numbers are complex"):
+        predicted(write(tmp_path / "c.tif", scene(bands=1, dtype="complex64")), tmp_path / "out")
+    indices = scene(bands=1) % 3
+    path = write(tmp_path / "palette.tif", indices)
+    with rasterio.open(path, "r+") as file:
+        file.write_colormap(1, {0: (9, 0, 0, 255), 1: (0, 9, 0, 255), 2: (0, 0, 9, 255)})
+    mask, _ = opened(predicted(path, tmp_path / "out").files["mask"])
+    image = np.eye(3, dtype=np.uint8)[indices[..., 0]] * 9
+    np.testing.assert_array_equal(mask, predictor().segment([image], [None])[0].mask)

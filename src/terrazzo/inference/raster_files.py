@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.atomic import PARTIAL_PREFIX, replacing
-from terrazzo.data.sources.raster import Raster, rasterio_env
+from terrazzo.data.sources.raster import Raster, gdal_failures, rasterio_env
 from terrazzo.errors import OutputError
 from terrazzo.ownership import blank_mark, mark_files
-from terrazzo.text import printable, shown_path
+from terrazzo.text import shown_path
 
 __all__ = ["GeoTiffRows", "Layer", "geotiff"]
 
@@ -65,10 +66,12 @@ def geotiff(path: Path, raster: Raster, layer: Layer, *, is_cog: bool = False) -
                     with GeoTiffRows(plain, raster, layer) as rows:
                         yield rows
                     _lay_out(plain, partial, layer, rows.block)
+                _check(partial, rows.block[0])
             else:
                 with GeoTiffRows(partial, raster, layer) as rows:
                     yield rows
-                _add_overviews(partial, layer, max(raster.size))
+                factors = _add_overviews(partial, layer, max(raster.size))
+                _check(partial, rows.block[0], factors)
         mark_files([partial], "predict")
 
 
@@ -85,11 +88,11 @@ class GeoTiffRows:
     def __enter__(self) -> Self:
         raster, layer = self.raster, self.layer
         height, width = raster.size
+        has_points = bool(raster.points[0]) and raster.region is None
         with rasterio_env():
-            import rasterio
             from rasterio.enums import ColorInterp
 
-            self._file: Any = rasterio.open(
+            self._file: Any = _quietly(
                 self.path,
                 "w",
                 driver="GTiff",
@@ -98,8 +101,8 @@ class GeoTiffRows:
                 count=layer.count,
                 dtype=layer.dtype.name,
                 nodata=layer.nodata,
-                crs=raster.crs,
-                transform=raster.transform,
+                **({} if has_points else {"crs": raster.crs}),
+                **({} if raster.transform.is_identity else {"transform": raster.transform}),
                 tiled=True,
                 blockysize=self.block[0],
                 blockxsize=self.block[1],
@@ -107,9 +110,8 @@ class GeoTiffRows:
                 bigtiff="if_safer",
                 **({"photometric": "rgb"} if layer.count == 3 else {}),
             )
-            points, points_crs = raster.dataset.gcps
-            if points and raster.region is None:
-                self._file.gcps = points, points_crs
+            if has_points:
+                self._file.gcps = raster.points
             if layer.palette_K3 is not None:
                 self._file.write_colormap(1, {index: tuple(color) for index, color in enumerate(layer.palette_K3)})
                 self._file.colorinterp = [ColorInterp.palette]
@@ -150,17 +152,42 @@ class GeoTiffRows:
             self._written += whole
 
 
-def _add_overviews(path: Path, layer: Layer, side: int) -> None:
+def _quietly(path: Path, mode: str, **options: Any) -> Any:
+    """Open a file without rasterio's warning of files that have no place in the world."""
+    import rasterio
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        return rasterio.open(path, mode, **options)
+
+
+def _check(path: Path, tall: int, factors: Sequence[int] | None = None) -> None:
+    """Read a file that is complete, for GDAL does not say that the disk was full when a file is closed.
+
+    Raises:
+        RasterioError: a part is missing.
+    """
+    from rasterio.errors import RasterioError
+
+    with rasterio_env(), _quietly(path, "r") as file:
+        if factors is not None and file.overviews(1) != list(factors):
+            raise RasterioError("the reduced copies are missing")
+        for top in range(0, file.height, tall):
+            file.read(window=((top, min(top + tall, file.height)), (0, file.width)))
+
+
+def _add_overviews(path: Path, layer: Layer, side: int) -> list[int]:
     factors: list[int] = []
     while side / 2 ** len(factors) > SMALLEST_OVERVIEW:
         factors.append(2 ** (len(factors) + 1))
     if factors:
         with rasterio_env():
-            import rasterio
             from rasterio.enums import Resampling
 
-            with rasterio.open(path, "r+") as file:
+            _quietly(path, "r").close()  # which has a better error than "r+", where the file is not whole
+            with _quietly(path, "r+") as file:
                 file.build_overviews(factors, Resampling[layer.overviews])
+    return factors
 
 
 def _lay_out(plain: Path, path: Path, layer: Layer, block: tuple[int, int]) -> None:
@@ -178,10 +205,11 @@ def _naming(path: Path) -> Iterator[None]:
     from rasterio.errors import RasterioError
 
     try:
-        yield
+        with gdal_failures():
+            yield
     except RasterioError as error:
         raise OutputError(
-            f"{shown_path(path)} could not be written: {printable(str(error.__cause__ or error))}",
+            f"{shown_path(path)} could not be written: {error}",
             fix="free some space, or choose another folder",
             code="output-not-writable",
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -27,9 +28,10 @@ def write_polygons(mask: Path, path: Path, labels: LabelSpec) -> None:
         OutputError: the file cannot be written.
     """
     with replacing(path) as partial:
-        with rasterio_env(), open(partial, "w", encoding="utf-8") as file:
+        with rasterio_env(), warnings.catch_warnings(), open(partial, "w", encoding="utf-8") as file:
             import rasterio
 
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             with rasterio.open(mask) as dataset:
                 file.write('{\n"type": "FeatureCollection",\n')
                 if (name := crs_name(dataset.crs)) is not None:

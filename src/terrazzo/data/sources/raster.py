@@ -6,7 +6,10 @@ fully transparent, not finite, or outside of the outline that was chosen. They a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
@@ -23,12 +26,13 @@ from terrazzo.imaging.bands import Bands, check_chosen, refuse_unclear
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.imaging.values import remark_on_range, scaled
 from terrazzo.notes import note
-from terrazzo.text import printable, shown_path
+from terrazzo.text import printable, show, shown_path
 from terrazzo.tiff_tags import first_directory
 
-__all__ = ["CACHE_MB", "Raster", "crs_name", "has_rasterio", "is_raster", "is_vrt", "rasterio_env"]
+__all__ = ["CACHE_MB", "Raster", "crs_name", "gdal_failures", "has_rasterio", "is_raster", "is_vrt", "rasterio_env"]
 
 GEOREFERENCE = {33550, 33922, 34264, 34735}  # pixel scale, tie points, matrix, keys of the reference system
+REMOTE = re.compile(rb"<Source[^>]*>\s*((?:/vsi(?!zip|gzip|tar|mem|subfile|sparse)|(?:https?|ftp):|&lt;)[^<]*)", re.I)
 CACHE_MB = 64  # of GDAL, which by default takes a twentieth of the machine's memory
 WHITE = (255, 255, 255)
 
@@ -70,7 +74,19 @@ def rasterio_env() -> Any:
         import rasterio
     except ImportError as error:
         raise MissingExtraError("rasterio", "geo") from error
-    return rasterio.Env(GDAL_CACHEMAX=CACHE_MB)
+    return rasterio.Env(GDAL_CACHEMAX=CACHE_MB, CPL_VSIL_CURL_ALLOWED_FILENAME="nothing is downloaded unasked")
+
+
+def _refuse_remote(path: Path) -> None:
+    """Refuse a mosaic that names files on the web, which GDAL would fetch."""
+    remote = REMOTE.search(path.read_bytes())
+    if remote is not None:
+        raise ImageError(
+            f"{shown_path(path)}: it names {show(remote[1].decode(errors='replace'))}, and nothing is downloaded "
+            "unasked",
+            fix="download its files, and make the mosaic of these",
+            code="image-address",
+        )
 
 
 def crs_name(crs: Any) -> str | None:
@@ -79,6 +95,25 @@ def crs_name(crs: Any) -> str | None:
         return None
     authority = crs.to_authority()
     return str(crs.to_wkt()) if authority is None else ":".join(authority)
+
+
+@contextmanager
+def gdal_failures() -> Iterator[None]:
+    """Have all of GDAL's failures come as rasterio's own: some have a class that it does not publish.
+
+    Raises:
+        rasterio.errors.RasterioError: with what GDAL says.
+    """
+    from rasterio.errors import RasterioError
+
+    try:
+        yield
+    except RasterioError as error:
+        raise RasterioError(printable(str(error.__cause__ or error))) from error
+    except Exception as error:
+        if not type(error).__module__.startswith("rasterio."):
+            raise
+        raise RasterioError(printable(str(error))) from error
 
 
 @dataclass(eq=False)
@@ -107,7 +142,12 @@ class Raster:
             import rasterio
 
             try:
-                self.dataset: Any = rasterio.open(self.path, driver="VRT" if is_vrt(self.path) else "GTiff")
+                if is_vrt(self.path):
+                    _refuse_remote(self.path)
+                with gdal_failures(), warnings.catch_warnings():  # of rasters without a place in the world
+                    warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+                    self.dataset: Any = rasterio.open(self.path, driver="VRT" if is_vrt(self.path) else "GTiff")
+                    self.points: tuple[list[Any], Any] = self.dataset.gcps
             except rasterio.errors.RasterioError as error:
                 raise self._error("it cannot be opened", error, "image-corrupt") from error
             try:
@@ -136,8 +176,8 @@ class Raster:
 
     @property
     def crs(self) -> Any:
-        """The coordinate reference system; None where the file does not say it."""
-        return self.dataset.crs
+        """The coordinate reference system, of the ground control points if need be; None where there is none."""
+        return self.dataset.crs or self.points[1]
 
     @property
     def transform(self) -> Any:
@@ -208,6 +248,10 @@ class Raster:
     def _chosen(self) -> tuple[int, ...]:
         """The numbers of the bands that are read."""
         reading = self.reading
+        if self.stored.dtype.startswith("complex"):
+            raise ImageError(
+                "its numbers are complex", fix="save their magnitude, as with gdal_calc.py", code="image-format"
+            )
         if reading.rule is not None:
             reading.rule.refuse_other(self.stored)
             return reading.rule.chosen
@@ -248,7 +292,8 @@ class Raster:
             from rasterio.errors import RasterioError
 
             try:
-                values: NDArray[Any] = read(self.indexes, window=place.as_slices())
+                with gdal_failures():
+                    values: NDArray[Any] = read(self.indexes, window=place.as_slices())
             except (RasterioError, OSError) as error:
                 raise self._error(f"{place} cannot be read", error, "image-corrupt") from error
         return values
@@ -287,6 +332,5 @@ class Raster:
         return np.array([colors.get(value, (0, 0, 0))[:3] for value in range(256)], np.uint8)
 
     def _error(self, what: str, error: Exception, code: str) -> TerrazzoError:
-        said = printable(str(error.__cause__ or error))
         fix = "copy or download it again; `gdalinfo -checksum` tells whether it is whole"
-        return ImageError(f"{shown_path(self.path)}: {what}: {said}", fix=fix, code=code)
+        return ImageError(f"{shown_path(self.path)}: {what}: {error}", fix=fix, code=code)

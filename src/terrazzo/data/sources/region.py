@@ -137,7 +137,7 @@ def parse_region(text: str) -> Region:
         document = json.loads(path.read_bytes())
     except OSError as error:
         raise _wrong(
-            f"the region {show(text)} is neither four numbers nor a file: {said_by(error)}",
+            f"the region {show(text)} is neither four numbers nor a file: {error.strerror}",
             "give left,bottom,right,top in the raster's coordinates, or a GeoJSON file",
         ) from error
     except ValueError as error:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import resource
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 rasterio = pytest.importorskip("rasterio")
 
 from rasterio.transform import Affine  # noqa: E402
 
 import terrazzo  # noqa: E402
+from terrazzo.cli.main import main  # noqa: E402
 from terrazzo.data.sources import raster as raster_source  # noqa: E402
 from terrazzo.data.sources.region import parse_region  # noqa: E402
 from terrazzo.errors import ConfigError, ImageError, MissingExtraError, OutputError  # noqa: E402
@@ -492,3 +495,38 @@ def test_complex_numbers_and_palettes(tmp_path: Path) -> None:
     mask, _ = opened(predicted(path, tmp_path / "out").files["mask"])
     image = np.eye(3, dtype=np.uint8)[indices[..., 0]] * 9
     np.testing.assert_array_equal(mask, predictor().segment([image], [None])[0].mask)
+
+
+def test_a_region_of_photos_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(scene()).save(tmp_path / "photo.png")
+    with pytest.raises(ConfigError, match="no image is a georeferenced raster") as error:
+        predicted(tmp_path / "photo.png", tmp_path / "out", raster=RasterOptions(is_cog=True))
+    assert error.value.code == "raster-none"
+    monkeypatch.setattr("terrazzo.inference.predict_folder.has_rasterio", lambda: False)
+    with pytest.raises(MissingExtraError):
+        predicted(tmp_path / "photo.png", tmp_path / "out", raster=RasterOptions(is_cog=True))
+
+
+def test_photos_have_polygons_too(tmp_path: Path) -> None:
+    Image.fromarray(scene()).save(tmp_path / "photo.png")
+    written = predicted(tmp_path / "photo.png", tmp_path / "out", save="polygons,mask")
+    document = json.loads(written.files["polygons"].read_text())
+    mask = np.asarray(Image.open(written.files["mask"]))
+    pixels = [(f["properties"]["class"], f["properties"]["pixels"]) for f in document["features"]]
+    assert {name: sum(p for n, p in pixels if n == name) for name in ABC.names} == {
+        name: int((mask == index).sum()) for index, name in enumerate(ABC.names)
+    }
+
+
+def test_the_command_takes_a_region(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "scene.tif", scene(90, 90))
+    given = ["predict", str(path), "--output", str(tmp_path / "out"), "--save", "mask", "--cog"]
+    with pytest.raises(SystemExit) as ended:
+        main([*given, "--region", "1,2,3"])
+    assert ended.value.code == 2 and "error[raster-region]" in capsys.readouterr().err
+    with suppress(SystemExit):
+        main([*given, "--region", "733611,3725104,733631,3725119"])
+    mask = tmp_path / "out" / "scene_mask.tif"
+    assert str(mask) in capsys.readouterr().out
+    with rasterio.open(mask) as file:
+        assert file.shape == (30, 40) and file.transform == place(20, 40) and file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"]

@@ -22,7 +22,7 @@ from terrazzo.data.sources.raster import has_rasterio, is_raster, is_vrt
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.modes import evaluating, keeps_mode
-from terrazzo.errors import ConfigError
+from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.imaging.find_images import find_images
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.areas import ClassArea
@@ -210,6 +210,7 @@ def predict_folder(
 
     Raises:
         ConfigError: an option is wrong.
+        MissingExtraError: a region is asked for, and rasterio is not installed.
         ImageError: a place has no images.
         CheckpointError: the model cannot be loaded.
         LabelError: the style names a class that the model does not have.
@@ -224,6 +225,15 @@ def predict_folder(
             raise refuse_address(str(argument))
     paths, skipped = leave_out_results(find_images(arguments), arguments)
     rasters = set() if output is None else _rasters(paths, reading)
+    if raster not in (None, RasterOptions()) and not rasters:
+        if not has_rasterio():
+            raise MissingExtraError("rasterio", "geo")
+        raise ConfigError(
+            "a region or a cloud-optimised layout is asked for, and no image is a georeferenced raster"
+            + (" that is written to files" if output is None else ""),
+            fix="leave out --region and --cog, or name a GeoTIFF (and in Python an output)",
+            code="raster-none",
+        )
     places = [] if output is None else _destinations(paths, arguments, Path(output), kinds, rasters)
     inputs = [*paths, Path(model)] if isinstance(model, (str, Path)) else paths
     files = chain.from_iterable(place.values() for place in places)

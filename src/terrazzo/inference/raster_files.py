@@ -131,9 +131,11 @@ class GeoTiffRows:
 
     @property
     def block(self) -> tuple[int, int]:
-        """(height, width) of a block: the raster's own, where that is tiled."""
+        """(height, width) of a block: the raster's own, where that is a tiled file and no mosaic."""
         block: tuple[int, int] = self.raster.dataset.block_shapes[0]
-        is_usual = all(side % 16 == 0 and 128 <= side <= 2048 for side in block)
+        is_usual = self.raster.dataset.driver == "GTiff" and all(
+            side % 16 == 0 and 128 <= side <= 2048 for side in block
+        )
         return block if is_usual else (BLOCK, BLOCK)
 
     def write(self, rows: NDArray[Any]) -> None:

@@ -37,7 +37,7 @@ from terrazzo.atomic import clear_stale, refuse_irregular, refuse_unwritable, re
 from terrazzo.errors import ImageError, OutputError
 from terrazzo.notes import note
 from terrazzo.text import shown_path
-from terrazzo.tiff_tags import first_directory, is_tiff
+from terrazzo.tiff_tags import checksum_with, first_directory, is_tiff
 
 __all__ = [
     "Kind",
@@ -61,7 +61,6 @@ PNG_HEADER = len(PNG) + 25  # with IHDR, behind which the mark stands
 ZIP = b"PK\x03\x04"
 ANYBODY_WRITES = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 SOFTWARE = 305  # the TIFF tag
-AT_ONCE = 1 << 20  # bytes of a large file
 SHOWN = 10  # files listed in one message
 Kind = Literal["predict", "evaluate", "explain", "ablate", "benchmark", "check-data", "export", "train"]
 """The command whose result a file is."""
@@ -401,15 +400,7 @@ def _tiff_checksum(path: Path, offset: int, mark: bytes) -> int:
     """The CRC of a file whose mark has zeros for its checksum."""
     match = MARK.match(mark)
     assert match is not None
-    with open(path, "rb") as file:
-        checksum, left = 0, offset
-        while left and (data := file.read(min(left, AT_ONCE))):
-            checksum, left = zlib.crc32(data, checksum), left - len(data)
-        checksum = zlib.crc32(_line_of(match, 0), checksum)
-        file.seek(offset + len(mark))
-        while data := file.read(AT_ONCE):
-            checksum = zlib.crc32(data, checksum)
-    return checksum
+    return checksum_with(path, offset, _line_of(match, 0))
 
 
 def _with_target(path: Path) -> str:

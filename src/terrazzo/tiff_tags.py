@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["TiffTag", "first_directory", "is_tiff"]
+__all__ = ["TiffTag", "checksum_with", "first_directory", "is_tiff"]
 
 STARTS = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
 TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 MOST_TAGS = 4096
+AT_ONCE = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -56,3 +59,16 @@ def first_directory(file: BinaryIO) -> dict[int, TiffTag]:
     except (struct.error, OSError, OverflowError):
         return {}
     return tags
+
+
+def checksum_with(path: Path, offset: int, value: bytes) -> int:
+    """Return the CRC that a file would have with other bytes in one place, without reading it into memory."""
+    with open(path, "rb") as file:
+        checksum, left = 0, offset
+        while left and (data := file.read(min(left, AT_ONCE))):
+            checksum, left = zlib.crc32(data, checksum), left - len(data)
+        checksum = zlib.crc32(value, checksum)
+        file.seek(offset + len(value))
+        while data := file.read(AT_ONCE):
+            checksum = zlib.crc32(data, checksum)
+    return checksum

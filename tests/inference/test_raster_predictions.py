@@ -323,7 +323,7 @@ def test_confidence_colours_overviews_and_cloud_optimised_files(tmp_path: Path) 
 
 def test_without_rasterio_a_geotiff_is_a_plain_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "scene.tif", scene())
-    monkeypatch.setattr("terrazzo.inference.predict_folder.has_rasterio", lambda: False)
+    monkeypatch.setattr("terrazzo.inference.raster.has_rasterio", lambda: False)
     with pytest.warns(TerrazzoWarning, match=r"scene\.tif: without rasterio .* lose their georeference"):
         assert predicted(path, tmp_path / "out").files["mask"].name == "scene_mask.png"
 
@@ -499,10 +499,10 @@ def test_complex_numbers_and_palettes(tmp_path: Path) -> None:
 
 def test_a_region_of_photos_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(scene()).save(tmp_path / "photo.png")
-    with pytest.raises(ConfigError, match="no image is a georeferenced raster") as error:
+    with pytest.raises(ConfigError, match="no image is a raster") as error:
         predicted(tmp_path / "photo.png", tmp_path / "out", raster=RasterOptions(is_cog=True))
     assert error.value.code == "raster-none"
-    monkeypatch.setattr("terrazzo.inference.predict_folder.has_rasterio", lambda: False)
+    monkeypatch.setattr("terrazzo.inference.raster.has_rasterio", lambda: False)
     with pytest.raises(MissingExtraError):
         predicted(tmp_path / "photo.png", tmp_path / "out", raster=RasterOptions(is_cog=True))
 

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 from terrazzo.arguments import checked
 from terrazzo.data.sources.address import is_address, refuse_address
-from terrazzo.data.sources.raster import has_rasterio, is_raster, is_vrt
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.modes import evaluating, keeps_mode
-from terrazzo.errors import ConfigError, MissingExtraError
+from terrazzo.errors import ConfigError
 from terrazzo.imaging.find_images import find_images
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.areas import ClassArea
@@ -32,7 +31,7 @@ from terrazzo.inference.overlay import Style
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import Protocol, find_protocol
-from terrazzo.inference.raster import RASTER_KINDS, RasterOptions
+from terrazzo.inference.raster import RASTER_KINDS, RasterOptions, rasters_among
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.scores import Keep
 from terrazzo.inference.streaming import Streamed
@@ -224,16 +223,7 @@ def predict_folder(
         if is_address(argument):
             raise refuse_address(str(argument))
     paths, skipped = leave_out_results(find_images(arguments), arguments)
-    rasters = set() if output is None else _rasters(paths, reading)
-    if raster not in (None, RasterOptions()) and not rasters:
-        if not has_rasterio():
-            raise MissingExtraError("rasterio", "geo")
-        raise ConfigError(
-            "a region or a cloud-optimised layout is asked for, and no image is a georeferenced raster"
-            + (" that is written to files" if output is None else ""),
-            fix="leave out --region and --cog, or name a GeoTIFF (and in Python an output)",
-            code="raster-none",
-        )
+    rasters = rasters_among([] if output is None else paths, reading, raster)
     places = [] if output is None else _destinations(paths, arguments, Path(output), kinds, rasters)
     inputs = [*paths, Path(model)] if isinstance(model, (str, Path)) else paths
     files = chain.from_iterable(place.values() for place in places)
@@ -335,22 +325,6 @@ def _destinations(
         return [destinations(output, kinds, None, paths[0], endings[0])]
     places = zip(output_places(paths, arguments, output), endings, strict=True)
     return [destinations(folder, kinds, stem, endings=those) for (folder, stem), those in places]
-
-
-def _rasters(paths: Sequence[Path], reading: ReadOptions | None) -> set[Path]:
-    """Those of the images that are georeferenced; a chosen frame is read as an image, since GDAL has no frames."""
-    if reading is not None and reading.frame is not None:
-        return set()
-    rasters = {path for path in paths if is_raster(path)}
-    if rasters and not has_rasterio():
-        mosaics = {path for path in rasters if is_vrt(path)}
-        if plain := sorted(rasters - mosaics):
-            note(
-                f"{shown_path(plain[0])}{f' and {len(plain) - 1} more' if len(plain) > 1 else ''}: without rasterio a "
-                "GeoTIFF is read as a plain image, and its results lose their georeference; run pip install rasterio"
-            )
-        return mosaics  # each of which says that rasterio is missing
-    return rasters
 
 
 def _saved(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,9 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.atomic import PARTIAL_PREFIX, make_folder
-from terrazzo.data.sources.raster import Raster, crs_name
+from terrazzo.data.sources.raster import Raster, crs_name, has_rasterio, is_raster, is_vrt
 from terrazzo.data.sources.region import Region
-from terrazzo.errors import ConfigError
+from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.areas import ClassArea, areas_of, count_classes, summary_of
 from terrazzo.inference.overlay import Style
@@ -48,7 +48,7 @@ from terrazzo.ownership import refuse_foreign, write_result
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import shown_path
 
-__all__ = ["RASTER_KINDS", "RasterOptions", "SegmentedRaster", "segmented_raster"]
+__all__ = ["RASTER_KINDS", "RasterOptions", "SegmentedRaster", "rasters_among", "segmented_raster"]
 
 RASTER_KINDS = {
     "mask": "_mask.tif",
@@ -180,6 +180,36 @@ class SegmentedRaster(Streamed):
     def _raster(self) -> Raster:
         assert isinstance(self.source, Raster)
         return self.source
+
+
+def rasters_among(
+    paths: Sequence[Path], reading: ReadOptions | None, options: RasterOptions | None = None
+) -> set[Path]:
+    """Return those images that are georeferenced; a chosen frame is read as an image, since GDAL has no frames.
+
+    Raises:
+        ConfigError: something is wanted of rasters, and there are none (code "raster-none").
+        MissingExtraError: likewise, and rasterio is not installed.
+    """
+    rasters = set() if reading is not None and reading.frame is not None else {p for p in paths if is_raster(p)}
+    if options not in (None, RasterOptions()) and not (rasters and has_rasterio()):
+        if not has_rasterio():
+            raise MissingExtraError("rasterio", "geo")
+        raise ConfigError(
+            "a region or a cloud-optimised layout is asked for, and no image is a raster that is written to files",
+            fix="leave out --region and --cog, or name a GeoTIFF (and in Python an output)",
+            code="raster-none",
+        )
+    if has_rasterio():
+        return rasters
+    mosaics = {path for path in rasters if is_vrt(path)}  # each of which says that rasterio is missing
+    if plain := sorted(rasters - mosaics):
+        more = f" and {len(plain) - 1} more" if len(plain) > 1 else ""
+        note(
+            f"{shown_path(plain[0])}{more}: without rasterio a GeoTIFF is read as a plain image, and its results lose "
+            "their georeference; run pip install rasterio"
+        )
+    return mosaics
 
 
 def segmented_raster(

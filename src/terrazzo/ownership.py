@@ -7,6 +7,7 @@ theirs and no longer ours:
 
     format             where the mark is                    what the checksum covers
     PNG                a text chunk before the pixels       the chunks' own CRCs
+    TIFF               the tag Software                     all bytes, with zeros for the checksum
     NPZ, PT2           the archive's comment                the entries' names and own CRCs
     JSON               the field ``written_by``             all bytes, with zeros for the checksum; likewise below
     YAML               the first line, a comment
@@ -36,9 +37,11 @@ from terrazzo.atomic import clear_stale, refuse_irregular, refuse_unwritable, re
 from terrazzo.errors import ImageError, OutputError
 from terrazzo.notes import note
 from terrazzo.text import shown_path
+from terrazzo.tiff_tags import checksum_with, first_directory, is_tiff
 
 __all__ = [
     "Kind",
+    "blank_mark",
     "blank_png_mark",
     "check_outputs",
     "is_result",
@@ -57,6 +60,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER = len(PNG) + 25  # with IHDR, behind which the mark stands
 ZIP = b"PK\x03\x04"
 ANYBODY_WRITES = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
+SOFTWARE = 305  # the TIFF tag
 SHOWN = 10  # files listed in one message
 Kind = Literal["predict", "evaluate", "explain", "ablate", "benchmark", "check-data", "export", "train"]
 """The command whose result a file is."""
@@ -184,6 +188,8 @@ def is_result(path: Path) -> bool:
     """Whether an image file is a result of this program's, changed since or not, and so no photo."""
     try:
         start = _start(path) if path.is_file() else b""
+        if is_tiff(start):
+            return _tiff_mark(path) is not None
     except OSError:
         return False
     return start.startswith(PNG) and MARK.search(start) is not None
@@ -221,7 +227,7 @@ def write_result(path: Path, data: bytes, kind: Kind) -> None:
 def mark_files(paths: Sequence[Path], kind: Kind) -> None:
     """Mark files that some other writer has just written; those without room for it are known by the last one.
 
-    A PNG with a `blank_png_mark` is not read into memory.
+    A PNG with a `blank_png_mark` and a TIFF with a `blank_mark` are not read into memory.
     """
     beside = [zlib.crc32(path.read_bytes()) for path in paths if path.suffix in UNMARKED]
     for path in paths:
@@ -233,6 +239,8 @@ def mark_files(paths: Sequence[Path], kind: Kind) -> None:
                 mark = _png_mark(kind, _png_checksum(file))
                 file.seek(PNG_HEADER)
                 file.write(mark)
+        elif is_tiff(start):
+            _mark_tiff(path, kind)
         elif path.suffix not in UNMARKED:
             path.write_bytes(_marked(path.read_bytes(), path.suffix, kind, beside))
 
@@ -240,6 +248,11 @@ def mark_files(paths: Sequence[Path], kind: Kind) -> None:
 def blank_png_mark(kind: Kind) -> bytes:
     """The chunk that `mark_files` fills in, for a PNG that is written in parts: to stand behind its header."""
     return _png_mark(kind, 0)
+
+
+def blank_mark(kind: Kind) -> str:
+    """The text that `mark_files` fills in, for a TIFF's tag Software."""
+    return _line(kind, [0]).decode()
 
 
 def _belongs_to_run(path: Path) -> bool:
@@ -275,6 +288,9 @@ def _checksums(path: Path, kind: Kind) -> list[int]:
     elif start.startswith(PNG):
         with open(path, "rb") as file:
             marks = {start: _png_checksum(file)} if MARK.search(start) else {}
+    elif is_tiff(start):
+        found_mark = _tiff_mark(path)
+        marks = {} if found_mark is None else {found_mark[1]: _tiff_checksum(path, *found_mark)}
     else:
         data = path.read_bytes()
         marks = {m[0]: zlib.crc32(data.replace(m[0], _line_of(m, 0))) for m in MARK.finditer(data)}
@@ -357,6 +373,34 @@ def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes, bytes]]:
         head = file.read(min(length, 200)) if kind == b"tEXt" else b""
         file.seek(length - len(head), os.SEEK_CUR)
         yield kind, head, file.read(4)
+
+
+def _mark_tiff(path: Path, kind: Kind) -> None:
+    """Fill in the blank mark of a TIFF, if it has one."""
+    mark = _tiff_mark(path)
+    if mark is not None:
+        line = _line(kind, [_tiff_checksum(path, *mark)])
+        with open(path, "r+b") as file:
+            file.seek(mark[0])
+            file.write(line)
+
+
+def _tiff_mark(path: Path) -> tuple[int, bytes] | None:
+    """Where in a TIFF its mark stands, and its text."""
+    with open(path, "rb") as file:
+        tag = first_directory(file).get(SOFTWARE)
+        if tag is None:
+            return None
+        file.seek(tag.offset)
+        match = MARK.match(file.read(min(tag.length, 200)))
+    return None if match is None else (tag.offset, match[0])
+
+
+def _tiff_checksum(path: Path, offset: int, mark: bytes) -> int:
+    """The CRC of a file whose mark has zeros for its checksum."""
+    match = MARK.match(mark)
+    assert match is not None
+    return checksum_with(path, offset, _line_of(match, 0))
 
 
 def _with_target(path: Path) -> str:

@@ -26,6 +26,7 @@ from terrazzo.cli.options import (
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.provenance import tell_origin
 from terrazzo.cli.say import say
+from terrazzo.data.sources.region import parse_region
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.memory import keep_freed_memory, share_freed_memory
 from terrazzo.errors import ConfigError
@@ -35,6 +36,7 @@ from terrazzo.inference.overlay import Style
 from terrazzo.inference.predict_folder import Written, predict_folder
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE
+from terrazzo.inference.raster import RasterOptions
 from terrazzo.text import list_names, shown_path
 from terrazzo.weights.catalog import DEFAULT_MODEL, bundled_names, example_image
 
@@ -63,6 +65,8 @@ def predict(
     frame: FrameOption = None,
     value_range: ValueRangeOption = None,
     max_pixels: int = MAX_PIXELS,
+    region: str | None = None,
+    cog: Annotated[bool, Parameter(negative=())] = False,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
     skip_bad: SkipBadOption = False,
     trust_file: TrustOption = False,
@@ -70,7 +74,8 @@ def predict(
     """Turn photos into masks and pictures, at the photos' own size.
 
     For each photo this writes NAME_mask.png (class indices, shown in colours), NAME_color.png, NAME_overlay.png (the
-    photo under its classes, with a legend) and NAME.json (area of each class).
+    photo under its classes, with a legend) and NAME.json (area of each class). A georeferenced raster becomes
+    NAME_mask.tif with the same place on the map.
 
     Examples:
         terrazzo predict --example
@@ -86,7 +91,7 @@ def predict(
         can be a file.
     save
         Write these kinds of files, with commas between: mask, color, overlay, cutout, probabilities, confidence,
-        entropy, json.
+        entropy, polygons, json.
     classes
         Paint only these classes in the overlay, such as Car,Sky; by default all but one called background.
     alpha
@@ -100,6 +105,11 @@ def predict(
         a CPU, and on a GPU float16 where that finds the same classes.
     max_pixels
         Refuse photos with more pixels than this, but for TIFFs that are read in windows (--protocol slide).
+    region
+        Of georeferenced rasters, take only left,bottom,right,top in their coordinates, or the outline in this GeoJSON
+        file.
+    cog
+        Write cloud-optimised GeoTIFFs.
     overwrite
         Replace files even if they are not results of `terrazzo predict`. Photos are never replaced.
     """
@@ -131,6 +141,7 @@ def predict(
             compiled=compile,
             batch_size=batch_size,
             reading=read_options(bands, frame, value_range, max_pixels),
+            raster=RasterOptions(None if region is None else parse_region(region), cog),
             trust=trust_file,
             started=started,
             progress=progress,

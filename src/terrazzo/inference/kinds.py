@@ -11,6 +11,7 @@
     confidence      <stem>_confidence.png       probability of each pixel's class, 16-bit greyscale: 65535 is certain
     entropy         <stem>_entropy.png          entropy of each pixel's probabilities, 16-bit greyscale: 0 is certain,
                                                 65535 is the same probability for each class
+    polygons        <stem>_polygons.geojson     outlines of connected areas with their class, in pixels
     json            <stem>.json                 `Segmentation.to_dict()`: pixels and share of every class that occurs
 
 Read masks with Pillow: OpenCV turns an indexed PNG into its colours.
@@ -18,7 +19,7 @@ Read masks with Pillow: OpenCV turns an indexed PNG into its colours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from terrazzo.errors import ConfigError
@@ -34,11 +35,12 @@ KINDS = {
     "probabilities": "_probabilities.npz",
     "confidence": "_confidence.png",
     "entropy": "_entropy.png",
+    "polygons": "_polygons.geojson",
     "json": ".json",
 }
 DEFAULT_KINDS = ("mask", "color", "overlay", "json")
 
-FILE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".json"}
+FILE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".json", ".geojson"}
 
 
 def check_kinds(save: str | Iterable[str]) -> list[str]:
@@ -55,7 +57,13 @@ def check_kinds(save: str | Iterable[str]) -> list[str]:
     return kinds
 
 
-def destinations(output: Path, kinds: list[str], stem: str | None, image: Path | None = None) -> dict[str, Path]:
+def destinations(
+    output: Path,
+    kinds: list[str],
+    stem: str | None,
+    image: Path | None = None,
+    endings: Mapping[str, str] = KINDS,
+) -> dict[str, Path]:
     """Return the file of each kind.
 
     Args:
@@ -63,13 +71,14 @@ def destinations(output: Path, kinds: list[str], stem: str | None, image: Path |
         kinds: as in the module's table.
         stem: how the files' names begin; by default as the image's.
         image: where the result comes from.
+        endings: of the files' names, by kind.
 
     Raises:
         ConfigError: `output` looks like a file, and is not one for these kinds; or the stem names a folder (code
             "config-save").
     """
     if output.suffix.lower() in FILE_SUFFIXES and not output.is_dir():
-        suffix = f".{KINDS[kinds[0]].rpartition('.')[2]}"
+        suffix = f".{endings[kinds[0]].rpartition('.')[2]}"
         if len(kinds) > 1 or output.suffix.lower() != suffix or stem is not None:
             raise ConfigError(
                 f"{shown_path(output)} cannot be the file for {', '.join(kinds)}",
@@ -82,7 +91,7 @@ def destinations(output: Path, kinds: list[str], stem: str | None, image: Path |
         raise ConfigError(
             f"{show(stem)} is not the beginning of a file name", fix="leave folders out of it", code="config-save"
         )
-    return {kind: output / f"{stem}{KINDS[kind]}" for kind in kinds}
+    return {kind: output / f"{stem}{endings[kind]}" for kind in kinds}
 
 
 def stem_of(image: Path | None) -> str:

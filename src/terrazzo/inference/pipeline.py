@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -100,13 +101,16 @@ class Pipeline:
             for pixels, image, path in zip(self._decided(images, keep), images, paths, strict=True)
         ]
 
-    def bands(self, source: Source, keep: Keep = NOTHING, folder: Path | None = None) -> Iterator[Pixels]:
+    def bands(
+        self, source: Source, keep: Keep = NOTHING, folder: Path | None = None, done: int = 0
+    ) -> Iterator[Pixels]:
         """Segment an image that is read in windows; yield it in bands of rows from the top, each of all columns.
 
         Args:
             source: the image.
             keep: what is wanted beside the mask.
             folder: where a temporary file may be made.
+            done: rows that are decided already, and left out.
 
         Raises:
             ImageError: it cannot be read.
@@ -114,13 +118,23 @@ class Pipeline:
         """
         self._require_logits("an image that is read in windows")
         if not self.protocol.single_view:
-            yield decide_together(self._views(source), keep)
+            yield decide_together(self._views(source), keep).below(done)
             return
         width = source.size[1]
         rows = max(1, BAND_PIXELS // width)
         with Scratch(folder) as scratch:
-            for _, blocks in groupby(self._blocks(source, folder), key=lambda block: block.top):
-                yield from _joined(blocks, width, rows, keep, scratch)
+            for top, blocks in groupby(self._blocks(source, folder, done), key=lambda block: block.top):
+                for band in _joined(blocks, width, rows, keep, scratch):
+                    if top + len(band.mask) > done:
+                        yield band.below(max(done - top, 0))
+                    top += len(band.mask)
+
+    def fingerprint(self, source: Source) -> int:
+        """Return a checksum of the logits of an image's first window, by which other weights are told apart."""
+        view, side = next(self.protocol.views(source, self.preprocess)), self.protocol.window or max(source.size)
+        height, width = view.size
+        part_HWC = view.read_window(slice(0, min(side, height)), slice(0, min(side, width)))
+        return zlib.crc32(self._run(np.ascontiguousarray(part_HWC).transpose(2, 0, 1)[None]).tobytes())
 
     def _run(self, images_B3HW: NDArray[np.float32]) -> NDArray[Any]:
         """Run the engine, and refuse what it must not return.
@@ -166,18 +180,20 @@ class Pipeline:
             for view, size in zip(views, sizes, strict=True):
                 yield decide(self._windows(view, size), size, keep)
 
-    def _blocks(self, source: Source, folder: Path | None) -> Iterator[Block]:
+    def _blocks(self, source: Source, folder: Path | None, done: int = 0) -> Iterator[Block]:
         """The scores of an image that is shown once."""
         view = next(self.protocol.views(source, self.preprocess))
         if self.protocol.window is None:
             yield Block(0, 0, next(whole(self._run, view.read()[None], [source.size])))
         else:
-            yield from self._windows(view, source.size, folder)
+            yield from self._windows(view, source.size, folder, done)
 
-    def _windows(self, view: Shown, size: tuple[int, int], folder: Path | None = None) -> Iterator[Block]:
+    def _windows(
+        self, view: Shown, size: tuple[int, int], folder: Path | None = None, done: int = 0
+    ) -> Iterator[Block]:
         window, stride, blend = self.protocol.window, self.protocol.stride, self.protocol.blend
         assert window is not None and stride is not None
-        return slide_in_blocks(self._run, view, size, window, stride, blend, folder)
+        return slide_in_blocks(self._run, view, size, window, stride, blend, folder, view.is_empty, done)
 
     def _views(self, source: Source) -> Iterator[tuple[Scores, bool]]:
         """Yield the scores of each of the protocol's views of an image, and whether it was mirrored."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain
@@ -26,11 +26,12 @@ from terrazzo.imaging.find_images import find_images
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.areas import ClassArea
 from terrazzo.inference.failure import Failure
-from terrazzo.inference.kinds import DEFAULT_KINDS, check_kinds, destinations, stem_of
+from terrazzo.inference.kinds import DEFAULT_KINDS, KINDS, check_kinds, destinations, stem_of
 from terrazzo.inference.overlay import Style
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import Protocol, find_protocol
+from terrazzo.inference.raster import RASTER_KINDS, RasterOptions, rasters_among
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.scores import Keep
 from terrazzo.inference.streaming import Streamed
@@ -125,6 +126,7 @@ def predict_folder(
     batch_size: int = ...,
     reading: ReadOptions | None = ...,
     style: Style | None = ...,
+    raster: RasterOptions | None = ...,
     trust: bool = ...,
     started: Callable[[Predictor], None] | None = ...,
     progress: Callable[[Written | Failure, int, int], None] | None = ...,
@@ -165,6 +167,7 @@ def predict_folder(
     batch_size: int = 1,
     reading: ReadOptions | None = None,
     style: Style | None = None,
+    raster: RasterOptions | None = None,
     trust: bool = False,
     started: Callable[[Predictor], None] | None = None,
     progress: Callable[[Written | Failure, int, int], None] | None = None,
@@ -196,6 +199,7 @@ def predict_folder(
         batch_size: the most images of equal size, next to each other, that go through the network together.
         reading: how images are read, where their files leave that open, and the most pixels that they may have.
         style: how overlays look, and which classes are cut out.
+        raster: what is wanted of georeferenced rasters.
         trust: open a ``.pt2`` file that was not exported here, as in `make_predictor`.
         started: told the predictor, once the model is loaded.
         progress: told each image's outcome, in order, with its number from 1 and how many there are.
@@ -205,6 +209,7 @@ def predict_folder(
 
     Raises:
         ConfigError: an option is wrong.
+        MissingExtraError: a region is asked for, and rasterio is not installed.
         ImageError: a place has no images.
         CheckpointError: the model cannot be loaded.
         LabelError: the style names a class that the model does not have.
@@ -218,7 +223,8 @@ def predict_folder(
         if is_address(argument):
             raise refuse_address(str(argument))
     paths, skipped = leave_out_results(find_images(arguments), arguments)
-    places = [] if output is None else _destinations(paths, arguments, Path(output), kinds)
+    rasters = rasters_among([] if output is None else paths, reading, raster)
+    places = [] if output is None else _destinations(paths, arguments, Path(output), kinds, rasters)
     inputs = [*paths, Path(model)] if isinstance(model, (str, Path)) else paths
     files = chain.from_iterable(place.values() for place in places)
     check_outputs(files, "predict", inputs=inputs, overwrite=overwrite)
@@ -243,7 +249,9 @@ def predict_folder(
     if "cutout" in kinds:
         style.cut(predictor.labels)
     keep = frozenset(kind for kind in KEPT if kind in kinds)
-    outcomes = predictor.segment_files(paths, batch_size=batch_size, keep=keep, reading=reading)
+    outcomes = predictor.segment_files(
+        paths, batch_size=batch_size, keep=keep, reading=reading, rasters=rasters, raster=raster
+    )
     if output is None:
         return Results(_held(outcomes, keep), len(paths), skipped, model)
 
@@ -306,11 +314,17 @@ def output_places(
 
 
 def _destinations(
-    paths: Sequence[Path], arguments: Sequence[str | os.PathLike[str]], output: Path, kinds: list[str]
+    paths: Sequence[Path],
+    arguments: Sequence[str | os.PathLike[str]],
+    output: Path,
+    kinds: list[str],
+    rasters: Collection[Path],
 ) -> list[dict[str, Path]]:
+    endings = [{**KINDS, **RASTER_KINDS} if path in rasters else KINDS for path in paths]
     if len(paths) == 1 and not os.path.isdir(arguments[0]):
-        return [destinations(output, kinds, None, paths[0])]
-    return [destinations(folder, kinds, stem) for folder, stem in output_places(paths, arguments, output)]
+        return [destinations(output, kinds, None, paths[0], endings[0])]
+    places = zip(output_places(paths, arguments, output), endings, strict=True)
+    return [destinations(folder, kinds, stem, endings=those) for (folder, stem), those in places]
 
 
 def _saved(

@@ -6,7 +6,7 @@ many images are on their way at once, each in a thread of its own from preproces
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from terrazzo.data.sources.image_file import ImageFile
+from terrazzo.data.sources.raster import is_vrt
 from terrazzo.data.sources.source import Image, Source
 from terrazzo.engines.engine import release_memory
 from terrazzo.engines.memory import return_freed_memory
@@ -23,6 +24,7 @@ from terrazzo.errors import ImageError, TerrazzoError
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.failure import Failure, path_name
 from terrazzo.inference.pipeline import Pipeline
+from terrazzo.inference.raster import RasterOptions, segmented_raster
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.scores import NOTHING, Keep
 from terrazzo.inference.streaming import Streamed
@@ -73,6 +75,8 @@ class Predictor(Pipeline):
         batch_size: int = 1,
         keep: Keep = NOTHING,
         reading: ReadOptions | None = None,
+        rasters: Collection[Path] = (),
+        raster: RasterOptions | None = None,
     ) -> Iterator[Segmentation | Streamed | Failure]:
         """Segment image files in order, decoding the next ones while the network works.
 
@@ -88,6 +92,8 @@ class Predictor(Pipeline):
             batch_size: the most images of equal size, next to each other, that go through the network together.
             keep: what to keep beside the mask, as `segment` has it.
             reading: how they are read, where files leave that open.
+            rasters: those of them that are georeferenced; each comes as a `Streamed`, as mosaics always do.
+            raster: what is wanted of these.
 
         Yields:
             A result for each image, or the reason why there is none.
@@ -103,6 +109,8 @@ class Predictor(Pipeline):
         def read(path: Path) -> Image | Streamed | Failure:
             try:
                 with self.turns.together():
+                    if path in rasters or is_vrt(path):
+                        return segmented_raster(self, path, options, raster)
                     return options.read(path)
             except Exception as error:
                 failure = Failure.of(path, error)

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.data.sources.array import ArraySource
+from terrazzo.data.sources.raster import Raster
 from terrazzo.data.sources.source import Image, Source
 from terrazzo.errors import ConfigError
 from terrazzo.imaging.read import MAX_PIXELS
@@ -79,6 +80,10 @@ class Shown:
         column_range = slice(width - columns.stop, width - columns.start)
         mirrored_HW3 = self._part(rows, column_range)[:, ::-1]
         return self.preprocess.normalize(np.ascontiguousarray(mirrored_HW3))
+
+    def is_empty(self, rows: slice, columns: slice) -> bool:
+        """Whether a part holds nothing but gaps, as far as is known without resizing."""
+        return isinstance(self.source, Raster) and not self.mirrored and self.source.is_empty(rows, columns)
 
     def _part(self, rows: slice, columns: slice) -> Image:
         """Read a window. Rows that the window before had too are not read twice, unless the image is very wide."""

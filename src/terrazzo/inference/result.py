@@ -315,6 +315,9 @@ class Segmentation:
                 return encode_png(self.cutout(style.cutout))
             case "confidence" | "entropy":
                 return encode_png(as_uint16(self._kept(kind)))
+            case "polygons":
+                features = [polygon.to_geojson() for polygon in self.polygons()]
+                return json.dumps({"type": "FeatureCollection", "features": features}).encode() + b"\n"
             case "probabilities":
                 file = BytesIO()
                 self._write_probabilities(file)

@@ -141,6 +141,10 @@ class Pixels:
         """The same for an image of this (height, width), of which nothing is decided yet."""
         return Pixels(**{name: np.empty((*p.shape[:-2], *size), p.dtype) for name, p in self.planes().items()})
 
+    def below(self, row: int) -> Pixels:
+        """The same without the rows before one."""
+        return self if row == 0 else Pixels(**{name: plane[..., row:, :] for name, plane in self.planes().items()})
+
     def put(self, top: int, left: int, part: Pixels) -> None:
         """Fill in a rectangle."""
         height, width = part.mask.shape

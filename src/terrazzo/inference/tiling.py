@@ -6,7 +6,7 @@ one place, and of a row of windows those that the next row overlaps with, in a `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -84,7 +84,15 @@ def slide(engine: Engine, view: View, size: Size, window: int, stride: int, blen
 
 
 def slide_in_blocks(
-    engine: Engine, view: View, size: Size, window: int, stride: int, blend: Blend = "mean", folder: Path | None = None
+    engine: Engine,
+    view: View,
+    size: Size,
+    window: int,
+    stride: int,
+    blend: Blend = "mean",
+    folder: Path | None = None,
+    is_empty: Callable[[slice, slice], bool] | None = None,
+    done: int = 0,
 ) -> Iterator[Block]:
     """As `slide`, but yield the image in blocks, each as soon as all windows that decide its pixels have been seen.
 
@@ -99,16 +107,33 @@ def slide_in_blocks(
         stride: as for `slide`.
         blend: as for `slide`.
         folder: where a temporary file may be made.
+        is_empty: tells of rows and columns of the input whether nothing there needs a class. Such windows do not go
+            through the network, and have logits of zero.
+        done: rows of the image that are decided already. Blocks begin with those that hold the next one, and windows
+            that decide nothing else are left out.
     """
     corners_Y, corners_X = (window_starts(side, window, stride) for side in view.size)
     stages: tuple[list[_Stage], list[_Stage]] | None = None
+    shape: tuple[int, ...] | None = None  # of a window's logits
     first_row = 0  # of all windows' logits, that is held
+    first_shown = first_wanted = 0  # rows of windows
+    if done:
+        shape = _window_logits(engine, view, corners_Y[0], corners_X[0], window).shape
+        rows_axis, _ = _window_axes(view, (shape[1], shape[2]), size, window, stride, blend)
+        planned = _stages(rows_axis, len(corners_Y), shape[1])
+        first_wanted = next(number for number, stage in enumerate(planned) if stage.stop > done)
+        first_shown = min(stage.needed.start for stage in planned[first_wanted:] if stage.axis is not None) // shape[1]
+        first_row = first_shown * shape[1]
     with Scratch(folder) as above:
-        for number_y, y in enumerate(corners_Y):
+        for number_y, y in list(enumerate(corners_Y))[first_shown:]:
             beside_KHW: Floats | None = None
             first_column = 0
             for number_x, x in enumerate(corners_X):
-                logits_KHW = _window_logits(engine, view, y, x, window)
+                if shape is not None and is_empty is not None and is_empty(*_place(view, y, x, window)):
+                    logits_KHW = np.zeros(shape, np.float32)
+                else:
+                    logits_KHW = _window_logits(engine, view, y, x, window)
+                    shape = logits_KHW.shape
                 if stages is None:
                     _, height, width = logits_KHW.shape
                     along_rows, along_columns = _window_axes(view, (height, width), size, window, stride, blend)
@@ -117,18 +142,18 @@ def slide_in_blocks(
                         _stages(along_columns, len(corners_X), width),
                     )
                 rows, columns = stages[0][number_y], stages[1][number_x]
-                if number_y:
+                if number_y > first_shown:
                     logits_KHW = np.concatenate([above[number_x], logits_KHW], axis=1)
                 if y != corners_Y[-1]:
-                    above[number_x] = logits_KHW[:, rows.kept - first_row :]
+                    above[number_x] = logits_KHW[:, max(rows.kept - first_row, 0) :]
                 if beside_KHW is not None:
                     logits_KHW = np.concatenate([beside_KHW, logits_KHW], axis=2)
-                if rows.axis is not None and columns.axis is not None:
+                if rows.axis is not None and columns.axis is not None and number_y >= first_wanted:
                     needed_KHW = logits_KHW[:, _since(rows.needed, first_row), _since(columns.needed, first_column)]
                     yield Block(rows.first, columns.first, Scores(needed_KHW, rows.axis, columns.axis))
                 beside_KHW = logits_KHW[:, :, columns.kept - first_column :].copy(order="K")
                 first_column = columns.kept
-            first_row = rows.kept
+            first_row = max(rows.kept, first_row)
 
 
 @dataclass(frozen=True)
@@ -146,6 +171,11 @@ class _Stage:
     axis: ComposedAxis | None
     needed: slice
     kept: int
+
+    @property
+    def stop(self) -> int:
+        """The row or column after the last of these."""
+        return self.first + (0 if self.axis is None else self.axis.length)
 
 
 def _stages(axis: ComposedAxis, windows: int, per_window: int) -> list[_Stage]:
@@ -167,11 +197,16 @@ def _since(needed: slice, first: int) -> slice:
 
 def _window_logits(engine: Engine, view: View, y: int, x: int, window: int) -> Floats:
     """The logits (K, h, w) of the window whose corner is there."""
-    height, width = view.size
-    part_HW3 = view.read_window(slice(y, min(y + window, height)), slice(x, min(x + window, width)))
+    part_HW3 = view.read_window(*_place(view, y, x, window))
     part_HW3 = np.ascontiguousarray(part_HW3)  # as networks take it fastest
     logits_KHW: Floats = engine(part_HW3.transpose(2, 0, 1)[None])[0]
     return logits_KHW
+
+
+def _place(view: View, y: int, x: int, window: int) -> tuple[slice, slice]:
+    """The rows and columns of the window whose corner is there."""
+    height, width = view.size
+    return slice(y, min(y + window, height)), slice(x, min(x + window, width))
 
 
 def _window_axes(

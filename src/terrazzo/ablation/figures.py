@@ -42,8 +42,8 @@ def study_png(result: Result) -> bytes:
     _score_bars(figure.add_subplot(grid[0, 0]), rows, colors)
     _cost_bars(figure.add_subplot(grid[0, 1]), result)
     for place, name in enumerate(lines):
-        below = grid[1 + place // 2, place % 2] if len(lines) > 1 else grid[1, :]
-        _curves(figure.add_subplot(below), result, name)
+        alone = place % 2 == 0 and name == lines[-1]
+        _curves(figure.add_subplot(grid[1 + place // 2, :] if alone else grid[1 + place // 2, place % 2]), result, name)
     about = f"{result.data}. {result.trained}"
     figure.supxlabel(about, x=0.01, ha="left", fontsize=8, color=FAINT, parse_math=False)
     return to_png(figure, DPI, trimmed=True)

@@ -21,7 +21,7 @@ from terrazzo.ablation.results import Result
 from terrazzo.ablation.studies import STUDIES, Study, Variant
 from terrazzo.cli.main import main
 from terrazzo.errors import ConfigError, TrainingError
-from terrazzo.models import ModelSpec, find_spec
+from terrazzo.models import DECODERS, ModelSpec, Part, find_spec
 from terrazzo.models.segformer import segformer_spec
 from terrazzo.models.setr import setr_spec
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
@@ -300,6 +300,44 @@ def test_the_command(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit, match="2"):
         main(["ablate", "attention", "--data", str(tiny_data), "--output", str(tmp_path / "out")])
     assert "error[ablation-study]" in capsys.readouterr().err
+
+
+def tiny_with(decoder: str) -> ModelSpec:
+    """A network under a decoder, as small as they come."""
+    if DECODERS[decoder].maps == "one_size":
+        return TINY["models"].variants[2].model  # type: ignore[return-value]
+    if DECODERS[decoder].maps == "dilated":
+        return on("resnet", decoder).with_decoder(embed_dim=8)
+    return replace(NARROW, decoder=Part(decoder, {"embed_dim": 8}), auxiliary=(), name=decoder)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        pytest.param(name, marks=() if name in ("upernet", "setr_mla", "psp_dilated") else pytest.mark.slow)
+        for name in DECODERS
+    ],
+)
+def test_every_kind_of_network_of_a_study_is_used_like_any_other(decoder: str, tiny_data: Path, tmp_path: Path) -> None:
+    """Under each decoder: trained, loaded by its run folder, explained, exported."""
+    pytest.importorskip("onnxruntime")
+    spec = tiny_with(decoder)
+    if spec.encoder.name == "backbone":
+        pytest.importorskip("transformers")
+    study = Study("kinds", "Kinds", "A claim.", (Variant(decoder, decoder, spec),))
+    result = ablate(study, tiny_data, tmp_path, overrides={**SHORT, "steps": 1}, device="cpu")
+    folder = tmp_path / "runs" / decoder
+    model = terrazzo.load(folder)
+    assert model.spec == spec.adapted(3, image_size=(32, 32), drop_path_rate=0.0) and result.rows[0].steps == 1
+    image = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
+    expected = terrazzo.predict(image, model, engine="torch", probabilities=True).probabilities
+    if spec.encoder.name != "backbone":  # a ResNet has no attention
+        assert len(terrazzo.attention_maps(image, model).layers) == 4
+    fields = terrazzo.receptive_fields([image], model, window=32)
+    assert len(fields.fields) == 5 and fields.fields[-1].share_HW.sum() == pytest.approx(1, abs=1e-4)
+    exported = terrazzo.export(folder, tmp_path / "kind.onnx")
+    again = terrazzo.predict(image, exported.path, probabilities=True).probabilities
+    assert again == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.slow

@@ -179,6 +179,12 @@ def test_an_interrupted_study_goes_on(
     assert (tmp_path / "runs" / "segformer_b0" / "report" / "report.json").exists()
     assert not (tmp_path / "runs" / "learned_positions" / "report").exists()
     assert not (tmp_path / "position.md").exists()
+    with pytest.raises(TrainingError, match=r"segformer_b0 was trained with another run\.steps"):
+        run("position", tiny_data, tmp_path, steps=6)
+    shutil.move(tmp_path / "runs" / "segformer_b0", tmp_path / "aside")
+    with pytest.raises(TrainingError, match=r"learned_positions was trained with another run\.steps"):
+        ablate(TINY["position"].only(["learned_positions"]), tiny_data, tmp_path, overrides={**SHORT, "steps": 6})
+    shutil.move(tmp_path / "aside", tmp_path / "runs" / "segformer_b0")
     if flat_recipe:
         state, _ = load_checkpoint(checkpoints := tmp_path / "runs" / "learned_positions" / "checkpoints")
         save_checkpoint(checkpoints, {**state, "recipe": flat(Recipe.from_dict(state["recipe"], "here"))})

@@ -95,12 +95,13 @@ def trained(setting: Setting, variant: Variant) -> tuple[TrainedModel, dict[str,
     name, spec = (model, None) if isinstance(model, str) else (model.title, model)
     recipe = replace(setting.recipe, model=replace(setting.recipe.model, name=name, spec=spec))
     report = folder / REPORT_FOLDER / "report.json"
-    if report.exists():
+    begun = has_checkpoint(folder / CHECKPOINT_FOLDER)
+    if report.exists() or begun:
         _refuse(folder, recipe.differences(Recipe.from_file(folder / RECIPE_FILE)))
-    else:
-        data, begun = setting.data, has_checkpoint(folder / CHECKPOINT_FOLDER)
+    if not report.exists():
+        data, workers, device = setting.data, setting.workers, setting.device
         try:
-            run = train(data, folder, recipe=recipe, resume=begun, workers=setting.workers, device=setting.device)
+            run = train(data, folder, recipe=recipe, resume=begun, workers=workers, device=device)
         except SystemExit:
             note("here --resume means the same `terrazzo ablate` once more")
             raise

@@ -319,10 +319,7 @@ def tiny_with(decoder: str) -> ModelSpec:
 
 @pytest.mark.parametrize(
     "decoder",
-    [
-        pytest.param(name, marks=() if name in ("upernet", "setr_mla", "psp_dilated") else pytest.mark.slow)
-        for name in DECODERS
-    ],
+    [pytest.param(name, marks=() if name in ("all_mlp", "setr_mla") else pytest.mark.slow) for name in DECODERS],
 )
 def test_every_kind_of_network_of_a_study_is_used_like_any_other(decoder: str, tiny_data: Path, tmp_path: Path) -> None:
     """Under each decoder: trained, loaded by its run folder, explained, exported."""
@@ -334,13 +331,15 @@ def test_every_kind_of_network_of_a_study_is_used_like_any_other(decoder: str, t
     result = ablate(study, tiny_data, tmp_path, overrides={**SHORT, "steps": 1}, device="cpu")
     folder = tmp_path / "runs" / decoder
     model = terrazzo.load(folder)
-    assert model.spec == spec.adapted(3, image_size=(32, 32), drop_path_rate=0.0) and result.rows[0].steps == 1
+    assert (model.spec.title, model.spec.num_classes, result.rows[0].steps) == (spec.title, 3, 1)
+    assert (model.spec.encoder.name, model.spec.decoder) == (spec.encoder.name, spec.decoder)
     image = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
     expected = terrazzo.predict(image, model, engine="torch", probabilities=True).probabilities
-    if spec.encoder.name != "backbone":  # a ResNet has no attention
-        assert len(terrazzo.attention_maps(image, model).layers) == 4
-    fields = terrazzo.receptive_fields([image], model, window=32)
-    assert len(fields.fields) == 5 and fields.fields[-1].share_HW.sum() == pytest.approx(1, abs=1e-4)
+    blocks = 4 * (spec.encoder.name != "backbone") + ("attention" in decoder)  # a ResNet has no attention
+    if blocks:
+        assert len(terrazzo.attention_maps(image, model).layers) == blocks
+    fields = terrazzo.receptive_fields([image], model, window=32).fields
+    assert fields[-1].name == "decoder" and fields[-1].share_HW.sum() == pytest.approx(1, abs=1e-4)
     exported = terrazzo.export(folder, tmp_path / "kind.onnx")
     again = terrazzo.predict(image, exported.path, probabilities=True).probabilities
     assert again == pytest.approx(expected, abs=1e-4)

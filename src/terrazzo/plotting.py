@@ -1,15 +1,19 @@
-"""What all figures share: colours of lines and text, names cut to fit an axis, and the finished PNG."""
+"""What all figures share: colours of lines and text, plain axes, names cut to fit an axis, and the finished PNG.
+
+Figures are drawn without pyplot, which has global state and may need a display.
+"""
 
 from __future__ import annotations
 
 import io
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FAINT", "GRID", "INK", "clipped", "to_png"]
+__all__ = ["FAINT", "GRID", "INK", "clipped", "plain_axes", "to_png"]
 
 INK, FAINT, GRID = "#222222", "#6a6a6a", "#e6e6e6"
 
@@ -17,6 +21,16 @@ INK, FAINT, GRID = "#222222", "#6a6a6a", "#e6e6e6"
 def clipped(text: str, longest: int = 26) -> str:
     """Return a text, or the beginning of a longer one."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def plain_axes(axes: Axes, title: str = "", grid: Literal["both", "x", "y"] = "both") -> None:
+    """Give a chart its title, a pale grid, and lines on the left and below alone."""
+    axes.set_title(title, loc="left", fontsize=10, color=INK, parse_math=False)
+    axes.grid(axis=grid, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=FAINT, labelsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#b0b0b0")
 
 
 def to_png(figure: Figure, dpi: int, *, trimmed: bool = False) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import shutil
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from flat_recipes import flat
 from PIL import Image
 
@@ -22,8 +20,8 @@ from terrazzo.ablation.figures import study_png
 from terrazzo.ablation.results import Result
 from terrazzo.ablation.studies import STUDIES, Study, Variant
 from terrazzo.cli.main import main
-from terrazzo.errors import CheckpointError, ConfigError, TrainingError
-from terrazzo.models import ModelSpec, find_spec
+from terrazzo.errors import ConfigError, TrainingError
+from terrazzo.models import DECODERS, ModelSpec, Part, find_spec
 from terrazzo.models.segformer import segformer_spec
 from terrazzo.models.setr import setr_spec
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
@@ -96,10 +94,10 @@ def test_the_result_has_every_network_and_size(finished: tuple[Path, Result]) ->
     assert [row.key for row in result.rows] == ["segformer_b0", "learned_positions", "no_positions"]
     for row in result.rows:
         assert row.steps == 4
-        assert 0 <= row.mIoU <= 100 and set(row.mIoU_by_side) == {24, 48}
-        assert 0 <= row.mIoU_in_windows[48] <= 100
+        assert 0 <= row.mIoU <= 100 and set(row.curves["mIoU_by_side"]) == {24, 48}
+        assert 0 <= row.curves["mIoU_in_windows"][48] <= 100
         # 48 is the size of the photos, at which training validates.
-        assert row.mIoU_by_side[48] == pytest.approx(row.mIoU, abs=0.011)
+        assert row.curves["mIoU_by_side"][48] == pytest.approx(row.mIoU, abs=0.011)
     paper, learned, none = result.rows
     assert learned.parameters - none.parameters == 8 * 8 * 8 + 4 * 4 * 16 + 2 * 2 * 20 + 32
     assert paper.parameters - none.parameters == sum(4 * dim * 10 for dim in NARROW.encoder.fields["embed_dims"])
@@ -114,8 +112,8 @@ def test_the_files_say_the_same(finished: tuple[Path, Result]) -> None:
     document = json.loads((output / "position.json").read_text())
     assert [row["mIoU"] for row in document["rows"]] == [row.mIoU for row in result.rows]
     assert document["recipe"]["augment"][1]["size"] == [32, 32] and document["side"] == [48, 64]
-    lines = list(csv.DictReader(io.StringIO((output / "position.csv").read_text())))
-    assert [float(line["mIoU_by_side_24"]) for line in lines] == [row.mIoU_by_side[24] for row in result.rows]
+    curve = result.rows[0].curves["mIoU_by_side"]
+    assert document["rows"][0]["curves"]["mIoU_by_side"] == {str(side): value for side, value in curve.items()}
     with Image.open(output / "position.png") as picture:
         assert picture.format == "PNG" and picture.width > 800
 
@@ -178,47 +176,39 @@ def test_an_interrupted_study_goes_on(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "save", stopping)
         run("position", tiny_data, tmp_path)
-    assert (tmp_path / "runs" / "segformer_b0" / "result.json").exists()
-    assert not (tmp_path / "runs" / "learned_positions" / "result.json").exists()
+    assert (tmp_path / "runs" / "segformer_b0" / "report" / "report.json").exists()
+    assert not (tmp_path / "runs" / "learned_positions" / "report").exists()
     assert not (tmp_path / "position.md").exists()
+    with pytest.raises(TrainingError, match=r"segformer_b0 was trained with another run\.steps"):
+        run("position", tiny_data, tmp_path, steps=6)
+    shutil.move(tmp_path / "runs" / "segformer_b0", tmp_path / "aside")
+    with pytest.raises(TrainingError, match=r"learned_positions was trained with another run\.steps"):
+        ablate(TINY["position"].only(["learned_positions"]), tiny_data, tmp_path, overrides={**SHORT, "steps": 6})
+    shutil.move(tmp_path / "aside", tmp_path / "runs" / "segformer_b0")
     if flat_recipe:
         state, _ = load_checkpoint(checkpoints := tmp_path / "runs" / "learned_positions" / "checkpoints")
         save_checkpoint(checkpoints, {**state, "recipe": flat(Recipe.from_dict(state["recipe"], "here"))})
     names = trainings(monkeypatch)
     again = run("position", tiny_data, tmp_path)
     assert names == ["segformer_b0 (learned positions, plain FFN)", "segformer_b0 (plain FFN, no positions)"]
-    assert [row.mIoU_by_side for row in again.rows] == [row.mIoU_by_side for row in result.rows]
+    assert [row.curves for row in again.rows] == [row.curves for row in result.rows]
     weights = Path("runs", "learned_positions", "model", "model.safetensors")
     assert (tmp_path / weights).read_bytes() == (whole / weights).read_bytes()
 
 
-def test_finished_networks_of_earlier_versions_are_found(
+def test_finished_networks_with_flat_recipes_are_found(
     finished: tuple[Path, Result], tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their recipes were flat, and their models went by names that nothing could load; now they are saved again."""
+    """Earlier versions wrote them, which name a network and do not say what it is."""
     output, result = finished
-    path = output / "runs" / "no_positions" / "result.json"
+    path = output / "runs" / "no_positions" / "recipe.yaml"
     written = path.read_text()
-    older = json.loads(written)
-    older["recipe"] = flat(Recipe.from_dict(older["recipe"], "here"))
-    path.write_text(json.dumps(older))
-    names = trainings(monkeypatch)
-    assert run("position", tiny_data, output) == result and names == []
-    model = output / "runs" / "no_positions" / "model"
-    network = terrazzo.load(model).network.state_dict()
-    config = json.loads((model / "config.json").read_text())
-    del config["model"]
-    (model / "config.json").write_text(json.dumps({**config, "format_version": 1}))
-    with pytest.raises(CheckpointError, match="plain FFN, no positions"):
-        terrazzo.load(model)
-    assert run("position", tiny_data, output) == result and names == []
-    again = terrazzo.load(model)
-    assert again.spec == TINY["position"].variants[2].model.adapted(3, image_size=(32, 32), drop_path_rate=0.0)
-    assert all(torch.equal(value, network[key]) for key, value in again.network.state_dict().items())
-    path.write_text(json.dumps({**older, "recipe": {}}))
-    with pytest.raises(TrainingError, match="does not hold a result"):
-        run("position", tiny_data, output)
-    path.write_text(written)
+    try:
+        path.write_text(json.dumps(flat(Recipe.from_file(path))))
+        names = trainings(monkeypatch)
+        assert run("position", tiny_data, output) == result and names == []
+    finally:
+        path.write_text(written)
 
 
 def test_some_networks_of_a_finished_study(
@@ -255,14 +245,24 @@ def test_other_images_are_refused(finished: tuple[Path, Result], tiny_data: Path
     # A link is the same folder; a folder of another name is not.
     run("position", other, output)
     shutil.copytree(tiny_data, tmp_path / "copy")
-    with pytest.raises(TrainingError, match="another folder"):
+    with pytest.raises(TrainingError, match=r"another folder \(give") as caught:
         run("position", tmp_path / "copy", output)
+    assert caught.value.code == "ablation-settings"
+    shutil.copytree(tiny_data, again := tmp_path / "again" / "tiles")
+    (again / "labels.yaml").write_text("names: [dark, grey, white]\n")
+    for kind in ("images", "masks"):
+        (again / "val" / kind / "0.png").unlink()
+    with pytest.raises(TrainingError, match=r"another number of photos, list of classes \(give"):
+        run("position", again, output)
+    (again / "labels.yaml").write_text("names: [dark, grey, bright]\nmap: {0: 0, 1: 1, 2: 2, 9: ignore}\n")
+    with pytest.raises(TrainingError, match=r"another number of photos, set of mask values \(give"):
+        run("position", again, output)
 
 
-@pytest.mark.parametrize("content", ["{", "[]"])
+@pytest.mark.parametrize("content", ["{", "[]", '{"mIoU": "high"}'])
 def test_a_damaged_result_is_named(content: str, finished: tuple[Path, Result], tiny_data: Path) -> None:
     output, _ = finished
-    path = output / "runs" / "no_positions" / "result.json"
+    path = output / "runs" / "no_positions" / "report" / "report.json"
     good = path.read_bytes()
     try:
         path.write_text(content)
@@ -296,13 +296,53 @@ def test_the_command(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     shown = capsys.readouterr().out
     assert "| 1, 1, 1, 1 (none) |" in shown and "reduction.md" in shown
     rows = json.loads((tmp_path / "out" / "reduction.json").read_text())["rows"]
-    none, paper = rows[2]["attention_by_side"], rows[0]["attention_by_side"]
+    none, paper = (rows[place]["curves"]["attention_by_side"] for place in (2, 0))
     assert none["64"] == 16 * none["32"] and none["64"] > 20 * paper["64"]
-    with Image.open(tmp_path / "out" / "reduction_attention.png") as picture:
-        assert picture.width > picture.height > 400
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_file()) == [
+        "reduction.json",
+        "reduction.md",
+        "reduction.png",
+    ]
     with pytest.raises(SystemExit, match="2"):
         main(["ablate", "attention", "--data", str(tiny_data), "--output", str(tmp_path / "out")])
     assert "error[ablation-study]" in capsys.readouterr().err
+
+
+def tiny_with(decoder: str) -> ModelSpec:
+    """A network under a decoder, as small as they come."""
+    if DECODERS[decoder].maps == "one_size":
+        return TINY["models"].variants[2].model  # type: ignore[return-value]
+    if DECODERS[decoder].maps == "dilated":
+        return on("resnet", decoder).with_decoder(embed_dim=8)
+    return replace(NARROW, decoder=Part(decoder, {"embed_dim": 8}), auxiliary=(), name=decoder)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [pytest.param(name, marks=() if name in ("all_mlp", "setr_mla") else pytest.mark.slow) for name in DECODERS],
+)
+def test_every_kind_of_network_of_a_study_is_used_like_any_other(decoder: str, tiny_data: Path, tmp_path: Path) -> None:
+    """Under each decoder: trained, loaded by its run folder, explained, exported."""
+    pytest.importorskip("onnxruntime")
+    spec = tiny_with(decoder)
+    if spec.encoder.name == "backbone":
+        pytest.importorskip("transformers")
+    study = Study("kinds", "Kinds", "A claim.", (Variant(decoder, decoder, spec),))
+    result = ablate(study, tiny_data, tmp_path, overrides={**SHORT, "steps": 1}, device="cpu")
+    folder = tmp_path / "runs" / decoder
+    model = terrazzo.load(folder)
+    assert (model.spec.title, model.spec.num_classes, result.rows[0].steps) == (spec.title, 3, 1)
+    assert (model.spec.encoder.name, model.spec.decoder) == (spec.encoder.name, spec.decoder)
+    image = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
+    expected = terrazzo.predict(image, model, engine="torch", probabilities=True).probabilities
+    blocks = 4 * (spec.encoder.name != "backbone") + ("attention" in decoder)  # a ResNet has no attention
+    if blocks:
+        assert len(terrazzo.attention_maps(image, model).layers) == blocks
+    fields = terrazzo.receptive_fields([image], model, window=32).fields
+    assert fields[-1].name == "decoder" and fields[-1].share_HW.sum() == pytest.approx(1, abs=1e-4)
+    exported = terrazzo.export(folder, tmp_path / "kind.onnx")
+    again = terrazzo.predict(image, exported.path, probabilities=True).probabilities
+    assert again == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.slow
@@ -313,9 +353,10 @@ def test_models_of_all_kinds(tiny_data: Path, tmp_path: Path) -> None:
         TINY["models"], tiny_data, tmp_path, overrides={**SHORT, "steps": 1}, sides=(32, 64), workers=0, device="cpu"
     )
     for row in result.rows:
-        assert set(row.operations_by_side) == set(row.seconds_by_side) == set(row.memory_by_side) == {32, 64}
-        assert row.operations_by_side[64] > row.operations_by_side[32]
-        assert row.memory_by_side[64] > row.memory_by_side[32] > 0
+        operations, seconds, memory = row.curves.values()
+        assert set(operations) == set(seconds) == set(memory) == {32, 64}
+        assert operations[64] > operations[32]
+        assert memory[64] > memory[32] > 0
     with Image.open(tmp_path / "models_receptive_fields.png") as picture:
         assert picture.width > picture.height > 200
     model = terrazzo.load(tmp_path / "runs" / "pvt" / "model")

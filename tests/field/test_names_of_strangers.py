@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 import terrazzo.cli
-from terrazzo.ablation.figures import masks_png
 from terrazzo.cli.main import main
 from terrazzo.cli.provenance import tell_origin
 from terrazzo.cli.say import say
+from terrazzo.evaluation.figures import masks_png
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.weights.catalog import BUNDLED_FOLDER, DEFAULT_MODEL
 
@@ -72,17 +72,17 @@ def test_check_data_says_files_names_in_one_line(tmp_path: Path, capsys: pytest.
 
 def test_classes_called_like_formulas_are_drawn_as_text() -> None:
     labels = LabelSpec.from_names([r"$\frac{1$", "<b>[red]", "_^{}$$"])
-    picture = labels.colorize(np.arange(3, dtype=np.uint8)[None].repeat(4, 0).repeat(4, 1))
-    assert masks_png([[picture, picture]], ["photo", "$label$"], "$title", labels).startswith(b"\x89PNG")
+    mask = np.arange(3, dtype=np.uint8)[None].repeat(4, 0).repeat(4, 1)
+    assert masks_png([[labels.colorize(mask), mask]], ["photo", "$label$"], labels).startswith(b"\x89PNG")
 
 
 def test_a_style_in_the_working_folder_does_not_run_latex(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which matplotlib reads from a file called matplotlibrc."""
     labels = LabelSpec.from_names(["a", r"\\input{/etc/hostname}"])
-    picture = labels.colorize(np.eye(4, dtype=np.uint8))
+    mask = np.eye(4, dtype=np.uint8)
     monkeypatch.setenv("PATH", "")  # no LaTeX is to be found
     with matplotlib.rc_context({"text.usetex": True}):
-        assert masks_png([[picture, picture]], ["photo", "label"], "title", labels).startswith(b"\x89PNG")
+        assert masks_png([[labels.colorize(mask), mask]], ["photo", "label"], labels).startswith(b"\x89PNG")
 
 
 def test_the_command_prints_in_one_place() -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import terrazzo
-from terrazzo.ablation.runs import Setting, train_variant
+from terrazzo.ablation.runs import Setting, trained
 from terrazzo.ablation.studies import Variant
 from terrazzo.atomic import PARTIAL_PREFIX, clear_stale, replacing
 from terrazzo.cli.main import main
@@ -334,7 +334,7 @@ def test_a_study_trains_over_no_other_run(tmp_path: Path) -> None:
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     with pytest.raises(TrainingError) as caught:
-        train_variant(setting, Variant("segformer_b0", "SegFormer", "segformer_b0"))
+        trained(setting, Variant("segformer_b0", "SegFormer", "segformer_b0"))
     assert caught.value.code == "training-output-taken" and mine.read_text() == "mine"
 
 

@@ -74,3 +74,9 @@ def test_a_seed_fixes_the_weights(name: str) -> None:
         torch.manual_seed(3)
         states.append(create_model(name, 4).state_dict())
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_a_spec_has_an_encoder_of_its_own() -> None:
+    with pytest.raises(ConfigError, match="segformer_b0 has an encoder of its own") as caught:
+        create_model(MODELS["segformer_b0"], 3, encoder="mit_b1")
+    assert caught.value.code == "model-encoder" and "leave the encoder out" in caught.value.fix

@@ -1,4 +1,4 @@
-"""`ablate`: trains the networks of a study on a data set, and writes its table and plots."""
+"""`ablate`: trains the networks of a study on a data set, and writes its table and pictures."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from terrazzo.ablation.figures import attention_png, fields_png, masks_png, study_png
+from terrazzo.ablation.figures import study_png
 from terrazzo.ablation.results import Result, Row
-from terrazzo.ablation.runs import Setting, scores_by_side, train_variant, trained_model
+from terrazzo.ablation.runs import Setting, trained
 from terrazzo.ablation.studies import Study, Variant, find_study
 from terrazzo.arguments import checked
 from terrazzo.costs import count_operations_of_size, count_parameters, memory_of_forward, seconds_of_forward
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
+from terrazzo.evaluation.figures import masks_png
+from terrazzo.interpret.figures import compared_fields_png
 from terrazzo.interpret.receptive_field import receptive_fields
 from terrazzo.models import build
 from terrazzo.ownership import check_outputs, write_result, write_results
@@ -43,9 +44,9 @@ COUNTED_SIDES = (128, 256, 384, 512, 768, 1024, 1536, 2048)
 MEASURED_SIDES = (128, 256, 384, 512)
 """Image sides for which time and memory are measured."""
 
-FILES = (".md", ".csv", ".png", ".json")
-PICTURES = {"attention": "_attention.png", "masks": "_masks.png", "resources": "_receptive_fields.png"}
-"""Pictures besides the plot, by what a study measures: the endings of their file names."""
+FILES = (".md", ".png", ".json")
+PICTURES = {"masks": "_masks.png", "resources": "_receptive_fields.png"}
+"""Endings of the file names of pictures besides the plot, by what a study measures."""
 
 IMAGES_SHOWN = 3
 FIELD_WINDOW = 256
@@ -103,43 +104,39 @@ def ablate(
     study = study if only is None else study.only(only)
     data, output = Path(data), Path(output)
     files = [output / f"{study.name}{suffix}" for suffix in FILES]
-    pictures = [output / f"{study.name}{suffix}" for what, suffix in PICTURES.items() if what == study.measures]
+    picture = output / f"{study.name}{PICTURES[study.measures]}" if study.measures in PICTURES else None
     inputs = [data, *([] if labels is None else [Path(labels)])]
-    check_outputs([*files, *pictures], "ablate", inputs=inputs, overwrite=overwrite)
+    check_outputs([*files, *([] if picture is None else [picture])], "ablate", inputs=inputs, overwrite=overwrite)
     if sides is not None and (not sides or min(sides) < 8):
         given = ", ".join(map(str, sides)) or "none"
         raise ConfigError(f"sides are {given}", fix="give some of at least 8 pixels", code="ablation-sides")
     keep_freed_memory()
     recipe = _recipe(data, labels, overrides or {}, short_side)
     setting = Setting(data, recipe, *open_splits(recipe.data, data), output / "runs", workers, device)
-    rows = [_costs(setting, study, variant, sides) for variant in study.variants]  # what cannot be built fails here
-    if study.measures == "attention":
-        write_result(pictures[0], attention_png(rows), "ablate")
+    rows = [_counted(setting, study, variant, sides) for variant in study.variants]  # what cannot be built fails here
     models = []
-    for number, variant in enumerate(study.variants):
-        _say(f"{number + 1}/{len(rows)}  {variant.title}: {rows[number].parameters / 1e6:.2f} million parameters")
-        scores = train_variant(setting, variant)
-        models.append(trained_model(setting, variant))
-        more = _measured(setting, study, variant, models[-1], sides)
-        rows[number] = replace(rows[number], **scores, **more)
-    train, val = setting.train, setting.val
+    for place, (variant, row) in enumerate(zip(study.variants, rows, strict=True)):
+        _say(f"{place + 1}/{len(rows)}  {variant.title}: {row.parameters / 1e6:.2f} million parameters")
+        model, scores = trained(setting, variant)
+        rows[place] = replace(row, **scores, curves={**row.curves, **_measured(setting, study, model, sides)})
+        models.append(model)
+    photos = f"{len(setting.train)} photos to learn from, {len(setting.val)} to validate on"
     result = Result(
         study=study.name,
         title=study.title,
         claim=study.claim,
-        data=f"{train.root.resolve().name}: {len(train)} photos to learn from, {len(val)} to validate on",
+        data=f"{setting.train.root.resolve().name}: {photos}",
         machine=machine_name(find_device(device)),
         recipe=recipe,
+        side=setting.side,
         rows=tuple(rows),
-        side=_side(setting),
     )
     numbers = (json.dumps(result.to_dict(), indent=2) + "\n").encode()
-    contents = (result.markdown().encode(), result.csv().encode(), study_png(result), numbers)
+    contents = (result.markdown().encode(), study_png(result), numbers)
     write_results(dict(zip(files, contents, strict=True)), "ablate")
-    if study.measures == "masks":
-        write_result(pictures[0], _masks(setting, study, models), "ablate")
-    if study.measures == "resources":
-        write_result(pictures[0], _fields(setting, models), "ablate")
+    if picture is not None:
+        draw = _masks if study.measures == "masks" else _fields
+        write_result(picture, draw(setting, models), "ablate")
     return result
 
 
@@ -156,74 +153,64 @@ def _recipe(data: Path, labels: str | None, overrides: Mapping[str, Any], short_
     return recipe.changed({**own, **changes})
 
 
-def _side(setting: Setting) -> tuple[int, int]:
-    """Return the (height, width) at which the network sees the first validation photo, which costs are counted for."""
-    return setting.recipe.data.preprocess.target_size(*setting.val.samples[0].image.size)
-
-
-def _costs(setting: Setting, study: Study, variant: Variant, sides: Sequence[int] | None) -> Row:
+def _counted(setting: Setting, study: Study, variant: Variant, sides: Sequence[int] | None) -> Row:
+    """Return what is known of a network before training."""
     network = build(setting.spec(variant))
-    operations = count_operations_of_size(network, *_side(setting))
-    counted = sides or COUNTED_SIDES if study.measures == "attention" else ()
-    return Row(
-        key=variant.key,
-        title=variant.title,
-        parameters=count_parameters(network),
-        operations=operations.macs,
-        attention=operations.attention_macs,
-        attention_by_side={side: count_operations_of_size(network, side, side).attention_macs for side in counted},
-    )
+    operations = count_operations_of_size(network, *setting.side)
+    curves: dict[str, dict[int, float]] = {}
+    if study.measures in ("attention", "resources"):
+        counts = {side: count_operations_of_size(network, side, side) for side in sides or COUNTED_SIDES}
+        if study.measures == "attention":
+            curves["attention_by_side"] = {side: count.attention_macs for side, count in counts.items()}
+        else:
+            curves["operations_by_side"] = {side: count.macs for side, count in counts.items()}
+    parameters = count_parameters(network)
+    return Row(variant.key, variant.title, parameters, operations.macs, operations.attention_macs, curves=curves)
 
 
 def _measured(
-    setting: Setting, study: Study, variant: Variant, model: TrainedModel, sides: Sequence[int] | None
-) -> dict[str, Any]:
-    """Return the curves that a study adds to a row."""
+    setting: Setting, study: Study, model: TrainedModel, sides: Sequence[int] | None
+) -> dict[str, dict[int, float]]:
+    """Return the curves that a study measures of a trained network."""
     if study.measures == "sizes":
-        side = min(_side(setting))
+        side = min(setting.side)
         chosen = sides or (side // 2, side * 3 // 4, side, side * 3 // 2, side * 2)
-        _say(f"{variant.title}: photos with shorter sides of {', '.join(map(str, chosen))}")
-        largest = scores_by_side(setting, variant, model, (max(chosen),), setting.windows)
-        return {"mIoU_by_side": scores_by_side(setting, variant, model, chosen), "mIoU_in_windows": largest}
-    if study.measures == "resources":
-        chosen = sides or MEASURED_SIDES
-        _say(f"{variant.title}: time and memory for images of {', '.join(map(str, chosen))} pixels a side")
-        network, device = model.network, find_device(setting.device)
-        counted = sides or COUNTED_SIDES
+        largest = max(chosen)
         return {
-            "operations_by_side": {side: count_operations_of_size(network, side, side).macs for side in counted},
-            "seconds_by_side": {side: seconds_of_forward(network, side, side, device) for side in chosen},
-            "memory_by_side": {side: memory_of_forward(network, side, side, device) for side in chosen},
+            "mIoU_by_side": {side: setting.mIoU(model, side) for side in chosen},
+            "mIoU_in_windows": {largest: setting.mIoU(model, largest, setting.windows)},
+        }
+    if study.measures == "resources":
+        chosen, device = sides or MEASURED_SIDES, find_device(setting.device)
+        return {
+            "seconds_by_side": {side: seconds_of_forward(model.network, side, side, device) for side in chosen},
+            "memory_by_side": {side: memory_of_forward(model.network, side, side, device) for side in chosen},
         }
     return {}
 
 
-def _shown_images(setting: Setting) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+def _shown(setting: Setting) -> list[tuple[Any, Any]]:
     """Return some validation photos, evenly spaced, and their masks."""
     places = np.linspace(0, len(setting.val) - 1, IMAGES_SHOWN + 2).round().astype(int)[1:-1]
     return [setting.val.read(index) for index in sorted(set(places.tolist()))]
 
 
-def _masks(setting: Setting, study: Study, models: Sequence[TrainedModel]) -> bytes:
+def _masks(setting: Setting, models: Sequence[TrainedModel]) -> bytes:
     """Draw some photos, their labels, and the masks of each network."""
-    labels, predictors = setting.val.labels, [setting.predictor(model) for model in models]
-    pictures = []
-    for image, label in _shown_images(setting):
-        masks = [label, *(predictor.masks([image])[0] for predictor in predictors)]
-        pictures.append([image, *map(labels.colorize, masks)])
-    headings = ["photo", "label", *(variant.title for variant in study.variants)]
-    return masks_png(pictures, headings, study.title, labels)
+    predictors = [setting.predictor(model) for model in models]
+    rows = [[image, label, *(one.masks([image])[0] for one in predictors)] for image, label in _shown(setting)]
+    return masks_png(rows, ["photo", "label", *(model.name for model in models)], setting.val.labels)
 
 
 def _fields(setting: Setting, models: Sequence[TrainedModel]) -> bytes:
-    """Draw what the middle of each network's last map, and of its result, depends on."""
-    images = [image for image, _ in _shown_images(setting)]
-    measured = []
+    """Draw the receptive fields of each network's last map and of its logits."""
+    images = [image for image, _ in _shown(setting)]
+    fields = []
     for model in models:
-        _say(f"{model.name}: receptive fields")
         whole = replace(model, preprocess=replace(model.preprocess, short_side=None, long_side=None))
-        measured.append(receptive_fields(images, whole, window=FIELD_WINDOW, device=setting.device))
-    return fields_png(measured)
+        measured = receptive_fields(images, whole, window=FIELD_WINDOW, device=setting.device)
+        fields.append((model.name, measured.fields[-2:]))
+    return compared_fields_png(fields, len(images))
 
 
 def _say(text: str) -> None:

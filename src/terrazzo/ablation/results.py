@@ -1,9 +1,7 @@
-"""The result of a study: rows of numbers, as a table in Markdown, as JSON and CSV."""
+"""The result of a study: rows of numbers, as a table in Markdown and as JSON."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,9 +9,20 @@ from typing import Any
 from terrazzo.text import printable
 from terrazzo.training.recipe import Recipe
 
-__all__ = ["Result", "Row"]
+__all__ = ["CURVES", "Result", "Row"]
 
-Curve = Mapping[int, float]
+CURVES = {
+    "mIoU_by_side": ("mIoU, %, of photos at other shorter sides", 1.0, ".1f"),
+    "mIoU_in_windows": ("mIoU, %, of photos of the largest size in windows of the size of training", 1.0, ".1f"),
+    "operations_by_side": ("GMAC of square images, by their side", 1e9, ".2f"),
+    "attention_by_side": ("GMAC of attention's two products for square images, by their side", 1e9, ".3f"),
+    "seconds_by_side": ("Milliseconds of one forward of a square image, by its side", 1e-3, ".0f"),
+    "memory_by_side": ("Megabytes of feature maps at most in that forward, by the image's side", 1e6, ".1f"),
+}
+"""What a study may measure against the image's side: heading, unit and number format.
+
+On a CPU, seconds are computing time. Memory is that of all tensors at once, without the weights.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,14 +37,7 @@ class Row:
         attention: those of them in attention's two products.
         mIoU: of the weights after the last step, on the validation photos; likewise mAcc and aAcc.
         steps: that it was trained for.
-        minutes: that the training took, with its validation.
-        mIoU_by_side: of photos brought to other shorter sides and shown whole.
-        mIoU_in_windows: the same for the largest of them, shown in windows of the size of training. There the network
-            sees things at the same scale as in the whole photo, but positions that it knows.
-        operations_by_side: of square images.
-        attention_by_side: the same, in attention's two products.
-        seconds_by_side: of one forward of a square image; on a CPU, computing time.
-        memory_by_side: the most bytes that its tensors held at once, without the weights.
+        curves: values by the image's side, by the names of `CURVES`.
     """
 
     key: str
@@ -47,24 +49,7 @@ class Row:
     mAcc: float = float("nan")
     aAcc: float = float("nan")
     steps: int = 0
-    minutes: float = 0.0
-    mIoU_by_side: Curve = field(default_factory=dict)
-    mIoU_in_windows: Curve = field(default_factory=dict)
-    operations_by_side: Curve = field(default_factory=dict)
-    attention_by_side: Curve = field(default_factory=dict)
-    seconds_by_side: Curve = field(default_factory=dict)
-    memory_by_side: Curve = field(default_factory=dict)
-
-
-CURVES = {
-    "mIoU_by_side": ("mIoU, %, of photos at other shorter sides", 1.0, ".1f"),
-    "mIoU_in_windows": ("mIoU, %, of photos of the largest size in windows of the size of training", 1.0, ".1f"),
-    "operations_by_side": ("GMAC of square images, by their side", 1e9, ".2f"),
-    "attention_by_side": ("GMAC of attention's two products for square images, by their side", 1e9, ".3f"),
-    "seconds_by_side": ("Milliseconds of one forward of a square image, by its side", 1e-3, ".0f"),
-    "memory_by_side": ("Megabytes of feature maps at most in that forward, by the image's side", 1e6, ".1f"),
-}
-"""How each curve is shown: under which heading, in which unit, with how many decimals."""
+    curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,31 +96,17 @@ class Result:
         about = f"`terrazzo ablate {self.study}` on {printable(self.data)}; {self.machine}. {self.trained} Differences "
         parts = [f"# {self.title}", self.claim, f"{about}of a few points between single short runs are noise."]
         parts.append(_table(lines))
-        for name, (heading, unit, form) in CURVES.items():
-            if sides := sorted(getattr(self.rows[0], name)):
-                lines = [["network", *map(str, sides)]]
-                for row in self.rows:
-                    lines.append([row.title, *(format(getattr(row, name)[side] / unit, form) for side in sides)])
-                parts += [f"{heading}:", _table(lines)]
+        for name, first in self.rows[0].curves.items():
+            heading, unit, form = CURVES[name]
+            lines = [["network", *map(str, sorted(first))]]
+            for row in self.rows:
+                lines.append([row.title, *(format(row.curves[name][side] / unit, form) for side in sorted(first))])
+            parts += [f"{heading}:", _table(lines)]
         return "\n\n".join(parts) + "\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON's types."""
         return {**asdict(self), "recipe": self.recipe.to_dict()}
-
-    def csv(self) -> str:
-        """One line for each network; curves have a column for each side, such as ``mIoU_by_side_240``."""
-        lines = []
-        for row in self.rows:
-            line = {key: value for key, value in asdict(row).items() if key not in CURVES}
-            for name in CURVES:
-                line |= {f"{name}_{side}": value for side, value in sorted(getattr(row, name).items())}
-            lines.append(line)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, lines[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
-        return text.getvalue()
 
 
 def _table(lines: list[list[str]]) -> str:

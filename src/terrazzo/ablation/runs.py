@@ -1,24 +1,21 @@
-"""Trains and scores the networks of a study, each only once.
+"""Trains the networks of a study, each only once.
 
-Each has an ordinary run folder, which holds ``result.json`` when it is done, and before that the checkpoints to go on
-from. Several studies compare with the same network; they find the same folder.
+Each has an ordinary run folder: one with a report is done, one with checkpoints goes on. Studies that compare with the
+same network find the same folder.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from terrazzo.ablation.studies import Variant
-from terrazzo.atomic import write_atomic
 from terrazzo.config import read_json
 from terrazzo.data import Dataset
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.errors import CheckpointError, ConfigError, TrainingError
+from terrazzo.errors import TrainingError
 from terrazzo.evaluation.evaluator import score
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE, Protocol
@@ -27,13 +24,12 @@ from terrazzo.notes import note
 from terrazzo.text import shown_path
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.recipe import Recipe
-from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER
+from terrazzo.training.run_folder import CHECKPOINT_FOLDER, MODEL_FOLDER, RECIPE_FILE, REPORT_FOLDER
 from terrazzo.training.train import train
-from terrazzo.weights.files import TrainedModel, load_folder, save_folder
+from terrazzo.weights.files import TrainedModel, load_folder
 
-__all__ = ["Setting", "scores_by_side", "train_variant", "trained_model"]
+__all__ = ["Setting", "trained"]
 
-RESULT_FILE, SIDES_FILE = "result.json", "sides.json"
 SCORES = ("mIoU", "mAcc", "aAcc")
 
 
@@ -59,137 +55,87 @@ class Setting:
     workers: int = 0
     device: str | None = None
 
+    @property
+    def side(self) -> tuple[int, int]:
+        """The (height, width) at which a network sees the first validation photo, which costs are counted for."""
+        return self.recipe.data.preprocess.target_size(*self.val.samples[0].image.size)
+
+    @property
+    def windows(self) -> Protocol:
+        """Evaluation in windows of the size of training, a quarter overlapping."""
+        side = min(self.recipe.crop)
+        return Protocol("training-windows", window=side, stride=max(side * 3 // 4, 1))
+
     def spec(self, variant: Variant) -> ModelSpec:
         """Return what a variant's network is on these data."""
         spec = variant.model if isinstance(variant.model, ModelSpec) else find_spec(variant.model)
         return spec.adapted(self.train.labels.num_classes, image_size=self.recipe.crop, drop_path_rate=0.0)
 
-    def recipe_of(self, variant: Variant) -> Recipe:
-        """Return the recipe with a variant's network in it."""
-        spec = variant.model if isinstance(variant.model, ModelSpec) else None
-        name = variant.model if isinstance(variant.model, str) else variant.model.title
-        return replace(self.recipe, model=replace(self.recipe.model, name=name, spec=spec))
-
-    @property
-    def windows(self) -> Protocol:
-        """How photos are shown to a network in squares of the size that it was trained with, a quarter overlapping."""
-        side = min(self.recipe.crop)
-        return Protocol("training-windows", window=side, stride=max(side * 3 // 4, 1))
-
     def predictor(self, model: TrainedModel, side: int | None = None, protocol: Protocol = WHOLE) -> Predictor:
-        """Return what takes photos, brought to a shorter side of `side` pixels or to the recipe's."""
+        """Return what predicts photos, resized to a shorter side of `side` pixels or to the recipe's."""
         preprocess = self.recipe.data.preprocess
         if side is not None:
             preprocess = replace(preprocess, short_side=side, long_side=4 * side)
         return Predictor(TorchEngine(model.network, self.device), preprocess, self.train.labels, protocol=protocol)
 
+    def mIoU(self, model: TrainedModel, side: int, protocol: Protocol = WHOLE) -> float:
+        """Return a network's mIoU on the validation photos, resized to a shorter side."""
+        counts = score(self.predictor(model, side, protocol), self.val, range(len(self.val)), batch_size=4)
+        return round(counts.metrics().mIoU, 2)
 
-def train_variant(setting: Setting, variant: Variant) -> dict[str, Any]:
-    """Train a network to the end of its recipe, unless that is done, and return its scores on the validation photos.
+
+def trained(setting: Setting, variant: Variant) -> tuple[TrainedModel, dict[str, Any]]:
+    """Train a network to the end of its recipe, unless that is done; return it, its scores and its steps.
 
     Raises:
-        TrainingError: its folder belongs to other settings, is in use, or the run diverged.
+        TrainingError: its folder belongs to other settings, is in use or damaged, or the run diverged.
         SystemExit: the process was told to stop; a checkpoint is written.
     """
-    folder, recipe = setting.runs / variant.key, setting.recipe_of(variant)
-    asked = {"recipe": recipe.to_dict(), "data": _data_of(setting)}
-    if (folder / RESULT_FILE).exists():
-        result = _read(folder / RESULT_FILE)
-        if not all(isinstance(result.get(key), dict) for key in asked) or not all(
-            isinstance(result.get(key), (int, float)) for key in (*SCORES, "steps", "minutes")
-        ):
-            raise _no_result(folder / RESULT_FILE)
-        _refuse_other_settings(folder, result, recipe, asked["data"])
-        return {key: result[key] for key in (*SCORES, "steps", "minutes")}
+    folder, model = setting.runs / variant.key, variant.model
+    name, spec = (model, None) if isinstance(model, str) else (model.title, model)
+    recipe = replace(setting.recipe, model=replace(setting.recipe.model, name=name, spec=spec))
+    report = folder / REPORT_FOLDER / "report.json"
     begun = has_checkpoint(folder / CHECKPOINT_FOLDER)
-    try:
-        run = train(setting.data, folder, recipe=recipe, resume=begun, workers=setting.workers, device=setting.device)
-    except SystemExit:
-        note("here --resume means the same `terrazzo ablate` once more")
-        raise
-    if run is None:
-        raise TrainingError(
-            "a study was started as one of several processes", fix="start it without torchrun", code="ablation-ranks"
-        )
-    scores = {key: round(getattr(run.report.metrics, key), 2) for key in SCORES}
-    result = {**scores, "steps": run.steps, "minutes": round(run.seconds / 60, 2)}
-    write_atomic(folder / RESULT_FILE, (json.dumps({**result, **asked}, indent=2) + "\n").encode())
-    shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
-    return result
-
-
-def trained_model(setting: Setting, variant: Variant) -> TrainedModel:
-    """Load a finished network.
-
-    Earlier versions saved a changed network under a name only, which cannot be loaded: it is saved again with its spec.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
-    folder = setting.runs / variant.key / MODEL_FOLDER
-    try:
-        return load_folder(folder, variant.title)
-    except CheckpointError as error:
-        if error.code != "model-name" or not isinstance(variant.model, ModelSpec):
+    if report.exists() or begun:
+        _refuse(folder, recipe.differences(Recipe.from_file(folder / RECIPE_FILE)))
+    if not report.exists():
+        data, workers, device = setting.data, setting.workers, setting.device
+        try:
+            run = train(data, folder, recipe=recipe, resume=begun, workers=workers, device=device)
+        except SystemExit:
+            note("here --resume means the same `terrazzo ablate` once more")
             raise
-    model = load_folder(folder, variant.title, ablated=setting.spec(variant))
-    save_folder(folder, model, keep_others=True)
-    return model
-
-
-def scores_by_side(
-    setting: Setting, variant: Variant, model: TrainedModel, sides: Sequence[int], protocol: Protocol = WHOLE
-) -> dict[int, float]:
-    """Return a finished network's mIoU on the validation photos, brought to each of some shorter sides.
-
-    Sizes that were measured before are read from the run folder.
-    """
-    path = setting.runs / variant.key / SIDES_FILE
-    known: dict[str, float] = _read(path) if path.exists() else {}
-    keys = {side: str(side) if protocol is WHOLE else f"{side} in windows" for side in sides}
-    for side, key in keys.items():
-        if key not in known:
-            predictor = setting.predictor(model, side, protocol)
-            counts = score(predictor, setting.val, range(len(setting.val)), batch_size=4)
-            known[key] = round(counts.metrics().mIoU, 2)
-            write_atomic(path, (json.dumps(known) + "\n").encode())
-    return {side: known[key] for side, key in keys.items()}
-
-
-def _data_of(setting: Setting) -> dict[str, Any]:
-    """Return what tells the data set from another one."""
-    labels = setting.train.labels
-    return {
-        "folder": setting.train.root.resolve().name,
-        "train_photos": len(setting.train),
-        "val_photos": len(setting.val),
-        "classes": list(labels.names),
-        "mask values": {str(k): v for k, v in labels.stored_values},
-    }
-
-
-def _refuse_other_settings(folder: Path, result: dict[str, Any], recipe: Recipe, data: dict[str, Any]) -> None:
+        if run is None:
+            message, fix = "a study was started as one of several processes", "start it without torchrun"
+            raise TrainingError(message, fix=fix, code="ablation-ranks")
+    finished = load_folder(folder / MODEL_FOLDER, variant.title)
+    _refuse(folder, _other_data(setting, finished))
+    shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
+    scores = read_json(report, error=TrainingError, code="ablation-result")
     try:
-        before = Recipe.from_dict(result["recipe"], shown_path(folder / RESULT_FILE))
-    except ConfigError as error:
-        raise _no_result(folder / RESULT_FILE) from error
-    other = [*recipe.differences(before), *(key for key in data if result["data"].get(key, data[key]) != data[key])]
+        found = {key: float("nan" if scores[key] is None else scores[key]) for key in SCORES}
+        return finished, {**found, "steps": finished.record["step"]}
+    except (TypeError, KeyError, ValueError) as error:
+        where, fix = shown_path(report), f"remove {shown_path(folder)} to train the network again"
+        raise TrainingError(f"{where} does not hold scores", fix=fix, code="ablation-result") from error
+
+
+def _other_data(setting: Setting, model: TrainedModel) -> list[str]:
+    """Say in what the data set differs from the one that a model was trained on."""
+    train, record = setting.train, model.record
+    pairs = {
+        "folder": (train.root.resolve().name, record["data"]),
+        "number of photos": ((len(train), len(setting.val)), (record["train_photos"], record["val_photos"])),
+        "list of classes": (train.labels.names, model.labels.names),
+        "set of mask values": (train.labels.stored_values, model.labels.stored_values),
+    }
+    return [what for what, (now, then) in pairs.items() if now != then]
+
+
+def _refuse(folder: Path, other: list[str]) -> None:
     if other:
         raise TrainingError(
             f"{shown_path(folder)} was trained with another {', '.join(other)}",
             fix="give the options it was started with, or choose another --output",
             code="ablation-settings",
         )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    values = read_json(path, error=TrainingError, code="ablation-result")
-    if not isinstance(values, dict):
-        raise _no_result(path)
-    return values
-
-
-def _no_result(path: Path) -> TrainingError:
-    return TrainingError(
-        f"{shown_path(path)} does not hold a result", fix="remove it to measure again", code="ablation-result"
-    )

@@ -40,7 +40,7 @@ def ablate(
     keys), width (of the decoder), stages (fed to the decoder), decoders (SETR's three), models (SegFormer, SETR, PVT,
     FCN and all other decoders; needs the extra backbones).
 
-    Each study writes STUDY.md, .csv, .json and .png. After an interruption the same command goes on where it was, and
+    Each study writes STUDY.md, .json and .png. After an interruption the same command goes on where it was, and
     studies in one output folder share the networks that they have in common.
 
     Examples:
@@ -109,4 +109,4 @@ def ablate(
         overwrite=overwrite,
     )
     say(*result.markdown().split("\n"))
-    say(f"written to {output}: {study}.md, .csv, .json and .png")
+    say(f"written to {output}: {study}.md, .json and .png")

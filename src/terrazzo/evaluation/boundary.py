@@ -12,7 +12,7 @@ Ignored pixels are removed from label and prediction alike: as if they lay outsi
 the pixels that have a pixel of another value within d steps. Step by step from such a pixel towards the other value,
 some pixel at most d - 1 steps away is the first to have a neighbour unlike itself. So the bands of all classes are the
 pixels within d - 1 steps of an *edge pixel*, one with an unlike neighbour: two morphological passes over the map of
-class indices, whatever the number of classes. Conversely, where an edge pixel or its unlike neighbour is within reach,
+class indices, for any number of classes. Conversely, where an edge pixel or its unlike neighbour is within reach,
 one of the two differs from the pixel itself. The test compares this with the definition, class by class.
 """
 

@@ -1,12 +1,10 @@
-"""The pictures of a report: IoU of every class, and the confusion matrix.
-
-Figures are drawn on their own canvas, without pyplot, so that nothing global is touched and no display is needed.
-"""
+"""The pictures of an evaluation: IoU of every class, the confusion matrix, and masks of several models side by side."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-__all__ = ["confusion_png", "per_class_png"]
+__all__ = ["confusion_png", "masks_png", "per_class_png"]
 
 _ROWS_PER_COLUMN = 50
 _MOST_ANNOTATED = 20
@@ -110,6 +108,37 @@ def confusion_png(labels: LabelSpec, confusion_KK: IntArray, subject: str, summa
     bar = figure.colorbar(image, cax=bar_axes, ticks=[0, 1, 5, 10, 25, 50, 75, 100])
     bar.set_label("% of the label's pixels", color=INK)
     bar.outline.set_visible(False)
+    return to_png(figure, 150, trimmed=True)
+
+
+def masks_png(rows: Sequence[Sequence[NDArray[Any]]], headings: Sequence[str], labels: LabelSpec) -> bytes:
+    """Draw photos, their labels and the masks of several models side by side, with the classes' colours below.
+
+    Args:
+        rows: of each photo, the (H, W, 3) RGB photo, then (H, W) masks: its label, and what the models predict.
+        headings: of the columns.
+        labels: the classes.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    (height, width), columns = rows[0][0].shape[:2], len(headings)
+    figure = Figure(figsize=(3.2 * columns, 0.8 + 3.2 * len(rows) * height / width), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (image, *masks) in zip(grid, rows, strict=True):
+        for axes, picture in zip(line, (image, *map(labels.colorize, masks)), strict=True):
+            axes.imshow(picture, interpolation="nearest")
+            axes.set_axis_off()
+    for axes, heading in zip(grid[0], headings, strict=True):
+        axes.set_title(heading, loc="left", fontsize=10, color=INK, parse_math=False)
+    seen = {int(k) for _, *masks in rows for mask in masks for k in np.unique(mask)}
+    handles = [
+        Patch(facecolor=(color[0] / 255, color[1] / 255, color[2] / 255), edgecolor="#808080", label=name)
+        for k, (name, color) in enumerate(zip(labels.names, labels.palette, strict=True))
+        if k in seen
+    ]
+    below: dict[str, Any] = {"loc": "outside lower left", "frameon": False, "fontsize": 9}
+    figure.legend(handles=handles[:24], ncols=min(len(handles), 8) or 1, **below)
     return to_png(figure, 150, trimmed=True)
 
 

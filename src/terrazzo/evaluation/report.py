@@ -1,4 +1,4 @@
-"""Report: what an evaluation found, as a table to read, JSON and CSV to compute with, and pictures to show."""
+"""Report: the scores of an evaluation, as a table, JSON, CSV and pictures."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Report:
 
     @property
     def subject(self) -> str:
-        """What was evaluated on what."""
+        """The model and the data set."""
         text = f"{self.model} on {self.dataset}/{self.split}"
         # Names of files and folders may hold bytes that are not text, or that a terminal would obey.
         return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
@@ -149,7 +149,7 @@ class Report:
         Args:
             folder: where to; it is created.
             kind: the command whose results they are; they replace earlier ones of the same command.
-            overwrite: replace whatever is there.
+            overwrite: replace any file that is there.
 
         Raises:
             OutputError: a file is there that is not an earlier result, or the folder cannot be written to.

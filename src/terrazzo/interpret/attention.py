@@ -8,7 +8,7 @@ A SegFormer's keys are a reduced grid of R x R tokens each (arXiv 2105.15203, se
 that do not fill a window belong to no key and get no attention: `LayerAttention.covered` says how far the keys reach.
 A SETR's keys are the patches and, but for SETR-MLA, the class token. PVT's stages are like a SegFormer's, the
 transformer of SETR's hybrid like a SETR's. A decoder with an attention block (models/decoders/attention.py) has one
-more layer, whatever its encoder.
+more layer, on any encoder.
 
 Shapes: P points, N heads, M keys, h and w the grid of keys, C channels, T tokens.
 """
@@ -102,7 +102,7 @@ class AttentionMaps:
             folder: where to; it is created.
             stem: the beginning of the files' names.
             heads: also write STEM_attention_heads_LAYER.png for each layer, head by head.
-            overwrite: replace whatever is there, not only earlier results.
+            overwrite: replace any file that is there, not only earlier results.
 
         Raises:
             OutputError: a file is there that is not an earlier result, or the place cannot be written.

@@ -1,7 +1,4 @@
-"""The pictures of an explanation: attention over the photo, head by head too, and receptive fields.
-
-Figures are drawn without pyplot, which has global state and may need a display.
-"""
+"""The pictures of an explanation: attention over the photo, head by head too, and receptive fields."""
 
 from __future__ import annotations
 
@@ -16,13 +13,13 @@ from numpy.typing import NDArray
 from terrazzo.interpret.measures import area_holding, level_holding, percent, share_within
 from terrazzo.interpret.points import Point
 from terrazzo.interpret.records import LayerAttention, ReceptiveField
-from terrazzo.plotting import FAINT, GRID, INK, clipped, to_png
+from terrazzo.plotting import FAINT, INK, clipped, plain_axes, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["attention_png", "draw_field", "heads_png", "receptive_fields_png"]
+__all__ = ["attention_png", "compared_fields_png", "heads_png", "receptive_fields_png"]
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
@@ -31,6 +28,7 @@ DPI = 110
 PANEL, GAP, TITLE, HEAD, LINE = 2.5, 0.12, 0.62, 0.5, 0.27  # inches
 MAP = 3.4  # inches, of an attention panel
 MAPS_IN_A_ROW = 4
+FIELDS_IN_A_ROW = 7
 LARGEST_PICTURE = 800  # pixels of a photo's longer side, more of which a panel cannot show
 DECADES = 4  # of the receptive fields' colours
 CURVES = ("#9ecae1", "#4292c6", "#2171b5", "#08306b", "#c2410c")
@@ -243,7 +241,7 @@ def receptive_fields_png(fields: Sequence[ReceptiveField], images: int, model: s
         unit = f"{field.name}, unit of {cell_width:.3g} x {cell_height:.3g} pixels"
         text = f"{unit}\n50% in {percent(half)}, 95% in {percent(most)}"
         _write(figure, left, TITLE + HEAD - 0.08, text, 9, va="bottom", linespacing=1.35)
-        image = draw_field(figure.add_axes(box(left, TITLE + HEAD, PANEL, tall)), field)
+        image = _draw_field(figure.add_axes(box(left, TITLE + HEAD, PANEL, tall)), field)
     left = GAP + count * (PANEL + GAP)
     bar_axes = figure.add_axes(box(left, TITLE + HEAD, 0.12, tall))
     colors = figure.colorbar(image, cax=bar_axes, ticks=range(-DECADES, 1))
@@ -256,7 +254,41 @@ def receptive_fields_png(fields: Sequence[ReceptiveField], images: int, model: s
     return to_png(figure, DPI)
 
 
-def draw_field(axes: Axes, field: ReceptiveField) -> Any:
+def compared_fields_png(networks: Sequence[tuple[str, Sequence[ReceptiveField]]], images: int) -> bytes:
+    """Draw networks side by side: of each the field of the encoder's last map above, that of the logits below.
+
+    Args:
+        networks: names, and two fields each.
+        images: how many they are the mean of.
+    """
+    from matplotlib.figure import Figure
+
+    height, width = networks[0][1][0].share_HW.shape
+    title = (
+        "What the middle of the result depends on: effective receptive fields\n"
+        f"mean of {images} photos, window of {width} x {height} pixels; on a logarithmic scale, with 50% "
+        "(white) and 95% (blue) of all contributions inside the lines"
+    )
+    bands, columns = -(-len(networks) // FIELDS_IN_A_ROW), min(len(networks), FIELDS_IN_A_ROW)
+    figure = Figure(figsize=(2.6 * columns, 1.05 + bands * 5.4 * height / width), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK, linespacing=1.4)
+    grid = figure.subplots(2 * bands, columns, squeeze=False)
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    for number, (name, fields) in enumerate(networks):
+        band, column = divmod(number, columns)
+        for row, (field, what) in enumerate(zip(fields, ("last map", "result"), strict=True)):
+            axes = grid[2 * band + row, column]
+            axes.set_axis_on()
+            _draw_field(axes, field)
+            axes.set_aspect("equal")
+            held = f"{what}: 50% in {percent(area_holding(field.share_HW, 0.5))}"
+            title = f"{name}\n{held}" if row == 0 else held
+            axes.set_title(title, loc="left", fontsize=9, color=INK, parse_math=False)
+    return to_png(figure, 150, trimmed=True)
+
+
+def _draw_field(axes: Axes, field: ReceptiveField) -> Any:
     """The contributions on a logarithmic scale, since they fall by powers of ten with the distance."""
     import cv2
     from matplotlib.patches import Rectangle
@@ -296,11 +328,7 @@ def _draw_growth(axes: Axes, fields: Sequence[ReceptiveField]) -> None:
     axes.set(xlim=(0, radii[-1]), ylim=(0, 102))
     axes.set_xlabel("distance from the unit's middle, pixels", fontsize=9, color=INK)
     axes.set_ylabel("% of contributions within", fontsize=9, color=INK)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=FAINT, labelsize=8.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#b0b0b0")
+    plain_axes(axes)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
 
 

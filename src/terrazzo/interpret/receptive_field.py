@@ -92,7 +92,7 @@ class ReceptiveFields:
 
         Args:
             folder: where to; it is created.
-            overwrite: replace whatever is there, not only earlier results.
+            overwrite: replace any file that is there, not only earlier results.
 
         Raises:
             OutputError: a file is there that is not an earlier result, or the place cannot be written.

@@ -1,9 +1,9 @@
-"""The networks: a `ModelSpec` says what one is, and `build` makes it with random weights.
+"""Networks: a `ModelSpec` describes one, and `build` makes it with random weights.
 
     names.py      MODELS, the table of named specs, and `find_spec`
     spec.py       ModelSpec: encoder, decoder, heads, classes, bands, in plain values
     build.py      from a spec to a Segmenter
-    segmenter.py  Segmenter, and what an encoder and a decoder have to offer
+    segmenter.py  Segmenter, and the interfaces of encoder and decoder
     encoders/     ENCODERS, one row and one file each
     decoders/     DECODERS, one row and one file each
     segformer.py, setr.py   the papers' variants, and which class holds which section

@@ -63,7 +63,7 @@ class EngineSpeed:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why an engine has no measurements."""
+    """An engine that could not be measured, and why."""
 
     engine: str
     message: str

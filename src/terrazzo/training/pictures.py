@@ -1,7 +1,4 @@
-"""The pictures of a run: curves over the epochs, and a sheet of photos, labels, predictions and errors.
-
-Figures are drawn on their own canvas, without pyplot, so that nothing global is touched and no display is needed.
-"""
+"""The pictures of a run: curves over the epochs, and a sheet of photos, labels, predictions and errors."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from numpy.typing import NDArray
 from terrazzo.data import Dataset
 from terrazzo.evaluation.confusion import score_text
 from terrazzo.inference.predictor import Predictor
-from terrazzo.plotting import FAINT, GRID, INK, clipped, to_png
+from terrazzo.plotting import FAINT, INK, clipped, plain_axes, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,12 +92,7 @@ def _curve(axes: Axes, rows: list[dict[str, Any]], key: str, name: str) -> None:
     marker = "o" if len(rows) <= 40 else None
     epochs, values = [row["epoch"] for row in rows], [row[key] for row in rows]
     axes.plot(epochs, values, color=LINE, linewidth=1.6, marker=marker, markersize=3.5, zorder=3, clip_on=False)
-    axes.set_title(name, loc="left", fontsize=10, color=INK)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=FAINT, labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#b0b0b0")
+    plain_axes(axes, name)
 
 
 # -- predictions ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from terrazzo.arguments import checked
+from terrazzo.errors import ConfigError
 from terrazzo.models import ModelSpec, Segmenter, build, find_spec
 from terrazzo.models.encoders.backbone import Backbone
 from terrazzo.weights.backbones import is_named, load_backbone, locate, split_name
@@ -47,6 +48,10 @@ def create_model(
     bands: Any = 3
     if isinstance(name, str):
         encoder, name = split_name(name, encoder)
+    elif encoder is not None:
+        raise ConfigError(
+            f"the spec {name.title} has an encoder of its own", fix="leave the encoder out", code="model-encoder"
+        )
     if isinstance(encoder, str) and is_named(encoder):
         encoder, folder = locate(encoder)
         bands = encoder.get("num_channels", 3)

@@ -118,13 +118,12 @@ def save_folder(
         write_atomic(partial / CONFIG_FILE, (json.dumps(config, indent=2) + "\n").encode())
 
 
-def load_folder(folder: Path, name: str = "", *, ablated: ModelSpec | None = None) -> TrainedModel:
+def load_folder(folder: Path, name: str = "") -> TrainedModel:
     """Read a model folder.
 
     Args:
         folder: where it is.
         name: how it was asked for; by default the folder's name.
-        ablated: what it is, where its study saved it in format 1, under a name that says nothing.
 
     Raises:
         CheckpointError: a file is missing, damaged or from a newer version, or its tensors are not the architecture's.
@@ -146,7 +145,7 @@ def load_folder(folder: Path, name: str = "", *, ablated: ModelSpec | None = Non
         raise CheckpointError(f"{where}: {error.message}", fix=error.fix, code="checkpoint-preprocess") from error
     try:
         if config["format_version"] == 1:
-            spec = ablated or spec_in_format1(config, labels.num_classes, file.tensors)
+            spec = spec_in_format1(config, labels.num_classes, file.tensors)
         else:
             spec = ModelSpec.from_dict(config["model"])
         network = empty_network(spec)

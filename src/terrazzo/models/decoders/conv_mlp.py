@@ -5,7 +5,7 @@ concatenated finest first, fused by another of the same kind, and classified. Th
 LayerNorm eps is 1e-6 everywhere in the encoder below it. It exists so that mmsegmentation's checkpoints give their own
 results.
 
-As in `all_mlp.py`, nothing of 4C channels is built: the fusion is linear, bilinear weights sum to one, and a per-pixel
+As in `all_mlp.py`, no map of 4C channels is built: the fusion is linear, bilinear weights sum to one, and a per-pixel
 linear map commutes with resizing. So level i's block of the fusion is applied at the level's own resolution.
 
 Shapes: B batch, C_i channels of level i, C decoder width, K classes, h and w the size of the finest level.

@@ -1,10 +1,10 @@
-"""Pyramid pooling (PSPNet) and atrous spatial pyramid pooling (DeepLabV3): context of several reaches, on the last map.
+"""Pyramid pooling (PSPNet) and atrous spatial pyramid pooling (DeepLabV3): multi-scale context on the last map.
 
 Papers: "Pyramid Scene Parsing Network", Zhao et al. 2017, arXiv 1612.01105, section 3.2; "Rethinking Atrous Convolution
 for Semantic Image Segmentation", Chen et al. 2017, arXiv 1706.05587, section 3.3.
 
 PSPNet averages the map over the cells of grids of 1 x 1, 2 x 2, 3 x 3 and 6 x 6, projects each, resizes it to the map
-and joins all of them and the map by a 3 x 3 convolution. DeepLabV3 convolves the map with holes of three widths, beside
+and joins all of them and the map by a 3 x 3 convolution. DeepLabV3 has 3 x 3 convolutions at three dilation rates,
 a 1 x 1 convolution and the average of the whole map, and joins them by a 1 x 1 convolution. Both have BatchNorm and
 ReLU after every convolution, and resize with align_corners=False.
 

@@ -1,4 +1,4 @@
-"""Backbones of Hugging Face transformers as encoders: PVT v2, Swin, ResNet, ConvNeXt, DINOv2, DINOv3 and their kin.
+"""Backbones of Hugging Face transformers as encoders: PVT v2, Swin, ResNet, ConvNeXt, DINOv2, DINOv3 and others.
 
 Needs the extra ``backbones``. The networks are transformers' own (its AutoBackbone classes); this file gives them what
 the `Encoder` protocol asks for.
@@ -189,7 +189,7 @@ def create_backbone(
         try:
             _refuse_larger_than_memory(model_class, made)
             backbone: Any = model_class(made)
-        except Exception as error:  # whatever a configuration's own checks raise
+        except Exception as error:  # anything that a configuration's own checks raise
             raise _unusable(made.model_type, error) from error
         if maps == "dilated":
             dilate_last_stages(backbone)
@@ -244,7 +244,7 @@ def backbone_config(
         if in_channels is not None:
             made.num_channels = in_channels
         return MODEL_FOR_BACKBONE_MAPPING[type(made)], made
-    except Exception as error:  # whatever a configuration's own checks raise
+    except Exception as error:  # anything that a configuration's own checks raise
         raise _unusable(kind, error) from error
 
 

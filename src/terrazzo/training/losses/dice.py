@@ -1,4 +1,4 @@
-"""Dice loss (Milletari et al. 2016, arXiv 1606.04797): overlap of each class, whatever its size."""
+"""Dice loss (Milletari et al. 2016, arXiv 1606.04797): overlap of each class, independent of its size."""
 
 from __future__ import annotations
 

@@ -85,6 +85,7 @@ def benchmark(
     with tempfile.TemporaryDirectory(prefix="terrazzo-benchmark-") as name, ExitStack() as stack:
         folder = Path(name)
         with EngineProcess("PyTorch", threads, folder) as process:
+            process.ask("check", model=work["model"], device=device, images=[str(path) for path in paths])
             facts = process.ask("facts", **work, logits=str(folder / REFERENCE))
         steps.done()
         running: list[_Running] = []

@@ -1,0 +1,44 @@
+"""Odd values of options end in two lines before anything is begun, and never in a server that waits for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+from terrazzo.cli.main import main
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert not out
+    return err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--batch-wait", "1e400"], "batch_wait is inf"),
+        (["--stop-timeout", "1e400"], "stop_timeout is inf"),
+        (["--batch-wait", "nan"], "batch_wait is nan"),
+        (["--cors", "nonsense"], "'nonsense' is not an origin"),
+        (["--cors", "https://example.org/page"], "'https://example.org/page' is not an origin"),
+        (["--model", "a="], "'a=' does not name a model"),
+        (["--model", " =segformer_b0.camvid"], "' =segformer_b0.camvid' does not name a model"),
+        (["--model", "a/b=segformer_b0.camvid"], "'a/b=segformer_b0.camvid' does not name a model"),
+        (["--model", "a\nb=segformer_b0.camvid"], "'a\\nb=segformer_b0.camvid' does not name a model"),
+    ],
+)
+def test_options_of_the_server(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("fastapi")
+    lines = refused(capsys, "serve", "--port", "0", *options)
+    assert len(lines) == 2 and lines[0].startswith("error[") and said in lines[0] and lines[1].startswith("  fix: ")
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--steps", "--seed", "--patience", "--short-side"])
+def test_a_number_that_nothing_can_hold_is_called_so(
+    option: str, tmp_path: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = refused(capsys, "train", "--data", str(tmp_path), "--output", f"{tmp_path}/run", option, str(10**20))
+    assert lines[0].endswith("is a whole number beyond 2**63") and lines[1] == "  fix: give a smaller one"

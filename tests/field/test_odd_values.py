@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+import terrazzo
 from terrazzo.cli.main import main
+from terrazzo.labels.spec import LabelSpec
+from terrazzo.preprocess import Preprocess
+from terrazzo.weights.create import create_model
+from terrazzo.weights.files import TrainedModel, save_folder
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
@@ -38,7 +46,18 @@ def test_options_of_the_server(options: list[str], said: str, capsys: pytest.Cap
 
 @pytest.mark.parametrize("option", ["--epochs", "--steps", "--seed", "--patience", "--short-side"])
 def test_a_number_that_nothing_can_hold_is_called_so(
-    option: str, tmp_path: object, capsys: pytest.CaptureFixture[str]
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = refused(capsys, "train", "--data", str(tmp_path), "--output", f"{tmp_path}/run", option, str(10**20))
     assert lines[0].endswith("is a whole number beyond 2**63") and lines[1] == "  fix: give a smaller one"
+
+
+def test_a_folder_whose_name_is_not_text_keeps_its_models(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    folder = tmp_path / "caf\udce9"
+    labels = LabelSpec.from_names(["background", "leaf"])
+    save_folder(folder / "m", TrainedModel("segformer_b0", create_model("segformer_b0", 2), labels, Preprocess(), {}))
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    expected = terrazzo.predict(image, folder / "m", device="cpu", engine="torch").mask
+    terrazzo.export(folder / "m", folder / "m.onnx")
+    np.testing.assert_array_equal(terrazzo.predict(image, folder / "m.onnx", engine="onnxruntime").mask, expected)

@@ -159,6 +159,7 @@ def test_a_class_with_a_comma_is_named_in_quotes(images: Path, tmp_path: Path) -
             ["--classes", '"leaf'],
             ["error[config]: --classes is '\"leaf'", "  fix: give names with commas between"],
         ),
+        (["--classes", " ,"], ["error[config]: --classes is ' ,'", "  fix: give names with commas between"]),
         (["--alpha", "1.5"], ["error[config]: alpha is 1.5", "  fix: choose a value between 0 and 1"]),
     ],
 )

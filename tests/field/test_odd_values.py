@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import terrazzo
 from terrazzo.cli.main import main
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
+from terrazzo.training.data import open_splits
+from terrazzo.training.train import recipe_for
 from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, save_folder
 
@@ -61,3 +66,15 @@ def test_a_folder_whose_name_is_not_text_keeps_its_models(tmp_path: Path) -> Non
     expected = terrazzo.predict(image, folder / "m", device="cpu", engine="torch").mask
     terrazzo.export(folder / "m", folder / "m.onnx")
     np.testing.assert_array_equal(terrazzo.predict(image, folder / "m.onnx", engine="onnxruntime").mask, expected)
+
+
+def test_validating_on_what_is_learnt_from_is_said(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for kind, suffix in (("images", "jpg"), ("masks", "png")):
+            path = tmp_path / split / kind / f"a.{suffix}"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(np.eye(32, dtype=np.uint8)).convert("RGB" if kind == "images" else "L").save(path)
+    usual = recipe_for(tmp_path, "segformer_b0", {})[0].data
+    open_splits(usual, tmp_path)
+    with pytest.warns(TerrazzoWarning, match="validation is what the run learns from and what it is validated on"):
+        open_splits(replace(usual, train_split="validation"), tmp_path)

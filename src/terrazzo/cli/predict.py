@@ -157,7 +157,9 @@ def _class_names(option: str, text: str | None) -> tuple[str, ...] | None:
         return None
     try:
         (names,) = csv.reader([text], skipinitialspace=True, strict=True)
-    except (csv.Error, ValueError):  # ValueError: line breaks
+        if option == "--classes" and not any(map(str.strip, names)):
+            raise ValueError("which would paint nothing")
+    except (csv.Error, ValueError):  # ValueError: line breaks too
         raise ConfigError(
             f"{option} is {show(text)}", fix=f"give names with commas between, as in {option} '\"Car, parked\",Sky'"
         ) from None

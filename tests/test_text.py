@@ -18,9 +18,13 @@ def test_nothing_of_an_ordinary_text_changes() -> None:
     assert shown_path("Straße/a b.png") == "Straße/a b.png"
 
 
+def test_spaces_around_a_name_can_be_seen() -> None:
+    assert [shown_path(path) for path in (" ", "runs ", "")] == ["' '", "'runs '", "''"]
+
+
 def test_long_and_nested_values_are_cut() -> None:
     assert len(show("x" * 10_000)) < 250
-    assert show({"a": 1}) == "a dict"
+    assert show({"a": 1}) == "a dict" and show(10**20) == "an int"
     assert shown_path("x" * 4990 + "/mask.png").endswith("x/mask.png") and len(shown_path("x" * 5000)) < 1010
     assert list_names(f"c{i}" for i in range(20)).endswith("'c7' and 12 more")
 

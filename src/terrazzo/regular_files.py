@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
-__all__ = ["kind_of_irregular", "open_regular", "others_can_write", "read_regular"]
+__all__ = ["kind_of_irregular", "named_in_text", "open_regular", "others_can_write", "read_regular"]
 
 KINDS = {
     stat.S_IFDIR: "a folder",
@@ -73,3 +75,16 @@ def others_can_write(status: os.stat_result) -> bool:
 def kind_of_irregular(mode: int) -> str | None:
     """Name what a file's mode says that it is, where that is not a regular file."""
     return None if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "something special")
+
+
+@contextmanager
+def named_in_text(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield a name under which libraries that take only text can open a file whose name is other bytes."""
+    name = os.fspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        with open(path, "rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+        return
+    yield name

@@ -28,6 +28,7 @@ def shown_path(path: str | os.PathLike[str] | os.PathLike[bytes] | bytes) -> str
     """Write a path in a message: names may hold bytes that no text has, or escape sequences of terminals."""
     text = os.fsdecode(path)
     text = text if text.isprintable() else ascii(text)[1:-1]
+    text = text if text.strip() == text != "" else f"'{text}'"  # whose spaces would not be seen
     return text if len(text) <= LONGEST_PATH else f"{text[: LONGEST_PATH // 2]}...{text[-LONGEST_PATH // 2 :]}"
 
 
@@ -37,7 +38,8 @@ def show(value: object) -> str:
         return ascii(value[:40] + "..." * (len(value) > 40)) if not value.isprintable() else repr(value[:LONGEST])
     if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and abs(value) < 10**12):
         return repr(value)
-    return f"a {type(value).__name__}"
+    kind = type(value).__name__
+    return f"{'an' if kind[0] in 'aeio' else 'a'} {kind}"
 
 
 def list_names(names: Iterable[str]) -> str:

@@ -138,6 +138,16 @@ def test_some_classes_alpha_and_a_cutout(model: str, images: Path) -> None:
         np.testing.assert_array_equal(np.asarray(cutout)[..., :3], np.asarray(image))
 
 
+def test_a_class_with_a_comma_is_named_in_quotes(images: Path, tmp_path: Path) -> None:
+    labels = LabelSpec.from_names(["road", "car, parked", 'so "called"'])
+    network = create_model("segformer_b0", 3)
+    save_folder(tmp_path / "commas", TrainedModel("segformer_b0", network, labels, Preprocess(), {}))
+    arguments = ["predict", "photos/b.png", "--model", str(tmp_path / "commas"), "--save", "mask", "--output", "out"]
+    main([*arguments, "--cutout", '"Car, parked", road', "--classes", '"so ""called"""'])
+    with Image.open("out/b_cutout.png") as cutout, Image.open("out/b_mask.png") as mask:
+        np.testing.assert_array_equal(np.asarray(cutout)[..., 3] == 255, np.asarray(mask) != 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -145,6 +155,11 @@ def test_some_classes_alpha_and_a_cutout(model: str, images: Path) -> None:
         (["--cutout", "sky"], ["error[labels-class-name]: no class is called 'sky'", "  fix: name one of "]),
         (["--save", "cutout"], ["error[config-save]: no class is named to cut out", "  fix: name one or more: --cut"]),
         (["--cutout", ","], ["error[config-save]: no class is named to cut out", "  fix: name one or more: --cut"]),
+        (
+            ["--classes", '"leaf'],
+            ["error[config]: --classes is '\"leaf'", "  fix: give names with commas between"],
+        ),
+        (["--classes", " ,"], ["error[config]: --classes is ' ,'", "  fix: give names with commas between"]),
         (["--alpha", "1.5"], ["error[config]: alpha is 1.5", "  fix: choose a value between 0 and 1"]),
     ],
 )

@@ -175,6 +175,25 @@ def test_when_the_disk_is_full_the_old_file_stays(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_openvino_on_a_full_disk_says_so(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(*_: object, **__: object) -> None:  # what it says of a full disk
+        raise RuntimeError("Check '!m_bin_file.fail()' failed: Output file could not be written")
+
+    monkeypatch.setattr("openvino.save_model", no_room)
+    with pytest.raises(OutputError) as other:
+        terrazzo.export(models("segformer_b0"), tmp_path / "a.xml")
+    assert other.value.code == "output"
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("terrazzo.exports.openvino.os.fsync", full)
+    with pytest.raises(OutputError) as caught:
+        terrazzo.export(models("segformer_b0"), tmp_path / "a.xml")
+    assert caught.value.code == "output-disk-full" and "a.xml" in caught.value.message
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_old_file_is_replaced_by_a_new_one(models: Models, tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_text("old")
     terrazzo.export(models("setr_naive_tiny"), tmp_path / "a.onnx", overwrite=True)

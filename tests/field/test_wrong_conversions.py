@@ -129,3 +129,17 @@ def test_a_network_in_training_and_in_half_precision_is_compared_and_left_as_it_
     convert_once("x", replace(trained, network=network), ENGINES["onnxruntime"])
     assert network.training and network.decoder.training
     assert next(network.parameters()).dtype == torch.bfloat16
+
+
+def test_an_exported_file_that_another_engine_computes_wrongly_is_said_so(
+    trained: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    from terrazzo.engines.openvino import OpenVINOEngine
+
+    terrazzo.export(trained, tmp_path / "right.onnx")  # tests run with warnings as errors: nothing is said
+    right = OpenVINOEngine.__call__
+    monkeypatch.setattr(OpenVINOEngine, "__call__", lambda self, images: 1.01 * right(self, images))
+    with pytest.warns(TerrazzoWarning, match=r"run .*a\.onnx with --engine onnxruntime: openvino 2") as said:
+        terrazzo.export(trained, tmp_path / "a.onnx")
+    assert len(said) == 1 and (tmp_path / "a.onnx").is_file()

@@ -279,6 +279,20 @@ def test_protocols_that_need_the_whole_image_refuse_a_large_one(tiff: Path) -> N
         assert caught.value.code == "image-too-large" and "--protocol slide" in caught.value.fix
 
 
+def test_windows_are_not_advised_where_they_do_not_help(tiff: Path) -> None:
+    enlarged = Preprocess(mean=PLAIN.mean, std=PLAIN.std, short_side=4000)  # by a filter that needs the whole image
+    for preprocess, protocol in ((enlarged, WHOLE), (enlarged, SLIDE)):
+        predictor = Predictor(convolution(), preprocess, AB, "toy", protocol)
+        with pytest.raises(ImageError) as caught:
+            terrazzo.predict(tiff, predictor, max_pixels=10_000)
+        assert caught.value.code == "image-too-large"
+        assert "slide" not in caught.value.fix and "cut it into tiles" in caught.value.fix
+    masks = Predictor(convolution(), PLAIN, AB, "toy", WHOLE, output="mask")
+    with pytest.raises(ImageError) as caught:
+        terrazzo.predict(tiff, masks, max_pixels=10_000)
+    assert "slide" not in caught.value.fix
+
+
 def test_a_damaged_window_leaves_no_file(tiff: Path, tmp_path: Path) -> None:
     with Image.open(tiff) as image:
         start = image.tag_v2[273][5]  # type: ignore[attr-defined]

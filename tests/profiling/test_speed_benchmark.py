@@ -126,6 +126,27 @@ def test_images_that_are_not_there(tmp_path: Path) -> None:
 # -- the processes ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("wrong", ["device", "photo"])
+def test_what_cannot_be_measured_is_told_before_anything_is(
+    wrong: str, model: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ask = EngineProcess.ask
+
+    def note_and_ask(process: EngineProcess, request: str, **arguments: object) -> object:
+        asked.append(request)
+        return ask(process, request, **arguments)
+
+    monkeypatch.setattr(EngineProcess, "ask", note_and_ask)
+    if wrong == "photo":
+        damaged = images / "two" / "a.png"
+        damaged.write_bytes(damaged.read_bytes()[:500])
+    with pytest.raises(TerrazzoError) as caught:
+        benchmark(model, images=images, device="xpu:7" if wrong == "device" else None)
+    assert caught.value.code == ("engine-device" if wrong == "device" else "image-truncated")
+    assert asked == ["check"]
+
+
 def test_what_goes_wrong_in_a_process_comes_back(tmp_path: Path) -> None:
     """An error of ours as it was raised, any other as a fault; and the process answers on."""
     with EngineProcess("engine", 1, tmp_path) as process:
@@ -170,7 +191,7 @@ def test_an_engine_that_cannot_run_leaves_the_others(monkeypatch: pytest.MonkeyP
             if request == "start" and self.name not in works:
                 code = self.code if self.name == "torch" else None
                 raise ConfigError(f"{self.name} cannot", fix="install it", code=code)
-            return {"start": None, "call": (0.5, 0.25), "memory": 1000}[request]
+            return {"check": None, "start": None, "call": (0.5, 0.25), "memory": 1000}[request]
 
     monkeypatch.setattr(benchmark_module, "EngineProcess", Refusing)
     told: list[tuple[int, int]] = []

@@ -26,7 +26,7 @@ from terrazzo.training.recipe import Recipe
         ("overrides", "lr=1", "train: overrides is 'lr=1'"),
         ("overrides", {1: 2}, "the options: it has a key 1"),
         ("overrides", {"lr": torch.ones(2)}, "the options: lr is a Tensor"),
-        ("overrides", {"data.split": {"val": 10**400}}, "the options: data.split.val is a int"),
+        ("overrides", {"data.split": {"val": 10**400}}, "the options: data.split.val is a whole number beyond 2**63"),
         ("overrides", {"data.labels": 5}, "the options: data.labels is 5"),
         ("workers", True, "train: workers is True"),
     ],

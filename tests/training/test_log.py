@@ -94,6 +94,17 @@ def test_bytes_that_are_no_text_are_kept(tmp_path: Path) -> None:
     assert (tmp_path / "log.earlier.csv").read_bytes() == b"\xff\xfe1\0"
 
 
+def test_a_folder_whose_name_is_not_text_is_trained_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorboard")
+    folder = tmp_path / "caf\udce9"
+    log = RunLog(folder)
+    with log.progress(2, 0):
+        close_an_epoch(log)
+    said = capsys.readouterr().err
+    assert "TensorBoard's files could not be written (the folder's name is not text); log.csv has the same" in said
+    assert (folder / "log.csv").is_file()
+
+
 def test_tensorboard_files_that_cannot_be_written_do_not_end_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,8 +124,9 @@ def test_another_architecture_is_refused_and_changes_nothing(name: str, given: s
 def test_a_model_with_a_tensor_missing_is_refused(lost: str) -> None:
     initial = other("segformer_tiny")
     del initial[lost]
-    with pytest.raises(CheckpointError, match="given is not a segformer_tiny"):
-        start(network("segformer_tiny"), "segformer_tiny", initial, reset=True)
+    told = f"given has the name segformer_tiny and other layers: '{lost}' is missing in it, and \\("
+    with pytest.raises(CheckpointError, match=told):
+        start(network("segformer_tiny"), "segformer_tiny", initial, "segformer_tiny", reset=True)
 
 
 def test_nothing_to_start_from() -> None:

@@ -25,7 +25,7 @@ from terrazzo.interpret.figures import compared_fields_png
 from terrazzo.interpret.receptive_field import receptive_fields
 from terrazzo.models import build
 from terrazzo.ownership import check_outputs, write_result, write_results
-from terrazzo.text import printable
+from terrazzo.text import printable, show
 from terrazzo.training.data import open_splits
 from terrazzo.training.overrides import full_paths
 from terrazzo.training.recipe import Recipe
@@ -40,6 +40,8 @@ NEVER = 1_000_000  # epochs between validations: the weights of the last step ar
 
 COUNTED_SIDES = (128, 256, 384, 512, 768, 1024, 1536, 2048)
 """Image sides for which operations are counted, without running the network."""
+
+MOST_SIDE = 1 << 16
 
 MEASURED_SIDES = (128, 256, 384, 512)
 """Image sides for which time and memory are measured."""
@@ -110,6 +112,16 @@ def ablate(
     if sides is not None and (not sides or min(sides) < 8):
         given = ", ".join(map(str, sides)) or "none"
         raise ConfigError(f"sides are {given}", fix="give some of at least 8 pixels", code="ablation-sides")
+    if sides is not None and max(sides) > MOST_SIDE:
+        raise ConfigError(
+            f"a side is {show(max(sides))}", fix=f"give at most {MOST_SIDE} pixels", code="ablation-sides"
+        )
+    if sides is not None and study.measures not in ("sizes", "attention", "resources"):
+        raise ConfigError(
+            f"the study {study.name} measures nothing at other sides",
+            fix="leave --sides out (sides in Python); position, reduction and models have them",
+            code="ablation-sides",
+        )
     keep_freed_memory()
     recipe = _recipe(data, labels, overrides or {}, short_side)
     setting = Setting(data, recipe, *open_splits(recipe.data, data), output / "runs", workers, device)

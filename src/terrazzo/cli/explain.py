@@ -22,13 +22,13 @@ from terrazzo.cli.options import (
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.provenance import tell_origin
 from terrazzo.cli.say import say
+from terrazzo.data.choose_images import choose_images
 from terrazzo.errors import ConfigError, ImageError
-from terrazzo.imaging.find_images import find_images
 from terrazzo.imaging.read import image_size
 from terrazzo.inference.failure import Failure
 from terrazzo.inference.predict_folder import output_places
 from terrazzo.interpret.points import Point, check_points
-from terrazzo.ownership import check_outputs, leave_out_results
+from terrazzo.ownership import check_outputs
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 __all__ = ["explain"]
@@ -92,7 +92,7 @@ def explain(
         raise ConfigError(f"--show has an unknown kind {unknown[0]!r}", fix=f"choose from {', '.join(SHOWN)}")
     points = None if at is None else [_point(text) for text in at]
     reading = read_options(bands, frame, value_range)
-    paths, _ = leave_out_results(find_images(images), images)
+    paths, _ = choose_images(images)
     places = output_places(paths, images, output)
     files = [[folder / f"{stem}_attention{suffix}" for suffix in (".png", ".npz")] for folder, stem in places]
     files = files if "attention" in kinds else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +38,7 @@ from terrazzo.inference.predict_folder import Written, predict_folder
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE
 from terrazzo.inference.raster import RasterOptions
-from terrazzo.text import list_names, shown_path
+from terrazzo.text import list_names, show, shown_path
 from terrazzo.weights.catalog import DEFAULT_MODEL, bundled_names, example_image
 
 __all__ = ["predict"]
@@ -93,11 +94,13 @@ def predict(
         Write these kinds of files, with commas between: mask, color, overlay, cutout, probabilities, confidence,
         entropy, polygons, json.
     classes
-        Paint only these classes in the overlay, such as Car,Sky; by default all but one called background.
+        Paint only these classes in the overlay, such as Car,Sky; by default all but one called background. A name that
+        has a comma in it is given in quotes: '"Car, parked",Sky'.
     alpha
         Give the colours this weight in the overlay, from 0 (only the photo) to 1 (only the colours).
     cutout
-        Write NAME_cutout.png too: the photo where it shows these classes, transparent elsewhere.
+        Write NAME_cutout.png too: the photo where it shows these classes, named as in --classes, transparent
+        elsewhere.
     batch_size
         Put at most so many photos of equal size through the network together.
     precision
@@ -113,6 +116,7 @@ def predict(
     overwrite
         Replace files even if they are not results of `terrazzo predict`. Photos are never replaced.
     """
+    style = Style(alpha, _class_names("--classes", classes), _class_names("--cutout", cutout) or ())
     chosen = _images(images or [], example, model)
     keep_freed_memory()
     share_freed_memory()
@@ -131,7 +135,7 @@ def predict(
             output,
             model,
             save=save if cutout is None else f"{save},cutout",
-            style=Style(alpha, None if classes is None else _class_names(classes), _class_names(cutout or "")),
+            style=style,
             overwrite=overwrite,
             protocol=protocol,
             engine=engine,
@@ -158,8 +162,19 @@ def predict(
         sys.exit(2)
 
 
-def _class_names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+def _class_names(option: str, text: str | None) -> tuple[str, ...] | None:
+    """Split names at commas, as a line of CSV: a name in double quotes may have commas in it."""
+    if text is None:
+        return None
+    try:
+        (names,) = csv.reader([text], skipinitialspace=True, strict=True)
+        if option == "--classes" and not any(map(str.strip, names)):
+            raise ValueError("which would paint nothing")
+    except (csv.Error, ValueError):  # ValueError: line breaks too
+        raise ConfigError(
+            f"{option} is {show(text)}", fix=f"give names with commas between, as in {option} '\"Car, parked\",Sky'"
+        ) from None
+    return tuple(name.strip() for name in names if name.strip())
 
 
 def _images(images: list[str], example: bool, model: str) -> list[str]:

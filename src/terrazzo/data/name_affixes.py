@@ -13,7 +13,8 @@ __all__ = ["Affixes", "affixes_beside", "find_affixes", "same_name"]
 LOOKED_AT = 24  # names, to find out what is common to all
 IMAGE_WORDS = "leftimg8bit|original|images|image|photo|frame|input|orig|sat|img|rgb|src|raw|im"
 MASK_WORDS = (
-    "ground_?truth|segmentations?|annotations?|annotated|annot|masks?|labels?|labelids|trainids|semantic|seg|gt|l|lab"
+    "(?:label_)?ground[-_]?truth|segmentations?|annotations?|annotated|annot|masks?|labels?|labelids|trainids|semantic"
+    "|seg|gt|l|lab"
 )
 BEFORE = re.compile(rf"(?:{IMAGE_WORDS})[-_. ]?(?=.)", re.IGNORECASE)
 AFTER = re.compile(rf"(?<=.)[-_. ](?:{IMAGE_WORDS})$", re.IGNORECASE)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from terrazzo.engines.engine import ENGINES, EngineOptions, at_least, refuse_other_ports, refuse_size
 from terrazzo.engines.onnx_file import describe_onnx, unopened
 from terrazzo.errors import ConfigError, MissingExtraError
+from terrazzo.regular_files import named_in_text
 from terrazzo.text import show
 
 __all__ = ["OnnxRuntimeEngine", "open_file"]
@@ -67,7 +68,12 @@ class OnnxRuntimeEngine:
         settings.enable_mem_pattern = False  # it plans memory for one size of image, and again for the next
         chosen = (provider, {"device_id": int(number[1] or 0)} if number else {})
         self._settings = settings
-        self._open: Callable[[], Any] = lambda: ort.InferenceSession(str(self.path), settings, providers=[chosen])
+
+        def open_session() -> Any:
+            with named_in_text(self.path) as name:
+                return ort.InferenceSession(name, settings, providers=[chosen])
+
+        self._open: Callable[[], Any] = open_session
         self._opening = threading.Lock()
         try:
             session = self._open()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,11 +15,11 @@ from terrazzo.arguments import checked
 from terrazzo.atomic import replacing_together
 from terrazzo.data.readings import MaskValues
 from terrazzo.engines.auto import engine_for_file
-from terrazzo.engines.engine import Engine, EngineOptions
+from terrazzo.engines.engine import ENGINES, Engine, EngineOptions
 from terrazzo.engines.modes import keeps_mode
-from terrazzo.engines.parity import Parity, check_parity
+from terrazzo.engines.parity import FEW_INPUTS, Parity, check_parity
 from terrazzo.engines.torch import TorchEngine
-from terrazzo.errors import ConfigError
+from terrazzo.errors import ConfigError, TerrazzoError
 from terrazzo.exports.accuracy_gate import MAX_MIOU_LOSS, RECORD_KEY, Accuracy, LabelledData, refuse_miou_loss
 from terrazzo.exports.int8 import (
     MAX_LOSS,
@@ -37,7 +38,9 @@ from terrazzo.exports.torch_export import write_torch
 from terrazzo.graphs import OPSET
 from terrazzo.graphs.onnx import describe, on_cpu, onnx_model, save_onnx
 from terrazzo.models.segmenter import Segmenter
+from terrazzo.notes import note
 from terrazzo.ownership import check_outputs, mark_files
+from terrazzo.text import shown_path
 from terrazzo.weights.exported import FORMATS, ExportedDescription, Format, Output, Precision
 from terrazzo.weights.files import TrainedModel
 from terrazzo.weights.load import load
@@ -199,6 +202,7 @@ def export(
         mark_files(partials, "export")
         if precision != "int8":
             parity = check_parity(trained.network, _opened(partial), description)
+            _note_other_engines(trained.network, partial, path, kind, description)
     size = sum(p.stat().st_size for p in paths)
     return Export(path, kind, description, parity, agreed, accuracy, int8, size, OPSET if kind == "onnx" else None)
 
@@ -229,6 +233,25 @@ def _refuse_options(kind: Format, output_kind: str, precision: str, calibrated: 
 def _opened(path: Path) -> Engine:
     """Open a file that was just written, which is therefore trusted, with the engine for its format."""
     return engine_for_file(path, None).open_file(path, EngineOptions(), trust=True)
+
+
+def _note_other_engines(
+    network: Segmenter, partial: Path, path: Path, kind: Format, description: ExportedDescription
+) -> None:
+    """Say which other installed engine, if somebody runs the file with it, does not compute what the model does."""
+    checked = engine_for_file(partial, None)
+    for engine in ENGINES.values():
+        if engine is checked or kind not in engine.formats or not engine.is_installed:
+            continue
+        try:
+            opened = engine.open_file(partial, EngineOptions())
+            check_parity(network, opened, description, FEW_INPUTS)
+        except TerrazzoError:
+            other = f"{engine.name} {version(engine.package)}"
+            note(
+                f"run {shown_path(path)} with --engine {checked.name}: {other} cannot run it, or does not give the "
+                "model's masks"
+            )
 
 
 def _miou(labelled: LabelledData, description: ExportedDescription) -> Callable[[Engine], float]:

@@ -17,11 +17,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.data.choose_images import choose_images
 from terrazzo.engines.engine import Engine
 from terrazzo.errors import CheckpointError, ConfigError
-from terrazzo.imaging.find_images import find_images
 from terrazzo.imaging.read import ReadOptions
-from terrazzo.ownership import leave_out_results
 from terrazzo.weights.exported import ExportedDescription
 
 __all__ = [
@@ -141,7 +140,7 @@ def split_images(arguments: Sequence[str], hold_back: bool = True) -> tuple[list
     Raises:
         ImageError: there are none.
     """
-    images, _ = leave_out_results(find_images(list(arguments)), arguments)
+    images, _ = choose_images(arguments)
     if hold_back and len(images) < 8:
         return images, images
     # Spread over all of them, since photos of one sequence follow each other.

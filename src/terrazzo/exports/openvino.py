@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from terrazzo.models.segmenter import Segmenter
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription
 
 __all__ = ["openvino_model", "save_openvino"]
+
+PROBE = 1 << 20
+"""Bytes that are written to see whether the disk is full."""
 
 
 def openvino_model(network: Segmenter, description: ExportedDescription) -> Any:
@@ -52,7 +56,10 @@ def save_openvino(network: Any, path: Path, description: ExportedDescription) ->
     network.set_rt_info(description.to_json(), [METADATA_KEY])
     try:
         ov.save_model(network, str(path), compress_to_fp16=description.precision == "fp16")
-    except RuntimeError as error:  # its error for a full disk
+    except RuntimeError as error:  # which does not say why
+        with open(path, "ab") as probe:  # on a full disk an OSError that does
+            probe.write(bytes(PROBE))
+            os.fsync(probe.fileno())
         raise OutputError(
             f"{path.name} could not be written: {' '.join(str(error).split())[-200:]}", fix="see that the disk has room"
         ) from error

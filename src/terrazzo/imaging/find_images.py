@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from terrazzo.errors import ImageError
+from terrazzo.notes import note
 from terrazzo.text import shown_path
 
 __all__ = ["IMAGE_SUFFIXES", "find_images"]
@@ -23,17 +24,26 @@ def find_images(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     count (img2 before img10). A path to a file is taken whatever its name. Each path is listed once.
 
     Raises:
-        ImageError: a path that is not there, or a folder or pattern without photos.
+        ImageError: a path that is not there or cannot be read, or a folder or pattern without photos.
     """
     found: dict[Path, None] = {}
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         text = os.fsdecode(path)
         if os.path.isdir(text):
-            matches = [os.path.join(folder, file) for folder, _, files in os.walk(text) for file in files]
+            closed: list[OSError] = []
+            walked = os.walk(text, onerror=closed.append)
+            matches = [os.path.join(folder, file) for folder, _, files in walked for file in files]
+            _tell_closed(closed, text)
             matches = [match for match in matches if not _is_hidden(os.path.relpath(match, text))]
         elif os.path.lexists(text):
             found[Path(text)] = None
             continue
+        elif _is_closed(text):
+            raise ImageError(
+                f"{shown_path(text)}: cannot be read: Permission denied",
+                fix="check the permissions of its folder",
+                code="image-unreadable",
+            )
         elif glob.has_magic(text):
             matches = [match for match in glob.glob(text, recursive=True) if not os.path.isdir(match)]
         else:
@@ -49,6 +59,29 @@ def find_images(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
             )
         found.update(dict.fromkeys(map(Path, sorted(matches, key=_natural_key))))
     return list(found)
+
+
+def _tell_closed(errors: list[OSError], root: str) -> None:
+    """Refuse a folder that cannot be listed, and say so of those in it: their photos would be missed in silence."""
+    for error in errors:
+        folder, why = os.fsdecode(error.filename or root), error.strerror or str(error)
+        if folder == root:
+            raise ImageError(
+                f"{shown_path(root)}: cannot be listed: {why}", fix="check its permissions", code="image-unreadable"
+            ) from error
+        if not _is_hidden(os.path.relpath(folder, root)):
+            note(f"{shown_path(folder)} cannot be listed ({why}); what is in it is left out")
+
+
+def _is_closed(path: str) -> bool:
+    """Whether a file may be there, in a folder that is closed to us."""
+    try:
+        os.lstat(path)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def _is_hidden(path: str) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from terrazzo.arguments import checked
+from terrazzo.data.choose_images import choose_images
 from terrazzo.data.sources.address import fetch_image, is_address, refuse_address
 from terrazzo.engines.auto import PYTORCH, Workload, auto_engine, engine_for_file, find_engine, gpu_at_hand, has_runtime
 from terrazzo.engines.conversion_cache import WRONG, FallingBack, convert_once, is_checked, kept_conversion
@@ -30,7 +31,6 @@ from terrazzo.inference.result import Segmentation
 from terrazzo.inference.scores import CERTAINTY, NOTHING, Keep
 from terrazzo.inference.streaming import Streamed
 from terrazzo.notes import note
-from terrazzo.ownership import leave_out_results
 from terrazzo.text import shown_path
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.exported import ExportedDescription, exported_format
@@ -292,7 +292,7 @@ def predict(
     sources: list[Any] = list(images) if several else [images]  # type: ignore[arg-type]
     sources = [_fetched(source, allow_download) if is_address(source) else source for source in sources]
     are_files = several and all(isinstance(source, (str, os.PathLike)) for source in sources)
-    paths = leave_out_results(find_images(sources), sources)[0] if are_files else []
+    paths = choose_images(sources)[0] if are_files else []
     if isinstance(model, Predictor):
         predictor = model
     else:

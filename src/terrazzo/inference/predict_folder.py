@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from terrazzo.arguments import checked
+from terrazzo.data.choose_images import choose_images
 from terrazzo.data.sources.address import is_address, refuse_address
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.modes import evaluating, keeps_mode
 from terrazzo.errors import ConfigError
-from terrazzo.imaging.find_images import find_images
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.areas import ClassArea
 from terrazzo.inference.failure import Failure
@@ -37,7 +37,7 @@ from terrazzo.inference.scores import Keep
 from terrazzo.inference.streaming import Streamed
 from terrazzo.inference.threads import threads_of
 from terrazzo.notes import note
-from terrazzo.ownership import check_outputs, leave_out_results
+from terrazzo.ownership import check_outputs
 from terrazzo.text import shown_path
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
@@ -73,7 +73,7 @@ class Summary:
     Attributes:
         written: the images that were done.
         failures: those that were not, each with its error.
-        skipped: results of earlier runs that were among the images and were left out.
+        skipped: what was among the images and was left out: results of earlier runs, and the masks of data sets.
     """
 
     written: list[Written]
@@ -87,7 +87,7 @@ class Results:
     Attributes:
         count: how many images there are.
         failures: the images so far that could not be done, each with its error; a note says so at once.
-        skipped: results of earlier runs that were among the images and were left out.
+        skipped: what was among the images and was left out: results of earlier runs, and the masks of data sets.
     """
 
     def __init__(self, outcomes: Iterator[Segmentation | Failure], count: int, skipped: list[Path], model: Any) -> None:
@@ -180,7 +180,7 @@ def predict_folder(
         for result in terrazzo.predict_folder("photos/"):
             print(result.path, result.areas()[0].name)
 
-    Results of earlier runs found among the images are left out, with a note.
+    Results of earlier runs and the masks of data sets found among the images are left out, with a note.
 
     Args:
         images: an image, a folder (searched to any depth) or a pattern, or a list of these.
@@ -222,7 +222,7 @@ def predict_folder(
     for argument in arguments:
         if is_address(argument):
             raise refuse_address(str(argument))
-    paths, skipped = leave_out_results(find_images(arguments), arguments)
+    paths, skipped = choose_images(arguments)
     rasters = rasters_among([] if output is None else paths, reading, raster)
     places = [] if output is None else _destinations(paths, arguments, Path(output), kinds, rasters)
     inputs = [*paths, Path(model)] if isinstance(model, (str, Path)) else paths

@@ -24,6 +24,7 @@ from terrazzo.errors import ImageError, TerrazzoError
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.failure import Failure, path_name
 from terrazzo.inference.pipeline import Pipeline
+from terrazzo.inference.protocols import find_protocol
 from terrazzo.inference.raster import RasterOptions, segmented_raster
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.scores import NOTHING, Keep
@@ -170,7 +171,7 @@ class Predictor(Pipeline):
         except Exception as error:
             return Failure.of(None, error), ""
         message = f"{source.name}: {width} x {height} pixels are more than the {most_pixels:,} allowed"
-        fix = f"{IN_WINDOWS}; or raise max_pixels if there is memory for it"
+        fix = self._advice(source, "raise max_pixels if there is memory for it")
         return Failure(None, ImageError(message, fix=fix, code="image-too-large")), ""
 
     def _attempt(self, batch: Sequence[tuple[Path | None, Image]], keep: Keep) -> Sequence[Segmentation | Failure]:
@@ -193,12 +194,18 @@ class Predictor(Pipeline):
                 return Streamed(source, self.labels, self.bands, self.model, path, self.preprocess.as_rgb)
         except TerrazzoError as error:
             return Failure.of(path, error)
-        fix = f"{IN_WINDOWS}; or {failure.error.fix}"
+        fix = self._advice(source, failure.error.fix)
         return replace(failure, error=ImageError(failure.error.message, fix=fix, code=failure.error.code))
 
     def _is_streamed(self, source: Source) -> bool:
         is_possible = self.output == "logits" and source.has_windows
         return is_possible and self.protocol.needs_only_strips(source.size, self.preprocess)
+
+    def _advice(self, source: Source, otherwise: str) -> str:
+        """Say how an image that is too large can be segmented: in windows, where they would do."""
+        is_possible = self.output == "logits" and source.has_windows
+        helps = is_possible and find_protocol("slide").needs_only_strips(source.size, self.preprocess)
+        return f"{IN_WINDOWS}; or {otherwise}" if helps else otherwise
 
     @contextmanager
     def alone(self) -> Iterator[None]:

@@ -15,12 +15,11 @@ import numpy as np
 from PIL import Image
 
 from terrazzo.arguments import checked
+from terrazzo.data.choose_images import choose_images
 from terrazzo.engines.engine import ENGINES, EngineOptions, available_cores
 from terrazzo.engines.trust import trust_file
 from terrazzo.errors import ConfigError, TerrazzoError
-from terrazzo.imaging.find_images import find_images
 from terrazzo.inference.upsample.argmax import upsample_argmax
-from terrazzo.ownership import leave_out_results
 from terrazzo.profiling.engine_process import EngineProcess
 from terrazzo.profiling.machine import Times, package_versions, processor_name
 from terrazzo.profiling.report import EngineSpeed, ImageSpeed, Problem, SpeedReport
@@ -80,12 +79,13 @@ def benchmark(
     if trust and exported_format(model) == "torch":
         trust_file(Path(model))  # the engine's process opens it then
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    paths = leave_out_results(find_images([str(images)]), [str(images)])[0][:MOST_IMAGES] if images is not None else []
+    paths = [] if images is None else choose_images([str(images)])[0][:MOST_IMAGES]
     steps = _Steps(progress, 1 + 2 * len(wanted) + rounds + len(paths))
     work: dict[str, Any] = {"model": str(model), "threads": threads, "size": size, "batch_size": batch_size}
     with tempfile.TemporaryDirectory(prefix="terrazzo-benchmark-") as name, ExitStack() as stack:
         folder = Path(name)
         with EngineProcess("PyTorch", threads, folder) as process:
+            process.ask("check", model=work["model"], device=device, images=[str(path) for path in paths])
             facts = process.ask("facts", **work, logits=str(folder / REFERENCE))
         steps.done()
         running: list[_Running] = []

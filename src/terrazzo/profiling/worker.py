@@ -80,6 +80,27 @@ class Worker:
 
         return peak_memory()
 
+    def check(self, model: str, device: str | None, images: list[str]) -> None:
+        """See that there is such a device, and that all images can be read for the model: before minutes are spent."""
+        from terrazzo.engines.torch import find_device
+        from terrazzo.imaging.read import ReadOptions
+        from terrazzo.weights.exported import exported_format
+
+        find_device(device)
+        if not images:
+            return
+        if exported_format(model) is not None:
+            from terrazzo.inference.predict import make_predictor
+
+            bands = make_predictor(model).preprocess.bands
+        else:
+            from terrazzo.weights.load import load
+
+            bands = load(model).preprocess.bands
+        reading = ReadOptions().for_model(bands)
+        for image in images:
+            reading.read(Path(image))
+
     def facts(self, model: str, threads: int, size: tuple[int, int], batch_size: int, logits: str) -> dict[str, Any]:
         """Describe a model, run it in PyTorch operator by operator, and save its logits as .npy.
 

@@ -201,12 +201,17 @@ def named_sources(models: Sequence[str]) -> dict[str, str | Path | Predictor]:
     """Read ``NAME=MODEL`` or ``MODEL``, whose name is then its file's or folder's.
 
     Raises:
-        ConfigError: two models have one name, or there is none.
+        ConfigError: two models have one name, one has a name that is not part of an address, or there is none.
     """
     sources: dict[str, str | Path | Predictor] = {}
     for given in models:
         name, _, source = given.rpartition("=")
         name = name or (source if source in bundled_names() else Path(source).stem or source)
+        if not source.strip() or not name.strip() or "/" in name or not name.isprintable():
+            raise ConfigError(
+                f"{show(given)} does not name a model that requests can call",
+                fix="give a model, or NAME=MODEL with a name of letters and digits, as in day=runs/mine",
+            )
         if name in sources:
             raise ConfigError(f"two models are called {show(name)}", fix="name one of them, as in day=runs/mine")
         sources[name] = source

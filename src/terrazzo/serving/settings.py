@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from terrazzo.arguments import check_fields
 from terrazzo.errors import ConfigError
+from terrazzo.text import show
 
 __all__ = ["ServeSettings"]
+
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#]+|null")
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,15 @@ class ServeSettings:
         check_fields(self)
         least = {"capacity": 1, "batch_size": 1, "batch_wait": 0, "max_body": 1, "max_pixels": 1, "stop_timeout": 0}
         for name, value in least.items():
-            if not getattr(self, name) >= value:
-                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"give at least {value}")
+            if not value <= getattr(self, name) < float("inf"):  # what is infinite never ends
+                raise ConfigError(f"{name} is {getattr(self, name)}", fix=f"give a number of at least {value}")
         if not 0 < self.timeout < float("inf"):
             raise ConfigError(f"timeout is {self.timeout}", fix="give seconds, more than 0")
+        if wrong := [origin for origin in self.cors if origin != "*" and ORIGIN.fullmatch(origin) is None]:
+            raise ConfigError(
+                f"{show(wrong[0])} is not an origin, and no page would match it",
+                fix="give it as browsers send it: https://example.org, with a port where it has one, or *",
+            )
         if not 0 <= self.port < 1 << 16:
             raise ConfigError(f"port is {self.port}", fix="give a number from 0 to 65535")
         if self.api_key is not None and not (self.api_key.isascii() and len(self.api_key) >= 16):

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.data import Dataset, open_dataset
+from terrazzo.data.folders import split_of
 from terrazzo.data.pixel_counts import count_pixels
 from terrazzo.errors import DatasetError, TrainingError
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.notes import note
 from terrazzo.text import show
 from terrazzo.training.sections import DataSection
 
@@ -28,6 +30,11 @@ def open_splits(section: DataSection, data: Path) -> tuple[Dataset, Dataset]:
     """
     labels = LabelSpec.named(section.labels) if section.labels else None
     train = open_dataset(data, section.train_split, labels, rules=section.rules)
+    if not section.holdout and split_of(section.train_split) == split_of(section.val_split):
+        note(
+            f"{section.train_split} is what the run learns from and what it is validated on: its mIoU says nothing "
+            "about other photos, nor which epoch is the best for them"
+        )
     if not section.holdout:
         return train, open_dataset(data, section.val_split, train.labels, rules=section.rules)
     held = [any(fnmatch.fnmatch(sample.name, pattern) for pattern in section.holdout) for sample in train.samples]

@@ -68,7 +68,7 @@ class RunLog:
         make_folder(self.output)
         try:
             self._tensorboard = _tensorboard_writer(self.output / "tensorboard", step)
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:  # the latter for names that are not text
             self._without_tensorboard(error)
         console = Console(stderr=True)
         columns = (BarColumn(12), MofNCompleteColumn(), TextColumn("{task.fields[status]}", markup=False))
@@ -159,10 +159,11 @@ class RunLog:
                 f"{row['images_per_second']:.1f} img/s{scores}"
             )
 
-    def _without_tensorboard(self, error: OSError) -> None:
+    def _without_tensorboard(self, error: OSError | UnicodeEncodeError) -> None:
         """Go on without TensorBoard's files: log.csv has the same numbers."""
         self._tensorboard = None
-        self.say(f"note: TensorBoard's files could not be written ({error.strerror}); {LOG_FILE} has the same numbers")
+        reason = error.strerror if isinstance(error, OSError) else "the folder's name is not text"
+        self.say(f"note: TensorBoard's files could not be written ({reason}); {LOG_FILE} has the same numbers")
 
     def say(self, text: str) -> None:
         """Print lines above the bar, control characters in them escaped; silent on ranks other than the first."""

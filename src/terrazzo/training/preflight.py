@@ -14,6 +14,7 @@ from terrazzo.data.pixel_counts import in_threads
 from terrazzo.errors import DatasetError, ImageError, TerrazzoError
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.notes import note
+from terrazzo.text import shown_path
 from terrazzo.training.bands import bands_to_choose
 from terrazzo.training.distributed import ranks_here
 from terrazzo.training.memory_plan import in_words
@@ -112,7 +113,7 @@ def disk_lines(model: Segmenter, recipe: Recipe, output: Path) -> list[str]:
     free = _free_bytes(output)
     if free is None:
         return [f"disk      about {in_words(needed)}"]
-    line = f"disk      about {in_words(needed)} in {output}, {in_words(free)} free"
+    line = f"disk      about {in_words(needed)} in {shown_path(output)}, {in_words(free)} free"
     return [line] if needed <= free else [line, "warning   that is not enough: free some, or choose another --output"]
 
 

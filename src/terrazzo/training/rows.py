@@ -92,6 +92,12 @@ def plain(value: object, where: str, path: str = "", depth: int = 0) -> Any:
                 f"{where}: {path or 'it'} has a key {show(odd[0])}", fix="keys are names", code="recipe-value"
             )
         return {key: plain(item, where, f"{path}.{key}".lstrip("."), depth + 1) for key, item in value.items()}
+    if isinstance(value, int):
+        raise ConfigError(
+            f"{where}{f': {path}' if path else ''} is a whole number beyond 2**63",
+            fix="give a smaller one",
+            code="recipe-value",
+        )
     raise ConfigError(
         f"{where}{f': {path}' if path else ''} is {show(value)}",
         fix="give text, a number, true or false, null, or a list or a mapping of these",

@@ -17,7 +17,7 @@ from terrazzo.labels.matching import match_classes, only_numbered, side_by_side
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.preprocess import Preprocess
-from terrazzo.text import shown_path
+from terrazzo.text import show, shown_path
 from terrazzo.training.bands import refuse_other_bands
 from terrazzo.training.freezing import freeze
 from terrazzo.training.recipe import Recipe
@@ -147,11 +147,7 @@ def start_from(
     missing = [key for key in mine if key not in theirs and not key.startswith(optional)]
     other = [key for key in theirs if key in mine and theirs[key].shape != mine[key].shape]
     if missing or not theirs.keys() <= mine.keys() or not all(CLASSIFIER.match(key) for key in other):
-        raise CheckpointError(
-            f"{weights} is not a {recipe.network}: it is {initial.what}",
-            fix=f"start from weights of the same architecture, or train --model {initial.architecture}",
-            code="checkpoint-architecture",
-        )
+        raise _of_another_architecture(weights, recipe.network, initial, mine, theirs)
     lists = None if encoder_only or names is None or initial.labels is None else (names, initial.labels.names)
     matching = None if lists is None else match_classes(*lists, guessed=initial.guessed)
     differs = bool(other) or (lists is not None and matching is None)
@@ -176,6 +172,23 @@ def start_from(
             f"{network.in_channels}, a band more starting from the mean of its filters"
         )
     return Start(not encoder_only and not differs, tuple(notes))
+
+
+def _of_another_architecture(
+    weights: str, wanted: str, initial: StartingWeights, mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+) -> CheckpointError:
+    message = f"{weights} is not a {wanted}: it is {initial.what}"
+    fix = f"start from weights of the same architecture, or train --model {initial.architecture}"
+    if initial.architecture == wanted:  # somebody's own network that has kept the name
+        shapes = [{key: tuple(value.shape) for key, value in tensors.items()} for tensors in (theirs, mine)]
+        differing = sorted(key for key in {*mine, *theirs} if shapes[0].get(key) != shapes[1].get(key))
+        found, expected = ("missing" if (shape := s.get(differing[0])) is None else shape for s in shapes)
+        message = (
+            f"{weights} has the name {wanted} and other layers: {show(differing[0])} is {found} in it, and {expected} "
+            f"in a {wanted}; {len(differing)} tensors differ"
+        )
+        fix = "train by the recipe that those weights were trained by (--recipe RUN/recipe.yaml), or start from others"
+    return CheckpointError(message, fix=fix, code="checkpoint-architecture")
 
 
 def _in_order(tensors: Mapping[str, Tensor], table: tuple[int, ...]) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from terrazzo.config import parse_json
 from terrazzo.errors import CheckpointError
 from terrazzo.notes import note
-from terrazzo.regular_files import open_regular
+from terrazzo.regular_files import named_in_text, open_regular
 from terrazzo.text import list_names, printable, said_by
 from terrazzo.weights.foreign_files import refuse_foreign_file
 from terrazzo.weights.metadata import read_json
@@ -131,9 +131,9 @@ def _read_safetensors(path: Path, part: str) -> TensorFile:
     digest = hashlib.sha256()
     tensors: dict[str, Tensor] = {}
     try:
-        with safe_open(path, framework="pt"):
-            pass
         with open(path, "rb") as file:
+            with named_in_text(path) as name, safe_open(name, framework="pt"):
+                pass
             start = file.read(8)
             header = file.read(int.from_bytes(start, "little"))
             digest.update(start + header)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from terrazzo.cli.options import DeviceOption
+from terrazzo.cli.options import DeviceOption, LearntBandsOption, NodataOption, learnt_bands
 from terrazzo.cli.say import say
 
 __all__ = ["ablate"]
@@ -20,6 +20,8 @@ def ablate(
     data: Annotated[Path, Parameter(name=["--data", "-d"])],
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     labels: str | None = None,
+    bands: LearntBandsOption = None,
+    nodata: NodataOption = None,
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
@@ -91,6 +93,8 @@ def ablate(
         "lr": lr,
         "seed": seed,
         "precision": precision,
+        "data.bands": learnt_bands(bands),
+        "data.nodata": nodata,
     }
 
     from terrazzo.ablation.ablate import ablate as run_study

@@ -12,6 +12,7 @@ theirs and no longer ours:
     YAML               the first line, a comment
     XML                the last line, a comment
     ONNX               an entry of its ``metadata_props``
+    MP4, MKV           the comment among its metadata
 
 Formats without room for it (CSV, TXT, Markdown, BIN) are known by the marked file beside them, which has their
 checksums behind its own.
@@ -20,13 +21,14 @@ checksums behind its own.
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import re
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -38,7 +40,9 @@ from terrazzo.notes import note
 from terrazzo.text import shown_path
 
 __all__ = [
+    "MARK",
     "Kind",
+    "blank_mark",
     "blank_png_mark",
     "check_outputs",
     "is_result",
@@ -61,6 +65,7 @@ SHOWN = 10  # files listed in one message
 Kind = Literal["predict", "evaluate", "explain", "ablate", "benchmark", "check-data", "export", "train"]
 """The command whose result a file is."""
 
+VIDEOS = (".mp4", ".mkv")
 UNMARKED = (".csv", ".txt", ".md", ".bin")
 
 
@@ -150,7 +155,9 @@ def put_aside(path: Path) -> str:
 
 
 def leave_out_results(
-    found: Sequence[Path], arguments: Sequence[str | os.PathLike[str]]
+    found: Sequence[Path],
+    arguments: Sequence[str | os.PathLike[str]],
+    is_ours: Callable[[Path], bool] | None = None,
 ) -> tuple[list[Path], list[Path]]:
     """Separate photos from the results of earlier runs among them, with a note that says how many are left out.
 
@@ -159,11 +166,13 @@ def leave_out_results(
     Args:
         found: images.
         arguments: the files, folders and patterns they were found by.
+        is_ours: tells results from other files; by default that of images.
 
     Raises:
         ImageError: nothing but results is there (code "image-none-found").
     """
-    results = [path for path in found if is_result(path) or _belongs_to_run(path)]
+    is_ours = is_ours or (lambda path: is_result(path) or _belongs_to_run(path))
+    results = [path for path in found if is_ours(path)]
     if not results:
         return list(found), []
     if len(results) < len(found):
@@ -174,8 +183,8 @@ def leave_out_results(
         note(f"taken although it is a result of an earlier run, for nothing else was named: {shown_path(results[0])}")
         return results, []
     raise ImageError(
-        f"{', '.join(map(shown_path, arguments))}: all {len(results)} images there are results of earlier runs",
-        fix="name a folder of photos; to take a result for a photo, name its file",
+        f"{', '.join(map(shown_path, arguments))}: all {len(results)} files there are results of earlier runs",
+        fix="name a folder of photos or a video; to take a result for one, name its file",
         code="image-none-found",
     )
 
@@ -233,6 +242,8 @@ def mark_files(paths: Sequence[Path], kind: Kind) -> None:
                 mark = _png_mark(kind, _png_checksum(file))
                 file.seek(PNG_HEADER)
                 file.write(mark)
+        elif path.suffix in VIDEOS:
+            _fill_in_mark(path)
         elif path.suffix not in UNMARKED:
             path.write_bytes(_marked(path.read_bytes(), path.suffix, kind, beside))
 
@@ -240,6 +251,11 @@ def mark_files(paths: Sequence[Path], kind: Kind) -> None:
 def blank_png_mark(kind: Kind) -> bytes:
     """The chunk that `mark_files` fills in, for a PNG that is written in parts: to stand behind its header."""
     return _png_mark(kind, 0)
+
+
+def blank_mark(kind: Kind) -> str:
+    """The text that `mark_files` fills in, for a video: its comment."""
+    return _line(kind, [0]).decode()
 
 
 def _belongs_to_run(path: Path) -> bool:
@@ -275,6 +291,8 @@ def _checksums(path: Path, kind: Kind) -> list[int]:
     elif start.startswith(PNG):
         with open(path, "rb") as file:
             marks = {start: _png_checksum(file)} if MARK.search(start) else {}
+    elif path.suffix in VIDEOS:
+        marks = _marks_of_video(path)
     else:
         data = path.read_bytes()
         marks = {m[0]: zlib.crc32(data.replace(m[0], _line_of(m, 0))) for m in MARK.finditer(data)}
@@ -284,6 +302,28 @@ def _checksums(path: Path, kind: Kind) -> list[int]:
             if found[0] == checksum:
                 return found
     return []
+
+
+def _marks_of_video(path: Path) -> dict[bytes, int]:
+    """The mark of a video, and the checksum that it should have; of any size, for it is not read into memory."""
+    if not path.stat().st_size:
+        return {}
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        match = MARK.search(data)
+        if match is None:
+            return {}
+        text, start, stop = match[0], match.start(), match.end()
+        blank = _line_of(match, 0)
+        del match  # which holds on to the file
+        with memoryview(data) as view:
+            return {text: zlib.crc32(view[stop:], zlib.crc32(blank, zlib.crc32(view[:start])))}
+
+
+def _fill_in_mark(path: Path) -> None:
+    """Put the checksum of a video into its blank mark."""
+    for text, checksum in _marks_of_video(path).items():
+        with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as data:
+            data[(start := data.find(text)) : start + len(text)] = re.sub(b"0{8}$", b"%08x" % checksum, text)
 
 
 def _marked(data: bytes, suffix: str, kind: Kind, beside: Iterable[int] = ()) -> bytes:

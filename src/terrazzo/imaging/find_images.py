@@ -11,7 +11,7 @@ from pathlib import Path
 from terrazzo.errors import ImageError
 from terrazzo.text import shown_path
 
-__all__ = ["IMAGE_SUFFIXES", "find_images"]
+__all__ = ["IMAGE_SUFFIXES", "files_in", "find_images"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 
@@ -29,8 +29,7 @@ def find_images(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         text = os.fsdecode(path)
         if os.path.isdir(text):
-            matches = [os.path.join(folder, file) for folder, _, files in os.walk(text) for file in files]
-            matches = [match for match in matches if not _is_hidden(os.path.relpath(match, text))]
+            matches = files_in(text)
         elif os.path.lexists(text):
             found[Path(text)] = None
             continue
@@ -49,6 +48,12 @@ def find_images(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
             )
         found.update(dict.fromkeys(map(Path, sorted(matches, key=_natural_key))))
     return list(found)
+
+
+def files_in(folder: str) -> list[str]:
+    """The files in a folder, to any depth, but for hidden ones and those in hidden folders."""
+    found = [os.path.join(place, file) for place, _, files in os.walk(folder) for file in files]
+    return [file for file in found if not _is_hidden(os.path.relpath(file, folder))]
 
 
 def _is_hidden(path: str) -> bool:

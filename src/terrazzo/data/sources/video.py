@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -173,54 +173,45 @@ class VideoFile:
             note(f"{where} is cut short: its last frame ends at {float(end):.2f} s of {float(wanted):.2f} s")
 
     def _pictures(self, start: Fraction) -> Iterator[tuple[Any, Fraction, Fraction]]:
-        """Yield each decoded picture with its time and duration; None for data that cannot be decoded."""
+        """Yield each decoded picture with its time and duration; None for data that cannot be decoded.
+
+        Those before `start` are passed over as far as the file has an index of its key frames.
+        """
+        if start > 0:
+            pictures = self._decoded(start)
+            first = next(pictures, None)
+            if first is not None and first[0] is not None and first[1] <= start:
+                yield first
+                yield from pictures
+                return
+        yield from self._decoded(Fraction(0))
+
+    def _decoded(self, start: Fraction) -> Iterator[tuple[Any, Fraction, Fraction]]:
         av = import_av()
         with opened_video(self.path) as container:
             stream = _picture_stream(container, self.path)
             stream.thread_type = "AUTO"
-            origin = origin_of(container)
-            usual = 1 / self.rate
-            is_sought = start > 0 and self._seek(container, stream, origin + start, start)
-            if start > 0 and not is_sought:
-                container.seek(0)
+            origin, usual = origin_of(container), 1 / self.rate
+            if start > 0:
+                with suppress(av.error.FFmpegError):  # there is no index, and reading begins where it can
+                    container.seek(int((origin + start) / self.time_base), stream=stream)
             last: Fraction | None = None
             packets = container.demux(stream)
             while True:
                 try:
-                    packet = next(packets)
-                    pictures = packet.decode()
-                except StopIteration:
-                    return
-                except av.error.EOFError:
+                    pictures = next(packets).decode()
+                except (StopIteration, av.error.EOFError):
                     return
                 except av.error.InvalidDataError:
                     yield None, Fraction(0), Fraction(0)
                     continue
                 for picture in pictures:
-                    after = Fraction(0) if last is None else last + usual
-                    time = (
-                        after if picture.pts is None else picture.pts * (picture.time_base or self.time_base) - origin
-                    )
+                    unit = picture.time_base or self.time_base
+                    time = (last or -usual) + usual if picture.pts is None else picture.pts * unit - origin
                     if last is not None and time <= last:  # no player shows two frames at once
                         time = last + self.time_base
-                    duration = (picture.duration or 0) * unit or usual
                     last = time
-                    yield picture, time, duration
-
-    def _seek(self, container: Any, stream: Any, time: Fraction, start: Fraction) -> bool:
-        """Go to the last key frame before a time; return whether the file has it and it is before that time."""
-        av = import_av()
-        try:
-            container.seek(int(time / self.time_base), stream=stream)
-            for packet in container.demux(stream):
-                for picture in packet.decode():
-                    found = picture.pts is not None and picture.pts * self.time_base <= time
-                    if found:
-                        container.seek(int(time / self.time_base), stream=stream)
-                    return found
-        except av.error.FFmpegError:
-            pass
-        return False
+                    yield picture, time, (picture.duration or 0) * unit or usual
 
 
 def video_format(path: str | os.PathLike[str]) -> str | None:

@@ -18,6 +18,9 @@ __all__ = ["Audio"]
 
 COPIED = ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")  # what players take in mp4
 
+AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+USUAL_LAYOUTS = {1: "mono", 2: "stereo"}  # files often say the number of channels alone
+
 
 class Audio:
     """The first sound track of a file, copied along as far as the pictures have come.
@@ -43,8 +46,9 @@ class Audio:
             if self._is_copied:
                 self._stream = output.add_stream_from_template(self._source)
             else:
-                self._stream = output.add_stream("aac", rate=self._source.codec_context.sample_rate)
-                self._stream.codec_context.layout = self._source.codec_context.layout
+                rate, layout = self._source.codec_context.sample_rate, self._source.codec_context.layout
+                self._stream = output.add_stream("aac", rate=rate if rate in AAC_RATES else 48000)
+                self._stream.codec_context.layout = USUAL_LAYOUTS.get(layout.nb_channels, layout.name)
             self._packets = self._timed()
         except Exception as error:
             self._drop(error)
@@ -94,7 +98,7 @@ class Audio:
 
     def _converted(self) -> Iterator[tuple[Fraction, Any]]:
         av = import_av()
-        origin, start, rate = origin_of(self._container), self._span.start, self._source.codec_context.sample_rate
+        origin, start, rate = origin_of(self._container), self._span.start, self._stream.codec_context.sample_rate
         context = self._stream.codec_context
         resampler = av.AudioResampler(format="fltp", layout=context.layout, rate=rate, frame_size=1024)
         if start > 0:
@@ -106,8 +110,7 @@ class Audio:
                     time = (sound.pts or 0) * sound.time_base - origin
                     if time < start:
                         continue
-                    sound.pts = round((time - start) * rate)
-                    sound.time_base = Fraction(1, rate)
+                    sound.pts, sound.time_base = round((time - start) * rate), Fraction(1, rate)
                 for part in resampler.resample(sound):
                     for made in self._stream.encode(part):
                         yield time, made

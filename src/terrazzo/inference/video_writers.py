@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,7 +24,7 @@ from terrazzo.inference.audio import Audio
 from terrazzo.inference.result import Segmentation
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
-from terrazzo.ownership import blank_mark, mark_files, write_result
+from terrazzo.ownership import blank_mark, mark_files
 from terrazzo.text import shown_path
 
 __all__ = ["Write", "folder_of_masks", "h264_video", "mask_video", "tables"]
@@ -105,7 +105,7 @@ def _video(
     """Write a video whose first frame settles the size."""
     av = import_av()
     with replacing(path) as partial:
-        with av.open(str(partial), "w", options=options) as container:
+        with ExitStack() as opened, av.open(str(partial), "w", options=options) as container:
             container.metadata["comment"] = blank_mark("predict")
             stream: Any = None
             audio: Audio | None = None
@@ -122,7 +122,7 @@ def _video(
                     stream = encoder(container, shaped(result))
                     stream.codec_context.time_base = video.time_base
                     if video.has_audio and path.suffix == ".mp4":
-                        audio = Audio(video.path, container, span)
+                        audio = opened.enter_context(closing(Audio(video.path, container, span)))
                 picture = encoded(result)
                 size = stream.codec_context.height, stream.codec_context.width
                 if (picture.height, picture.width) != size:
@@ -140,7 +140,6 @@ def _video(
                 mux(stream.encode())
             if audio is not None:
                 audio.copy_until(span.stop)
-                audio.close()
         mark_files([partial], "predict")
 
 
@@ -154,7 +153,9 @@ def folder_of_masks(path: Path, keep_others: bool) -> Iterator[Write]:
     with replacing_folder(path, keep_others=keep_others) as folder:
 
         def write(frame: Frame, result: Segmentation) -> None:
-            write_result(folder / f"{frame.number:06}.png", result.encode("mask"), "predict")
+            path = folder / f"{frame.number:06}.png"
+            path.write_bytes(result.encode("mask"))
+            mark_files([path], "predict")
 
         yield write
 

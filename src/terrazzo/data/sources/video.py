@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.errors import ImageError, TerrazzoError
+from terrazzo.errors import ImageError
 from terrazzo.imaging.pyav import import_av
 from terrazzo.notes import note
 from terrazzo.regular_files import open_regular
@@ -36,6 +36,14 @@ __all__ = [
 ]
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv")
+HEAD = 600  # bytes that tell a format
+MAGIC = {
+    b"\x1aE\xdf\xa3": "matroska",
+    b"RIFF": "avi",
+    b"\0\0\1\xba": "mpeg",
+    b"0&\xb2u\x8ef\xcf\x11": "asf",
+    b"FLV\1": "flv",
+}
 STILL_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")
 MISSING_AT_END = Fraction(1, 2)  # seconds; less than that is rounding in headers
 ITU709, ITU601, UNSPECIFIED = 1, 5, 2  # FFmpeg's numbers of YUV matrices
@@ -165,9 +173,11 @@ class VideoFile:
         """Say what is missing or damaged."""
         where = shown_path(self.path)
         if damaged:
-            note(f"{where}: {damaged} frames are damaged, and their masks cannot be trusted")
+            frames = "1 frame is" if damaged == 1 else f"{damaged} frames are"
+            note(f"{where}: {frames} damaged, and what the masks there show is not to be trusted")
         if lost:
-            note(f"{where}: {lost} damaged pieces could not be decoded, and their frames are missing")
+            pieces = "1 piece" if lost == 1 else f"{lost} pieces"
+            note(f"{where}: {pieces} of it cannot be decoded, and the frames in there are missing")
         wanted = self.duration if stop is None or self.duration is None else min(stop, self.duration)
         if wanted is not None and wanted - end > max(MISSING_AT_END, 3 / self.rate):
             note(f"{where} is cut short: its last frame ends at {float(end):.2f} s of {float(wanted):.2f} s")
@@ -215,26 +225,23 @@ class VideoFile:
 
 
 def video_format(path: str | os.PathLike[str]) -> str | None:
-    """Return FFmpeg's name of a video file's format, by its first bytes; None for anything else."""
+    """Return FFmpeg's name of a video file's format; None for anything else."""
     try:
         with open_regular(path) as file:
-            head = file.read(600)
+            return _format_of(file.read(HEAD))
     except OSError:
         return None
+
+
+def _format_of(head: bytes) -> str | None:
+    """Return FFmpeg's name of the format of a file with these first bytes."""
     if head[4:8] == b"ftyp":
         return None if head[8:12] in STILL_BRANDS else "mov"
     if head[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip") and head[:2] == b"\0\0":
         return "mov"
-    if head.startswith(b"\x1aE\xdf\xa3"):
-        return "matroska"
-    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
-        return "avi"
-    if head.startswith(b"\0\0\1\xba"):
-        return "mpeg"
-    if head.startswith(b"0&\xb2u\x8ef\xcf\x11"):
-        return "asf"
-    if head.startswith(b"FLV\1"):
-        return "flv"
+    for start, name in MAGIC.items():
+        if head.startswith(start):
+            return name if name != "avi" or head[8:12] == b"AVI " else None
     for size, skip in ((188, 0), (192, 4)):
         if len(head) > skip + 2 * size and all(head[skip + step * size] == 0x47 for step in range(3)):
             return "mpegts"
@@ -246,28 +253,36 @@ def opened_video(path: Path) -> Iterator[Any]:
     """Open a video for reading; errors of FFmpeg inside the block become those of this program.
 
     Raises:
-        ImageError: it cannot be read, or is damaged (code "video-damaged").
+        ImageError: it is not there, is not a video (code "video-format"), or is damaged (code "video-damaged").
         MissingExtraError: PyAV is not installed.
     """
     av = import_av()
-    where = shown_path(path)
-    kind = video_format(path)
+    where, damaged = shown_path(path), "copy or download it again, or convert it to H.264 in mp4 with another program"
     try:
-        with open_regular(path) as file, av.open(file, format=kind, metadata_errors="replace") as container:
-            yield container
-    except TerrazzoError:
-        raise
+        with open_regular(path) as file:
+            kind = _format_of(file.read(HEAD))
+            if kind is None:
+                raise ImageError(
+                    f"{where}: this is not a video that can be read here",
+                    fix="give mp4, mov, mkv, webm, avi, mpg, ts, wmv or flv; or an animated GIF, WebP or PNG",
+                    code="video-format",
+                )
+            file.seek(0)
+            with av.open(file, format=kind, metadata_errors="replace") as container:
+                yield container
+    except (av.error.InvalidDataError, av.error.EOFError) as error:
+        raise ImageError(f"{where}: the video is cut short or damaged", fix=damaged, code="video-damaged") from error
     except av.error.FFmpegError as error:
-        if isinstance(error, (av.error.InvalidDataError, av.error.EOFError)):
-            raise ImageError(
-                f"{where}: the video is cut short or damaged",
-                fix="copy or download it again; if a camera lost power, a tool such as untrunc may mend it",
-                code="video-damaged",
-            ) from error
         raise ImageError(
-            f"{where}: the video cannot be read: {said_by(error)}",
-            fix="convert it to H.264 in mp4 with another program",
-            code="video-damaged",
+            f"{where}: the video cannot be read: {said_by(error)}", fix=damaged, code="video-damaged"
+        ) from error
+    except FileNotFoundError as error:
+        raise ImageError(f"{where}: there is no such file", fix="check the path", code="image-missing") from error
+    except OSError as error:
+        if error.filename is None or Path(error.filename) != path:
+            raise
+        raise ImageError(
+            f"{where}: the video cannot be read: {error.strerror}", fix="name a video file", code="image-unreadable"
         ) from error
 
 

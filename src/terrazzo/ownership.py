@@ -171,6 +171,8 @@ def leave_out_results(
     Raises:
         ImageError: nothing but results is there (code "image-none-found").
     """
+    told = "images there are results of earlier runs"
+    told = told if is_ours is None else told.replace("images", "videos")
     is_ours = is_ours or (lambda path: is_result(path) or _belongs_to_run(path))
     results = [path for path in found if is_ours(path)]
     if not results:
@@ -183,8 +185,8 @@ def leave_out_results(
         note(f"taken although it is a result of an earlier run, for nothing else was named: {shown_path(results[0])}")
         return results, []
     raise ImageError(
-        f"{', '.join(map(shown_path, arguments))}: all {len(results)} files there are results of earlier runs",
-        fix="name a folder of photos or a video; to take a result for one, name its file",
+        f"{', '.join(map(shown_path, arguments))}: all {len(results)} {told}",
+        fix="name a folder of photos; to take a result for a photo, name its file",
         code="image-none-found",
     )
 
@@ -291,11 +293,8 @@ def _checksums(path: Path, kind: Kind) -> list[int]:
     elif start.startswith(PNG):
         with open(path, "rb") as file:
             marks = {start: _png_checksum(file)} if MARK.search(start) else {}
-    elif path.suffix in VIDEOS:
-        marks = _marks_of_video(path)
     else:
-        data = path.read_bytes()
-        marks = {m[0]: zlib.crc32(data.replace(m[0], _line_of(m, 0))) for m in MARK.finditer(data)}
+        marks = _marks_within(path)
     for text, checksum in marks.items():
         if (match := MARK.search(text)) is not None and match[1] == kind.encode():
             found = [int(number, 16) for number in match[2].split()]
@@ -304,24 +303,22 @@ def _checksums(path: Path, kind: Kind) -> list[int]:
     return []
 
 
-def _marks_of_video(path: Path) -> dict[bytes, int]:
-    """The mark of a video, and the checksum that it should have; of any size, for it is not read into memory."""
+def _marks_within(path: Path) -> dict[bytes, int]:
+    """The marks in a file of any size, which is not read into memory, each with the checksum that it should have."""
     if not path.stat().st_size:
         return {}
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        match = MARK.search(data)
-        if match is None:
-            return {}
-        text, start, stop = match[0], match.start(), match.end()
-        blank = _line_of(match, 0)
-        del match  # which holds on to the file
+        places = [(match.span(), match[0], _line_of(match, 0)) for match in MARK.finditer(data)]
         with memoryview(data) as view:
-            return {text: zlib.crc32(view[stop:], zlib.crc32(blank, zlib.crc32(view[:start])))}
+            return {
+                text: zlib.crc32(view[stop:], zlib.crc32(blank, zlib.crc32(view[:start])))
+                for (start, stop), text, blank in places
+            }
 
 
 def _fill_in_mark(path: Path) -> None:
     """Put the checksum of a video into its blank mark."""
-    for text, checksum in _marks_of_video(path).items():
+    for text, checksum in _marks_within(path).items():
         with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as data:
             data[(start := data.find(text)) : start + len(text)] = re.sub(b"0{8}$", b"%08x" % checksum, text)
 

@@ -38,9 +38,10 @@ from terrazzo.inference.failure import Failure
 from terrazzo.inference.kinds import DEFAULT_KINDS
 from terrazzo.inference.overlay import Style
 from terrazzo.inference.predict_folder import Written, output_places, predict_folder
-from terrazzo.inference.predict_video import DEFAULT_VIDEO_KINDS, VideoSummary, predict_video
+from terrazzo.inference.predict_video import VideoSummary, predict_video
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE
+from terrazzo.inference.video_kinds import DEFAULT_VIDEO_KINDS
 from terrazzo.text import list_names, shown_path
 from terrazzo.weights.catalog import DEFAULT_MODEL, bundled_names, example_image
 
@@ -221,6 +222,8 @@ def _places(
     videos: list[Path], photos: list[str | PathLike[str]], arguments: list[str], output: Path
 ) -> list[tuple[Path, str | None]]:
     """Where each video's results go, and how their names begin: such that no two share one, nor one of the photos."""
+    if not videos:
+        return []
     if len(videos) == 1 and not photos and not isdir(arguments[0]):
         return [(output, None)]
     paths = [*videos, *(find_images(photos) if photos else [])]

@@ -22,11 +22,10 @@ from terrazzo.data.sources.video import Frame, Span, Video, VideoFile, no_frames
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.modes import evaluating, keeps_mode
-from terrazzo.errors import ConfigError, ImageError, OutputError
+from terrazzo.errors import ConfigError, ImageError
 from terrazzo.imaging.pyav import import_av
 from terrazzo.inference.areas import ClassArea, areas_of, count_classes
 from terrazzo.inference.failure import Failure
-from terrazzo.inference.kinds import stem_of
 from terrazzo.inference.overlay import Style
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor
@@ -34,28 +33,23 @@ from terrazzo.inference.protocols import Protocol
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.smoothing import smoothed
 from terrazzo.inference.threads import ahead, threads_of
+from terrazzo.inference.video_kinds import (
+    DEFAULT_VIDEO_KINDS,
+    check_mask_folder,
+    check_video_kinds,
+    video_destinations,
+)
 from terrazzo.inference.video_writers import Write, folder_of_masks, h264_video, mask_video, tables
 from terrazzo.notes import note
-from terrazzo.ownership import check_outputs, is_unchanged
+from terrazzo.ownership import check_outputs
 from terrazzo.text import shown_path
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from terrazzo.weights.files import TrainedModel
 
-__all__ = ["DEFAULT_VIDEO_KINDS", "VIDEO_KINDS", "Frames", "SegmentedFrame", "VideoSummary", "predict_video"]
+__all__ = ["Frames", "SegmentedFrame", "VideoSummary", "predict_video"]
 
-VIDEO_KINDS = {
-    "overlay": "_overlay.mp4",
-    "color": "_color.mp4",
-    "mask": "_mask",
-    "mask-video": "_mask.mkv",
-    "csv": ".csv",
-    "json": ".json",
-}
-"""What a video can become, and how the names of the files end; of ``mask``, a folder with a PNG for each frame."""
-
-DEFAULT_VIDEO_KINDS = ("overlay", "csv", "json")
 AHEAD = 4  # frames that wait between two steps
 
 
@@ -220,18 +214,18 @@ def predict_video(
         MissingExtraError: PyAV is not installed.
         OutputError: something stands at a destination that is not an earlier result, or nothing can be written there.
     """
-    path, span, kinds, style = Path(video), _span(every, start, stop), _check_kinds(save), style or Style()
+    path, span, kinds, style = Path(video), _span(every, start, stop), check_video_kinds(save), style or Style()
     if batch_size < 1:
         raise ConfigError(f"the batch size is {batch_size}", fix="give at least 1")
     import_av()
     source: Video = Animation(path) if is_animated(path) else VideoFile(path)
     if source.duration is not None and span.start >= source.duration:
         raise no_frames(path, span, source.duration)
-    files = {} if output is None else _destinations(Path(output), kinds, path, stem)
+    files = {} if output is None else video_destinations(Path(output), kinds, path, stem)
     inputs = [path, Path(model)] if isinstance(model, (str, Path)) else [path]
     plain = [file for kind, file in files.items() if kind != "mask"]
     check_outputs(plain, "predict", inputs=inputs, overwrite=overwrite)
-    keep_others = "mask" in files and _check_folder(files["mask"], overwrite)
+    keep_others = "mask" in files and check_mask_folder(files["mask"], overwrite)
 
     if isinstance(model, Predictor):
         predictor = model
@@ -267,11 +261,9 @@ def predict_video(
     settings = {"every": every, "start": start, "stop": stop, "smooth": smooth}
     labels, counts, size, number = predictor.labels, None, 0, 0
     with closing(outcomes), ExitStack() as opened:
-        writers = [
-            opened.enter_context(writer)
-            for writer in _writers(files, source, span, style, predictor, keep_others, settings)
-        ]
-        for number, (_, result) in enumerate(_written(outcomes, writers), 1):
+        made = _writers(files, source, span, style, predictor, keep_others, settings)
+        written = opened.enter_context(closing(_written(outcomes, [opened.enter_context(writer) for writer in made])))
+        for number, (_, result) in enumerate(written, 1):
             here = count_classes(result.mask, labels)
             counts, size = here if counts is None else counts + here, size + result.mask.size
             if progress is not None:
@@ -317,7 +309,7 @@ def _batches(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
 
 def _written(
     outcomes: Iterator[tuple[Frame, Segmentation]], writers: list[Write]
-) -> Iterator[tuple[Frame, Segmentation]]:
+) -> Generator[tuple[Frame, Segmentation], None, None]:
     """Write results in a thread, in order, a few behind; yield each once it is written."""
 
     def write(frame: Frame, result: Segmentation) -> tuple[Frame, Segmentation]:
@@ -375,40 +367,3 @@ def _expected(video: Video, span: Span) -> int:
     """About how many frames will be segmented; 0 where the file does not say how long it is."""
     stop = video.duration if span.stop is None else min(span.stop, video.duration or span.stop)
     return 0 if stop is None else max(0, round((stop - span.start) * video.rate / span.every))
-
-
-def _check_kinds(save: str | Iterable[str]) -> list[str]:
-    kinds = list(dict.fromkeys(kind.strip() for kind in (save.split(",") if isinstance(save, str) else save)))
-    unknown = [kind for kind in kinds if kind not in VIDEO_KINDS]
-    if unknown or not kinds:
-        what = f"there is nothing called {unknown[0]!r} to save of a video" if unknown else "nothing was chosen to save"
-        raise ConfigError(what, fix=f"choose from {', '.join(VIDEO_KINDS)}", code="config-save")
-    return [*kinds, "json"] if "csv" in kinds and "json" not in kinds else kinds  # which tells whose the table is
-
-
-def _destinations(output: Path, kinds: list[str], path: Path, stem: str | None) -> dict[str, Path]:
-    if output.suffix.lower() in (".mp4", ".mkv", ".csv", ".json") and not output.is_dir():
-        if kinds in (["overlay"], ["color"], ["mask-video"], ["json"]) and VIDEO_KINDS[kinds[0]].endswith(
-            output.suffix
-        ):
-            return {kinds[0]: output}
-        raise ConfigError(
-            f"{shown_path(output)} cannot be the file for {', '.join(kinds)}",
-            fix="name a folder; or for overlay or color alone a .mp4 file, for mask-video alone a .mkv file",
-            code="config-save",
-        )
-    return {kind: output / f"{stem or stem_of(path)}{VIDEO_KINDS[kind]}" for kind in kinds}
-
-
-def _check_folder(folder: Path, overwrite: bool) -> bool:
-    """Refuse to replace a folder with anything in it but masks; return whether what is in it must stay."""
-    check_outputs([folder / "000000.png"], "predict", overwrite=True)
-    foreign = [entry for entry in folder.iterdir() if not is_unchanged(entry, "predict")] if folder.is_dir() else []
-    if foreign and not overwrite:
-        raise OutputError(
-            f"{shown_path(folder)} would be replaced, and {shown_path(foreign[0])} in it is not as `terrazzo predict` "
-            "wrote it",
-            fix="choose another --output, or add --overwrite (in Python overwrite=True), which keeps other files",
-            code="output-not-ours",
-        )
-    return bool(foreign)

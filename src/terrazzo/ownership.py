@@ -244,7 +244,7 @@ def mark_files(paths: Sequence[Path], kind: Kind) -> None:
                 mark = _png_mark(kind, _png_checksum(file))
                 file.seek(PNG_HEADER)
                 file.write(mark)
-        elif path.suffix in VIDEOS:
+        elif path.suffix.lower() in VIDEOS:
             _fill_in_mark(path)
         elif path.suffix not in UNMARKED:
             path.write_bytes(_marked(path.read_bytes(), path.suffix, kind, beside))

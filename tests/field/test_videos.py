@@ -163,6 +163,7 @@ def test_the_table_has_every_frames_areas(drive: Path, tmp_path: Path) -> None:
     assert lines == ["frame,time,red,green,blue", "0,0.000000,0.5,0.5,0", "10,1.000000,0,0,1"]
     summary = json.loads((tmp_path / "drive.json").read_text())
     assert (summary["frames"], summary["first_time"], summary["last_time"], summary["every"]) == (2, 0, 1, 10)
+    assert summary["classes"][0]["color"] == "#{:02x}{:02x}{:02x}".format(*LABELS.palette[2])
     assert [(entry["name"], entry["share"]) for entry in summary["classes"]] == [
         ("blue", 0.5), ("red", 0.25), ("green", 0.25)
     ]  # fmt: skip
@@ -461,6 +462,18 @@ def test_results_are_replaced_and_other_files_are_not(drive: Path, tmp_path: Pat
     (tmp_path / "drive_mask/mine.txt").write_bytes(b"!")
     run(drive, tmp_path, save=kinds, overwrite=True)
     assert (tmp_path / "drive_mask/mine.txt").exists()
+
+
+def test_the_overlay_can_be_given_its_file(drive: Path, tmp_path: Path) -> None:
+    for name in ("a.mp4", "B.MP4"):
+        for _ in range(2):  # the second time it is known for a result
+            assert run(drive, tmp_path / name, every=10).files == {"overlay": tmp_path / name}
+        with av.open(str(tmp_path / name)) as container:
+            assert len(container.streams.audio) == 1
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(ConfigError) as caught:
+        run(drive, tmp_path / "a.mp4", save="overlay,color")
+    assert caught.value.code == "config-save"
 
 
 def test_the_video_itself_is_never_replaced(tmp_path: Path) -> None:

@@ -50,9 +50,10 @@ def video_destinations(output: Path, kinds: list[str], path: Path, stem: str | N
         ConfigError: `output` looks like a file, and is not one for these kinds (code "config-save").
     """
     if output.suffix.lower() in (".mp4", ".mkv", ".csv", ".json") and not output.is_dir():
-        if kinds in (["overlay"], ["color"], ["mask-video"], ["json"]) and VIDEO_KINDS[kinds[0]].endswith(
-            output.suffix
-        ):
+        suffix = output.suffix.lower()
+        if kinds == list(DEFAULT_VIDEO_KINDS) and suffix == ".mp4":
+            return {"overlay": output}  # which is what is meant where no kinds are named
+        if len(kinds) == 1 and kinds != ["csv"] and VIDEO_KINDS[kinds[0]].endswith(suffix):
             return {kinds[0]: output}
         raise ConfigError(
             f"{shown_path(output)} cannot be the file for {', '.join(kinds)}",

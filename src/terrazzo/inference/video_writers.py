@@ -121,7 +121,7 @@ def _video(
                 if stream is None:
                     stream = encoder(container, shaped(result))
                     stream.codec_context.time_base = video.time_base
-                    if video.has_audio and path.suffix == ".mp4":
+                    if video.has_audio and path.suffix.lower() == ".mp4":
                         audio = opened.enter_context(closing(Audio(video.path, container, span)))
                 picture = encoded(result)
                 size = stream.codec_context.height, stream.codec_context.width
@@ -197,7 +197,15 @@ def tables(
             "first_time": round(float(first), 6),
             "last_time": round(float(last), 6),
             **settings,
-            "classes": [{"index": area.index, "name": area.name, "share": round(area.share, 6)} for area in areas],
+            "classes": [
+                {
+                    "index": area.index,
+                    "name": area.name,
+                    "color": "#{:02x}{:02x}{:02x}".format(*labels.palette[area.index]),
+                    "share": round(area.share, 6),
+                }
+                for area in areas
+            ],
         }
         partials[-1].write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         mark_files(partials, "predict")

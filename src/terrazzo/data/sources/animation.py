@@ -17,6 +17,7 @@ from terrazzo.imaging.header import check_size, opened_image
 from terrazzo.imaging.read import MAX_PIXELS, WHITE
 from terrazzo.imaging.transparency import composed
 from terrazzo.notes import note
+from terrazzo.regular_files import open_regular
 
 __all__ = ["Animation", "is_animated"]
 
@@ -68,9 +69,13 @@ class Animation:
 def is_animated(path: str | os.PathLike[str]) -> bool:
     """Whether a file is an image of several frames that are shown one after the other; pages of a TIFF are not."""
     try:
+        with open_regular(path) as file:
+            head = file.read(12)
+        if not head.startswith((b"GIF8", b"RIFF", b"\x89PNG")):  # as of most photos
+            return False
         with opened_image(path) as image:
             return image.format in ("GIF", "WEBP", "PNG") and bool(getattr(image, "is_animated", False))
-    except ImageError:
+    except (ImageError, OSError):
         return False
 
 

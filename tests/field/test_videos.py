@@ -189,6 +189,14 @@ def test_a_part_is_cut_out_with_its_sound(drive: Path, tmp_path: Path) -> None:
         assert abs(float(audio.duration * audio.time_base) - 0.5) < 0.05
 
 
+def test_a_part_of_sound_that_mp4_cannot_hold(tmp_path: Path) -> None:
+    video = make(tmp_path / "a.mov", [flat("red")] * 30, sound="pcm_s16le")
+    run(video, start=1.0, stop=2.0)
+    with av.open(str(tmp_path / "out/a_overlay.mp4")) as container:
+        audio = container.streams.audio[0]
+        assert 0.85 < float(audio.duration * audio.time_base) < 1.15  # up to a packet of 0.13 s is left out
+
+
 def test_every_second_frame_is_shown_twice_as_long(drive: Path, tmp_path: Path) -> None:
     run(drive, tmp_path, every=4)
     with av.open(str(tmp_path / "drive_overlay.mp4")) as container:

@@ -103,7 +103,11 @@ class Audio:
         resampler = av.AudioResampler(format="fltp", layout=context.layout, rate=rate, frame_size=1024)
         if start > 0:
             self._container.seek(int((origin + start) * 1_000_000))
-        time = Fraction(0)
+
+        def made(part: Any) -> Iterator[tuple[Fraction, Any]]:
+            for packet in self._stream.encode(part):
+                yield start + (packet.pts or 0) * (packet.time_base or Fraction(1, rate)), packet
+
         for packet in self._container.demux(self._source):
             for sound in [*packet.decode(), *([None] if packet.dts is None else [])]:
                 if sound is not None:
@@ -112,7 +116,5 @@ class Audio:
                         continue
                     sound.pts, sound.time_base = round((time - start) * rate), Fraction(1, rate)
                 for part in resampler.resample(sound):
-                    for made in self._stream.encode(part):
-                        yield time, made
-        for made in self._stream.encode(None):
-            yield time, made
+                    yield from made(part)
+        yield from made(None)

@@ -217,7 +217,8 @@ class VideoFile:
                     continue
                 for picture in pictures:
                     unit = picture.time_base or self.time_base
-                    time = (last or -usual) + usual if picture.pts is None else picture.pts * unit - origin
+                    after = Fraction(0) if last is None else last + usual
+                    time = after if picture.pts is None else picture.pts * unit - origin
                     if last is not None and time <= last:  # no player shows two frames at once
                         time = last + self.time_base
                     last = time

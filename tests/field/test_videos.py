@@ -615,6 +615,11 @@ def test_a_bad_video_among_good_ones_is_skipped(
     assert (tmp_path / "out/drive_overlay.mp4").exists()
 
 
+def test_predict_points_to_predict_video(drive: Path) -> None:
+    with pytest.raises(ImageError, match=r"this is a video .*terrazzo\.predict_video"):
+        terrazzo.predict(drive, PREDICTOR)
+
+
 def test_timing_is_for_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from terrazzo.cli.main import main
 

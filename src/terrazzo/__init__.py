@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from terrazzo.exports.export import export
     from terrazzo.inference.predict import make_predictor, predict
     from terrazzo.inference.predict_folder import predict_folder
+    from terrazzo.inference.predict_video import predict_video
     from terrazzo.inference.predictor import Predictor
     from terrazzo.inference.result import Segmentation
     from terrazzo.interpret.attention import attention_maps
@@ -74,6 +75,7 @@ __all__ = [
     "open_dataset",
     "predict",
     "predict_folder",
+    "predict_video",
     "receptive_fields",
     "train",
 ]
@@ -110,6 +112,7 @@ _HOMES = {
     "open_dataset": "terrazzo.data",
     "predict": "terrazzo.inference.predict",
     "predict_folder": "terrazzo.inference.predict_folder",
+    "predict_video": "terrazzo.inference.predict_video",
     "receptive_fields": "terrazzo.interpret.receptive_field",
     "train": "terrazzo.training.train",
 }

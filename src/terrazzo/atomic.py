@@ -227,6 +227,9 @@ def clear_stale(folder: Path) -> None:
 def discard_partials() -> None:
     """Remove everything that this process has half written, for when it is about to be ended."""
     for partial in list(_live):
+        if partial.is_dir():  # renamed first: other threads may be writing into it
+            with suppress(OSError):
+                partial = partial.rename(partial.with_name(f"{PARTIAL_PREFIX}{uuid4().hex}"))
         _discard(partial)
 
 

@@ -13,6 +13,7 @@ theirs and no longer ours:
     YAML               the first line, a comment
     XML                the last line, a comment
     ONNX               an entry of its ``metadata_props``
+    MP4, MKV           the comment among its metadata
 
 Formats without room for it (CSV, TXT, Markdown, BIN) are known by the marked file beside them, which has their
 checksums behind its own.
@@ -21,13 +22,14 @@ checksums behind its own.
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import re
 import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -40,6 +42,7 @@ from terrazzo.text import shown_path
 from terrazzo.tiff_tags import checksum_with, first_directory, is_tiff
 
 __all__ = [
+    "MARK",
     "Kind",
     "blank_mark",
     "blank_png_mark",
@@ -65,6 +68,7 @@ SHOWN = 10  # files listed in one message
 Kind = Literal["predict", "evaluate", "explain", "ablate", "benchmark", "check-data", "export", "train"]
 """The command whose result a file is."""
 
+VIDEOS = (".mp4", ".mkv")
 UNMARKED = (".csv", ".txt", ".md", ".bin")
 
 
@@ -154,7 +158,9 @@ def put_aside(path: Path) -> str:
 
 
 def leave_out_results(
-    found: Sequence[Path], arguments: Sequence[str | os.PathLike[str]]
+    found: Sequence[Path],
+    arguments: Sequence[str | os.PathLike[str]],
+    is_ours: Callable[[Path], bool] | None = None,
 ) -> tuple[list[Path], list[Path]]:
     """Separate photos from the results of earlier runs among them, with a note that says how many are left out.
 
@@ -163,11 +169,15 @@ def leave_out_results(
     Args:
         found: images.
         arguments: the files, folders and patterns they were found by.
+        is_ours: tells results from other files; by default that of images.
 
     Raises:
         ImageError: nothing but results is there (code "image-none-found").
     """
-    results = [path for path in found if is_result(path) or _belongs_to_run(path)]
+    told = "images there are results of earlier runs"
+    told = told if is_ours is None else told.replace("images", "videos")
+    is_ours = is_ours or (lambda path: is_result(path) or _belongs_to_run(path))
+    results = [path for path in found if is_ours(path)]
     if not results:
         return list(found), []
     if len(results) < len(found):
@@ -178,7 +188,7 @@ def leave_out_results(
         note(f"taken although it is a result of an earlier run, for nothing else was named: {shown_path(results[0])}")
         return results, []
     raise ImageError(
-        f"{', '.join(map(shown_path, arguments))}: all {len(results)} images there are results of earlier runs",
+        f"{', '.join(map(shown_path, arguments))}: all {len(results)} {told}",
         fix="name a folder of photos; to take a result for a photo, name its file",
         code="image-none-found",
     )
@@ -241,6 +251,8 @@ def mark_files(paths: Sequence[Path], kind: Kind) -> None:
                 file.write(mark)
         elif is_tiff(start):
             _mark_tiff(path, kind)
+        elif path.suffix.lower() in VIDEOS:
+            _fill_in_mark(path)
         elif path.suffix not in UNMARKED:
             path.write_bytes(_marked(path.read_bytes(), path.suffix, kind, beside))
 
@@ -251,7 +263,7 @@ def blank_png_mark(kind: Kind) -> bytes:
 
 
 def blank_mark(kind: Kind) -> str:
-    """The text that `mark_files` fills in, for a TIFF's tag Software."""
+    """The text that `mark_files` fills in: for a TIFF's tag Software, and the comment of a video."""
     return _line(kind, [0]).decode()
 
 
@@ -292,14 +304,33 @@ def _checksums(path: Path, kind: Kind) -> list[int]:
         found_mark = _tiff_mark(path)
         marks = {} if found_mark is None else {found_mark[1]: _tiff_checksum(path, *found_mark)}
     else:
-        data = path.read_bytes()
-        marks = {m[0]: zlib.crc32(data.replace(m[0], _line_of(m, 0))) for m in MARK.finditer(data)}
+        marks = _marks_within(path)
     for text, checksum in marks.items():
         if (match := MARK.search(text)) is not None and match[1] == kind.encode():
             found = [int(number, 16) for number in match[2].split()]
             if found[0] == checksum:
                 return found
     return []
+
+
+def _marks_within(path: Path) -> dict[bytes, int]:
+    """The marks in a file of any size, which is not read into memory, each with the checksum that it should have."""
+    if not path.stat().st_size:
+        return {}
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        places = [(match.span(), match[0], _line_of(match, 0)) for match in MARK.finditer(data)]
+        with memoryview(data) as view:
+            return {
+                text: zlib.crc32(view[stop:], zlib.crc32(blank, zlib.crc32(view[:start])))
+                for (start, stop), text, blank in places
+            }
+
+
+def _fill_in_mark(path: Path) -> None:
+    """Put the checksum of a video into its blank mark."""
+    for text, checksum in _marks_within(path).items():
+        with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as data:
+            data[(start := data.find(text)) : start + len(text)] = re.sub(b"0{8}$", b"%08x" % checksum, text)
 
 
 def _marked(data: bytes, suffix: str, kind: Kind, beside: Iterable[int] = ()) -> bytes:

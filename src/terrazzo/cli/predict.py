@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import sys
+from os import PathLike
+from os.path import isdir
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -27,17 +29,22 @@ from terrazzo.cli.options import (
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.provenance import tell_origin
 from terrazzo.cli.say import say
+from terrazzo.data.sources.find_videos import find_videos
 from terrazzo.data.sources.region import parse_region
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.memory import keep_freed_memory, share_freed_memory
-from terrazzo.errors import ConfigError
+from terrazzo.errors import ConfigError, ImageError
+from terrazzo.imaging.find_images import find_images
 from terrazzo.imaging.read import MAX_PIXELS
 from terrazzo.inference.failure import Failure
+from terrazzo.inference.kinds import DEFAULT_KINDS
 from terrazzo.inference.overlay import Style
-from terrazzo.inference.predict_folder import Written, predict_folder
+from terrazzo.inference.predict_folder import Written, output_places, predict_folder
+from terrazzo.inference.predict_video import VideoSummary, predict_video
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import WHOLE
 from terrazzo.inference.raster import RasterOptions
+from terrazzo.inference.video_kinds import DEFAULT_VIDEO_KINDS
 from terrazzo.text import list_names, show, shown_path
 from terrazzo.weights.catalog import DEFAULT_MODEL, bundled_names, example_image
 
@@ -51,7 +58,7 @@ def predict(
     example: Annotated[bool, Parameter(negative=())] = False,
     model: ModelOption = DEFAULT_MODEL,
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("terrazzo-output"),
-    save: str = "mask,color,overlay,json",
+    save: str | None = None,
     classes: str | None = None,
     alpha: float = 0.55,
     cutout: str | None = None,
@@ -64,6 +71,10 @@ def predict(
     compile: CompileOption = False,
     bands: BandsOption = None,
     frame: FrameOption = None,
+    every: int = 1,
+    start: float = 0.0,
+    stop: float | None = None,
+    smooth: float = 0.0,
     value_range: ValueRangeOption = None,
     max_pixels: int = MAX_PIXELS,
     region: str | None = None,
@@ -72,16 +83,20 @@ def predict(
     skip_bad: SkipBadOption = False,
     trust_file: TrustOption = False,
 ) -> None:
-    """Turn photos into masks and pictures, at the photos' own size.
+    """Turn photos into masks and pictures, at the photos' own size, and videos into videos.
 
     For each photo this writes NAME_mask.png (class indices, shown in colours), NAME_color.png, NAME_overlay.png (the
     photo under its classes, with a legend) and NAME.json (area of each class). A georeferenced raster becomes
     NAME_mask.tif with the same place on the map.
 
+    For each video, animated GIF or WebP it writes NAME_overlay.mp4 (H.264, with the video's sound), NAME.csv (area of
+    each class in each frame) and NAME.json.
+
     Examples:
         terrazzo predict --example
         terrazzo predict street.jpg
         terrazzo predict photos/ '*.png' --output masks --save mask,json
+        terrazzo predict drive.mp4 --every 5 --save overlay,csv,mask
 
     Parameters
     ----------
@@ -92,7 +107,8 @@ def predict(
         can be a file.
     save
         Write these kinds of files, with commas between: mask, color, overlay, cutout, probabilities, confidence,
-        entropy, polygons, json.
+        entropy, polygons, json; by default mask,color,overlay,json. Of videos: overlay, color, csv, json, mask (a
+        folder with a PNG for each frame), mask-video (lossless FFV1); by default overlay,csv,json.
     classes
         Paint only these classes in the overlay, such as Car,Sky; by default all but one called background. A name that
         has a comma in it is given in quotes: '"Car, parked",Sky'.
@@ -106,6 +122,15 @@ def predict(
     precision
         Compute in fp32; in bf16, where the processor has it: faster, and some pixels on edges differ; or auto: fp32 on
         a CPU, and on a GPU float16 where that finds the same classes.
+    every
+        Segment every so many frames of a video, beginning with the first.
+    start
+        Begin at this second of a video.
+    stop
+        Stop at this second of a video.
+    smooth
+        Average the logits of a video over time: give earlier frames this weight, from 0 to below 1. Masks flicker
+        less, and lag by smooth / (1 - smooth) frames.
     max_pixels
         Refuse photos with more pixels than this, but for TIFFs that are read in windows (--protocol slide).
     region
@@ -120,46 +145,113 @@ def predict(
     chosen = _images(images or [], example, model)
     keep_freed_memory()
     share_freed_memory()
-    with progress_bar("predict") as bar:
-
-        def started(predictor: Predictor) -> None:
-            tell_origin(model, predictor.record)
-
-        def progress(outcome: Written | Failure, number: int, count: int) -> None:
-            if isinstance(outcome, Failure):
-                say(f"skipped: {outcome.error.message}", f"  fix: {outcome.error.fix}", error=True)
-            bar(number, count)
-
-        summary = predict_folder(
-            chosen,
-            output,
-            model,
-            save=save if cutout is None else f"{save},cutout",
-            style=style,
-            overwrite=overwrite,
-            protocol=protocol,
-            engine=engine,
-            device=device,
-            threads=threads,
-            precision=precision,
-            compiled=compile,
-            batch_size=batch_size,
-            reading=read_options(bands, frame, value_range, max_pixels),
-            raster=RasterOptions(None if region is None else parse_region(region), cog),
-            trust=trust_file,
-            started=started,
-            progress=progress,
+    videos, photos = find_videos(chosen) if frame is None else ([], list(chosen))
+    timing: dict[str, Any] = {"every": every, "start": start, "stop": stop, "smooth": smooth}
+    if videos:
+        _refuse_photo_options(bands=bands, value_range=value_range, cutout=cutout, region=region)
+    elif timing != {"every": 1, "start": 0.0, "stop": None, "smooth": 0.0}:
+        raise ConfigError(
+            "--every, --start, --stop and --smooth are for videos, and no video is named",
+            fix="leave them out, or name a video",
+            code="usage",
         )
-    done, failed = len(summary.written), len(summary.failures)
-    if done == 1 and not failed:
-        (written,) = summary.written
-        for area in written.areas:
-            say(f"  {area.share:6.1%}  {area.name}")
-        say(*map(str, written.files.values()))
-    else:
-        say(f"{done} of {done + failed} photos written to {output}" + (f", {failed} failed" if failed else ""))
+    loaded: list[Predictor] = []  # once for all videos
+
+    def started(predictor: Predictor) -> None:
+        if not loaded:
+            tell_origin(model, predictor.record)
+        loaded.append(predictor)
+
+    options: dict[str, Any] = {
+        "overwrite": overwrite,
+        "style": style,
+        "protocol": protocol,
+        "engine": engine,
+        "device": device,
+        "threads": threads,
+        "precision": precision,
+        "compiled": compile,
+        "batch_size": batch_size,
+        "trust": trust_file,
+        "started": started,
+    }
+    done, failed = 0, 0
+    for video, (folder, stem) in zip(videos, _places(videos, photos, chosen, output), strict=True):
+        try:
+            with progress_bar("predict") as bar:
+                made = predict_video(
+                    video,
+                    folder,
+                    loaded[0] if loaded else model,
+                    save=save or DEFAULT_VIDEO_KINDS,
+                    stem=stem,
+                    progress=bar,
+                    **timing,
+                    **options,
+                )
+        except ImageError as error:
+            if len(videos) == 1 and not photos:
+                raise
+            say(f"skipped: {error.message}", f"  fix: {error.fix}", error=True)
+            failed += 1
+        else:
+            _show(made)
+            done += 1
+    if photos:
+        with progress_bar("predict") as bar:
+
+            def progress(outcome: Written | Failure, number: int, count: int) -> None:
+                if isinstance(outcome, Failure):
+                    say(f"skipped: {outcome.error.message}", f"  fix: {outcome.error.fix}", error=True)
+                bar(number, count)
+
+            kinds = save or ",".join(DEFAULT_KINDS)
+            summary = predict_folder(
+                photos,
+                output,
+                loaded[0] if loaded else model,
+                save=kinds if cutout is None else f"{kinds},cutout",
+                reading=read_options(bands, frame, value_range, max_pixels),
+                raster=RasterOptions(None if region is None else parse_region(region), cog),
+                progress=progress,
+                **options,
+            )
+        written, lost = len(summary.written), len(summary.failures)
+        if written == 1 and not lost:
+            _show(summary.written[0])
+        else:
+            say(f"{written} of {written + lost} photos written to {output}" + (f", {lost} failed" if lost else ""))
+        done, failed = done + written, failed + lost
     if failed and not (skip_bad and done):
         sys.exit(2)
+
+
+def _show(made: Written | VideoSummary) -> None:
+    for area in made.areas:
+        say(f"  {area.share:6.1%}  {area.name}")
+    say(*map(str, made.files.values()))
+
+
+def _places(
+    videos: list[Path], photos: list[str | PathLike[str]], arguments: list[str], output: Path
+) -> list[tuple[Path, str | None]]:
+    """Where each video's results go, and how their names begin: such that no two share one, nor one of the photos."""
+    if not videos:
+        return []
+    if len(videos) == 1 and not photos and not isdir(arguments[0]):
+        return [(output, None)]
+    paths = [*videos, *(find_images(photos) if photos else [])]
+    return list(output_places(paths, arguments, output)[: len(videos)])
+
+
+def _refuse_photo_options(**options: str | None) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is for photos, and a video is named",
+                fix="leave it out, or segment photos and videos in separate runs",
+                code="usage",
+            )
 
 
 def _class_names(option: str, text: str | None) -> tuple[str, ...] | None:

@@ -12,7 +12,7 @@ from terrazzo.errors import ImageError
 from terrazzo.notes import note
 from terrazzo.text import shown_path
 
-__all__ = ["IMAGE_SUFFIXES", "find_images"]
+__all__ = ["IMAGE_SUFFIXES", "files_in", "find_images"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm")
 
@@ -30,11 +30,7 @@ def find_images(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         text = os.fsdecode(path)
         if os.path.isdir(text):
-            closed: list[OSError] = []
-            walked = os.walk(text, onerror=closed.append)
-            matches = [os.path.join(folder, file) for folder, _, files in walked for file in files]
-            _tell_closed(closed, text)
-            matches = [match for match in matches if not _is_hidden(os.path.relpath(match, text))]
+            matches = files_in(text)
         elif os.path.lexists(text):
             found[Path(text)] = None
             continue
@@ -59,6 +55,14 @@ def find_images(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
             )
         found.update(dict.fromkeys(map(Path, sorted(matches, key=_natural_key))))
     return list(found)
+
+
+def files_in(root: str) -> list[str]:
+    """The files in a folder, to any depth, but for hidden ones and those in hidden folders."""
+    closed: list[OSError] = []
+    found = [os.path.join(folder, file) for folder, _, files in os.walk(root, onerror=closed.append) for file in files]
+    _tell_closed(closed, root)
+    return [file for file in found if not _is_hidden(os.path.relpath(file, root))]
 
 
 def _tell_closed(errors: list[OSError], root: str) -> None:

@@ -210,7 +210,9 @@ def _other_format(head: bytes) -> tuple[str, str]:
     if head[4:8] == b"ftyp":
         brand = head[8:12]
         kinds = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF"}
-        return kinds.get(brand, "a video (MP4 or MOV)"), "convert it to PNG or JPEG"
+        if brand not in kinds:
+            return "a video (MP4 or MOV)", "segment it with terrazzo.predict_video"
+        return kinds[brand], "convert it to PNG or JPEG"
     if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer", "fetch the file itself with `git lfs pull`"
     text = head.decode("utf-8", "replace").lstrip("\ufeff \t\r\n").lower()

@@ -189,12 +189,16 @@ class Segmentation:
         """
         return self._overlay(Style(alpha, None if classes is None else _names(classes)), legend)
 
-    def _overlay(self, style: Style, legend: bool = True) -> NDArray[np.uint8]:
+    def painted(self, style: Style) -> NDArray[np.uint8]:
+        """The overlay in a style, without a legend: of the image's own size."""
         colors = self.color()
         image = colors if self.image is None else self.image
-        bare = style.unpainted(self.labels)
-        picture = paint(image, colors, self.mask, style.alpha, bare, line_width(self.mask.shape))
-        return with_legend(picture, legend_entries(self.areas(), self.labels, bare)) if legend else picture
+        return paint(image, colors, self.mask, style.alpha, style.unpainted(self.labels), line_width(self.mask.shape))
+
+    def _overlay(self, style: Style, legend: bool = True) -> NDArray[np.uint8]:
+        picture = self.painted(style)
+        entries = legend_entries(self.areas(), self.labels, style.unpainted(self.labels)) if legend else []
+        return with_legend(picture, entries) if legend else picture
 
     @checked
     def cutout(self, classes: str | Sequence[str], *, crop: bool = False) -> NDArray[np.uint8]:

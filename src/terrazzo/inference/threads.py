@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain, islice, repeat
 from threading import Barrier
 from typing import TypeVar
 
-__all__ = ["map_ahead", "threads_of"]
+__all__ = ["ahead", "map_ahead", "threads_of"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,6 +31,15 @@ def threads_of(count: int) -> Iterator[ThreadPoolExecutor]:
     finally:
         started.abort()  # for threads that wait for one that could not start
         pool.shutdown(cancel_futures=True)
+
+
+def ahead(items: Iterator[T], count: int) -> Generator[T, None, None]:
+    """Take items, none of which is None, in a thread of its own, at most `count` ahead of the reader."""
+    with threads_of(1) as pool:
+        for item in map_ahead(pool, lambda _: next(items, None), repeat(True), count):
+            if item is None:
+                return
+            yield item
 
 
 def map_ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], count: int) -> Iterator[R]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from terrazzo.engines.cache import cached, keep
 from terrazzo.engines.engine import Engine, EngineOptions, EngineRecord, release_memory
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError, OutputError
-from terrazzo.graphs import GRAPHS_VERSION
+from terrazzo.graphs import GRAPHS_VERSION, Target
 from terrazzo.regular_files import open_regular, read_regular
 from terrazzo.weights.catalog import bundled_folder
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Model: TypeAlias = "str | Path | TrainedModel"
 
-__all__ = ["WRONG", "FallingBack", "convert_once", "is_checked", "kept_conversion"]
+__all__ = ["WRONG", "FallingBack", "convert_once", "is_checked", "kept_conversions"]
 
 WRONG = "conversion-parity"
 """The code of the error for a conversion that does not compute what its model does."""
@@ -44,10 +44,13 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # as in weights/
 WRITERS = ("torch", "onnx", "onnxscript", "transformers")  # the last two are for traced networks
 
 
-def kept_conversion(model: str | Path) -> Path | None:
-    """Return the kept conversion of a shipped model, a model folder or a run's folder; None where there is none."""
+def kept_conversions(model: str | Path) -> dict[Target, Path]:
+    """Return the kept conversions of a shipped model, a model folder or a run's folder, by what they are written for."""
     identity = _folder_identity(model)
-    return None if identity is None else cached(_key(identity), ".onnx")
+    if identity is None:
+        return {}
+    found = {target: cached(_key(identity, target), ".onnx") for target in get_args(Target)}
+    return {target: path for target, path in found.items() if path is not None}
 
 
 def is_checked(conversion: Path, engine: EngineRecord) -> bool:
@@ -71,7 +74,7 @@ def convert_once(model: Model, trained: TrainedModel, engine: EngineRecord) -> P
         OutputError: the cache folder cannot be written.
     """
     folder_identity = _folder_identity(model) if isinstance(model, (str, Path)) else None
-    key = _key(folder_identity or _state_identity(trained))
+    key = _key(folder_identity or _state_identity(trained), engine.graph)
     kept = cached(key, ".onnx")
     from terrazzo.graphs.onnx import on_cpu, write_onnx
     from terrazzo.models.layers import has_hooks
@@ -84,7 +87,7 @@ def convert_once(model: Model, trained: TrainedModel, engine: EngineRecord) -> P
     with tempfile.TemporaryDirectory() as folder:
         path = kept or Path(folder) / "model.onnx"
         if kept is None:
-            write_onnx(trained, path)
+            write_onnx(trained, path, target=engine.graph)
         compared = _compared(trained, path, engine)
         try:
             kept = kept or keep(key, ".onnx", path.read_bytes())
@@ -111,8 +114,8 @@ def _compared(trained: TrainedModel, path: Path, engine: EngineRecord) -> str:
     return parity.table()
 
 
-def _key(identity: str) -> dict[str, Any]:
-    return {"model": identity, "graphs": GRAPHS_VERSION, **{name: _version(name) for name in WRITERS}}
+def _key(identity: str, target: Target) -> dict[str, Any]:
+    return {"model": identity, "graphs": GRAPHS_VERSION, "target": target, **{name: _version(name) for name in WRITERS}}
 
 
 def _check_key(conversion: Path, engine: EngineRecord) -> dict[str, Any]:

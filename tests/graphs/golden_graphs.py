@@ -41,7 +41,8 @@ def digests() -> dict[str, dict[str, Any]]:
         structure = hashlib.sha256("\n".join(_lines(graph)).encode()).hexdigest()
         weights = [numpy_helper.to_array(tensor).astype(float) for tensor in _floats(graph)]
         length = float(np.sqrt(sum((array**2).sum() for array in weights)))
-        found[f"{architecture}, {output}, {precision}, {target}"] = {"structure": structure, "weights": round(length, 4)}
+        case = f"{architecture}, {output}, {precision}, {target}"
+        found[case] = {"structure": structure, "weights": round(length, 4)}
     return found
 
 

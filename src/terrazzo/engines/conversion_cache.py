@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from terrazzo.config import MOST_JSON_BYTES, parse_json
 from terrazzo.engines.cache import cached, keep
 from terrazzo.engines.engine import Engine, EngineOptions, EngineRecord, release_memory
+from terrazzo.engines.layer_times import LayerTime, layer_times
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError, OutputError
 from terrazzo.graphs import GRAPHS_VERSION, Target
@@ -45,7 +46,7 @@ WRITERS = ("torch", "onnx", "onnxscript", "transformers")  # the last two are fo
 
 
 def kept_conversions(model: str | Path) -> dict[Target, Path]:
-    """Return the kept conversions of a shipped model, a model folder or a run's folder, by what they are written for."""
+    """Return the kept conversions of a shipped model, a model folder or a run's folder, by what they are for."""
     identity = _folder_identity(model)
     if identity is None:
         return {}
@@ -198,6 +199,11 @@ class FallingBack:
         with self._making:
             self._plain = self._plain or self.make_plain()
         return self._plain(images_B3HW)
+
+    def layer_times(self, images_B3HW: NDArray[np.float32]) -> list[LayerTime]:
+        """Return the times of the layers of the engine that runs images of this size."""
+        small = min(images_B3HW.shape[2:]) < self.minimum_side
+        return layer_times(self.make_plain() if small else self.converted, images_B3HW)
 
     def release_memory(self) -> None:
         """Free what the converted model's engine keeps between runs."""

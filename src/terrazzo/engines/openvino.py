@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from terrazzo.engines.cache import cached, keep
 from terrazzo.engines.engine import ENGINES, EngineOptions, Side, at_least, refuse_other_ports, refuse_size
+from terrazzo.engines.layer_times import PASSES, LayerTime, mean_of_passes
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.onnx_file import damaged, describe_onnx, unopened
 from terrazzo.engines.openvino_process import OpenVINOProcess
@@ -115,6 +116,22 @@ class OpenVINOEngine:
         with self._lock:
             compiled = self._compiled_for(images_B3HW.shape)
         return compiled.run(self._ov.Tensor(np.ascontiguousarray(images_B3HW), shared_memory=True))
+
+    def layer_times(self, images_B3HW: NDArray[np.float32]) -> list[LayerTime]:
+        """Return the times of the layers, compiled for images of this size, by OpenVINO's counters."""
+        network = self._network.clone()
+        network.reshape(list(images_B3HW.shape))
+        compiled = self._core.compile_model(network, "CPU", {**self._properties, "PERF_COUNT": True})
+        request = compiled.create_infer_request()
+
+        def run() -> list[LayerTime]:
+            request.infer([np.ascontiguousarray(images_B3HW)])
+            return [
+                LayerTime(each.node_name, each.node_type, each.exec_type, each.real_time.total_seconds())
+                for each in request.profiling_info
+            ]
+
+        return mean_of_passes([run() for _ in range(PASSES)])
 
     def release_memory(self) -> None:
         """Free the compiled networks with their feature maps, and use a child process from now on."""

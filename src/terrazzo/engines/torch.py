@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from terrazzo.engines.engine import EngineOptions
 from terrazzo.engines.fused_segformer import FusedSegFormer, can_fuse
 from terrazzo.engines.gpu import GPUNetwork
+from terrazzo.engines.layer_times import PASSES, LayerTime, mean_of_passes
 from terrazzo.errors import ConfigError
 from terrazzo.models import Segmenter
 from terrazzo.text import show
@@ -21,6 +23,7 @@ from terrazzo.weights.files import TrainedModel
 __all__ = ["TorchEngine", "find_device", "open_model"]
 
 ACCELERATORS = ("cuda", "mps", "xpu")
+FLOATS = {"float": "f32", "c10::BFloat16": "bf16", "c10::Half": "f16"}  # as PyTorch's profiler calls them
 
 
 class TorchEngine:
@@ -82,6 +85,20 @@ class TorchEngine:
             logits: NDArray[np.float32] = self.forward(images).float().cpu().numpy()
         return logits
 
+    def layer_times(self, images_B3HW: NDArray[np.float32]) -> list[LayerTime]:
+        """Return the times of the operators by PyTorch's profiler; on a GPU, those of the processor that starts them.
+
+        An operator's time is without that of the operators that it calls.
+        """
+        from torch.profiler import ProfilerActivity, profile
+
+        passes = []
+        for _ in range(PASSES):
+            with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+                self(images_B3HW)
+            passes.append([_layer_time(event) for event in profiler.events()])
+        return mean_of_passes(passes)
+
     def release_memory(self) -> None:
         """Free what is kept on a GPU for repeated sizes."""
         if isinstance(self.forward, GPUNetwork):
@@ -93,6 +110,12 @@ class TorchEngine:
         """Run the network on the device and in the precision that it has now."""
         logits: Tensor = self.network(images_B3HW.to(next(self.network.parameters())))
         return logits
+
+
+def _layer_time(event: Any) -> LayerTime:
+    shapes = [str(tuple(shape)).replace(" ", "") for shape in event.input_shapes if shape]
+    types = dict.fromkeys(FLOATS[kind] for kind in event.input_dtypes if kind in FLOATS)
+    return LayerTime(" ".join(shapes), event.name, " ".join(types), event.self_cpu_time_total / 1e6)
 
 
 def open_model(model: TrainedModel, options: EngineOptions, device: str | None, compiled: bool) -> TorchEngine:

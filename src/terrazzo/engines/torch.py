@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from terrazzo.engines.bfloat16 import multiplies_bfloat16, stay_in_float32
 from terrazzo.engines.engine import EngineOptions
 from terrazzo.engines.fused_segformer import FusedSegFormer, can_fuse
 from terrazzo.engines.gpu import GPUNetwork
@@ -30,7 +31,8 @@ class TorchEngine:
     """Runs a network: (B, C, H, W) float32 in, (B, K, h, w) float32 out, both numpy arrays.
 
     On a CPU, a SegFormer runs with fused operators (`engines/fused_segformer.py`) and a copy of the weights that it has
-    now. On a GPU, half precision and CUDA graphs are used where they give the same classes (`engines/gpu.py`).
+    now, in float32 or bfloat16. Other networks compute in bfloat16 under autocast. On a GPU, half precision and CUDA
+    graphs are used where they give the same classes (`engines/gpu.py`).
 
     Args:
         network: the model; it is put into evaluation mode and onto the device.
@@ -63,15 +65,22 @@ class TorchEngine:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         is_float32 = first.dtype == torch.float32  # else its owner has chosen a precision
         on_cuda = self.device.type == "cuda" and not compiled and is_float32  # other accelerators have no CUDA graphs
-        self.autocast = options.precision == "bf16" and not on_cuda and is_float32
+        lower = options.precision == "bf16" and not on_cuda and is_float32
+        if lower and self.device.type == "cpu" and not multiplies_bfloat16():
+            stay_in_float32()
+            lower = False
+        fused = not compiled and can_fuse(network)
+        self.autocast = lower and not fused
         self.network = network
         self.forward: Callable[[Tensor], Tensor]
         if on_cuda:
             self.forward = GPUNetwork(network, options.precision)
         elif compiled:
             self.forward = torch.compile(network)
+        elif fused:
+            self.forward = FusedSegFormer(network, torch.bfloat16 if lower else torch.float32)
         else:
-            self.forward = FusedSegFormer(network) if can_fuse(network) and not self.autocast else self._as_it_is
+            self.forward = self._as_it_is
         chosen = options.threads is not None or options.streams > 1
         self.threads = options.threads_per_stream if chosen and self.device.type == "cpu" else None
         self._own = threading.local()

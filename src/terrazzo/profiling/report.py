@@ -16,6 +16,7 @@ __all__ = ["EngineSpeed", "ImageSpeed", "Problem", "SpeedReport"]
 BUSY = 0.7
 DEAREST = 10  # layers that are shown one by one
 WIDEST = 48
+LEAST_SHARE = 0.005  # of a kind of layer that has a line of its own
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,6 @@ class SpeedReport:
         batch_size: photos in a pass.
         threads: that each engine may use.
         rounds: passes that were timed.
-        precision: as it was asked for.
         images: number of photo files; 0 without.
         operations: floating-point operations of a pass; None where they cannot be counted.
         gemm_peak: FLOP/s of a float32 matrix product on these threads.
@@ -97,6 +97,7 @@ class SpeedReport:
         versions: of the packages that matter.
         engines: the measurements, in the order of the request.
         problems: engines without measurements.
+        precision: as it was asked for.
     """
 
     model: str
@@ -106,7 +107,6 @@ class SpeedReport:
     batch_size: int
     threads: int
     rounds: int
-    precision: str
     images: int
     operations: int | None
     gemm_peak: float
@@ -115,6 +115,7 @@ class SpeedReport:
     versions: dict[str, str]
     engines: tuple[EngineSpeed, ...]
     problems: tuple[Problem, ...] = ()
+    precision: str = "fp32"
 
     def share_of_peak(self, speed: EngineSpeed) -> float | None:
         """Return an engine's operations per second as a share of the matrix product's."""
@@ -225,7 +226,10 @@ def _profile(engine: str, layers: Sequence[LayerTime]) -> list[str]:
         kinds.setdefault((layer.kind, layer.kernel), []).append(layer.seconds)
     by_kind = sorted(kinds.items(), key=lambda kind: -sum(kind[1]))
     dearest = sorted(layers, key=lambda layer: -layer.seconds)[:DEAREST]
-    rows = [[kind, kernel, str(len(times)), *_with_share(sum(times), total)] for (kind, kernel), times in by_kind]
+    shown = [(*of, times) for of, times in by_kind if sum(times) >= LEAST_SHARE * total]
+    rest = [time for of, times in by_kind[len(shown) :] for time in times]
+    shown += [("others", "", rest)] if rest else []
+    rows = [[kind, kernel, str(len(times)), *_with_share(sum(times), total)] for kind, kernel, times in shown]
     of_layers = [[_cut(layer.layer), layer.kind, layer.kernel, *_with_share(layer.seconds, total)] for layer in dearest]
     return [
         f"{engine} by its own counters, {_seconds(total)} in a pass:",

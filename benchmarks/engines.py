@@ -8,8 +8,8 @@ Ours runs in PyTorch (`TorchEngine`), ONNX Runtime and OpenVINO, as `--engine` d
 size. The peer is transformers' network, or for SETR the literal one of `peers.py`. It runs in eager PyTorch, compiled
 (--compiled: most of a minute for each), and by the usual exports: torch.onnx.export(dynamo=True) for ONNX Runtime,
 openvino.convert_model for OpenVINO, both for this one size, which is to their advantage. Both sides use one thread and
-float32, and also bfloat16 if the processor has it (the peer in PyTorch under autocast). OpenVINO runs the graph that is
-written for it (`terrazzo.graphs.Target`), as it does with `--engine openvino` and exported ``.xml`` files.
+float32, and also bfloat16 if the processor has it (the peer in PyTorch under autocast). The two runtimes run the
+graphs that are written for them (`terrazzo.graphs.Target`), as with `--engine`.
 
 CPU time is that of the whole process, since runtimes compute in threads of their own. Memory is the peak of a fresh
 process that only loads the saved or exported network and runs it twice; it includes the Python packages.
@@ -151,8 +151,8 @@ def write_networks(model: str, classes: int, size: tuple[int, int], folder: Path
     trained = TrainedModel(model, ours, labels, Preprocess())
     save_folder(folder / "ours", trained)
     save_peer(theirs, folder / "theirs")
-    write_onnx(trained, folder / "ours.onnx")
-    write_onnx(trained, folder / "ours-openvino.onnx", target="openvino")
+    for target in ("onnxruntime", "openvino"):
+        write_onnx(trained, folder / f"ours-{target}.onnx", target=target)
     images = torch.randn(1, 3, *size)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' warnings
@@ -195,7 +195,7 @@ def open_ours(way: Way, folder: Path) -> Run:
     if way.engine == "ONNX Runtime":
         from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(folder / "ours.onnx", one)
+        return OnnxRuntimeEngine(folder / "ours-onnxruntime.onnx", one)
     from terrazzo.engines.openvino import OpenVINOEngine
 
     return OpenVINOEngine(folder / "ours-openvino.onnx", one)

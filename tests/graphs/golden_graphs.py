@@ -29,6 +29,7 @@ CASES = (
     ("segformer_b0", "mask", "fp32", "onnx"),
     ("segformer_b0", "logits", "fp16", "onnx"),
     *((name, "logits", "fp32", "openvino") for name in ("segformer_b0", "segformer_b0_mmseg", "setr_naive_tiny")),
+    *((name, "logits", "fp32", "onnxruntime") for name in ("segformer_b0", "segformer_b0_mmseg")),
 )
 
 

@@ -14,14 +14,14 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.config import MOST_JSON_BYTES, parse_json
 from terrazzo.engines.cache import cached, keep
-from terrazzo.engines.engine import Engine, EngineOptions, EngineRecord, release_memory
+from terrazzo.engines.engine import ENGINES, Engine, EngineOptions, EngineRecord, release_memory
 from terrazzo.engines.layer_times import LayerTime, layer_times
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError, OutputError
@@ -50,7 +50,8 @@ def kept_conversions(model: str | Path) -> dict[Target, Path]:
     identity = _folder_identity(model)
     if identity is None:
         return {}
-    found = {target: cached(_key(identity, target), ".onnx") for target in get_args(Target)}
+    targets = {engine.graph for engine in ENGINES.values() if engine.runs_conversions}
+    found = {target: cached(_key(identity, target), ".onnx") for target in sorted(targets)}
     return {target: path for target, path in found.items() if path is not None}
 
 

@@ -224,6 +224,7 @@ ENGINES: dict[str, EngineRecord] = {
             devices=("cpu", "cuda"),
             best_for=("few images",),
             extra="export",
+            graph="onnxruntime",
         ),
         EngineRecord(
             name="openvino",

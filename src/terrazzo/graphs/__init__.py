@@ -13,9 +13,9 @@ GRAPHS_VERSION = 2
 OPSET = 20
 """The first version of ONNX's operators with LayerNormalization (17) and Gelu (20); no newer ones are needed."""
 
-Target: TypeAlias = Literal["onnx", "openvino"]
-"""What a graph is written for: any runtime, with ONNX Runtime in mind, or OpenVINO alone.
+Target: TypeAlias = Literal["onnx", "onnxruntime", "openvino"]
+"""What a graph is written for: any runtime, as exported ``.onnx`` files are, or one of ours alone.
 
-All runtimes give the same outputs with either. They differ in SegFormer's decoders, where what is fastest in ONNX
-Runtime is slow in OpenVINO, and the other way round (`terrazzo.graphs.decoders`).
+All runtimes give the same outputs with each. They differ in SegFormer's decoders, where what is fastest in ONNX Runtime
+is slow in OpenVINO, and the other way round (`terrazzo.graphs.decoders`).
 """

@@ -136,6 +136,12 @@ class Graph:
         sizes = self.node("Concat", self.sizes(x_BCHW, 0, 2), sizes_HW, axis=0)
         return self.node("Resize", x_BCHW, "", "", sizes, mode="linear", coordinate_transformation_mode=mode)
 
+    def resize_channels_last(self, x_BHWC: str, sizes_HW: str) -> str:
+        """Resize (B, H, W, C) bilinearly."""
+        return self.node(
+            "Resize", x_BHWC, "", "", sizes_HW, mode="linear", coordinate_transformation_mode="half_pixel", axes=[1, 2]
+        )
+
     def interpolation_matrix(self, source: str, target: str) -> str:
         """Return the (target, source) matrix of bilinear resizing along one axis, of sizes that are vectors of one.
 

@@ -118,8 +118,10 @@ class SpeedReport:
     precision: str = "fp32"
 
     def share_of_peak(self, speed: EngineSpeed) -> float | None:
-        """Return an engine's operations per second as a share of the matrix product's."""
-        return None if self.operations is None else self.operations / speed.wall.least / self.gemm_peak
+        """Return an engine's operations per second as a share of the matrix product's; None in another precision."""
+        if self.operations is None or self.precision == "bf16":
+            return None
+        return self.operations / speed.wall.least / self.gemm_peak
 
     def table(self) -> str:
         """Lay everything out for a terminal, with an explanation of the columns."""

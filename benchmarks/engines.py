@@ -8,7 +8,8 @@ Ours runs in PyTorch (`TorchEngine`), ONNX Runtime and OpenVINO, as `--engine` d
 size. The peer is transformers' network, or for SETR the literal one of `peers.py`. It runs in eager PyTorch, compiled
 (--compiled: most of a minute for each), and by the usual exports: torch.onnx.export(dynamo=True) for ONNX Runtime,
 openvino.convert_model for OpenVINO, both for this one size, which is to their advantage. Both sides use one thread and
-float32, and also bfloat16 if the processor has it.
+float32, and also bfloat16 if the processor has it (the peer in PyTorch under autocast). The two runtimes run the
+graphs that are written for them (`terrazzo.graphs.Target`), as with `--engine`.
 
 CPU time is that of the whole process, since runtimes compute in threads of their own. Memory is the peak of a fresh
 process that only loads the saved or exported network and runs it twice; it includes the Python packages.
@@ -69,8 +70,10 @@ class Way:
 
 def ways_by_engine(peer: str, compiled: bool, bf16: bool) -> dict[str, list[Way]]:
     """Return the ways to be compared, grouped by engine; those of one group are open together."""
-    openvino = ["OpenVINO", "OpenVINO bf16"] if bf16 else ["OpenVINO"]
-    ways = {engine: [Way("ours", engine), Way(peer, engine)] for engine in ["PyTorch", "ONNX Runtime", *openvino]}
+    engines = ["PyTorch", "ONNX Runtime", "OpenVINO"]
+    if bf16:
+        engines += ["PyTorch bf16", "OpenVINO bf16"]
+    ways = {engine: [Way("ours", engine), Way(peer, engine)] for engine in engines}
     if compiled:
         ways["PyTorch"].append(Way(peer, "torch.compile"))
     return ways
@@ -148,7 +151,8 @@ def write_networks(model: str, classes: int, size: tuple[int, int], folder: Path
     trained = TrainedModel(model, ours, labels, Preprocess())
     save_folder(folder / "ours", trained)
     save_peer(theirs, folder / "theirs")
-    write_onnx(trained, folder / "ours.onnx")
+    for target in ("onnxruntime", "openvino"):
+        write_onnx(trained, folder / f"ours-{target}.onnx", target=target)
     images = torch.randn(1, 3, *size)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' warnings
@@ -162,7 +166,7 @@ def open_way(way: Way, folder: Path) -> Run:
     """Open a network in one of the ways; arrays in and out."""
     if way.side == "ours":
         return open_ours(way, folder)
-    if way.engine in ("PyTorch", "torch.compile"):
+    if way.engine in ("PyTorch", "PyTorch bf16", "torch.compile"):
         return open_peer(way, folder)
     if way.engine == "ONNX Runtime":
         import onnxruntime
@@ -183,7 +187,7 @@ def open_ours(way: Way, folder: Path) -> Run:
     from terrazzo.engines.engine import EngineOptions
 
     one = EngineOptions(threads=1, precision="bf16" if way.bf16 else "fp32")
-    if way.engine == "PyTorch":
+    if way.engine in ("PyTorch", "PyTorch bf16"):
         from terrazzo.engines.torch import TorchEngine
         from terrazzo.weights.files import load_folder
 
@@ -191,10 +195,10 @@ def open_ours(way: Way, folder: Path) -> Run:
     if way.engine == "ONNX Runtime":
         from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine(folder / "ours.onnx", one)
+        return OnnxRuntimeEngine(folder / "ours-onnxruntime.onnx", one)
     from terrazzo.engines.openvino import OpenVINOEngine
 
-    return OpenVINOEngine(folder / "ours.onnx", one)
+    return OpenVINOEngine(folder / "ours-openvino.onnx", one)
 
 
 def open_peer(way: Way, folder: Path) -> Run:
@@ -206,8 +210,8 @@ def open_peer(way: Way, folder: Path) -> Run:
     forward = torch.compile(network) if way.engine == "torch.compile" else network
 
     def run(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            logits: NDArray[np.float32] = forward(torch.from_numpy(images)).numpy()
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=way.bf16):
+            logits: NDArray[np.float32] = forward(torch.from_numpy(images)).float().numpy()
         return logits
 
     return run

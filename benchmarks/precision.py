@@ -4,10 +4,9 @@
     python benchmarks/precision.py --data CAMVID --photos 10
 
 They are: float32 in PyTorch, ONNX Runtime and OpenVINO; files with float16 weights, with which both runtimes compute in
-float32; int8, calibrated with photos of the training split as `terrazzo export` does; and bfloat16. On a processor
-without bfloat16 instructions, PyTorch emulates it, which gives the same mIoU but a meaningless time, and OpenVINO is
-left out. Each uses one thread. mIoU is over the whole split, or over --photos photos spread over it; the time is that
-of the network alone, on photos in memory, after one unmeasured call.
+float32; int8, calibrated with photos of the training split as `terrazzo export` does; and bfloat16, which is left out
+on a processor without instructions for it. Each uses one thread. mIoU is over the whole split, or over --photos photos
+spread over it; the time is that of the network alone, on photos in memory, after one unmeasured call.
 """
 
 from __future__ import annotations
@@ -57,11 +56,10 @@ NO_BF16 = "no instructions for it here"
 
 @dataclass(frozen=True)
 class Way:
-    """One row of the table: its engine (None if it cannot run here), its file's bytes, whether its time is valid."""
+    """One row of the table: its engine (None if it cannot run here) and its file's bytes."""
 
     engine: Engine | None
     size: int
-    timed: bool = True
 
 
 def main() -> None:
@@ -124,8 +122,8 @@ def open_ways(trained: TrainedModel, images: list[str], folder: Path) -> dict[st
         "fp32, OpenVINO": openvino("fp32.xml"),
         "fp16 weights, ONNX Runtime": onnx("fp16.onnx"),
         "fp16 weights, OpenVINO": openvino("fp16.xml"),
-        "bf16, PyTorch": Way(TorchEngine(trained.network, "cpu", half), whole, timed=has_bf16),
-        "bf16, OpenVINO": openvino("fp32.xml", half) if has_bf16 else Way(None, sizes["fp32.xml"], timed=False),
+        "bf16, PyTorch": Way(TorchEngine(trained.network, "cpu", half) if has_bf16 else None, whole),
+        "bf16, OpenVINO": openvino("fp32.xml", half) if has_bf16 else Way(None, sizes["fp32.xml"]),
         "int8, ONNX Runtime": onnx("int8.onnx"),
         "int8, OpenVINO": openvino("int8.xml"),
     }
@@ -136,11 +134,10 @@ def compare(
 ) -> list[list[str]]:
     engines = {name: way.engine for name, way in ways.items() if way.engine is not None}
     inputs = [np.ascontiguousarray(trained.preprocess(dataset.read(index)[0])[None]) for index in indices[:TIMED]]
-    timed = [name for name in engines if ways[name].timed]
-    measured = measure.alternate([partial(run_all, engines[name], inputs) for name in timed], rounds)
+    measured = measure.alternate([partial(run_all, engine, inputs) for engine in engines.values()], rounds)
     times = {
         name: measure.Times(tuple(seconds / len(inputs) for seconds in each.seconds))
-        for name, each in zip(timed, measured, strict=True)
+        for name, each in zip(engines, measured, strict=True)
     }
     scores = {
         name: score(Predictor(engine, trained.preprocess, trained.labels), dataset, indices).metrics().mIoU

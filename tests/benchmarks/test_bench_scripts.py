@@ -120,5 +120,7 @@ def test_precision(start, tmp_path: Path) -> None:
         assert rows[f"fp32, {engine}"][1:3] == [exact[1], "0.00"]
         assert float(rows[f"fp16 weights, {engine}"][3]) < 0.6 * float(exact[3])
         assert float(rows[f"int8, {engine}"][3]) < 0.4 * float(exact[3])
-    assert abs(float(rows["bf16, PyTorch"][2])) < 5
-    assert "bf16, OpenVINO" in rows
+    if sys.modules["engines"].processor_has_bf16():  # type: ignore[attr-defined]
+        assert abs(float(rows["bf16, PyTorch"][2])) < 5 and abs(float(rows["bf16, OpenVINO"][2])) < 5
+    else:
+        assert rows["bf16, PyTorch"][1] == rows["bf16, OpenVINO"][1] == ""

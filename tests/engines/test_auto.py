@@ -17,7 +17,7 @@ import terrazzo
 from terrazzo.cli.main import main
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.cache import cache_folder
-from terrazzo.engines.conversion_cache import FallingBack, convert_once, kept_conversion
+from terrazzo.engines.conversion_cache import FallingBack, convert_once, kept_conversions
 from terrazzo.engines.engine import ENGINES
 from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 from terrazzo.engines.openvino import OpenVINOEngine
@@ -103,7 +103,7 @@ def test_few_images_are_converted_for_the_next_start_and_many_are_not(
     assert engine_of(folder, workload=MANY) is TorchEngine
     assert not cache_folder().exists()
     assert engine_of(folder) is TorchEngine
-    assert kept_conversion(folder) is not None
+    assert kept_conversions(folder)
     assert engine_of(folder) is OnnxRuntimeEngine
     assert engine_of(str(folder)) is OnnxRuntimeEngine
     assert engine_of(folder, workload=MANY) is TorchEngine
@@ -163,9 +163,9 @@ def test_without_a_runtime_or_a_place_to_keep_it_auto_is_pytorch(
     (tmp_path / "cache").unlink()
     with monkeypatch.context() as patch:
         patch.setattr(FIND_SPEC, lambda name: None)
-        patch.setattr(predict, "kept_conversion", lambda model: pytest.fail("hashes the weights for nothing"))
+        patch.setattr(predict, "kept_conversions", lambda model: pytest.fail("hashes the weights for nothing"))
         assert engine_of(folder) is TorchEngine
-    assert kept_conversion(folder) is None
+    assert not kept_conversions(folder)
     monkeypatch.setattr(FIND_SPEC, lambda name: name == "openvino" or None)
     assert engine_of(folder) is TorchEngine
     assert engine_of(folder) is OpenVINOEngine
@@ -213,7 +213,7 @@ def test_a_conversion_of_earlier_graphs_is_not_used(
 ) -> None:
     old = convert_once(folder, trained, ORT)
     monkeypatch.setattr("terrazzo.engines.conversion_cache.GRAPHS_VERSION", 1000)
-    assert kept_conversion(folder) is None
+    assert not kept_conversions(folder)
     assert convert_once(folder, trained, ORT) != old
 
 
@@ -236,14 +236,14 @@ def test_a_conversion_is_of_these_weights_and_labels_and_no_others(
     convert_once(folder, trained, ORT)
     copy = tmp_path / "copy"
     save_folder(copy, trained)
-    assert kept_conversion(copy) == kept_conversion(folder) is not None
+    assert kept_conversions(copy) == kept_conversions(folder) != {}
     save_folder(copy, replace(trained, labels=LabelSpec.from_names(["a", "b", "c"])))
-    assert kept_conversion(copy) is None
+    assert not kept_conversions(copy)
     save_folder(copy, trained)
     content = bytearray((copy / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (copy / "model.safetensors").write_bytes(content)
-    assert kept_conversion(copy) is None
+    assert not kept_conversions(copy)
     with pytest.raises(CheckpointError):
         make_predictor(copy, engine="onnxruntime")
 

@@ -69,13 +69,20 @@ def network_and_engines(
     torch.manual_seed(0)
     network = scrambled(NETWORKS[request.param]())
     path: Path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    write_onnx(TrainedModel(request.param, network, LABELS, Preprocess()), path)
+    trained = TrainedModel(request.param, network, LABELS, Preprocess())
+    write_onnx(trained, path)
+    write_onnx(trained, for_openvino := path.with_name("for-openvino.onnx"), target="openvino")
+    write_onnx(trained, for_onnxruntime := path.with_name("for-onnxruntime.onnx"), target="onnxruntime")
     return network, {
         "torch": TorchEngine(network),
         "torch in streams": TorchEngine(network, options=EngineOptions(threads=2, streams=2)),
-        "onnxruntime": OnnxRuntimeEngine(path),
-        "openvino": OpenVINOEngine(path),
-        "openvino in streams": OpenVINOEngine(path, EngineOptions(threads=2, streams=2)),
+        "onnxruntime": OnnxRuntimeEngine(for_onnxruntime),
+        "onnxruntime, the graph for any runtime": OnnxRuntimeEngine(path),
+        "openvino, the graph for ONNX Runtime": OpenVINOEngine(for_onnxruntime),
+        "openvino": OpenVINOEngine(for_openvino),
+        "openvino, the graph for any runtime": OpenVINOEngine(path),
+        "onnxruntime, the graph for OpenVINO": OnnxRuntimeEngine(for_openvino),
+        "openvino in streams": OpenVINOEngine(for_openvino, EngineOptions(threads=2, streams=2)),
     }
 
 

@@ -24,6 +24,7 @@ from terrazzo.engines.onnx_file import describe_onnx
 from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 from terrazzo.engines.openvino import KEPT_SIZES, OpenVINOEngine
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError, TerrazzoError
+from terrazzo.notes import TerrazzoWarning
 
 ENGINES = [OnnxRuntimeEngine, OpenVINOEngine]
 Kind = type[OnnxRuntimeEngine] | type[OpenVINOEngine]
@@ -268,6 +269,22 @@ def test_a_missing_package_names_the_extra(
     with pytest.raises(MissingExtraError) as caught:
         kind(write_onnx_file(tmp_path))
     assert package in caught.value.message and ".[export]" in caught.value.fix
+
+
+def test_openvino_stays_in_float32_where_the_processor_has_no_bfloat16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ov = pytest.importorskip("openvino")
+
+    class Core(ov.Core):  # type: ignore[misc]
+        def get_property(self, device: str, name: str) -> Any:
+            return ["FP32"] if name == "OPTIMIZATION_CAPABILITIES" else super().get_property(device, name)
+
+    monkeypatch.setattr(ov, "Core", Core)
+    path, images = write_onnx_file(tmp_path), noise(1, 24, 24)
+    with pytest.warns(TerrazzoWarning, match="no bfloat16 instructions: the network is computed in float32"):
+        engine = OpenVINOEngine(path, EngineOptions(precision="bf16"))
+    assert np.array_equal(engine(images), OpenVINOEngine(path)(images))
 
 
 def test_what_an_engine_cannot_do_is_told(tmp_path: Path) -> None:

@@ -8,9 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from terrazzo.engines import fused_segformer
+from terrazzo.engines import torch as torch_engine
+from terrazzo.engines.engine import EngineOptions
 from terrazzo.engines.fused_segformer import FusedSegFormer, can_fuse
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.models import Segmenter
+from terrazzo.notes import TerrazzoWarning
 from terrazzo.weights.create import create_model
 
 
@@ -93,3 +97,44 @@ def test_other_networks_run_as_they_are(name: str) -> None:
 def test_only_float32_on_a_cpu_is_rewritten() -> None:
     assert can_fuse(NETWORK)
     assert not can_fuse(scrambled("segformer_b0", 3).double())
+
+
+# -- bfloat16 ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(2, 64, 96), (1, 33, 130), (1, 7, 5)])
+def test_bfloat16_is_fused_too_and_as_close_as_autocast(size: tuple[int, int, int]) -> None:
+    batch, height, width = size
+    images = torch.randn(batch, 3, height, width)
+    with torch.inference_mode():
+        expected = NETWORK(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            usual = NETWORK(images).float()
+        logits = FusedSegFormer(NETWORK, torch.bfloat16)(images)
+    assert logits.dtype == torch.float32
+    assert (logits - expected).abs().mean() < 1.5 * (usual - expected).abs().mean() + 1e-3
+
+
+def test_bfloat16_takes_attention_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randn(1, 3, 64, 96)
+    whole = FusedSegFormer(NETWORK, torch.bfloat16)(images)
+    monkeypatch.setattr(fused_segformer, "STRIP_SCORES", 50)
+    torch.testing.assert_close(FusedSegFormer(NETWORK, torch.bfloat16)(images), whole, atol=0.05, rtol=0.05)
+
+
+def test_the_engine_computes_in_bfloat16_where_the_processor_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_engine, "multiplies_bfloat16", lambda: True)
+    bf16 = EngineOptions(precision="bf16")
+    fused, plain = TorchEngine(NETWORK, options=bf16), TorchEngine(create_model("setr_naive_tiny", 3), options=bf16)
+    assert isinstance(fused.forward, FusedSegFormer) and fused.forward.dtype == torch.bfloat16
+    assert not fused.autocast and plain.autocast
+    images = np.random.default_rng(0).standard_normal((1, 3, 64, 64), dtype=np.float32)
+    assert fused(images).dtype == np.float32 and not np.array_equal(fused(images), TorchEngine(NETWORK)(images))
+
+
+def test_without_bfloat16_instructions_the_engine_says_so_and_stays_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_engine, "multiplies_bfloat16", lambda: False)
+    images = np.random.default_rng(0).standard_normal((1, 3, 64, 64), dtype=np.float32)
+    with pytest.warns(TerrazzoWarning, match="no bfloat16 instructions: the network is computed in float32"):
+        engine = TorchEngine(NETWORK, options=EngineOptions(precision="bf16"))
+    assert np.array_equal(engine(images), TorchEngine(NETWORK)(images))

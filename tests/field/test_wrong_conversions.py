@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import terrazzo
 from terrazzo.engines import parity
 from terrazzo.engines.cache import cache_folder
-from terrazzo.engines.conversion_cache import convert_once, is_checked, kept_conversion
+from terrazzo.engines.conversion_cache import convert_once, is_checked, kept_conversions
 from terrazzo.engines.engine import ENGINES
 from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 from terrazzo.errors import CheckpointError, ConfigError
@@ -77,7 +77,7 @@ def test_auto_says_so_and_lets_pytorch_run_it(folder: Path) -> None:
     with pytest.warns(TerrazzoWarning, match="does not compute what .* PyTorch runs it instead"):
         mask = terrazzo.predict(IMAGE, folder).mask
     assert np.array_equal(mask, expected)
-    assert kept_conversion(folder) is None
+    assert not kept_conversions(folder)
 
 
 @pytest.mark.parametrize("engine", CONVERTING)
@@ -108,7 +108,7 @@ def test_a_kept_one_that_another_engine_computes_wrongly_is_not_used_with_that(
     with pytest.warns(TerrazzoWarning, match="PyTorch runs it instead"):
         make_predictor(folder)
     make_predictor(folder, engine="openvino")
-    assert kept_conversion(folder) == kept
+    assert kept_conversions(folder) == {"openvino": kept}
 
 
 def test_too_little_memory_for_the_comparison_is_no_verdict_on_the_file(

@@ -25,22 +25,25 @@ from tiny_models import ARCHITECTURES, tiny_model
 
 GOLDEN = Path(__file__).with_name("golden_graphs.json")
 CASES = (
-    *((architecture, "logits", "fp32") for architecture in ARCHITECTURES),
-    ("segformer_b0", "mask", "fp32"),
-    ("segformer_b0", "logits", "fp16"),
+    *((architecture, "logits", "fp32", "onnx") for architecture in ARCHITECTURES),
+    ("segformer_b0", "mask", "fp32", "onnx"),
+    ("segformer_b0", "logits", "fp16", "onnx"),
+    *((name, "logits", "fp32", "openvino") for name in ("segformer_b0", "segformer_b0_mmseg", "setr_naive_tiny")),
+    *((name, "logits", "fp32", "onnxruntime") for name in ("segformer_b0", "segformer_b0_mmseg")),
 )
 
 
 def digests() -> dict[str, dict[str, Any]]:
     """Return for each case the hash of its graph's structure, and the length of all its weights as one vector."""
     found = {}
-    for architecture, output, precision in CASES:
+    for architecture, output, precision, target in CASES:
         model = tiny_model(architecture)
-        graph = onnx_model(model.network, describe(model, output, precision))  # type: ignore[arg-type]
+        graph = onnx_model(model.network, describe(model, output, precision), target)  # type: ignore[arg-type]
         structure = hashlib.sha256("\n".join(_lines(graph)).encode()).hexdigest()
         weights = [numpy_helper.to_array(tensor).astype(float) for tensor in _floats(graph)]
         length = float(np.sqrt(sum((array**2).sum() for array in weights)))
-        found[f"{architecture}, {output}, {precision}"] = {"structure": structure, "weights": round(length, 4)}
+        case = f"{architecture}, {output}, {precision}, {target}"
+        found[case] = {"structure": structure, "weights": round(length, 4)}
     return found
 
 

@@ -49,7 +49,7 @@ def figures(model: Path, images: Path, tmp_path: Path, *options: str) -> dict[st
 
 
 def test_pytorch_alone(model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    values = figures(model, images, tmp_path, "--engine", "torch", "--size", "32x48", "--threads", "1")
+    values = figures(model, images, tmp_path, "--engine", "torch", "--size", "32x48", "--threads", "1", "--profile")
     assert (values["architecture"], values["classes"], values["size"]) == ("segformer_b0", 3, [32, 48])
     assert values["gemm_peak"] > 1e9 and values["operations"] > 1e6  # type: ignore[operator]
     (row,) = values["engines"]  # type: ignore[misc]
@@ -59,7 +59,9 @@ def test_pytorch_alone(model: Path, images: Path, tmp_path: Path, capsys: pytest
     assert (row["images"]["differing"], row["images"]["pixels"]) == (0, 2 * 40 * 60)
     table = capsys.readouterr().out
     assert "segformer_b0, 3 classes, photos of 32 x 48, batch of 1" in table
-    assert len([line for line in table.splitlines() if line.startswith("torch ")]) == 2
+    assert len([line for line in table.splitlines() if line.startswith("torch ")]) == 3
+    assert "torch by its own counters" in table and "mkldnn::_linear_pointwise" in table
+    assert {"layer", "kind", "kernel", "seconds"} == row["layers"][0].keys()
 
 
 @pytest.mark.slow
@@ -151,7 +153,8 @@ def test_what_goes_wrong_in_a_process_comes_back(tmp_path: Path) -> None:
     """An error of ours as it was raised, any other as a fault; and the process answers on."""
     with EngineProcess("engine", 1, tmp_path) as process:
         with pytest.raises(ConfigError, match="no engine 'tensorflow'") as caught:
-            process.ask("start", model="x", engine="tensorflow", threads=1, device=None, size=(8, 8), batch_size=1)
+            work = {"model": "x", "threads": 1, "device": None, "precision": "fp32", "size": (8, 8), "batch_size": 1}
+            process.ask("start", engine="tensorflow", **work)
         assert caught.value.code == "engine-name" and caught.value.fix
         with pytest.raises(ConfigError, match="engine failed: AttributeError") as caught:
             process.ask("call")  # nothing was started

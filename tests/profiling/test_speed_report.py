@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from terrazzo.engines.layer_times import LayerTime
 from terrazzo.profiling.machine import Times
 from terrazzo.profiling.report import EngineSpeed, ImageSpeed, Problem, SpeedReport
 
@@ -37,6 +38,31 @@ REPORT = SpeedReport(
     versions={"torch": "2.13"},
     engines=(TORCH,),
 )
+
+
+LAYERS = (
+    LayerTime("Conv_1", "Convolution", "brgconv_avx512_bf16", 0.006),
+    LayerTime("Conv_2", "Convolution", "brgconv_avx512_bf16", 0.002),
+    LayerTime("MatMul_3", "MatMul", "brgemm_avx512_f32", 0.00197),
+    LayerTime("Shape_4", "ShapeOf", "ref_any", 0.00002),
+    LayerTime("Shape_5", "Reshape", "ref_any", 0.00001),
+)
+
+
+def test_a_profile_has_kinds_of_layers_and_the_dearest_ones() -> None:
+    lines = replace(REPORT, engines=(replace(TORCH, layers=LAYERS),), precision="bf16").table().splitlines()
+    assert "batch of 2, bf16" in lines[0]
+    assert replace(REPORT, precision="bf16").share_of_peak(TORCH) is None  # the peak is float32's
+    start = lines.index("torch by its own counters, 10.0 ms in a pass:")
+    cells = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines[start + 2 :]]
+    assert cells[:4] == [
+        ["kind of layer", "kernel", "layers", "time", "share"],
+        ["Convolution", "brgconv_avx512_bf16", "2", "8.00 ms", "80.0%"],
+        ["MatMul", "brgemm_avx512_f32", "1", "1.97 ms", "19.7%"],
+        ["others", "2", "0.03 ms", "0.3%"],
+    ]
+    assert [row[0] for row in cells[6:]] == ["Conv_1", "Conv_2", "MatMul_3", "Shape_4", "Shape_5"]
+    assert cells[6] == ["Conv_1", "Convolution", "brgconv_avx512_bf16", "6.00 ms", "60.0%"]
 
 
 def cells_of(report: SpeedReport, engine: str, number: int = 0) -> list[str]:

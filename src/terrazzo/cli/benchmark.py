@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from terrazzo.cli.engine import engine_names
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.say import say
+from terrazzo.engines.engine import Precision
 from terrazzo.errors import ConfigError
 from terrazzo.imaging.find_images import find_images
 from terrazzo.ownership import check_outputs, write_result
@@ -31,6 +32,8 @@ def benchmark(
     device: str | None = None,
     images: Annotated[str | None, Parameter(name="--photos")] = None,
     rounds: int = 10,
+    precision: Precision = "fp32",
+    profile: Annotated[bool, Parameter(negative=())] = False,
     json: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
     trust_file: Annotated[bool, Parameter(negative=())] = False,
@@ -45,6 +48,7 @@ def benchmark(
         terrazzo benchmark
         terrazzo benchmark --model runs/mine --size 1024x2048 --threads 4
         terrazzo benchmark --engine openvino --photos photos/ --json speed.json
+        terrazzo benchmark --engine openvino --precision bf16 --profile
 
     Parameters
     ----------
@@ -63,6 +67,10 @@ def benchmark(
         Time the way from photo files to mask files too, with the first 50 photos of a file, folder or pattern.
     rounds
         Time so many passes.
+    precision
+        Compute in fp32; bf16, on processors with bfloat16 instructions; or auto, what `terrazzo predict` chooses.
+    profile
+        Show where the time goes too: each engine's own counters, by kind of layer, and the ten dearest layers.
     json
         Write all figures, of every single pass too, into this file.
     overwrite
@@ -89,6 +97,8 @@ def benchmark(
             device=device,
             images=images,
             rounds=rounds,
+            precision=precision,
+            profile=profile,
             trust=trust_file,
             progress=progress,
         )

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from terrazzo.config import MOST_JSON_BYTES, parse_json
 from terrazzo.engines.cache import cached, keep
-from terrazzo.engines.engine import Engine, EngineOptions, EngineRecord, release_memory
+from terrazzo.engines.engine import ENGINES, Engine, EngineOptions, EngineRecord, release_memory
+from terrazzo.engines.layer_times import LayerTime, layer_times
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError, OutputError
-from terrazzo.graphs import GRAPHS_VERSION
+from terrazzo.graphs import GRAPHS_VERSION, Target
 from terrazzo.regular_files import open_regular, read_regular
 from terrazzo.weights.catalog import bundled_folder
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 Model: TypeAlias = "str | Path | TrainedModel"
 
-__all__ = ["WRONG", "FallingBack", "convert_once", "is_checked", "kept_conversion"]
+__all__ = ["WRONG", "FallingBack", "convert_once", "is_checked", "kept_conversions"]
 
 WRONG = "conversion-parity"
 """The code of the error for a conversion that does not compute what its model does."""
@@ -44,10 +45,14 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"  # as in weights/
 WRITERS = ("torch", "onnx", "onnxscript", "transformers")  # the last two are for traced networks
 
 
-def kept_conversion(model: str | Path) -> Path | None:
-    """Return the kept conversion of a shipped model, a model folder or a run's folder; None where there is none."""
+def kept_conversions(model: str | Path) -> dict[Target, Path]:
+    """Return the kept conversions of a shipped model, a model folder or a run's folder, by what they are for."""
     identity = _folder_identity(model)
-    return None if identity is None else cached(_key(identity), ".onnx")
+    if identity is None:
+        return {}
+    targets = {engine.graph for engine in ENGINES.values() if engine.runs_conversions}
+    found = {target: cached(_key(identity, target), ".onnx") for target in sorted(targets)}
+    return {target: path for target, path in found.items() if path is not None}
 
 
 def is_checked(conversion: Path, engine: EngineRecord) -> bool:
@@ -71,7 +76,7 @@ def convert_once(model: Model, trained: TrainedModel, engine: EngineRecord) -> P
         OutputError: the cache folder cannot be written.
     """
     folder_identity = _folder_identity(model) if isinstance(model, (str, Path)) else None
-    key = _key(folder_identity or _state_identity(trained))
+    key = _key(folder_identity or _state_identity(trained), engine.graph)
     kept = cached(key, ".onnx")
     from terrazzo.graphs.onnx import on_cpu, write_onnx
     from terrazzo.models.layers import has_hooks
@@ -84,7 +89,7 @@ def convert_once(model: Model, trained: TrainedModel, engine: EngineRecord) -> P
     with tempfile.TemporaryDirectory() as folder:
         path = kept or Path(folder) / "model.onnx"
         if kept is None:
-            write_onnx(trained, path)
+            write_onnx(trained, path, target=engine.graph)
         compared = _compared(trained, path, engine)
         try:
             kept = kept or keep(key, ".onnx", path.read_bytes())
@@ -111,8 +116,8 @@ def _compared(trained: TrainedModel, path: Path, engine: EngineRecord) -> str:
     return parity.table()
 
 
-def _key(identity: str) -> dict[str, Any]:
-    return {"model": identity, "graphs": GRAPHS_VERSION, **{name: _version(name) for name in WRITERS}}
+def _key(identity: str, target: Target) -> dict[str, Any]:
+    return {"model": identity, "graphs": GRAPHS_VERSION, "target": target, **{name: _version(name) for name in WRITERS}}
 
 
 def _check_key(conversion: Path, engine: EngineRecord) -> dict[str, Any]:
@@ -195,6 +200,11 @@ class FallingBack:
         with self._making:
             self._plain = self._plain or self.make_plain()
         return self._plain(images_B3HW)
+
+    def layer_times(self, images_B3HW: NDArray[np.float32]) -> list[LayerTime]:
+        """Return the times of the layers of the engine that runs images of this size."""
+        small = min(images_B3HW.shape[2:]) < self.minimum_side
+        return layer_times(self.make_plain() if small else self.converted, images_B3HW)
 
     def release_memory(self) -> None:
         """Free what the converted model's engine keeps between runs."""

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError
+from terrazzo.graphs import Target
 from terrazzo.text import show
 from terrazzo.weights.exported import ExportedDescription, Format
 
@@ -137,6 +138,7 @@ class EngineRecord:
             (it compiles the network for one size).
         extra: the extra of terrazzo that installs its package.
         imports_torch: whether opening anything with it imports torch.
+        graph: which graph of a model it runs fastest, if it runs conversions.
     """
 
     name: str
@@ -149,6 +151,7 @@ class EngineRecord:
     best_for: tuple[Load, ...] = ()
     extra: str | None = None
     imports_torch: bool = False
+    graph: Target = "onnx"
 
     @property
     def runs_conversions(self) -> bool:
@@ -221,6 +224,7 @@ ENGINES: dict[str, EngineRecord] = {
             devices=("cpu", "cuda"),
             best_for=("few images",),
             extra="export",
+            graph="onnxruntime",
         ),
         EngineRecord(
             name="openvino",
@@ -230,6 +234,7 @@ ENGINES: dict[str, EngineRecord] = {
             precisions=("auto", "fp32", "bf16"),
             best_for=("few images", "one size"),
             extra="export",
+            graph="openvino",
         ),
     )
 }

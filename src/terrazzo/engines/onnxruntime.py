@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.engines.engine import ENGINES, EngineOptions, at_least, refuse_other_ports, refuse_size
+from terrazzo.engines.layer_times import PASSES, LayerTime, mean_of_passes
 from terrazzo.engines.onnx_file import describe_onnx, unopened
 from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.regular_files import named_in_text
@@ -19,6 +22,7 @@ from terrazzo.text import show
 
 __all__ = ["OnnxRuntimeEngine", "open_file"]
 
+KERNEL_TIME = "_kernel_time"  # ends the names of a profile's entries for layers
 QUIET = 4  # ONNX Runtime's severity "fatal": errors come as exceptions
 
 
@@ -71,7 +75,7 @@ class OnnxRuntimeEngine:
 
         def open_session() -> Any:
             with named_in_text(self.path) as name:
-                return ort.InferenceSession(name, settings, providers=[chosen])
+                return ort.InferenceSession(name, self._settings, providers=[chosen])
 
         self._open: Callable[[], Any] = open_session
         self._opening = threading.Lock()
@@ -94,6 +98,27 @@ class OnnxRuntimeEngine:
         out: NDArray[Any] = session.run(None, {"images": np.ascontiguousarray(images_B3HW)})[0]
         return out
 
+    def layer_times(self, images_B3HW: NDArray[np.float32]) -> list[LayerTime]:
+        """Return the times of the layers by ONNX Runtime's profiler, which writes them to a file."""
+        images = {"images": np.ascontiguousarray(images_B3HW)}
+        settings = self._settings
+        with tempfile.TemporaryDirectory() as folder, self._opening:
+            settings.enable_profiling, settings.profile_file_prefix = True, f"{folder}/pass"
+            try:
+                session = self._open()
+            finally:
+                settings.enable_profiling = False
+            for _ in range(PASSES):
+                session.run(None, images)
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        passes: list[list[LayerTime]] = [[]]
+        for event in events:
+            if event["name"] == "model_run":
+                passes.append([])
+            elif event.get("cat") == "Node" and event["name"].endswith(KERNEL_TIME):
+                passes[-1].append(_layer_time(event))
+        return mean_of_passes(passes[:PASSES])
+
     def release_memory(self) -> None:
         """Close the session; the next run opens one without an arena, since an arena never returns what a run took.
 
@@ -108,6 +133,13 @@ class OnnxRuntimeEngine:
 def open_file(path: Path, options: EngineOptions, device: str | None, trust: bool) -> OnnxRuntimeEngine:
     """Open an exported file."""
     return OnnxRuntimeEngine(path, options, device or "cpu")
+
+
+def _layer_time(event: dict[str, Any]) -> LayerTime:
+    about, name = event["args"], event["name"].removesuffix(KERNEL_TIME)
+    types = sorted({kind for value in about["input_type_shape"] for kind in value})
+    layout = ["blocked"] if name.endswith("_nchwc") else []
+    return LayerTime(name, about["op_name"], " ".join([*layout, *types]), event["dur"] / 1e6)
 
 
 def _first_line(error: Exception) -> str:

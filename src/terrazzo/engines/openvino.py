@@ -7,6 +7,7 @@ import os
 import threading
 from collections import OrderedDict, deque
 from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.engines.bfloat16 import stay_in_float32
 from terrazzo.engines.cache import cached, keep
 from terrazzo.engines.engine import ENGINES, EngineOptions, Side, at_least, refuse_other_ports, refuse_size
+from terrazzo.engines.layer_times import PASSES, LayerTime, mean_of_passes
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.onnx_file import damaged, describe_onnx, unopened
 from terrazzo.engines.openvino_process import OpenVINOProcess
-from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError, OutputError
+from terrazzo.errors import CheckpointError, MissingExtraError, OutputError
 from terrazzo.regular_files import open_regular
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription, exported_format
 
@@ -39,7 +42,7 @@ compile, 1.5 to read.
 class OpenVINOEngine:
     """Runs an exported ``.xml`` file (with its ``.bin`` beside it), or an exported ``.onnx`` file, on the CPU.
 
-    It computes in float32 unless bf16 is asked for; OpenVINO's own default is bfloat16 where the processor has it.
+    It computes in float32 unless bf16 is asked for and the processor has it; OpenVINO's own default is bfloat16 there.
 
     A network compiled for one size takes about two thirds of the time of one for any size (SegFormer-B0 at 512 x 512,
     one thread: 0.15 s and 0.2 s), and compiling either takes as long as a few images. So the network for any size runs
@@ -61,7 +64,6 @@ class OpenVINOEngine:
     Raises:
         MissingExtraError: openvino is not installed.
         CheckpointError: the file is missing, damaged, somebody else's, or has weights outside its folder.
-        ConfigError: this processor does not have the precision.
     """
 
     def __init__(self, path: str | Path, options: EngineOptions | None = None) -> None:
@@ -74,11 +76,8 @@ class OpenVINOEngine:
             raise MissingExtraError("openvino", "export") from error
         core = ov.Core()
         if options.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            raise ConfigError(
-                "this processor has no bfloat16 instructions",
-                fix="use --precision fp32",
-                code="engine-precision",
-            )
+            stay_in_float32()
+            self._options = options = replace(options, precision="fp32")
         self._ov = ov
         network = self._read(core)
         self.description = onnx or _description(network, self.path)
@@ -115,6 +114,22 @@ class OpenVINOEngine:
         with self._lock:
             compiled = self._compiled_for(images_B3HW.shape)
         return compiled.run(self._ov.Tensor(np.ascontiguousarray(images_B3HW), shared_memory=True))
+
+    def layer_times(self, images_B3HW: NDArray[np.float32]) -> list[LayerTime]:
+        """Return the times of the layers, compiled for images of this size, by OpenVINO's counters."""
+        network = self._network.clone()
+        network.reshape(list(images_B3HW.shape))
+        compiled = self._core.compile_model(network, "CPU", {**self._properties, "PERF_COUNT": True})
+        request = compiled.create_infer_request()
+
+        def run() -> list[LayerTime]:
+            request.infer([np.ascontiguousarray(images_B3HW)])
+            return [
+                LayerTime(each.node_name, each.node_type, each.exec_type, each.real_time.total_seconds())
+                for each in request.profiling_info
+            ]
+
+        return mean_of_passes([run() for _ in range(PASSES)])
 
     def release_memory(self) -> None:
         """Free the compiled networks with their feature maps, and use a child process from now on."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from terrazzo.engines.bfloat16 import multiplies_bfloat16, stay_in_float32
 from terrazzo.engines.engine import EngineOptions
 from terrazzo.engines.fused_segformer import FusedSegFormer, can_fuse
 from terrazzo.engines.gpu import GPUNetwork
+from terrazzo.engines.layer_times import PASSES, LayerTime, mean_of_passes
 from terrazzo.errors import ConfigError
 from terrazzo.models import Segmenter
 from terrazzo.text import show
@@ -21,13 +24,15 @@ from terrazzo.weights.files import TrainedModel
 __all__ = ["TorchEngine", "find_device", "open_model"]
 
 ACCELERATORS = ("cuda", "mps", "xpu")
+FLOATS = {"float": "f32", "c10::BFloat16": "bf16", "c10::Half": "f16"}  # as PyTorch's profiler calls them
 
 
 class TorchEngine:
     """Runs a network: (B, C, H, W) float32 in, (B, K, h, w) float32 out, both numpy arrays.
 
     On a CPU, a SegFormer runs with fused operators (`engines/fused_segformer.py`) and a copy of the weights that it has
-    now. On a GPU, half precision and CUDA graphs are used where they give the same classes (`engines/gpu.py`).
+    now, in float32 or bfloat16. Other networks compute in bfloat16 under autocast. On a GPU, half precision and CUDA
+    graphs are used where they give the same classes (`engines/gpu.py`).
 
     Args:
         network: the model; it is put into evaluation mode and onto the device.
@@ -60,15 +65,22 @@ class TorchEngine:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         is_float32 = first.dtype == torch.float32  # else its owner has chosen a precision
         on_cuda = self.device.type == "cuda" and not compiled and is_float32  # other accelerators have no CUDA graphs
-        self.autocast = options.precision == "bf16" and not on_cuda and is_float32
+        lower = options.precision == "bf16" and not on_cuda and is_float32
+        if lower and self.device.type == "cpu" and not multiplies_bfloat16():
+            stay_in_float32()
+            lower = False
+        fused = not compiled and can_fuse(network)
+        self.autocast = lower and not fused
         self.network = network
         self.forward: Callable[[Tensor], Tensor]
         if on_cuda:
             self.forward = GPUNetwork(network, options.precision)
         elif compiled:
             self.forward = torch.compile(network)
+        elif fused:
+            self.forward = FusedSegFormer(network, torch.bfloat16 if lower else torch.float32)
         else:
-            self.forward = FusedSegFormer(network) if can_fuse(network) and not self.autocast else self._as_it_is
+            self.forward = self._as_it_is
         chosen = options.threads is not None or options.streams > 1
         self.threads = options.threads_per_stream if chosen and self.device.type == "cpu" else None
         self._own = threading.local()
@@ -82,6 +94,20 @@ class TorchEngine:
             logits: NDArray[np.float32] = self.forward(images).float().cpu().numpy()
         return logits
 
+    def layer_times(self, images_B3HW: NDArray[np.float32]) -> list[LayerTime]:
+        """Return the times of the operators by PyTorch's profiler; on a GPU, those of the processor that starts them.
+
+        An operator's time is without that of the operators that it calls.
+        """
+        from torch.profiler import ProfilerActivity, profile
+
+        passes = []
+        for _ in range(PASSES):
+            with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+                self(images_B3HW)
+            passes.append([_layer_time(event) for event in profiler.events()])
+        return mean_of_passes(passes)
+
     def release_memory(self) -> None:
         """Free what is kept on a GPU for repeated sizes."""
         if isinstance(self.forward, GPUNetwork):
@@ -93,6 +119,12 @@ class TorchEngine:
         """Run the network on the device and in the precision that it has now."""
         logits: Tensor = self.network(images_B3HW.to(next(self.network.parameters())))
         return logits
+
+
+def _layer_time(event: Any) -> LayerTime:
+    shapes = [str(tuple(shape)).replace(" ", "") for shape in event.input_shapes if shape]
+    types = dict.fromkeys(FLOATS[kind] for kind in event.input_dtypes if kind in FLOATS)
+    return LayerTime(" ".join(shapes), event.name, " ".join(types), event.self_cpu_time_total / 1e6)
 
 
 def open_model(model: TrainedModel, options: EngineOptions, device: str | None, compiled: bool) -> TorchEngine:

@@ -29,7 +29,7 @@ def openvino_model(network: Segmenter, description: ExportedDescription) -> Any:
         import openvino as ov
     except ImportError as error:
         raise MissingExtraError("openvino", "export") from error
-    content = onnx_model(network, replace(description, precision="fp32")).SerializeToString()
+    content = onnx_model(network, replace(description, precision="fp32"), "openvino").SerializeToString()
     try:
         return ov.Core().read_model(content)
     except RuntimeError as error:

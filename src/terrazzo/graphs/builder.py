@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from terrazzo.graphs import Target
+
 __all__ = ["Graph"]
 
 FUSED = "com.microsoft"
@@ -27,9 +29,14 @@ FUSED = "com.microsoft"
 
 
 class Graph:
-    """Collects the nodes and the constants of a graph; every method returns the name of a value in it."""
+    """Collects the nodes and the constants of a graph; every method returns the name of a value in it.
 
-    def __init__(self) -> None:
+    Args:
+        target: the runtime that the graph is for.
+    """
+
+    def __init__(self, target: Target = "onnx") -> None:
+        self.target = target
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
         self._integers: dict[tuple[int, ...], str] = {}
@@ -99,9 +106,10 @@ class Graph:
             group=like.groups,
         )
 
-    def convolution_1x1(self, x_BCHW: str, weight_OI: Tensor, bias_O: Tensor) -> str:
+    def convolution_1x1(self, x_BCHW: str, weight_OI: Tensor, bias_O: Tensor | None = None) -> str:
         """Apply a linear layer to the channels at each position."""
-        return self.node("Conv", x_BCHW, self.weight(weight_OI[:, :, None, None]), self.weight(bias_O))
+        inputs = [x_BCHW, self.weight(weight_OI[:, :, None, None])] + ([] if bias_O is None else [self.weight(bias_O)])
+        return self.node("Conv", *inputs)
 
     def attention(self, q_TC: str, k_SC: str, v_SC: str, batch: str, channels: int, heads: int) -> str:
         """Return (T, C): dot-product attention of each image's tokens to its own S; the queries are already scaled.
@@ -127,6 +135,12 @@ class Graph:
         mode = "align_corners" if align_corners else "half_pixel"
         sizes = self.node("Concat", self.sizes(x_BCHW, 0, 2), sizes_HW, axis=0)
         return self.node("Resize", x_BCHW, "", "", sizes, mode="linear", coordinate_transformation_mode=mode)
+
+    def resize_channels_last(self, x_BHWC: str, sizes_HW: str) -> str:
+        """Resize (B, H, W, C) bilinearly."""
+        return self.node(
+            "Resize", x_BHWC, "", "", sizes_HW, mode="linear", coordinate_transformation_mode="half_pixel", axes=[1, 2]
+        )
 
     def interpolation_matrix(self, source: str, target: str) -> str:
         """Return the (target, source) matrix of bilinear resizing along one axis, of sizes that are vectors of one.

@@ -15,7 +15,7 @@ import torch
 
 from terrazzo.atomic import replacing
 from terrazzo.errors import MissingExtraError
-from terrazzo.graphs import OPSET
+from terrazzo.graphs import OPSET, Target
 from terrazzo.graphs.traced import traced
 from terrazzo.models.encoders.mit import MixTransformer, SequenceReduction, is_standard
 from terrazzo.models.encoders.pvt import PyramidVisionTransformer
@@ -35,7 +35,11 @@ HALF_FROM = 16
 
 
 def write_onnx(
-    model: TrainedModel, path: Path, output: Output = "logits", precision: Precision = "fp32"
+    model: TrainedModel,
+    path: Path,
+    output: Output = "logits",
+    precision: Precision = "fp32",
+    target: Target = "onnx",
 ) -> ExportedDescription:
     """Write a model as an ONNX file for any batch, height and width.
 
@@ -44,6 +48,7 @@ def write_onnx(
         path: the file.
         output: logits, or the mask at the input's size.
         precision: fp32, or fp16 to store the weights in half the space; computation stays in float32.
+        target: the runtime that the graph is for.
 
     Returns:
         What the file says about itself.
@@ -54,7 +59,7 @@ def write_onnx(
         OutputError: the place cannot be written.
     """
     description = describe(model, output, precision)
-    save_onnx(onnx_model(model.network, description), path, description)
+    save_onnx(onnx_model(model.network, description, target), path, description)
     return description
 
 
@@ -124,7 +129,7 @@ def has_written_graph(network: Segmenter) -> bool:
     return known and type(network.decoder) in DECODER_GRAPHS and is_unchanged(network)
 
 
-def onnx_model(network: Segmenter, description: ExportedDescription) -> ModelProto:
+def onnx_model(network: Segmenter, description: ExportedDescription, target: Target = "onnx") -> ModelProto:
     """Return a network as an ONNX model with one input, ``images``, and one output.
 
     Raises:
@@ -138,7 +143,7 @@ def onnx_model(network: Segmenter, description: ExportedDescription) -> ModelPro
     network.eval()
     if has_written_graph(network):
         with torch.no_grad():
-            model = _written(network, description)
+            model = _written(network, description, target)
     else:
         model = traced(network, description)
     if description.precision == "fp16":
@@ -147,14 +152,14 @@ def onnx_model(network: Segmenter, description: ExportedDescription) -> ModelPro
     return model
 
 
-def _written(network: Segmenter, description: ExportedDescription) -> ModelProto:
+def _written(network: Segmenter, description: ExportedDescription, target: Target) -> ModelProto:
     from onnx import TensorProto
 
     from terrazzo.graphs.builder import Graph
     from terrazzo.graphs.decoders import DECODER_GRAPHS
     from terrazzo.graphs.encoders import mix_transformer, vision_transformer
 
-    graph = Graph()
+    graph = Graph(target)
     if isinstance(network.encoder, MixTransformer):
         levels = mix_transformer(graph, network.encoder, "images")
     else:

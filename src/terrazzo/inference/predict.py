@@ -16,7 +16,7 @@ from terrazzo.arguments import checked
 from terrazzo.data.choose_images import choose_images
 from terrazzo.data.sources.address import fetch_image, is_address, refuse_address
 from terrazzo.engines.auto import PYTORCH, Workload, auto_engine, engine_for_file, find_engine, gpu_at_hand, has_runtime
-from terrazzo.engines.conversion_cache import WRONG, FallingBack, convert_once, is_checked, kept_conversion
+from terrazzo.engines.conversion_cache import WRONG, FallingBack, convert_once, is_checked, kept_conversions
 from terrazzo.engines.engine import Engine, EngineOptions, EngineRecord, Precision
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.onnx_file import describe_onnx
@@ -110,11 +110,12 @@ def make_predictor(
         return wrap(_open_conversion(path, about, best(about), options, device, source), about)
 
     if isinstance(model, (str, Path)) and (unasked or (chosen or PYTORCH).runs_conversions):
-        kept = kept_conversion(model)
-        if kept is not None:
-            runs = best(about := describe_onnx(kept))
-            if runs.runs_conversions and is_checked(kept, runs):
-                return run_converted(kept, about, model)
+        kept = kept_conversions(model)
+        if kept:  # their descriptions are the same
+            runs = best(about := describe_onnx(next(iter(kept.values()))))
+            path = kept.get(runs.graph) if runs.runs_conversions else None
+            if path is not None and is_checked(path, runs):
+                return run_converted(path, about, model)
 
     from terrazzo.graphs.onnx import has_written_graph
     from terrazzo.weights.load import load

@@ -16,7 +16,8 @@ from PIL import Image
 
 from terrazzo.arguments import checked
 from terrazzo.data.choose_images import choose_images
-from terrazzo.engines.engine import ENGINES, EngineOptions, available_cores
+from terrazzo.engines.engine import ENGINES, EngineOptions, Precision, available_cores
+from terrazzo.engines.layer_times import LayerTime
 from terrazzo.engines.trust import trust_file
 from terrazzo.errors import ConfigError, TerrazzoError
 from terrazzo.inference.upsample.argmax import upsample_argmax
@@ -43,6 +44,8 @@ def benchmark(
     device: str | None = None,
     images: str | Path | None = None,
     rounds: int = 10,
+    precision: Precision = "fp32",
+    profile: bool = False,
     trust: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> SpeedReport:
@@ -61,6 +64,8 @@ def benchmark(
         device: ``cpu`` or ``cuda``, for PyTorch; by default a GPU if there is one.
         images: a file, folder or pattern; its first 50 photos are turned into mask files too.
         rounds: number of timed passes.
+        precision: as `make_predictor` takes it; engines that do not have it are not measured.
+        profile: also ask each engine for the times of its layers, in passes of their own.
         trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
         progress: called with (steps done, steps in all).
 
@@ -80,7 +85,7 @@ def benchmark(
         trust_file(Path(model))  # the engine's process opens it then
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     paths = [] if images is None else choose_images([str(images)])[0][:MOST_IMAGES]
-    steps = _Steps(progress, 1 + 2 * len(wanted) + rounds + len(paths))
+    steps = _Steps(progress, 1 + 2 * len(wanted) + rounds + len(paths) + (len(wanted) if profile else 0))
     work: dict[str, Any] = {"model": str(model), "threads": threads, "size": size, "batch_size": batch_size}
     with tempfile.TemporaryDirectory(prefix="terrazzo-benchmark-") as name, ExitStack() as stack:
         folder = Path(name)
@@ -93,7 +98,8 @@ def benchmark(
         errors: list[TerrazzoError] = []
         for engine in wanted:
             try:
-                options = {**work, "engine": engine, "device": None if ENGINES[engine].runs_conversions else device}
+                where = None if ENGINES[engine].runs_conversions else device
+                options = {**work, "engine": engine, "device": where, "precision": precision}
                 running.append(_started(options, folder, stack, steps))
             except TerrazzoError as error:
                 if engines != "all":
@@ -104,6 +110,7 @@ def benchmark(
             raise next((error for error in errors if error.code != "engine-file"), errors[0])
         speeds = _measured(running, folder, size, rounds, steps)
         of_images = _images_measured(running, folder, paths, steps) if paths else [None] * len(running)
+        layers = [_layers(each, steps) if profile else () for each in running]
     return SpeedReport(
         model=str(model),
         architecture=facts["architecture"],
@@ -112,6 +119,7 @@ def benchmark(
         batch_size=batch_size,
         threads=threads,
         rounds=rounds,
+        precision=precision,
         images=len(paths),
         operations=facts["operations"],
         gemm_peak=facts["gemm_peak"],
@@ -125,9 +133,10 @@ def benchmark(
                 start=each.start,
                 pixels=batch_size * size[0] * size[1],
                 images=of_image,
+                layers=of_layers,
                 **speed,
             )
-            for each, speed, of_image in zip(running, speeds, of_images, strict=True)
+            for each, speed, of_image, of_layers in zip(running, speeds, of_images, layers, strict=True)
         ),
         problems=tuple(problems),
     )
@@ -236,6 +245,12 @@ def _images_measured(
         ImageSpeed(**_wall_and_cpu(measured), differing=count, pixels=pixels)
         for measured, count in zip(seconds, differing, strict=True)
     ]
+
+
+def _layers(each: _Running, steps: _Steps) -> tuple[LayerTime, ...]:
+    times = tuple(LayerTime(*time) for time in each.process.ask("layers"))
+    steps.done()
+    return times
 
 
 def _wall_and_cpu(calls: Sequence[Sequence[float]]) -> dict[str, Times]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from terrazzo.engines.layer_times import LayerTime
 from terrazzo.profiling.machine import Times
 from terrazzo.text import printable
 
 __all__ = ["EngineSpeed", "ImageSpeed", "Problem", "SpeedReport"]
 
 BUSY = 0.7
+DEAREST = 10  # layers that are shown one by one
+WIDEST = 48
+LEAST_SHARE = 0.005  # of a kind of layer that has a line of its own
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class EngineSpeed:
         differing: pixels of the batch's masks whose class differs from PyTorch's.
         pixels: of the batch.
         images: what --photos adds.
+        layers: what --profile adds: the times of the engine's layers.
     """
 
     engine: str
@@ -59,6 +65,7 @@ class EngineSpeed:
     differing: int | None
     pixels: int
     images: ImageSpeed | None = None
+    layers: tuple[LayerTime, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ class SpeedReport:
         versions: of the packages that matter.
         engines: the measurements, in the order of the request.
         problems: engines without measurements.
+        precision: as it was asked for.
     """
 
     model: str
@@ -107,10 +115,13 @@ class SpeedReport:
     versions: dict[str, str]
     engines: tuple[EngineSpeed, ...]
     problems: tuple[Problem, ...] = ()
+    precision: str = "fp32"
 
     def share_of_peak(self, speed: EngineSpeed) -> float | None:
-        """Return an engine's operations per second as a share of the matrix product's."""
-        return None if self.operations is None else self.operations / speed.wall.least / self.gemm_peak
+        """Return an engine's operations per second as a share of the matrix product's; None in another precision."""
+        if self.operations is None or self.precision == "bf16":
+            return None
+        return self.operations / speed.wall.least / self.gemm_peak
 
     def table(self) -> str:
         """Lay everything out for a terminal, with an explanation of the columns."""
@@ -118,7 +129,7 @@ class SpeedReport:
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         lines = [
             f"{printable(f'{self.model}: {self.architecture}')}, {self.classes} classes, photos of {height} x {width}, "
-            f"batch of {self.batch_size}",
+            f"batch of {self.batch_size}{'' if self.precision == 'fp32' else f', {self.precision}'}",
             f"{threads} of {self.processor}; {', '.join(map(' '.join, self.versions.items()))}",
         ]
         if self.load > BUSY:
@@ -131,6 +142,9 @@ class SpeedReport:
         if self.images:
             lines += ["", f"Photo file to mask file, one after the other, {self.images} in all:", ""]
             lines += _columns(self._image_rows())
+        for speed in self.engines:
+            if speed.layers:
+                lines += ["", *_profile(speed.engine, speed.layers)]
         for problem in self.problems:
             lines += ["", f"{problem.engine}: not measured: {problem.message}", f"  fix: {problem.fix}"]
         return "\n".join(lines)
@@ -206,12 +220,43 @@ class SpeedReport:
         return rows
 
 
-def _columns(rows: list[list[str]]) -> list[str]:
-    """Align cells: the first column to the left, numbers to the right."""
+def _profile(engine: str, layers: Sequence[LayerTime]) -> list[str]:
+    """Lay out the times of an engine's layers, by kind and kernel, and those of the dearest ones."""
+    total = sum(layer.seconds for layer in layers)
+    kinds: dict[tuple[str, str], list[float]] = {}
+    for layer in layers:
+        kinds.setdefault((layer.kind, layer.kernel), []).append(layer.seconds)
+    by_kind = sorted(kinds.items(), key=lambda kind: -sum(kind[1]))
+    dearest = sorted(layers, key=lambda layer: -layer.seconds)[:DEAREST]
+    shown = [(*of, times) for of, times in by_kind if sum(times) >= LEAST_SHARE * total]
+    rest = [time for of, times in by_kind[len(shown) :] for time in times]
+    shown += [("others", "", rest)] if rest else []
+    rows = [[kind, kernel, str(len(times)), *_with_share(sum(times), total)] for kind, kernel, times in shown]
+    of_layers = [[_cut(layer.layer), layer.kind, layer.kernel, *_with_share(layer.seconds, total)] for layer in dearest]
+    return [
+        f"{engine} by its own counters, {_seconds(total)} in a pass:",
+        "",
+        *_columns([["kind of layer", "kernel", "layers", "time", "share"], *rows], texts=2),
+        "",
+        *_columns([["dearest layers", "kind", "kernel", "time", "share"], *of_layers], texts=3),
+    ]
+
+
+def _with_share(seconds: float, total: float) -> list[str]:
+    return [f"{1e3 * seconds:.2f} ms", f"{seconds / total:.1%}"]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WIDEST else text[: WIDEST - 3] + "..."
+
+
+def _columns(rows: list[list[str]], texts: int = 1) -> list[str]:
+    """Align cells: the first columns, which are texts, to the left, and numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            [f"{row[0]:<{widths[0]}}", *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))]
+            f"{cell:{'<' if index < texts else '>'}{width}}"
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]

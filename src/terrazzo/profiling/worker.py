@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from terrazzo.engines.engine import Precision
     from terrazzo.inference.predictor import Predictor
     from terrazzo.preprocess import Preprocess
 
@@ -35,7 +36,14 @@ class Worker:
     batch_B3HW: NDArray[np.float32]
 
     def start(
-        self, model: str, engine: str, threads: int, device: str | None, size: tuple[int, int], batch_size: int
+        self,
+        model: str,
+        engine: str,
+        threads: int,
+        device: str | None,
+        precision: Precision,
+        size: tuple[int, int],
+        batch_size: int,
     ) -> None:
         """Open the model and run it once."""
         import cv2
@@ -46,7 +54,7 @@ class Worker:
 
         keep_freed_memory()
         cv2.setNumThreads(threads)
-        self.predictor = make_predictor(model, device, engine=engine, threads=threads)
+        self.predictor = make_predictor(model, device, engine=engine, threads=threads, precision=precision)
         image = _input(self.predictor.preprocess, size)
         # In the memory layout in which `predict` passes images.
         self.batch_B3HW = image[None] if batch_size == 1 else np.stack([image] * batch_size)
@@ -55,6 +63,13 @@ class Worker:
     def call(self) -> tuple[float, float]:
         """Return the seconds of a pass, and the processor seconds."""
         return _timed(lambda: self.predictor.engine(self.batch_B3HW))
+
+    def layers(self) -> list[tuple[str, str, str, float]]:
+        """Return the name, kind, kernel and seconds of each layer in a pass, by the engine's own counters."""
+        from terrazzo.engines.layer_times import layer_times
+
+        times = layer_times(self.predictor.engine, self.batch_B3HW)
+        return [(time.layer, time.kind, time.kernel, time.seconds) for time in times]
 
     def logits(self, path: str) -> None:
         """Save the logits of a pass as .npy."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from terrazzo.engines.bfloat16 import multiplies_bfloat16
 from terrazzo.errors import TrainingError
 
 __all__ = ["compiled", "uses_bf16"]
@@ -28,7 +29,7 @@ def uses_bf16(precision: str, device: torch.device) -> bool:
         return precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return multiplies_bfloat16()
 
 
 def compiled(module: nn.Module, device: torch.device) -> Any:

@@ -14,6 +14,7 @@ import argparse
 import io
 import itertools
 import json
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,10 @@ def main() -> None:
         host = options.url
         wait_time = pace
         network_timeout = connection_timeout = 60.0
+
+        def on_start(self) -> None:
+            if options.rate:  # spread, or all users would send at the same moment again and again
+                gevent.sleep(random.random() * options.users / options.rate)
 
         @task
         def ask(self) -> None:

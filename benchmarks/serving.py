@@ -100,7 +100,7 @@ def main() -> None:
         rows.append(row("1 client", lone, f"{1e3 * (lone['p50'] - work):.1f} ms beside decoding, network, encoding"))
 
         with terrazzo(options, "--capacity", str(max(2, round(rate)))) as server:
-            load(server, photos, folder / "masks", users=2, seconds=5)
+            load(server, photos, folder / "masks", users=int(12 * rate) + 8, rate=3 * rate, seconds=15)
             held = server.memory
             over = load(server, photos, folder / "masks", users=int(12 * rate) + 8, rate=3 * rate, seconds=overload)
             grown = server.memory - held

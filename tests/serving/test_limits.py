@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from running import Running, decoded, picture, png, running, until
 
 import terrazzo
 from terrazzo.errors import ServiceError
-from terrazzo.serving import open_inference, segmenting, v1
+from terrazzo.serving import connection, open_inference, segmenting, v1
 
 PNG = {"Content-Type": "image/png"}
 
@@ -53,6 +54,47 @@ def test_a_connection_goes_on_after_a_refusal_whose_body_was_not_read(server: Ru
         assert (decoded(client.post("/v1/segment", content=data, headers=PNG).content) == mask).all()
 
 
+def test_pipelined_requests_are_answered_in_turn(server: Running) -> None:
+    data, _ = picture(0)
+    posted = (
+        b"POST /v1/segment?save=json HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n%b"
+    )
+    got = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+        raw.sendall(got + posted % (len(data), data) + last)
+        answers = b"".join(iter(lambda: raw.recv(65536), b""))
+    assert answers.count(b"HTTP/1.1 200 ") == 3
+    assert answers.index(b'"live"') < answers.index(b'"pixels"') < answers.index(b'"ready"')
+
+
+def test_a_body_that_trickles_on_after_its_refusal_is_cut_off(monkeypatch: pytest.MonkeyPatch, server: Running) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.4)
+    head = b"POST /v1/segment?model=other HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+        raw.sendall(head)
+        assert raw.recv(65536).startswith(b"HTTP/1.1 404 ")
+        with pytest.raises(ConnectionError):
+            for _ in range(200):
+                raw.sendall(b"1\r\nx\r\n")
+                time.sleep(0.05)
+
+
+def test_who_does_not_read_an_answer_keeps_a_place_for_a_while_and_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "READ_SECONDS", 0.5)
+    data, _ = picture(0, (1200, 1600))
+    head = b"POST /v1/segment?save=probabilities HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+    with running(capacity=1, batch_size=1) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+            raw.sendall(head + b"Content-Length: %d\r\n\r\n%b" % (len(data), data))
+            until(lambda: server.metric('terrazzo_stage_seconds_count{model="colors",stage="encode"}') == 1)
+            assert post(server, picture(1)[0]).status_code == 503
+            until(lambda: server.house.admission.taken == 0)
+        assert post(server, picture(1)[0]).status_code == 200
+        whole = post(server, data, "?save=probabilities")
+        assert whole.status_code == 200 and len(whole.content) == int(whole.headers["content-length"])
+
+
 def test_pages_of_other_sites_are_not_answered(server: Running) -> None:
     data, _ = picture(0)
     for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
@@ -73,7 +115,7 @@ def test_an_error_nobody_thought_of_has_an_id_and_no_trace(server: Running, monk
     answer = post(server, picture(0)[0], **{"X-Request-Id": "seven"})
     assert (answer.status_code, answer.headers["x-request-id"]) == (500, "seven")
     assert answer.json()["error"]["code"] == "internal" and "secret" not in answer.text
-    assert server.metric('terrazzo_requests_total{route="/v1/segment",status="500"}') == before + 1
+    until(lambda: server.metric('terrazzo_requests_total{route="/v1/segment",status="500"}') == before + 1)
 
 
 def test_a_large_image_gets_in_where_the_house_has_few_places(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -28,7 +28,7 @@ from terrazzo.serving.demo import demo_router
 from terrazzo.serving.metrics import Metrics
 from terrazzo.serving.open_inference import open_inference_router
 from terrazzo.serving.refusal import Refusal
-from terrazzo.serving.segmenting import Segmenter
+from terrazzo.serving.segmenting import LEAVING, Segmenter
 from terrazzo.serving.v1 import error_of, v1_router
 from terrazzo.text import printable, said_by
 
@@ -36,6 +36,7 @@ __all__ = ["make_app"]
 
 LOG = logging.getLogger("terrazzo.serving")
 OPEN_ROUTES = ("/v2/health/live", "/v2/health/ready")  # for probes, which have no key
+LARGE = 1 << 16  # bytes of an answer that may wait in memory for a client to read them
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
@@ -213,11 +214,15 @@ class _Log:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message = {**message, "headers": [*message["headers"], (b"x-request-id", number.encode()), *HEADERS]}
+            if len(message.get("body", b"")) > LARGE and not message.get("more_body"):
+                await send({**message, "more_body": True})
+                message = {"type": "http.response.body"}  # which uvicorn sends once the rest has been read
             await send(message)
 
         method = scope["method"]
         if method == "HEAD":  # uvicorn leaves out the body
             scope = {**scope, "method": "GET"}
+        leaving = scope[LEAVING] = ExitStack()
         try:
             await self._app(scope, receive, answered)
         except Exception as error:
@@ -227,6 +232,7 @@ class _Log:
             refusal = Refusal(500, "internal", "the request failed; the server's log says why")
             await _answer(refusal, Request(scope))(scope, receive, answered)
         finally:
+            leaving.close()
             seconds = time.monotonic() - begun
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.request(route, status, seconds)

@@ -28,10 +28,11 @@ from terrazzo.serving.models import Models, ServedModel, UnknownModelError
 from terrazzo.serving.refusal import Refusal, refusal_of
 from terrazzo.serving.settings import ServeSettings
 
-__all__ = ["Segmenter", "Ticket", "together"]
+__all__ = ["LEAVING", "Segmenter", "Ticket", "together"]
 
 T = TypeVar("T")
 
+LEAVING = "terrazzo.leaving"  # in a request's scope: the exit stack that is closed once its answer has been read
 PIXELS_OF_A_PLACE = 4_000_000  # larger images take several places, which bounds the memory of the house
 MOST_VALUES = 1 << 27  # of probabilities in an answer: half a gigabyte
 SIDE_THREADS = 2  # that decode, and as many that encode
@@ -104,21 +105,21 @@ class Segmenter:
 
     @asynccontextmanager
     async def ticket(self, request: Request, timeout: float | None = None) -> AsyncIterator[Ticket]:
-        """Let a request in, if there is a place for it.
+        """Let a request in, if there is a place for it, which it keeps until its answer has been read.
 
         Raises:
             Refusal: there is none (503).
         """
         seconds = self.settings.timeout if timeout is None else min(timeout, self.settings.timeout)
         try:
-            with self.admission.place():
-                ticket = Ticket(request, seconds)
-                try:
-                    yield ticket
-                finally:
-                    ticket.close()
+            request.scope[LEAVING].enter_context(self.admission.place())
         except FullError as full:
             raise Refusal(503, "busy", "the server is busy", full.retry_after) from None
+        ticket = Ticket(request, seconds)
+        try:
+            yield ticket
+        finally:
+            ticket.close()
 
     def model(self, name: str | None) -> ServedModel:
         """Find a loaded model.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -129,23 +130,20 @@ class _Session:
         except (TerrazzoError, ValueError, KeyError, TypeError, IndexError) as error:
             raise self._strange(error) from error
 
-    def _attempts(self) -> Iterator[float]:
-        """Yield how long to pause if this attempt finds the server busy or away; end when the time is over."""
+    def _attempts(self) -> Iterator[tuple[float, float]]:
+        """Yield, for each attempt, how much time is left, and how long to pause if the server does not say so."""
         end, pause = time.monotonic() + self.timeout, FIRST_PAUSE
-        while True:
-            left = end - time.monotonic()
-            if left <= 0:
-                return
-            yield min(pause, left)
+        while (left := end - time.monotonic()) > 0:
+            yield left, min(pause * random.uniform(0.75, 1.25), left / 2)  # not all clients at the same moment
             pause = min(2 * pause, LONGEST_PAUSE)
 
     def _judged(
-        self, outcome: httpx.Response | Exception, pause: float
+        self, outcome: httpx.Response | Exception, left: float, pause: float
     ) -> tuple[httpx.Response | None, ServiceError | None, float]:
         """Return an answer that is one; or why there is none, and how long to pause before another attempt.
 
         Raises:
-            ServiceError: another attempt would end alike.
+            ServiceError: another attempt would end alike, or come too late.
         """
         if isinstance(outcome, Exception):
             fix = "check the address, and whether the server runs"
@@ -166,7 +164,11 @@ class _Session:
         if outcome.status_code not in BUSY:
             raise failure
         asked = outcome.headers.get("Retry-After", "")
-        return None, failure, float(asked) if asked.isdecimal() and len(asked) < 6 else pause
+        if asked.isdecimal() and len(asked) < 6:
+            pause = max(pause, float(asked))
+            if pause >= left:
+                raise failure
+        return None, failure, pause
 
 
 def _httpx() -> Any:
@@ -226,14 +228,14 @@ class Client(_Session):
 
     def _send(self, method: str, place: str, headers: Mapping[str, str], body: bytes) -> httpx.Response:
         failure: ServiceError | None = None
-        for pause in self._attempts():
+        for left, pause in self._attempts():
             try:
                 outcome: httpx.Response | Exception = self._http.request(
-                    method, place, headers=dict(headers), content=body
+                    method, place, headers=dict(headers), content=body, timeout=left
                 )
             except _httpx().TransportError as error:
                 outcome = error
-            answer, failure, pause = self._judged(outcome, pause)
+            answer, failure, pause = self._judged(outcome, left, pause)
             if answer is not None:
                 return answer
             time.sleep(pause)
@@ -273,14 +275,14 @@ class AsyncClient(_Session):
 
     async def _send(self, method: str, place: str, headers: Mapping[str, str], body: bytes) -> httpx.Response:
         failure: ServiceError | None = None
-        for pause in self._attempts():
+        for left, pause in self._attempts():
             try:
                 outcome: httpx.Response | Exception = await self._http.request(
-                    method, place, headers=dict(headers), content=body
+                    method, place, headers=dict(headers), content=body, timeout=left
                 )
             except _httpx().TransportError as error:
                 outcome = error
-            answer, failure, pause = self._judged(outcome, pause)
+            answer, failure, pause = self._judged(outcome, left, pause)
             if answer is not None:
                 return answer
             await asyncio.sleep(pause)

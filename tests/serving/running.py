@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -60,11 +60,13 @@ class Running:
         port: where.
         house: its insides.
         network: what computes.
+        stop: ends it, as a signal would.
     """
 
     port: int
     house: Segmenter
     network: ByColor
+    stop: Callable[[], None]
 
     @property
     def url(self) -> str:
@@ -93,7 +95,12 @@ def running(**settings: Any) -> Iterator[Running]:
     try:
         until(lambda: house.models.is_ready)
         network.calls.clear()
-        yield Running(listening.getsockname()[1], house, network)
+
+        def stop() -> None:
+            server.should_exit = True
+            thread.join()
+
+        yield Running(listening.getsockname()[1], house, network, stop)
     finally:
         network.gate.set()
         server.should_exit = True

@@ -101,6 +101,7 @@ def test_an_image_that_the_network_fails_on_fails_alone_and_tells_nothing_of_the
     good = [picture(seed) for seed in range(4)]
     server.network.calls.clear()
     server.network.gate.clear()
+    server.network.calls.clear()
     with ThreadPoolExecutor(6) as pool:
         first = pool.submit(post, server, good[0][0])
         until(lambda: server.network.calls)

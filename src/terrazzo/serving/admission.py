@@ -35,20 +35,25 @@ class Admission:
         self._answered: deque[float] = deque(maxlen=RATE_OVER)
 
     @contextmanager
-    def place(self, count: int = 1) -> Iterator[None]:
+    def place(self, count: int = 1, *, held: int = 0) -> Iterator[None]:
         """Take places for the length of a block; a request alone in the house may take more than there are.
+
+        Args:
+            count: places.
+            held: those that the same request has already.
 
         Raises:
             FullError: they are all taken.
         """
-        if self.taken and self.taken + count > self.capacity:
+        if count and self.taken > held and self.taken + count > self.capacity:
             raise FullError(self.retry_after())
         self.taken += count
         try:
             yield
         finally:
             self.taken -= count
-            self._answered.append(time.monotonic())
+            if not held:
+                self._answered.append(time.monotonic())
 
     def retry_after(self) -> int:
         """Seconds after which those that are in the house now will have been answered, at the rate of the last ones."""

@@ -8,10 +8,11 @@ import json
 import logging
 import re
 import signal
+import threading
 import time
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -27,42 +28,44 @@ from terrazzo.serving.demo import demo_router
 from terrazzo.serving.metrics import Metrics
 from terrazzo.serving.open_inference import open_inference_router
 from terrazzo.serving.refusal import Refusal
-from terrazzo.serving.segmenting import Segmenter
+from terrazzo.serving.segmenting import LEAVING, Segmenter
 from terrazzo.serving.v1 import error_of, v1_router
-from terrazzo.text import printable
+from terrazzo.text import printable, said_by
 
 __all__ = ["make_app"]
 
 LOG = logging.getLogger("terrazzo.serving")
 OPEN_ROUTES = ("/v2/health/live", "/v2/health/ready")  # for probes, which have no key
+LARGE = 1 << 16  # bytes of an answer that may wait in memory for a client to read them
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 
-def make_app(house: Segmenter) -> FastAPI:
+def make_app(house: Segmenter, failed: Callable[[TerrazzoError], None] = lambda error: None) -> FastAPI:
     """Build the application.
 
     Args:
         house: segments, and has the settings. Its models are loaded once the application starts, beside the first
             requests, which get 503 until then.
+        failed: told why the models could not be loaded.
     """
     settings = house.settings
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
-        loading = loop.run_in_executor(None, _load, house)
-        reloads: set[asyncio.Future[None]] = set()
 
-        def reload() -> None:
-            reloads.add(again := loop.run_in_executor(None, _load, house))
-            again.add_done_callback(reloads.discard)
+        def load(failed: Callable[[TerrazzoError], None] = lambda error: None) -> None:
+            # a daemon, so that a model that takes minutes to load does not hold up the end
+            threading.Thread(target=_load, args=(house, failed), name="load", daemon=True).start()
 
         with suppress(RuntimeError, ValueError):  # outside the main thread there are no signals
-            loop.add_signal_handler(signal.SIGHUP, reload)
+            loop.add_signal_handler(signal.SIGHUP, load)
+        load(failed)
         yield
-        await loading
-        await loop.run_in_executor(None, house.close)
+        ending = threading.Thread(target=house.close, name="end", daemon=True)
+        ending.start()
+        await asyncio.to_thread(ending.join, settings.stop_timeout)
 
     app = FastAPI(
         title="Terrazzo",
@@ -86,26 +89,29 @@ def make_app(house: Segmenter) -> FastAPI:
     app.add_exception_handler(Refusal, _refused(house.metrics))
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _failed)
     app.add_middleware(_Key, key=settings.api_key)
+    app.add_middleware(_OwnPages, cors=settings.cors)
     if settings.cors:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["Authorization", "Content-Type", "Inference-Header-Content-Length", "X-Request-Id"],
+            expose_headers=["Inference-Header-Content-Length", "Retry-After", "X-Request-Id", "X-Terrazzo-Model"],
         )
     app.add_middleware(_Log, metrics=house.metrics, json_lines=settings.json_log)
     return app
 
 
-def _load(house: Segmenter) -> None:
+def _load(house: Segmenter, failed: Callable[[TerrazzoError], None]) -> None:
     try:
         house.models.load()
     except TerrazzoError as error:
         LOG.error("the model could not be loaded: %s; %s", printable(error.message), printable(error.fix))
-    except Exception:
+        failed(error)
+    except Exception as error:
         LOG.exception("the model could not be loaded")
+        failed(TerrazzoError(f"the model could not be loaded: {said_by(error)}", fix="see the log above"))
 
 
 def _answer(refusal: Refusal, request: Request) -> Response:
@@ -145,11 +151,6 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return response
 
 
-async def _failed(request: Request, error: Exception) -> Response:
-    LOG.error("request %s failed", request.scope.get("terrazzo.id"), exc_info=error)
-    return _answer(Refusal(500, "internal", "the request failed; the server's log says why"), request)
-
-
 class _Key:
     """Lets requests in that carry the API key."""
 
@@ -173,6 +174,26 @@ class _Key:
         return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._key.encode())
 
 
+class _OwnPages:
+    """Refuses what a browser sends for a page of another site, unless CORS allows its origin.
+
+    Such a page could not read the answer, but it could keep the server of whoever opened it busy.
+    """
+
+    def __init__(self, app: ASGIApp, cors: Sequence[str]) -> None:
+        self._app, self._cors = app, cors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            request = Request(scope)
+            is_foreign = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+            if is_foreign and "*" not in self._cors and request.headers.get("origin") not in self._cors:
+                refusal = Refusal(403, "origin", "pages of other sites are not answered, unless --cors names them")
+                await _answer(refusal, request)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
 class _Log:
     """Gives each request an id, and writes a line about it once it is answered."""
 
@@ -193,21 +214,35 @@ class _Log:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message = {**message, "headers": [*message["headers"], (b"x-request-id", number.encode()), *HEADERS]}
+            if len(message.get("body", b"")) > LARGE and not message.get("more_body"):
+                await send({**message, "more_body": True})
+                message = {"type": "http.response.body"}  # which uvicorn sends once the rest has been read
             await send(message)
 
+        method = scope["method"]
+        if method == "HEAD":  # uvicorn leaves out the body
+            scope = {**scope, "method": "GET"}
+        leaving = scope[LEAVING] = ExitStack()
         try:
             await self._app(scope, receive, answered)
+        except Exception as error:
+            LOG.error("request %s failed", number, exc_info=error)
+            if status != 499:  # the answer had begun: only a closed connection says that it is cut short
+                raise
+            refusal = Refusal(500, "internal", "the request failed; the server's log says why")
+            await _answer(refusal, Request(scope))(scope, receive, answered)
         finally:
+            leaving.close()
             seconds = time.monotonic() - begun
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.request(route, status, seconds)
-            self._write(scope, number, status, seconds)
+            self._write(scope, method, number, status, seconds)
 
-    def _write(self, scope: Scope, number: str, status: int, seconds: float) -> None:
+    def _write(self, scope: Scope, method: str, number: str, status: int, seconds: float) -> None:
         facts: dict[str, Any] = {
             "id": number,
             "client": (scope.get("client") or ["?"])[0],
-            "method": scope["method"],
+            "method": method,
             "path": printable(scope["path"])[:200],
             "status": status,
             "ms": round(1000 * seconds, 1),

@@ -83,6 +83,7 @@ class BatchQueue(Generic[T, R]):
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("the queue is closed")
+            self._drop()  # so that what was given up does not hold its image while a long batch is computed
             self._jobs.append(job)
             self._changed.notify_all()
 

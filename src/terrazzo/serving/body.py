@@ -7,14 +7,14 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from terrazzo.serving.refusal import Refusal
 from terrazzo.text import show
 
-__all__ = ["Upload", "read_body", "read_images"]
+__all__ = ["Upload", "decompressed", "read_body", "read_images"]
 
 RAW_TYPES = ("application/octet-stream",)  # besides image/*
 FIELDS = ("image", "images", "file", "files")
@@ -32,15 +32,15 @@ class Upload:
 
 
 async def read_body(request: Request, most: int, seconds: float) -> bytes:
-    """Read the whole body, and decompress it if it is compressed.
+    """Read the whole body, as it comes.
 
     Args:
         request: whose body was not read yet.
-        most: bytes, before and after decompression.
+        most: bytes.
         seconds: for all of it, however slowly it trickles.
 
     Raises:
-        Refusal: it is too large (413), too slow (408), or compressed in a way that is not known (415) or wrongly (400).
+        Refusal: it is too large (413) or too slow (408), or the client went away.
     """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and len(declared) < 20 and int(declared) > most:
@@ -56,10 +56,16 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
         raise Refusal(408, "body-slow", f"the body did not arrive within {seconds:g} seconds") from None
     except ClientDisconnect:
         raise Refusal(499, "client-gone", "the client went away") from None
-    return _decompressed(bytes(read), request.headers.get("content-encoding", "identity").strip().lower(), most)
+    return bytes(read)
 
 
-def _decompressed(data: bytes, coding: str, most: int) -> bytes:
+def decompressed(data: bytes, coding: str, most: int) -> bytes:
+    """Return a body as it was before its ``Content-Encoding``.
+
+    Raises:
+        Refusal: the coding is not known (415), its data is wrong (400), or there are more than `most` bytes (413).
+    """
+    coding = coding.strip().lower()
     if coding in ("", "identity"):
         return data
     if coding not in ("gzip", "deflate"):
@@ -105,7 +111,7 @@ def _files(body: bytes, boundary: bytes) -> list[Upload]:
         parser = MultipartParser(boundary, form.callbacks())
         parser.write(body)
         parser.finalize()
-    except MultipartParseError:
+    except FormParserError:
         raise Refusal(400, "body-multipart", "the multipart body cannot be taken apart") from None
     if not form.is_complete:
         raise Refusal(400, "body-multipart", "the multipart body ends before its last boundary")

@@ -11,6 +11,7 @@ https://github.com/open-inference/open-inference-protocol
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +26,7 @@ from terrazzo.config import parse_json
 from terrazzo.errors import ConfigError
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.scores import NOTHING, Keep
-from terrazzo.serving.body import read_body
+from terrazzo.serving.body import decompressed, read_body
 from terrazzo.serving.models import ServedModel
 from terrazzo.serving.refusal import Refusal
 from terrazzo.serving.segmenting import Segmenter, Ticket, together
@@ -36,6 +37,7 @@ __all__ = ["open_inference_router"]
 HEADER_LENGTH = "inference-header-content-length"
 OUTPUTS = ("mask", "probabilities")
 MOST_IMAGES = 256
+MOST_NUMBERS = 8_000_000  # in an answer as JSON, where each takes tens of bytes
 PLATFORM = "terrazzo"
 
 
@@ -86,9 +88,15 @@ def open_inference_router(house: Segmenter) -> APIRouter:
         """Segment images."""
         async with house.ticket(request) as ticket:
             model = _version(house.model(name), version)
-            body = await read_body(request, house.settings.max_body, ticket.seconds_left)
-            document, tensors = _parsed(body, request.headers.get(HEADER_LENGTH))
-            images = _images(document, tensors)
+            most, headers = house.settings.max_body, request.headers
+            body = await read_body(request, most, ticket.seconds_left)
+
+            def taken_apart() -> tuple[dict[str, Any], list[NDArray[np.uint8] | bytes]]:
+                plain = decompressed(body, headers.get("content-encoding", ""), most)
+                document, tensors = _parsed(plain, headers.get(HEADER_LENGTH))
+                return document, _images(document, tensors)
+
+            document, images = await house.parse(ticket, taken_apart)
             wanted = _wanted(document)
             if model.predictor.preprocess.bands is not None and not all(isinstance(image, bytes) for image in images):
                 raise _wrong("this model reads bands of a TIFF; send files, as BYTES")
@@ -259,12 +267,23 @@ async def _segmented(
     images: Sequence[NDArray[np.uint8] | bytes],
     keep: Keep,
 ) -> list[Segmentation]:
+    at_once, most, pixels = asyncio.Semaphore(2 * house.settings.batch_size), house.settings.max_pixels, 0
+
     async def one(image: NDArray[np.uint8] | bytes) -> Segmentation:
-        if isinstance(image, bytes):
-            return await house.segment_file(ticket, model, image, keep)
-        if image.shape[0] * image.shape[1] > house.settings.max_pixels:
-            raise Refusal(413, "image-too-large", f"images have at most {house.settings.max_pixels:,} pixels")
-        return await house.segment_array(ticket, model, image, keep)
+        nonlocal pixels
+        async with at_once:
+            if isinstance(image, bytes):
+                _check_pixels(pixels, most)
+                result = await house.segment_file(ticket, model, image, keep)
+                pixels += result.mask.size
+            else:
+                pixels += image.shape[0] * image.shape[1]
+                _check_pixels(pixels, most)
+                house.check_values(model, pixels, keep)
+                result = await house.segment_array(ticket, model, image, keep)
+            _check_pixels(pixels, most)
+            house.check_values(model, pixels, keep)
+            return result
 
     results = await together(one(image) for image in images)
     if not results:
@@ -272,6 +291,11 @@ async def _segmented(
     if len({result.mask.shape for result in results}) > 1:
         raise _wrong("the images of a request have one size, since their masks are one tensor")
     return results
+
+
+def _check_pixels(pixels: int, most: int) -> None:
+    if pixels > most:
+        raise Refusal(413, "image-too-large", f"the images of a request have at most {most:,} pixels together")
 
 
 def _answer(
@@ -287,6 +311,12 @@ def _answer(
             data = values.tobytes()
             output["parameters"] = {"binary_data_size": len(data)}
             binary += data
+        elif values.size > MOST_NUMBERS:
+            raise Refusal(
+                413,
+                "answer-too-large",
+                f"JSON has at most {MOST_NUMBERS:,} numbers; ask for {name} as binary data",
+            )
         else:
             output["data"] = values.ravel().tolist()
         outputs.append(output)

@@ -28,11 +28,13 @@ from terrazzo.serving.models import Models, ServedModel, UnknownModelError
 from terrazzo.serving.refusal import Refusal, refusal_of
 from terrazzo.serving.settings import ServeSettings
 
-__all__ = ["Segmenter", "Ticket", "together"]
+__all__ = ["LEAVING", "Segmenter", "Ticket", "together"]
 
 T = TypeVar("T")
 
+LEAVING = "terrazzo.leaving"  # in a request's scope: the exit stack that is closed once its answer has been read
 PIXELS_OF_A_PLACE = 4_000_000  # larger images take several places, which bounds the memory of the house
+MOST_VALUES = 1 << 27  # of probabilities in an answer: half a gigabyte
 SIDE_THREADS = 2  # that decode, and as many that encode
 
 
@@ -58,13 +60,14 @@ class Ticket:
         if self._gone is None:
             self._gone = asyncio.ensure_future(self._watch())
         both: set[asyncio.Future[Any]] = {work, self._gone}
-        done, _ = await asyncio.wait(both, timeout=max(self.seconds_left, 0), return_when=asyncio.FIRST_COMPLETED)
-        if work in done:
-            try:
+        try:
+            done, _ = await asyncio.wait(both, timeout=max(self.seconds_left, 0), return_when=asyncio.FIRST_COMPLETED)
+            if work in done:
                 return work.result()
-            except ExpiredError:
-                raise self.expired() from None
-        work.cancel()
+        except ExpiredError:
+            raise self.expired() from None
+        finally:
+            work.cancel()  # of what is done, nothing happens
         raise Refusal(499, "client-gone", "the client went away") if done else self.expired()
 
     @staticmethod
@@ -102,21 +105,21 @@ class Segmenter:
 
     @asynccontextmanager
     async def ticket(self, request: Request, timeout: float | None = None) -> AsyncIterator[Ticket]:
-        """Let a request in, if there is a place for it.
+        """Let a request in, if there is a place for it, which it keeps until its answer has been read.
 
         Raises:
             Refusal: there is none (503).
         """
         seconds = self.settings.timeout if timeout is None else min(timeout, self.settings.timeout)
         try:
-            with self.admission.place():
-                ticket = Ticket(request, seconds)
-                try:
-                    yield ticket
-                finally:
-                    ticket.close()
+            request.scope[LEAVING].enter_context(self.admission.place())
         except FullError as full:
             raise Refusal(503, "busy", "the server is busy", full.retry_after) from None
+        ticket = Ticket(request, seconds)
+        try:
+            yield ticket
+        finally:
+            ticket.close()
 
     def model(self, name: str | None) -> ServedModel:
         """Find a loaded model.
@@ -147,7 +150,8 @@ class Segmenter:
                     "image-too-large",
                     f"the image has {height * width:,} pixels, and {self.settings.max_pixels:,} are allowed",
                 )
-            with self.admission.place(height * width // PIXELS_OF_A_PLACE):
+            self.check_values(model, height * width, keep)
+            with self.admission.place(height * width // PIXELS_OF_A_PLACE, held=1):
                 begun = time.monotonic()
                 image = await self._apart(ticket, self._decoders, lambda: reading.read(data))
                 self.metrics.stage(model.name, "decode", time.monotonic() - begun)
@@ -175,6 +179,24 @@ class Segmenter:
         self.metrics.answered(model.name, outcome)
         return outcome
 
+    def check_values(self, model: ServedModel, pixels: int, keep: Keep) -> None:
+        """Refuse probabilities that would fill the memory.
+
+        Raises:
+            Refusal: there would be too many (413).
+        """
+        values = pixels * model.predictor.labels.num_classes
+        if "probabilities" in keep and values > MOST_VALUES:
+            raise Refusal(
+                413,
+                "answer-too-large",
+                f"{values:,} probabilities were asked for, and {MOST_VALUES:,} are allowed; send smaller images",
+            )
+
+    async def parse(self, ticket: Ticket, function: Callable[[], T]) -> T:
+        """Take a body apart in a thread: a large one takes long enough to keep other requests waiting."""
+        return await self._apart(ticket, self._decoders, function)
+
     async def encode(self, ticket: Ticket, model: ServedModel, encoded: Callable[[], T]) -> T:
         """Make an answer's bytes in a thread."""
         begun = time.monotonic()
@@ -183,7 +205,11 @@ class Segmenter:
         return answer
 
     async def _apart(self, ticket: Ticket, pool: ThreadPoolExecutor, function: Callable[[], T]) -> T:
-        return await ticket.wait(asyncio.get_running_loop().run_in_executor(pool, function))
+        functions = [function]
+        try:
+            return await ticket.wait(asyncio.get_running_loop().run_in_executor(pool, lambda: functions.pop()()))
+        finally:
+            functions.clear()  # a request that was given up leaves nothing large in the pool's queue
 
     def close(self) -> None:
         """Finish what is queued, and end the threads."""

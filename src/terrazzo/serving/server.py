@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import uvicorn
 
-from terrazzo.errors import ConfigError
+from terrazzo.errors import ConfigError, TerrazzoError
 from terrazzo.serving.app import make_app
 from terrazzo.serving.connection import Connection
 from terrazzo.serving.metrics import Metrics
@@ -26,6 +26,7 @@ __all__ = ["make_server", "serve"]
 
 KEEP_ALIVE = 15
 CONNECTIONS = 1000
+BACKLOG = 2048
 
 
 def serve(
@@ -46,6 +47,7 @@ def serve(
 
     Raises:
         ConfigError: the address cannot be listened on, or two models have one name.
+        TerrazzoError: a model cannot be loaded.
     """
     settings = settings or ServeSettings()
     _log_to_stderr()
@@ -55,14 +57,27 @@ def serve(
     if started is not None:
         host, port = listening.getsockname()[:2]
         started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    make_server(house).run([listening])
+    errors: list[TerrazzoError] = []
+    make_server(house, errors.append).run([listening])
+    if errors:
+        raise errors[0]
 
 
-def make_server(house: Segmenter) -> uvicorn.Server:
-    """Return uvicorn's server of the application; its ``run`` takes the sockets."""
+def make_server(house: Segmenter, failed: Callable[[TerrazzoError], None] = lambda error: None) -> uvicorn.Server:
+    """Return uvicorn's server of the application; its ``run`` takes the sockets.
+
+    Args:
+        house: segments, and has the settings.
+        failed: told why the models could not be loaded, whereupon the server ends.
+    """
     settings = house.settings
+
+    def end(error: TerrazzoError) -> None:
+        failed(error)
+        server.should_exit = True
+
     config = uvicorn.Config(
-        make_app(house),
+        make_app(house, end),
         http=Connection,
         ws="none",
         lifespan="on",
@@ -73,9 +88,10 @@ def make_server(house: Segmenter) -> uvicorn.Server:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=max(1, round(settings.stop_timeout)),
         limit_concurrency=max(CONNECTIONS, 4 * settings.capacity),
-        backlog=2048,
+        backlog=BACKLOG,
     )
-    return uvicorn.Server(config)
+    server = uvicorn.Server(config)
+    return server
 
 
 def _listening(settings: ServeSettings) -> socket.socket:
@@ -84,6 +100,7 @@ def _listening(settings: ServeSettings) -> socket.socket:
         listening = socket.socket(family)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((settings.host, settings.port))
+        listening.listen(BACKLOG)  # so that whoever is told the address can connect
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {settings.host}:{settings.port}: {said_by(error)}",
@@ -101,3 +118,4 @@ def _log_to_stderr() -> None:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the answer says what is wrong with a form

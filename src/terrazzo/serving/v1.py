@@ -17,7 +17,7 @@ from terrazzo.errors import TerrazzoError
 from terrazzo.inference.kinds import KINDS
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.scores import NOTHING, Keep
-from terrazzo.serving.body import Upload, read_body, read_images
+from terrazzo.serving.body import Upload, decompressed, read_body, read_images
 from terrazzo.serving.refusal import Refusal
 from terrazzo.serving.segmenting import Segmenter, Ticket, together
 from terrazzo.text import show
@@ -37,6 +37,7 @@ MEDIA_TYPES: dict[Kind, str] = {
     "probabilities": NPZ,
     "json": JSON,
 }
+MOST_ANSWER = 256 << 20  # bytes of the files in one answer
 ENDINGS = KINDS | {"polygons": ".geojson"}
 BY_ACCEPT: dict[str, Kind] = {JSON: "json", NPZ: "probabilities", PNG: "mask", GEOJSON: "polygons"}
 IMAGE_BODY = {
@@ -80,7 +81,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"description": "No such model", **ERROR},
     406: {"description": "No answer has the media type asked for", **ERROR},
     408: {"description": "The body did not arrive in time", **ERROR},
-    413: {"description": "The body or image is too large", **ERROR},
+    409: {"description": "Another reload is under way", **ERROR},
+    413: {"description": "The body, image or answer is too large", **ERROR},
     415: {"description": "The body is not an image or a form", **ERROR},
     422: {"description": "The image cannot be read, or a parameter is wrong", **ERROR},
     500: {"description": "The image could not be computed", **ERROR},
@@ -143,10 +145,13 @@ def v1_router(house: Segmenter) -> APIRouter:
             served = house.model(model)
             uploads = await _uploads(request, house, ticket)
             at_once = asyncio.Semaphore(2 * house.settings.batch_size)
+            answered: list[int] = []
 
             async def one(number: int, upload: Upload) -> tuple[dict[str, Any], bytes | None]:
                 async with at_once:
                     try:
+                        if sum(answered) > MOST_ANSWER:
+                            return {}, None  # refused as a whole
                         result = await house.segment_file(ticket, served, upload.data, _kept(kind))
                     except Refusal as refusal:
                         if refusal.status in (499, 504):
@@ -156,14 +161,22 @@ def v1_router(house: Segmenter) -> APIRouter:
                     if kind == "json":
                         return entry, None
                     entry["result"] = f"{number:04d}{ENDINGS[kind]}"
-                    return entry, await house.encode(ticket, served, lambda: _encoded(result, kind, None))
+                    data = await house.encode(ticket, served, lambda: _encoded(result, kind, None))
+                    answered.append(len(data))
+                    if sum(answered) > MOST_ANSWER:
+                        raise Refusal(413, "answer-too-large", "the results are too large for one answer; send fewer")
+                    return entry, data
 
             done = await together(one(number, upload) for number, upload in enumerate(uploads))
-        entries = [entry for entry, _ in done]
-        if kind == "json":
-            return JSONResponse(entries)
-        files = [(entry["result"], data) for entry, data in done if data is not None]
-        return Response(_zipped(files, entries), media_type="application/zip")
+            for number, (entry, _) in enumerate(done):  # what its own neighbours kept out has the house alone now
+                if entry.get("error", {}).get("code") == "busy":
+                    done[number] = await one(number, uploads[number])
+            entries = [entry for entry, _ in done]
+            if kind == "json":
+                return JSONResponse(entries)
+            files = [(entry["result"], data) for entry, data in done if data is not None]
+            packed = await house.encode(ticket, served, lambda: _zipped(files, entries))
+        return Response(packed, media_type="application/zip")
 
     @router.get("/models", responses={401: ERRORS[401]})
     async def models() -> list[dict[str, Any]]:
@@ -174,13 +187,18 @@ def v1_router(house: Segmenter) -> APIRouter:
             for name, each in found
         ]
 
-    @router.post("/models/reload", responses={404: ERRORS[404], 401: ERRORS[401], 500: ERRORS[500]})
+    reloading = asyncio.Lock()
+
+    @router.post("/models/reload", responses={code: ERRORS[code] for code in (401, 404, 409, 500)})
     async def reload(model: ModelName = None) -> list[dict[str, Any]]:
         """Load a model, or all, again from where they came from; requests go on meanwhile."""
         if model is not None and model not in house.models.names:
             raise Refusal(404, "model", f"no model is called {show(model)}")
+        if reloading.locked():
+            raise Refusal(409, "reloading", "the models are being loaded again already")
         try:
-            await anyio.to_thread.run_sync(house.models.load, model)
+            async with reloading:
+                await anyio.to_thread.run_sync(house.models.load, model)
         except TerrazzoError as error:
             raise Refusal(500, "model-load", "the model could not be loaded, and the earlier one goes on") from error
         return await models()
@@ -194,8 +212,14 @@ def error_of(refusal: Refusal) -> dict[str, str]:
 
 
 async def _uploads(request: Request, house: Segmenter, ticket: Ticket) -> list[Upload]:
-    body = await read_body(request, house.settings.max_body, ticket.seconds_left)
-    return read_images(body, request.headers.get("content-type", ""))
+    most, headers = house.settings.max_body, request.headers
+    body = await read_body(request, most, ticket.seconds_left)
+
+    def taken_apart() -> list[Upload]:
+        plain = decompressed(body, headers.get("content-encoding", ""), most)
+        return read_images(plain, headers.get("content-type", ""))
+
+    return await house.parse(ticket, taken_apart)
 
 
 def _encoded(result: Segmentation, kind: Kind, name: str | None) -> bytes:

@@ -22,15 +22,22 @@ async function ask(path, options = {}) {
   throw new Error(wait ? `${said}; try again in ${wait} s` : said);
 }
 
+let asking = null;
+
 function askForKey() {
-  const dialog = at("key-dialog");
-  return new Promise((resolve) => {
+  asking ??= new Promise((resolve) => {
+    const dialog = at("key-dialog");
+    at("key-wrong").hidden = state.key === "";
+    dialog.returnValue = "";
     dialog.addEventListener("close", () => {
       state.key = at("key").value;
+      asking = null;
       resolve(dialog.returnValue === "ok" && state.key !== "");
     }, { once: true });
     dialog.showModal();
+    at("key").select();
   });
+  return asking;
 }
 
 function tell(text) { at("status").textContent = text; }
@@ -296,7 +303,7 @@ at("downloads").addEventListener("click", async (event) => {
     const path = `/v1/segment?save=${kind}&model=${encodeURIComponent(at("model").value)}`;
     const answer = await ask(path, { method: "POST", headers: { "Content-Type": "application/octet-stream" }, body: state.photo });
     const link = document.createElement("a");
-    const ending = { json: ".json", probabilities: "_probabilities.npz" }[kind] || `_${kind}.png`;
+    const ending = { json: ".json", polygons: ".geojson", probabilities: "_probabilities.npz" }[kind] || `_${kind}.png`;
     link.href = URL.createObjectURL(await answer.blob());
     link.download = state.name + ending;
     link.click();

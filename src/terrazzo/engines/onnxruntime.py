@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 import threading
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.config import read_json
 from terrazzo.engines.engine import ENGINES, EngineOptions, at_least, refuse_other_ports, refuse_size
 from terrazzo.engines.layer_times import PASSES, LayerTime, mean_of_passes
 from terrazzo.engines.onnx_file import describe_onnx, unopened
@@ -110,7 +110,7 @@ class OnnxRuntimeEngine:
                 settings.enable_profiling = False
             for _ in range(PASSES):
                 session.run(None, images)
-            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            events = read_json(Path(session.end_profiling()), lenient=True)
         passes: list[list[LayerTime]] = [[]]
         for event in events:
             if event["name"] == "model_run":

@@ -360,7 +360,7 @@ def _span(every: int, start: float, stop: float | None) -> Span:
 
 
 def _exact(seconds: float) -> Fraction:
-    return Fraction(seconds).limit_denominator(1_000_000)
+    return Fraction(float(seconds)).limit_denominator(1_000_000)
 
 
 def _expected(video: Video, span: Span) -> int:

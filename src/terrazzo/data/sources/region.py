@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.config import read_json
 from terrazzo.errors import ConfigError, ImageError
 from terrazzo.text import said_by, show, shown_path
 
@@ -133,15 +134,12 @@ def parse_region(text: str) -> Region:
             raise _wrong(f"the region {show(text)} is empty", "give left,bottom,right,top, the smaller values first")
         return Region(numbers)
     path = Path(text)
-    try:
-        document = json.loads(path.read_bytes())
-    except OSError as error:
+    if not os.path.lexists(path):
         raise _wrong(
-            f"the region {show(text)} is neither four numbers nor a file: {error.strerror}",
+            f"the region {show(text)} is neither four numbers nor a file",
             "give left,bottom,right,top in the raster's coordinates, or a GeoJSON file",
-        ) from error
-    except ValueError as error:
-        raise _wrong(f"{shown_path(path)} is not GeoJSON: {said_by(error)}", "save the outline as GeoJSON") from error
+        )
+    document = read_json(path, code="raster-region")
     outlines = tuple(_polygons(document))
     if not outlines:
         raise _wrong(f"{shown_path(path)} holds no polygon", "save the outline as a polygon in GeoJSON")

@@ -147,6 +147,8 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "device": "cpu",
             "images": None,
             "rounds": 1,
+            "precision": "fp32",
+            "profile": False,
             "trust": False,
         },
     ),

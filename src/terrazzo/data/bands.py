@@ -30,7 +30,7 @@ def rule_for(first: StoredSource, bands: Sequence[int | str], nodata: float | No
         nodata: the number that stands for "no measurement"; None takes what the header says.
 
     Raises:
-        ImageError: the header cannot be read, or there is no such band.
+        ImageError: the header cannot be read, or the image lacks a band.
     """
     stored = first.stored
     try:

@@ -174,7 +174,7 @@ def by_split(names: Iterable[str], split_of: Callable[[str], str] = split_of) ->
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """Return the folders of train, val and test in a folder, by split; none where there is no such folder."""
+    """Return the folders of train, val and test in a folder, by split; empty if the folder does not exist."""
     names = [path.name for path in subfolders(folder)] if folder.is_dir() else []
     usual = by_split(name for name in names if split_of(name) in USUAL_SPLITS)
     return {split: folder / name for split, name in usual.items()}

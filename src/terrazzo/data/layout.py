@@ -38,7 +38,7 @@ class Layout:
         list_pairs: lists a split: the samples in a fixed order, and what is wrong with the others.
         labels: gives the data set's own classes; None where only ``labels.yaml`` or the masks tell them.
         crowds_as_objects: as `list_pairs`, with what a COCO document marks as a crowd taken for single objects; None
-            where there are no crowds.
+            for layouts that mark no crowds.
         is_general: it says nothing but which photo has which mask, and gives way to layouts that say more.
         others: further splits that can be asked for by name, such as VOC's trainval.
     """

@@ -173,7 +173,10 @@ class Segmenter:
             future = model.submit(image, ticket.deadline, keep)
         except RuntimeError:  # the model was replaced between finding and asking it
             future = self.model(model.name).submit(image, ticket.deadline, keep)
-        outcome = await ticket.wait(asyncio.wrap_future(future))
+        try:
+            outcome = await ticket.wait(asyncio.wrap_future(future))
+        finally:
+            future.cancel()  # at once: asyncio cancels it a turn later, when it may have been taken from the queue
         if isinstance(outcome, Failure):
             raise refusal_of(outcome.error) from outcome.error
         self.metrics.answered(model.name, outcome)

@@ -20,6 +20,7 @@ from terrazzo.training.augment.flip import RandomFlip
 from terrazzo.training.augment.gamma import RandomGamma
 from terrazzo.training.augment.gray import RandomGray
 from terrazzo.training.augment.photometric import PhotometricDistortion
+from terrazzo.training.augment.quarter_turn import RandomQuarterTurn
 from terrazzo.training.augment.resize import RandomResize
 from terrazzo.training.augment.rotate import RandomRotate
 from terrazzo.training.augment.step import Augmentation, Context, Step
@@ -29,6 +30,7 @@ __all__ = ["AUGMENTATIONS", "Augmentation", "Context", "Step"]
 AUGMENTATIONS: Mapping[str, type[Step]] = {
     "resize": RandomResize,
     "copy_paste": CopyPaste,
+    "quarter_turn": RandomQuarterTurn,
     "rotate": RandomRotate,
     "affine": RandomAffine,
     "crop": RandomCrop,

@@ -167,7 +167,7 @@ def test_the_first_bands_of_60000_by_40000_pixels_take_a_strip_of_memory() -> No
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert first.shape[1] == second.shape[1] == 60_000
-    assert source.rows_read == 64 + 48
+    assert 64 + 48 <= source.rows_read <= 64 + 2 * 48  # the next strip may have been read ahead
     assert most < 150e6  # the image is 7,200 MB
     expected = Formula((112, 2000)).read().astype(np.float32)[::16, ::16].argmax(-1)
     corner = np.concatenate([first, second])[8:80:16, 8:1800:16]  # the pixels' centres lie half a step away

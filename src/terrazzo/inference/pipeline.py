@@ -193,7 +193,10 @@ class Pipeline:
     ) -> Iterator[Block]:
         window, stride, blend = self.protocol.window, self.protocol.stride, self.protocol.blend
         assert window is not None and stride is not None
-        return slide_in_blocks(self._run, view, size, window, stride, blend, folder, view.is_empty, done)
+        reads_ahead = not isinstance(view.source, ArraySource)
+        return slide_in_blocks(
+            self._run, view, size, window, stride, blend, folder, view.is_empty, done, reads_ahead=reads_ahead
+        )
 
     def _views(self, source: Source) -> Iterator[tuple[Scores, bool]]:
         """Yield the scores of each of the protocol's views of an image, and whether it was mirrored."""

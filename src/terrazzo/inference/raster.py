@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +43,7 @@ from terrazzo.inference.raster_polygons import write_polygons
 from terrazzo.inference.result import as_uint16
 from terrazzo.inference.scores import CERTAINTY, Keep, Pixels
 from terrazzo.inference.streaming import Streamed
+from terrazzo.inference.threads import threads_of
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
 from terrazzo.ownership import refuse_foreign, write_result
@@ -129,10 +131,14 @@ class SegmentedRaster(Streamed):
             journal = self._journal(next(iter(files.values())), keep)
             if journal is not None:
                 stack.enter_context(journal)
-            for band in self._decided(journal, keep, folder):
+
+            def write_rows(band: Pixels) -> None:
+                nonlocal counts
                 counts += count_classes(band.mask, labels)
                 for kind, rows in writers.items():
                     rows.write(_rows_of(kind, band, labels))
+
+            self._write_behind(journal, keep, folder, write_rows)
             if "polygons" in files:
                 write_polygons(writers["mask"].finished(), files["polygons"], labels)
         areas = areas_of(counts, labels, max(int(counts.sum()), 1))
@@ -143,20 +149,40 @@ class SegmentedRaster(Streamed):
             journal.remove()
         return areas
 
-    def _decided(self, journal: Journal | None, keep: Keep, folder: Path) -> Iterator[Pixels]:
-        """The bands from the top: those of an earlier run that was ended, and then the others."""
+    def _write_behind(
+        self, journal: Journal | None, keep: Keep, folder: Path, write_rows: Callable[[Pixels], None]
+    ) -> None:
+        """Write all bands from the top: those of an earlier run that was ended, and then the others.
+
+        A band is kept and written in a thread of its own while the next one is computed, and no further ahead.
+        """
         raster, done = self._raster, 0
         for band in journal.bands() if journal is not None else ():
-            yield band
+            write_rows(band)
             done += len(band.mask)
         if done and self.path is not None:
             note(f"{shown_path(self.path)}: goes on at row {done} of {raster.size[0]}, where an earlier run ended")
         if done == raster.size[0]:
             return
-        for band in _without_gaps(self.shown.bands(raster, keep, folder, done), raster, self.labels, done):
+
+        def finish(top: int, band: Pixels) -> None:
+            _take_gaps_away(band, raster, self.labels, top)
             if journal is not None:
                 journal.append(band)
-            yield band
+            write_rows(band)
+
+        writing: list[Future[None]] = []
+        with threads_of(1) as pool:
+            try:
+                for band in self.shown.bands(raster, keep, folder, done):
+                    for future in writing:
+                        future.result()
+                    writing = [pool.submit(finish, done, band)]
+                    done += len(band.mask)
+            finally:
+                wait(writing)  # so that a run that goes on later has it
+            for future in writing:
+                future.result()
 
     def _journal(self, first: Path, keep: Keep) -> Journal | None:
         """What keeps the bands of a run beside its first file; None for a raster that is done in a moment."""
@@ -249,18 +275,24 @@ def _at_own_resolution(pipeline: Pipeline) -> Pipeline:
     return replace(pipeline, protocol=IN_WINDOWS, preprocess=plain)
 
 
-def _without_gaps(bands: Iterator[Pixels], raster: Raster, labels: LabelSpec, top: int = 0) -> Iterator[Pixels]:
-    """Take the classes of gaps away, in bands that begin with a row."""
+def _without_gaps(bands: Iterator[Pixels], raster: Raster, labels: LabelSpec) -> Iterator[Pixels]:
+    """Take the classes of gaps away, in bands from the top."""
+    top = 0
     for band in bands:
-        height, width = band.mask.shape
-        gaps_HW = raster.gaps(slice(top, top + height), slice(0, width))
-        if gaps_HW is not None:
-            band.mask[gaps_HW] = labels.ignore_index
-            for plane in (band.confidence, band.entropy):
-                if plane is not None:
-                    plane[gaps_HW] = 0
+        _take_gaps_away(band, raster, labels, top)
         yield band
-        top += height
+        top += len(band.mask)
+
+
+def _take_gaps_away(band: Pixels, raster: Raster, labels: LabelSpec, top: int) -> None:
+    """Take the classes of gaps away, in a band that begins with a row."""
+    height, width = band.mask.shape
+    gaps_HW = raster.gaps(slice(top, top + height), slice(0, width))
+    if gaps_HW is not None:
+        band.mask[gaps_HW] = labels.ignore_index
+        for plane in (band.confidence, band.entropy):
+            if plane is not None:
+                plane[gaps_HW] = 0
 
 
 def _layer(kind: str, labels: LabelSpec) -> Layer:

@@ -6,7 +6,8 @@ one place, and of a row of windows those that the next row overlaps with, in a `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -17,9 +18,12 @@ from numpy.typing import NDArray
 from terrazzo.engines.engine import Engine
 from terrazzo.inference.scores import Block, Scores
 from terrazzo.inference.scratch import Scratch
+from terrazzo.inference.threads import ahead
 from terrazzo.inference.upsample.resize_axis import Blend, ComposedAxis, compose_axis, compose_windows
 
 __all__ = ["View", "slide", "slide_in_blocks", "whole", "window_starts"]
+
+READ_AHEAD = 4  # windows of 12 MB, of three bands
 
 Floats: TypeAlias = NDArray[np.float32]
 Size: TypeAlias = tuple[int, int]
@@ -77,7 +81,7 @@ def slide(engine: Engine, view: View, size: Size, window: int, stride: int, blen
         blend: whether windows count alike in the mean ("mean"), or less towards their edges ("linear").
     """
     ys, xs = (window_starts(side, window, stride) for side in view.size)
-    windows = [[_window_logits(engine, view, y, x, window) for x in xs] for y in ys]
+    windows = [[_window_logits(engine, _window(view, y, x, window)) for x in xs] for y in ys]
     logits = windows[0][0].shape[1], windows[0][0].shape[2]
     together_KHW = np.concatenate([np.concatenate(row, axis=2) for row in windows], axis=1)
     return Scores(together_KHW, *_window_axes(view, logits, size, window, stride, blend))
@@ -93,6 +97,8 @@ def slide_in_blocks(
     folder: Path | None = None,
     is_empty: Callable[[slice, slice], bool] | None = None,
     done: int = 0,
+    *,
+    reads_ahead: bool = False,
 ) -> Iterator[Block]:
     """As `slide`, but yield the image in blocks, each as soon as all windows that decide its pixels have been seen.
 
@@ -111,6 +117,8 @@ def slide_in_blocks(
             through the network, and have logits of zero.
         done: rows of the image that are decided already. Blocks begin with those that hold the next one, and windows
             that decide nothing else are left out.
+        reads_ahead: read the next windows in a thread of its own while the network works. The view is then asked in
+            that thread alone.
     """
     corners_Y, corners_X = (window_starts(side, window, stride) for side in view.size)
     stages: tuple[list[_Stage], list[_Stage]] | None = None
@@ -118,21 +126,25 @@ def slide_in_blocks(
     first_row = 0  # of all windows' logits, that is held
     first_shown = first_wanted = 0  # rows of windows
     if done:
-        shape = _window_logits(engine, view, corners_Y[0], corners_X[0], window).shape
+        shape = _window_logits(engine, _window(view, corners_Y[0], corners_X[0], window)).shape
         rows_axis, _ = _window_axes(view, (shape[1], shape[2]), size, window, stride, blend)
         planned = _stages(rows_axis, len(corners_Y), shape[1])
         first_wanted = next(number for number, stage in enumerate(planned) if stage.stop > done)
         first_shown = min(stage.needed.start for stage in planned[first_wanted:] if stage.axis is not None) // shape[1]
         first_row = first_shown * shape[1]
-    with Scratch(folder) as above:
+    places = [_place(view, y, x, window) for y in corners_Y[first_shown:] for x in corners_X]
+    inputs = _inputs(view, places, is_empty, shape is None)
+    with Scratch(folder) as above, closing(ahead(inputs, READ_AHEAD) if reads_ahead else inputs) as shown:
         for number_y, y in list(enumerate(corners_Y))[first_shown:]:
             beside_KHW: Floats | None = None
             first_column = 0
-            for number_x, x in enumerate(corners_X):
-                if shape is not None and is_empty is not None and is_empty(*_place(view, y, x, window)):
+            for number_x in range(len(corners_X)):
+                (input_HWC,) = next(shown)
+                if input_HWC is None:
+                    assert shape is not None
                     logits_KHW = np.zeros(shape, np.float32)
                 else:
-                    logits_KHW = _window_logits(engine, view, y, x, window)
+                    logits_KHW = _window_logits(engine, input_HWC)
                     shape = logits_KHW.shape
                 if stages is None:
                     _, height, width = logits_KHW.shape
@@ -195,11 +207,31 @@ def _since(needed: slice, first: int) -> slice:
     return slice(needed.start - first, needed.stop - first)
 
 
-def _window_logits(engine: Engine, view: View, y: int, x: int, window: int) -> Floats:
-    """The logits (K, h, w) of the window whose corner is there."""
-    part_HW3 = view.read_window(*_place(view, y, x, window))
-    part_HW3 = np.ascontiguousarray(part_HW3)  # as networks take it fastest
-    logits_KHW: Floats = engine(part_HW3.transpose(2, 0, 1)[None])[0]
+def _inputs(
+    view: View,
+    places: Sequence[tuple[slice, slice]],
+    is_empty: Callable[[slice, slice], bool] | None,
+    needs_first: bool,
+) -> Generator[tuple[Floats | None], None, None]:
+    """Yield the windows that the network is to see, None for those that need no class; the first in any case, if asked.
+
+    Each is in a tuple, since `ahead` takes None for the end.
+    """
+    for number, (rows, columns) in enumerate(places):
+        if is_empty is not None and not (needs_first and number == 0) and is_empty(rows, columns):
+            yield (None,)
+        else:
+            yield (np.ascontiguousarray(view.read_window(rows, columns)),)  # as networks take it fastest
+
+
+def _window(view: View, y: int, x: int, window: int) -> Floats:
+    """The window whose corner is there."""
+    return np.ascontiguousarray(view.read_window(*_place(view, y, x, window)))
+
+
+def _window_logits(engine: Engine, input_HWC: Floats) -> Floats:
+    """The logits (K, h, w) of a window."""
+    logits_KHW: Floats = engine(input_HWC.transpose(2, 0, 1)[None])[0]
     return logits_KHW
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,7 @@ class Raster:
     fill: tuple[int, int, int] = WHITE
     region: Region | None = None
     _is_told: bool = field(default=False, init=False, repr=False)
+    _lock: Any = field(default_factory=Lock, init=False, repr=False)  # GDAL's datasets are for one thread at a time
 
     def __post_init__(self) -> None:
         with rasterio_env():
@@ -288,7 +290,7 @@ class Raster:
     def _ask(self, rows: slice, columns: slice, read: Any) -> NDArray[Any]:
         """Read values or masks of a window, (bands, rows, columns)."""
         place = self._place(rows, columns)
-        with rasterio_env():
+        with rasterio_env(), self._lock:
             from rasterio.errors import RasterioError
 
             try:

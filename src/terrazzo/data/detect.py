@@ -26,6 +26,7 @@ from terrazzo.data.layouts import (
     parallel_folders,
     pascal_context,
     plain,
+    rasters,
     roboflow_masks,
     segments_ai,
     supervisely,
@@ -62,6 +63,7 @@ LAYOUTS: tuple[LayoutFinder, ...] = (
     supervisely,
     segments_ai,
     hf_datasets,
+    rasters,
 )
 SHOWN = 8  # names of what a folder holds
 MARKER_DEPTH = 2  # a marker such as annotations/instances_train.json lies at most so deep

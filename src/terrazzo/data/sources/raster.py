@@ -6,9 +6,10 @@ fully transparent, not finite, or outside of the outline that was chosen. They a
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -126,6 +127,8 @@ class Raster:
         reading: how it is read, where it leaves that open.
         fill: what gaps are filled with in an RGB image; with a rule they are NaN, as in all images of bands.
         region: the part to take; None for all of it.
+        part: the same in pixels, in place of a region.
+        tell: told how values were read that may have been meant otherwise; by default a note.
 
     Raises:
         ImageError: it cannot be opened, or lacks what is to be read; the message names it.
@@ -136,6 +139,8 @@ class Raster:
     reading: ReadOptions = field(default_factory=ReadOptions)
     fill: tuple[int, int, int] = WHITE
     region: Region | None = None
+    part: PixelWindow | None = None
+    tell: Callable[[str], None] = note
     _is_told: bool = field(default=False, init=False, repr=False)
     _lock: Any = field(default_factory=Lock, init=False, repr=False)  # GDAL's datasets are for one thread at a time
 
@@ -154,7 +159,7 @@ class Raster:
                 raise self._error("it cannot be opened", error, "image-corrupt") from error
             try:
                 self.indexes = self._chosen()
-                whole = PixelWindow(0, 0, self.dataset.height, self.dataset.width)
+                whole = self.part or PixelWindow(0, 0, self.dataset.height, self.dataset.width)
                 self.window = whole if self.region is None else self.region.window_in(self.dataset)
             except ImageError as error:
                 name = shown_path(self.path)
@@ -215,7 +220,7 @@ class Raster:
         return self.read_window(slice(0, height), slice(0, width))
 
     def read_window(self, rows: slice, columns: slice) -> Image:
-        values_HWC = self._values(rows, columns)
+        values_HWC = self.stored_values(rows, columns)
         gaps_HW = self._gaps(rows, columns, values_HWC) if self.may_have_gaps else None
         rule = self.reading.rule
         if rule is not None:
@@ -237,7 +242,41 @@ class Raster:
         if not self.may_have_gaps:
             return None
         by_value = self.stored.dtype.startswith("float") or self.reading.rule is not None
-        return self._gaps(rows, columns, self._values(rows, columns) if by_value else None)
+        return self._gaps(rows, columns, self.stored_values(rows, columns) if by_value else None)
+
+    def gaps_of_all_bands(self) -> NDArray[np.bool_] | None:
+        """Return which pixels are gaps in all bands of the file, those that are not read among them.
+
+        Raises:
+            ImageError: it cannot be read; the message names the window.
+        """
+        if self._is_complete:
+            return None
+        height, width = self.size
+        valid_HW = self._ask(
+            slice(0, height), slice(0, width), lambda _, window: self.dataset.dataset_mask(window=window)
+        )
+        return np.asarray(valid_HW == 0)
+
+    def measured(self, step: int) -> NDArray[np.bool_] | None:
+        """Return which pixels of a grid of so many pixels have a measurement; None where all have.
+
+        Raises:
+            ImageError: it cannot be read; the message names the window.
+        """
+        if self._is_complete:
+            return None
+        height, width = self.size
+        shape = math.ceil(height / step), math.ceil(width / step)
+        valid_hw = self._ask(
+            slice(0, height), slice(0, width), lambda *_, **__: self.dataset.dataset_mask(out_shape=shape)
+        )
+        return np.asarray(valid_hw != 0)
+
+    @property
+    def _is_complete(self) -> bool:
+        """Whether every pixel of every band is a measurement, as far as the header tells."""
+        return all("all_valid" in [flag.name for flag in flags] for flags in self.dataset.mask_flag_enums)
 
     def is_empty(self, rows: slice, columns: slice) -> bool:
         """Whether a window holds nothing but gaps."""
@@ -263,8 +302,12 @@ class Raster:
         refuse_unclear(self.stored)
         return (1, 2, 3)[: self.stored.colors]
 
-    def _values(self, rows: slice, columns: slice) -> NDArray[Any]:
-        """The stored numbers, (rows, columns, bands)."""
+    def stored_values(self, rows: slice, columns: slice) -> NDArray[Any]:
+        """Return the numbers as they are stored, (rows, columns, bands).
+
+        Raises:
+            ImageError: they cannot be read; the message names the window.
+        """
         values_CHW = self._ask(rows, columns, self.dataset.read)
         if values_CHW.dtype == np.float64:
             values_CHW = values_CHW.astype(np.float32)
@@ -323,7 +366,7 @@ class Raster:
             remark_on_range(int(values.max()), remarks)
             self._is_told = True
         for remark in remarks:
-            note(f"{shown_path(self.path)}: in its first rows {remark}")
+            self.tell(f"{shown_path(self.path)}: in its first rows {remark}")
 
     @cached_property
     def _palette(self) -> NDArray[np.uint8] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.config import read_json
+from terrazzo.data.sources.geojson import Outline, placed, points_of, read_outlines
 from terrazzo.errors import ConfigError, ImageError
-from terrazzo.text import said_by, show, shown_path
+from terrazzo.text import show, shown_path
 
 __all__ = ["PixelWindow", "Region", "parse_region"]
 
-WGS84 = "OGC:CRS84"  # longitude and latitude: what GeoJSON holds unless it says something else
 SLACK = 1e-6  # of a pixel, for bounds that were printed with few digits
 
 
@@ -39,8 +37,11 @@ class PixelWindow:
         return (self.top, self.top + self.height), (self.left, self.left + self.width)
 
     def transform(self, dataset: Any) -> Any:
-        """The affine transform from its columns and rows to coordinates. Versions of affine differ in `*` and `@`."""
-        t = dataset.transform
+        """The affine transform from its columns and rows to coordinates."""
+        return self.moved(dataset.transform)
+
+    def moved(self, t: Any) -> Any:
+        """The same, given that of the whole raster. Versions of affine differ in `*` and `@`."""
         column, row = t.a * self.left + t.b * self.top, t.d * self.left + t.e * self.top
         return type(t)(t.a, t.b, t.c + column, t.d, t.e, t.f + row)
 
@@ -56,8 +57,8 @@ class Region:
     """
 
     bounds: tuple[float, float, float, float] | None = None
-    outlines: tuple[dict[str, Any], ...] = ()
-    crs: str = WGS84
+    outlines: tuple[Outline, ...] = ()
+    crs: str = ""
 
     @property
     def has_outline(self) -> bool:
@@ -70,7 +71,7 @@ class Region:
             ImageError: it touches none (code "raster-region").
         """
         if self.bounds is None:
-            corners = [point for outline in self.placed(dataset) for point in _points(outline["coordinates"])]
+            corners = [point for outline in self.placed(dataset) for point in points_of(outline["coordinates"])]
         else:
             left, bottom, right, top = self.bounds
             corners = [(left, top), (right, top), (left, bottom), (right, bottom)]
@@ -96,29 +97,13 @@ class Region:
         mask: NDArray[np.bool_] = geometry_mask(self.placed(dataset), shape, window.transform(dataset))
         return mask
 
-    def placed(self, dataset: Any) -> list[dict[str, Any]]:
+    def placed(self, dataset: Any) -> list[Outline]:
         """The outlines in a raster's coordinates.
 
         Raises:
             ImageError: the raster does not say its reference system, or the outlines do not fit into it.
         """
-        from rasterio.errors import RasterioError
-        from rasterio.warp import transform_geom
-
-        if dataset.crs is None:
-            raise ImageError(
-                "it does not say its coordinate reference system, so that an outline has no place in it",
-                fix="give bounds in its own coordinates, as in --region left,bottom,right,top; or gdal_edit.py -a_srs",
-                code="raster-region",
-            )
-        try:
-            return [transform_geom(self.crs, dataset.crs, outline) for outline in self.outlines]
-        except (RasterioError, ValueError) as error:
-            raise ImageError(
-                f"the outline cannot be brought from {show(self.crs)} into its coordinates: {said_by(error)}",
-                fix="save the outline in longitude and latitude (EPSG:4326)",
-                code="raster-region",
-            ) from error
+        return placed(self.outlines, self.crs, dataset)
 
 
 def parse_region(text: str) -> Region:
@@ -139,13 +124,10 @@ def parse_region(text: str) -> Region:
             f"the region {show(text)} is neither four numbers nor a file",
             "give left,bottom,right,top in the raster's coordinates, or a GeoJSON file",
         )
-    document = read_json(path, code="raster-region")
-    outlines = tuple(_polygons(document))
-    if not outlines:
+    found = read_outlines(path, code="raster-region")
+    if not found.polygons:
         raise _wrong(f"{shown_path(path)} holds no polygon", "save the outline as a polygon in GeoJSON")
-    crs: Any = document.get("crs") or {}
-    name = (crs.get("properties") or {}).get("name") if isinstance(crs, dict) else None
-    return Region(outlines=outlines, crs=name if isinstance(name, str) else WGS84)
+    return Region(outlines=tuple(outline for _, outline in found.polygons), crs=found.crs)
 
 
 def _numbers(text: str) -> tuple[float, float, float, float] | None:
@@ -154,27 +136,6 @@ def _numbers(text: str) -> tuple[float, float, float, float] | None:
     except ValueError:
         return None
     return (left, bottom, right, top) if all(map(math.isfinite, (left, bottom, right, top))) else None
-
-
-def _polygons(document: Any) -> Iterator[dict[str, Any]]:
-    """The polygons in a GeoJSON object of any kind, which have at least one point with two coordinates each."""
-    if not isinstance(document, dict):
-        return
-    for part in document.get("features") or document.get("geometries") or []:
-        yield from _polygons(part)
-    if document.get("type") == "Feature":
-        yield from _polygons(document.get("geometry"))
-    if document.get("type") in ("Polygon", "MultiPolygon") and _points(document.get("coordinates")):
-        yield {"type": document["type"], "coordinates": document["coordinates"]}
-
-
-def _points(coordinates: Any) -> list[tuple[float, ...]]:
-    """All points of nested lists of coordinates."""
-    if not isinstance(coordinates, (list, tuple)):
-        return []
-    if len(coordinates) >= 2 and all(isinstance(number, (int, float)) for number in coordinates):
-        return [tuple(coordinates)]
-    return [point for part in coordinates for point in _points(part)]
 
 
 def _wrong(what: str, fix: str) -> ConfigError:

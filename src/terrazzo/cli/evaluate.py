@@ -23,10 +23,13 @@ from terrazzo.cli.options import (
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.provenance import tell_origin
 from terrazzo.cli.say import say
+from terrazzo.data.sources.raster import is_raster
+from terrazzo.data.sources.region import parse_region
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.protocols import WHOLE, find_protocol
+from terrazzo.inference.raster import RasterOptions
 from terrazzo.ownership import check_outputs, write_result
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
@@ -51,6 +54,9 @@ def evaluate(
     bands: BandsOption = None,
     frame: FrameOption = None,
     value_range: ValueRangeOption = None,
+    truth: Path | None = None,
+    attribute: str | None = None,
+    region: str | None = None,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     json: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
@@ -62,11 +68,12 @@ def evaluate(
         terrazzo evaluate --data my-folder --split val --model runs/mine
         terrazzo evaluate --data camvid --model segformer_b0.camvid --output report
         terrazzo evaluate --data my-folder --model runs/mine --protocol multi-scale
+        terrazzo evaluate --data scene.tif --truth buildings.geojson --model runs/mine
 
     Parameters
     ----------
     data
-        Read the data set in this folder.
+        Read the data set in this folder; or, with --truth, this georeferenced raster.
     split
         Measure on this split of it.
     labels
@@ -80,6 +87,12 @@ def evaluate(
         Take iscrowd: 1 in COCO JSON for areas to ignore, or for objects; by default as in the model's training.
     precision
         Compute in fp32; bf16 where the processor has it; or auto: on a GPU float16 where that finds the same classes.
+    truth
+        Compare a raster with this: a GeoTIFF of class indices in its grid, or polygons in GeoJSON.
+    attribute
+        Read the class of a polygon from this property; by default from class, where the polygons have it.
+    region
+        Compare only left,bottom,right,top in the raster's coordinates, or the outline in this GeoJSON file.
     output
         Write the report into this folder: JSON, table, per-class chart, confusion matrix.
     json
@@ -95,14 +108,16 @@ def evaluate(
     from terrazzo.evaluation.evaluator import evaluate as measure
     from terrazzo.evaluation.report import report_files
 
-    inputs = [data, Path(model), *([] if labels is None else [Path(labels)])]
+    options = None if region is None else RasterOptions(parse_region(region))
+    inputs = [data, Path(model), *(Path(file) for file in (labels, truth) if file is not None)]
     if output is not None:
         check_outputs(report_files(output), "evaluate", inputs=inputs, overwrite=overwrite)
     if json is not None:
         check_outputs([json], "evaluate", inputs=inputs, overwrite=overwrite, option="--json")
 
     keep_freed_memory()
-    say(f"{data}: taken for {find_layout(data).name}")
+    if truth is None and not is_raster(data):
+        say(f"{data}: taken for {find_layout(data).name}")
     predictor = make_predictor(
         model,
         device,
@@ -125,6 +140,9 @@ def evaluate(
             only=only,
             crowds=crowds,
             reading=reading,
+            truth=truth,
+            attribute=attribute,
+            raster=options,
             progress=progress,
         )
     say(*report.table().split("\n"))

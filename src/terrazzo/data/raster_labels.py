@@ -66,10 +66,17 @@ class RasterLabels(Protocol):
 
 @dataclass(frozen=True)
 class WindowMask:
-    """The mask of a window: the labels there, and none where the raster has no measurement."""
+    """The mask of a window.
+
+    Attributes:
+        image: the window.
+        labels: of its raster.
+        leaves_gaps_out: pixels where the raster has no measurement have no label.
+    """
 
     image: RasterWindow
     labels: RasterLabels
+    leaves_gaps_out: bool = True
 
     @property
     def file(self) -> Path:
@@ -82,7 +89,7 @@ class WindowMask:
     def read(self) -> StoredMask:
         try:
             values_HW = self.labels.read(self.image.window)
-            gaps_HW = self.image.gaps()
+            gaps_HW = self.image.gaps() if self.leaves_gaps_out else None
         except ImageError as error:
             raise DatasetError(error.message, fix=error.fix, code=error.code) from error
         if gaps_HW is not None:

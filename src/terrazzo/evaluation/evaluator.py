@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from terrazzo.arguments import checked
 from terrazzo.data import DataRules, Dataset, open_dataset
 from terrazzo.data.classes import void_may_be_object
+from terrazzo.data.layouts.rasters import raster_dataset
 from terrazzo.data.mask_evidence import has_own_order, is_soft
 from terrazzo.data.masks import Stored
 from terrazzo.data.readings import MaskValues, as_indices, read_by, refuse_mask_values
 from terrazzo.data.rules import Crowds
+from terrazzo.data.sources.raster import is_raster
 from terrazzo.data.sources.source import Image
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.memory import is_out_of_memory
@@ -26,12 +28,14 @@ from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError, DatasetError
 from terrazzo.evaluation.boundary import BoundaryIoU
 from terrazzo.evaluation.confusion import ConfusionMatrix
+from terrazzo.evaluation.raster import measure_raster
 from terrazzo.evaluation.report import Report
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.failure import Failure
 from terrazzo.inference.predict import make_predictor
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import Protocol
+from terrazzo.inference.raster import RasterOptions
 from terrazzo.labels.matching import ends, match_classes, reordered, side_by_side
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
@@ -66,6 +70,9 @@ def evaluate(
     device: str | None = None,
     engine: str = "auto",
     reading: ReadOptions | None = None,
+    truth: str | Path | None = None,
+    attribute: str | None = None,
+    raster: RasterOptions | None = None,
     trust: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -78,7 +85,7 @@ def evaluate(
     Args:
         model: a loaded model, what `terrazzo.load` takes, an exported file, or a predictor from `make_predictor`, which
             has its device, protocol and engine already.
-        data: the data set's folder.
+        data: the data set's folder; or, with `truth`, a georeferenced raster of any size.
         split: which split of it.
         labels: a bundled class list or a YAML file, for a folder that does not say what its classes are; by default the
             folder's own, or the model's where the folder has none.
@@ -93,8 +100,11 @@ def evaluate(
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         engine: ``auto``, or the name of one, as `make_predictor` takes it.
         reading: how photos are read, where their files leave that open.
+        truth: what a raster is compared with: a GeoTIFF of class indices in its grid, or polygons in GeoJSON.
+        attribute: the property that holds the class of a polygon; by default ``class``, where the polygons have it.
+        raster: the region of the raster that is compared.
         trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
-        progress: called with (photos done, photos in all).
+        progress: called with (photos done, photos in all); for a raster with rows.
 
     Raises:
         DatasetError: the data set cannot be read, its classes are not the model's, or its masks can be read in two
@@ -104,6 +114,7 @@ def evaluate(
         MissingExtraError: the engine is not installed.
     """
     refuse_mask_values(mask_values)
+    _refuse_mixed(Path(data), truth, attribute=attribute, region=raster and raster.region, only=only, crowds=crowds)
     if isinstance(model, Predictor):
         predictor = model
     else:
@@ -111,27 +122,55 @@ def evaluate(
             model, device, protocol, engine=engine, precision="fp32", workload=MANY_IMAGES, trust=trust
         )
     spec = LabelSpec.named(labels) if labels else None
-    rules = DataRules.of_model(predictor.record, Path(data), split)
-    if crowds is not None:
-        rules = replace(rules, crowds=crowds)
     fallback = as_indices(predictor.labels)
-    dataset = open_dataset(data, split, spec, fallback=fallback, rules=rules)
+    if truth is None:
+        rules = DataRules.of_model(predictor.record, Path(data), split)
+        if crowds is not None:
+            rules = replace(rules, crowds=crowds)
+        dataset = open_dataset(data, split, spec, fallback=fallback, rules=rules)
+    else:
+        dataset = raster_dataset(Path(data), Path(truth), spec or fallback, attribute)
     if reading is not None:
         dataset = replace(dataset, reading=reading)
     if only is not None:
         dataset = select(dataset, only)
     if dataset.labels is fallback:
         dataset = replace(dataset, labels=read_by(dataset, predictor.labels, mask_values))
-        note(f"{shown_path(data)} names no classes: the model's are taken in their order, {ends(fallback.names)}")
+        where = shown_path(truth or data)
+        note(f"{where} names no classes: the model's are taken in their order, {ends(fallback.names)}")
     elif mask_values is not None:
         raise ConfigError(
             f"{data} says itself what its masks store, and mask values are given too",
             fix="leave them out",
             code="mask-values",
         )
+    if truth is not None:
+        region = raster or RasterOptions()
+        return measure_raster(predictor, in_order_of(predictor, dataset), region, progress=progress)
     name = Path(data).resolve().name
     report, _ = measure(predictor, dataset, name, progress=progress)
     return report if only is None else replace(report, split=f"{split} ({only})")
+
+
+def _refuse_mixed(data: Path, truth: str | Path | None, **given: Any) -> None:
+    """Refuse what is for rasters without one, and the other way round."""
+    if truth is None and data.is_file() and is_raster(data):
+        raise ConfigError(
+            f"{shown_path(data)} is a raster, and nothing says what it is compared with",
+            fix="name a GeoTIFF of class indices or polygons in GeoJSON with --truth (in Python truth=)",
+            code="raster-truth",
+        )
+    wrong = ("only", "crowds") if truth is not None else ("attribute", "region")
+    for name in wrong:
+        if given[name] is not None:
+            what = "photos, and a raster is" if truth is not None else "rasters, and photos are"
+            raise ConfigError(f"--{name} is for {what} evaluated", fix="leave it out", code="raster-truth")
+    if truth is not None and data.is_dir():
+        raise ConfigError(
+            f"{shown_path(data)} is a folder, and what a raster is compared with is given too",
+            fix="name the raster itself with --data; or leave out --truth",
+            code="raster-truth",
+        )
 
 
 def measure(

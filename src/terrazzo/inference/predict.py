@@ -27,6 +27,7 @@ from terrazzo.imaging.read import MAX_PIXELS, ImageSource, ReadOptions
 from terrazzo.inference.failure import Failure
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import Protocol, find_protocol
+from terrazzo.inference.raster import rasters_among
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.scores import CERTAINTY, NOTHING, Keep
 from terrazzo.inference.streaming import Streamed
@@ -304,8 +305,7 @@ def predict(
         found = _each(sources) if several else iter(sources)
         results = [_segmented(source, predictor, reading, keep) for source in found]
         return results if several else results[0]
-    outcomes = predictor.segment_files(paths, keep=keep, reading=reading)
-    return list(_results(outcomes, keep))
+    return list(_of_files(paths, predictor, reading, keep))
 
 
 def _fetched(address: str, is_allowed: bool) -> bytes:
@@ -322,9 +322,7 @@ def _each(sources: list[Any]) -> Iterator[Any]:
 
 def _segmented(source: Any, predictor: Predictor, reading: ReadOptions, keep: Keep) -> Segmentation:
     if isinstance(source, (str, os.PathLike)):
-        paths = [Path(os.fsdecode(source))]
-        outcomes = predictor.segment_files(paths, keep=keep, reading=reading)
-        return next(_results(outcomes, keep))
+        return next(_of_files([Path(os.fsdecode(source))], predictor, reading, keep))
     if hasattr(source, "read_window"):
         outcome, said = predictor.segment_source(source, reading.max_pixels, keep=keep)
     else:
@@ -332,6 +330,11 @@ def _segmented(source: Any, predictor: Predictor, reading: ReadOptions, keep: Ke
     if said:
         note(said)
     return next(_results([outcome], keep))
+
+
+def _of_files(paths: list[Path], predictor: Predictor, reading: ReadOptions, keep: Keep) -> Iterator[Segmentation]:
+    rasters = rasters_among(paths, reading)
+    return _results(predictor.segment_files(paths, keep=keep, reading=reading, rasters=rasters), keep)
 
 
 def _results(outcomes: Iterable[Segmentation | Streamed | Failure], keep: Keep) -> Iterator[Segmentation]:

@@ -223,7 +223,7 @@ def predict_folder(
         if is_address(argument):
             raise refuse_address(str(argument))
     paths, skipped = choose_images(arguments)
-    rasters = rasters_among([] if output is None else paths, reading, raster)
+    rasters = rasters_among(paths, reading, raster)
     places = [] if output is None else _destinations(paths, arguments, Path(output), kinds, rasters)
     inputs = [*paths, Path(model)] if isinstance(model, (str, Path)) else paths
     files = chain.from_iterable(place.values() for place in places)

@@ -19,7 +19,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,8 +40,8 @@ from terrazzo.inference.protocols import PROTOCOLS, WHOLE
 from terrazzo.inference.raster_files import Layer, geotiff
 from terrazzo.inference.raster_journal import Journal
 from terrazzo.inference.raster_polygons import write_polygons
-from terrazzo.inference.result import as_uint16
-from terrazzo.inference.scores import CERTAINTY, Keep, Pixels
+from terrazzo.inference.result import Segmentation, as_uint16
+from terrazzo.inference.scores import CERTAINTY, NOTHING, Keep, Pixels
 from terrazzo.inference.streaming import Streamed
 from terrazzo.inference.threads import threads_of
 from terrazzo.labels.spec import LabelSpec
@@ -148,6 +148,26 @@ class SegmentedRaster(Streamed):
         if journal is not None:
             journal.remove()
         return areas
+
+    def whole(self, keep: Keep = NOTHING) -> Segmentation:
+        """Segment the raster and hold its mask; its image and probabilities too, where it is small enough for that.
+
+        Raises:
+            ConfigError: probabilities are asked for of a raster that is too large (code "config-save").
+            ImageError: a window cannot be read.
+        """
+        raster, (height, width) = self._raster, self._raster.size
+        with closing(raster):
+            if height * width > raster.reading.max_pixels:
+                return super().whole(keep)
+            image_HWC, gaps_HW = raster.read(), raster.gaps(slice(0, height), slice(0, width))
+        (result,) = self.shown.segment([image_HWC], [self.path], keep=keep)
+        if gaps_HW is not None:
+            result.mask[gaps_HW] = self.labels.ignore_index
+            for plane in (result.confidence, result.entropy):
+                if plane is not None:
+                    plane[gaps_HW] = 0
+        return result
 
     def _write_behind(
         self, journal: Journal | None, keep: Keep, folder: Path, write_rows: Callable[[Pixels], None]

@@ -20,19 +20,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.data.dataset import Sample
+from terrazzo.data.dataset import Dataset, Sample
 from terrazzo.data.folders import split_folders, visible_entries
 from terrazzo.data.layout import ALL, Layout, Pairs
 from terrazzo.data.problems import Problem
-from terrazzo.data.raster_labels import RasterLabels, WindowMask, labels_of_polygons, open_labels
+from terrazzo.data.raster_labels import Polygons, RasterLabels, WindowMask, labels_of_polygons, open_labels
+from terrazzo.data.readings import as_indices
 from terrazzo.data.sources.raster import Raster, is_raster
 from terrazzo.data.sources.raster_window import RasterWindow
 from terrazzo.data.sources.region import PixelWindow, Region, parse_region
 from terrazzo.errors import DatasetError, TerrazzoError
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.text import shown_path
 
-__all__ = ["NAME", "SHAPE", "find", "window_samples", "windows_of"]
+__all__ = ["NAME", "SHAPE", "find", "raster_dataset", "window_samples", "windows_of"]
 
 NAME = "rasters with labels"
 SHAPE = "scene.tif, scene.geojson"
@@ -94,19 +96,55 @@ def _listed(splits: dict[str, dict[Path, Path]], val: Path | None, names: Path |
 
 
 def window_samples(
-    path: Path, labels: Path, names: Sequence[str] | None = None, *, region: Region | None = None, is_val: bool = False
+    path: Path,
+    labels: Path,
+    names: Sequence[str] | None = None,
+    *,
+    attribute: str | None = None,
+    region: Region | None = None,
+    is_val: bool = False,
 ) -> list[Sample]:
     """Return the windows of a labelled raster: all of them, or those within or without a region.
+
+    Args:
+        path: the raster.
+        labels: a raster of class indices, or polygons.
+        names: of the classes, where they are known.
+        attribute: the property that holds the class of a polygon.
+        region: divides the raster into what is learnt from and what is validated on.
+        is_val: return the latter.
 
     Raises:
         ImageError, DatasetError: as `open_labels`, or the raster cannot be opened.
     """
     with closing(Raster(path, ReadOptions(bands=(1,)))) as raster:
-        found: RasterLabels = open_labels(labels, raster, names)
+        found: RasterLabels = open_labels(labels, raster, names, attribute)
         boxes = [] if region is None else _boxes(region, raster)
         windows = windows_of(raster, boxes, is_val=is_val)
     images = (RasterWindow(path, window) for window in windows)
     return [Sample(image, WindowMask(image, found)) for image in images]
+
+
+def raster_dataset(path: Path, labels: Path, classes: LabelSpec, attribute: str | None = None) -> Dataset:
+    """Return the windows of one raster as a data set with one split.
+
+    Args:
+        path: the raster.
+        labels: a raster of class indices, or polygons.
+        classes: of the labels; of polygons their names alone count.
+        attribute: the property that holds the class of a polygon.
+
+    Raises:
+        ImageError, DatasetError: as `window_samples`.
+    """
+    samples = window_samples(path, labels, classes.names, attribute=attribute)
+    if not samples:
+        raise DatasetError(
+            f"{shown_path(path)} holds no measurement", fix="give a raster that is not all nodata", code="dataset-empty"
+        )
+    if isinstance(samples[0].mask, WindowMask) and isinstance(samples[0].mask.labels, Polygons):
+        classes = as_indices(classes)
+    return Dataset(path.parent, ALL, classes, tuple(samples), NAME)
 
 
 def _boxes(region: Region, raster: Raster) -> list[PixelWindow]:

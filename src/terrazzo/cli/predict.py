@@ -205,6 +205,9 @@ def predict(
                     say(f"skipped: {outcome.error.message}", f"  fix: {outcome.error.fix}", error=True)
                 bar(number, count)
 
+            def within(number: int, share: float, count: int) -> None:
+                bar(number - 1 + share, count)
+
             kinds = save or ",".join(DEFAULT_KINDS)
             summary = predict_folder(
                 photos,
@@ -214,6 +217,7 @@ def predict(
                 reading=read_options(bands, frame, value_range, max_pixels),
                 raster=RasterOptions(None if region is None else parse_region(region), cog),
                 progress=progress,
+                within=within,
                 **options,
             )
         written, lost = len(summary.written), len(summary.failures)

@@ -130,6 +130,7 @@ def predict_folder(
     trust: bool = ...,
     started: Callable[[Predictor], None] | None = ...,
     progress: Callable[[Written | Failure, int, int], None] | None = ...,
+    within: Callable[[int, float, int], None] | None = ...,
 ) -> Summary: ...
 @overload
 def predict_folder(
@@ -171,6 +172,7 @@ def predict_folder(
     trust: bool = False,
     started: Callable[[Predictor], None] | None = None,
     progress: Callable[[Written | Failure, int, int], None] | None = None,
+    within: Callable[[int, float, int], None] | None = None,
 ) -> Summary | Results:
     """Segment images and write the results, or give them one after the other; few are in memory at a time.
 
@@ -203,6 +205,8 @@ def predict_folder(
         trust: open a ``.pt2`` file that was not exported here, as in `make_predictor`.
         started: told the predictor, once the model is loaded.
         progress: told each image's outcome, in order, with its number from 1 and how many there are.
+        within: told of a raster, or another image that is read in windows, its number, the share of it that is done,
+            and how many images there are.
 
     Returns:
         What became of every image; without an output, the results as an iterator.
@@ -258,8 +262,12 @@ def predict_folder(
     def write(result: Segmentation, place: dict[str, Path]) -> None:
         result.write(place, overwrite=overwrite, style=style)
 
-    def write_streamed(result: Streamed, place: dict[str, Path]) -> list[ClassArea]:
-        return result.write(place, overwrite=overwrite, style=style)
+    def write_streamed(result: Streamed, place: dict[str, Path], number: int) -> list[ClassArea]:
+        def rows_done(done: int, rows: int) -> None:
+            if within is not None:
+                within(number, done / rows, len(paths))
+
+        return result.write(place, overwrite=overwrite, style=style, progress=rows_done)
 
     summary = Summary([], [], skipped)
     for number, outcome in enumerate(_saved(outcomes, places, paths, predictor, write, write_streamed), 1):
@@ -333,7 +341,7 @@ def _saved(
     paths: Sequence[Path],
     predictor: Predictor,
     save: Callable[[Segmentation, dict[str, Path]], None],
-    stream: Callable[[Streamed, dict[str, Path]], list[ClassArea]],
+    stream: Callable[[Streamed, dict[str, Path], int], list[ClassArea]],
 ) -> Iterator[Written | Failure]:
     """Write each result in a thread, a few at a time: the others would wait for the disk in memory."""
 
@@ -359,10 +367,10 @@ def _saved(
         return outcome.result() if isinstance(outcome, Future) else outcome
 
     with threads_of(SAVING_THREADS) as pool:
-        for path, result, place in zip(paths, results, places, strict=True):
+        for number, (path, result, place) in enumerate(zip(paths, results, places, strict=True), 1):
             if isinstance(result, Streamed):
                 with predictor.alone():
-                    waiting.append(_streamed(path, result, place, stream))
+                    waiting.append(_streamed(path, result, place, number, stream))
             else:
                 waiting.append(result if isinstance(result, Failure) else pool.submit(write, path, result, place))
             while len(waiting) > 2 * SAVING_THREADS:
@@ -375,7 +383,8 @@ def _streamed(
     path: Path,
     result: Streamed,
     place: dict[str, Path],
-    stream: Callable[[Streamed, dict[str, Path]], list[ClassArea]],
+    number: int,
+    stream: Callable[[Streamed, dict[str, Path], int], list[ClassArea]],
 ) -> Written | Failure:
     """Segment an image while it is written, in bands of rows."""
     try:
@@ -383,7 +392,7 @@ def _streamed(
         height, width = result.source.size
         without = f", without {', '.join(left_out)}" if left_out else ""
         note(f"{shown_path(path)}: {width} x {height} pixels are read and written in bands of rows{without}")
-        return Written(path, files, stream(result, files))
+        return Written(path, files, stream(result, files, number))
     except Exception as error:
         return Failure.of(path, error)
 

@@ -105,9 +105,16 @@ class SegmentedRaster(Streamed):
         return written, [kind for kind in asked if kind not in written]
 
     def write(
-        self, files: Mapping[str, Path], *, overwrite: bool = False, style: Style | None = None
+        self,
+        files: Mapping[str, Path],
+        *,
+        overwrite: bool = False,
+        style: Style | None = None,
+        progress: Callable[[int, int], None] = lambda done, rows: None,
     ) -> list[ClassArea]:
         """Segment the raster and write files by kind, each put in place when all are complete; return the areas.
+
+        `progress` is told the rows done and the rows in all.
 
         Raises:
             ImageError: a window cannot be read. Then nothing is written.
@@ -138,7 +145,7 @@ class SegmentedRaster(Streamed):
                 for kind, rows in writers.items():
                     rows.write(_rows_of(kind, band, labels))
 
-            self._write_behind(journal, keep, folder, write_rows)
+            self._write_behind(journal, keep, folder, write_rows, progress)
             if "polygons" in files:
                 write_polygons(writers["mask"].finished(), files["polygons"], labels)
         areas = areas_of(counts, labels, max(int(counts.sum()), 1))
@@ -170,7 +177,12 @@ class SegmentedRaster(Streamed):
         return result
 
     def _write_behind(
-        self, journal: Journal | None, keep: Keep, folder: Path, write_rows: Callable[[Pixels], None]
+        self,
+        journal: Journal | None,
+        keep: Keep,
+        folder: Path,
+        write_rows: Callable[[Pixels], None],
+        progress: Callable[[int, int], None],
     ) -> None:
         """Write all bands from the top: those of an earlier run that was ended, and then the others.
 
@@ -199,6 +211,7 @@ class SegmentedRaster(Streamed):
                         future.result()
                     writing = [pool.submit(finish, done, band)]
                     done += len(band.mask)
+                    progress(done, raster.size[0])
             finally:
                 wait(writing)  # so that a run that goes on later has it
             for future in writing:

@@ -76,9 +76,16 @@ class Streamed:
         return written, left_out
 
     def write(
-        self, files: Mapping[str, Path], *, overwrite: bool = False, style: Style | None = None
+        self,
+        files: Mapping[str, Path],
+        *,
+        overwrite: bool = False,
+        style: Style | None = None,
+        progress: Callable[[int, int], None] = lambda done, rows: None,
     ) -> list[ClassArea]:
         """Segment the image and write files by kind, each put in place when all are complete; return the areas.
+
+        `progress` is told the rows done and the rows in all.
 
         What does not fit into memory goes into temporary files beside the first of them.
 
@@ -119,6 +126,7 @@ class Streamed:
                 if drawn is not None:
                     drawn.append(band.mask)
                 top += len(band.mask)
+                progress(top, source.size[0])
             areas = areas_of(counts, labels, source.size[0] * source.size[1])
             if drawn is not None:
                 bare = style.unpainted(labels)

@@ -14,6 +14,7 @@ theirs and no longer ours:
     XML                the last line, a comment
     ONNX               an entry of its ``metadata_props``
     MP4, MKV           the comment among its metadata
+    GeoPackage         the description of its layer
 
 Formats without room for it (CSV, TXT, Markdown, BIN) are known by the marked file beside them, which has their
 checksums behind its own.
@@ -68,7 +69,7 @@ SHOWN = 10  # files listed in one message
 Kind = Literal["predict", "evaluate", "explain", "ablate", "benchmark", "check-data", "export", "train"]
 """The command whose result a file is."""
 
-VIDEOS = (".mp4", ".mkv")
+IN_PLACE = (".mp4", ".mkv", ".gpkg")
 UNMARKED = (".csv", ".txt", ".md", ".bin")
 
 
@@ -251,7 +252,7 @@ def mark_files(paths: Sequence[Path], kind: Kind) -> None:
                 file.write(mark)
         elif is_tiff(start):
             _mark_tiff(path, kind)
-        elif path.suffix.lower() in VIDEOS:
+        elif path.suffix.lower() in IN_PLACE:
             _fill_in_mark(path)
         elif path.suffix not in UNMARKED:
             path.write_bytes(_marked(path.read_bytes(), path.suffix, kind, beside))
@@ -263,7 +264,8 @@ def blank_png_mark(kind: Kind) -> bytes:
 
 
 def blank_mark(kind: Kind) -> str:
-    """The text that `mark_files` fills in: for a TIFF's tag Software, and the comment of a video."""
+    """The text that `mark_files` fills in: for a TIFF's tag Software, the comment of a video, the description of
+    a GeoPackage's layer."""
     return _line(kind, [0]).decode()
 
 
@@ -327,7 +329,7 @@ def _marks_within(path: Path) -> dict[bytes, int]:
 
 
 def _fill_in_mark(path: Path) -> None:
-    """Put the checksum of a video into its blank mark."""
+    """Put the checksum of a file into its blank mark."""
     for text, checksum in _marks_within(path).items():
         with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as data:
             data[(start := data.find(text)) : start + len(text)] = re.sub(b"0{8}$", b"%08x" % checksum, text)

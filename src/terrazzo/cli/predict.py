@@ -79,6 +79,7 @@ def predict(
     max_pixels: int = MAX_PIXELS,
     region: str | None = None,
     cog: Annotated[bool, Parameter(negative=())] = False,
+    simplify: float = 0.0,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
     skip_bad: SkipBadOption = False,
     trust_file: TrustOption = False,
@@ -107,8 +108,9 @@ def predict(
         can be a file.
     save
         Write these kinds of files, with commas between: mask, color, overlay, cutout, probabilities, confidence,
-        entropy, polygons, json; by default mask,color,overlay,json. Of videos: overlay, color, csv, json, mask (a
-        folder with a PNG for each frame), mask-video (lossless FFV1); by default overlay,csv,json.
+        entropy, polygons, json, and geopackage of rasters; by default mask,color,overlay,json. Of videos: overlay,
+        color, csv, json, mask (a folder with a PNG for each frame), mask-video (lossless FFV1); by default
+        overlay,csv,json.
     classes
         Paint only these classes in the overlay, such as Car,Sky; by default all but one called background. A name that
         has a comma in it is given in quotes: '"Car, parked",Sky'.
@@ -138,6 +140,9 @@ def predict(
         file.
     cog
         Write cloud-optimised GeoTIFFs.
+    simplify
+        Leave out of a raster's polygons what is smaller than about this, in the units of its coordinates. Borders that
+        areas share stay shared.
     overwrite
         Replace files even if they are not results of `terrazzo predict`. Photos are never replaced.
     """
@@ -215,7 +220,7 @@ def predict(
                 loaded[0] if loaded else model,
                 save=kinds if cutout is None else f"{kinds},cutout",
                 reading=read_options(bands, frame, value_range, max_pixels),
-                raster=RasterOptions(None if region is None else parse_region(region), cog),
+                raster=RasterOptions(None if region is None else parse_region(region), cog, simplify),
                 progress=progress,
                 within=within,
                 **options,

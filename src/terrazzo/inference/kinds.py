@@ -43,17 +43,22 @@ DEFAULT_KINDS = ("mask", "color", "overlay", "json")
 FILE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".npy", ".npz", ".json", ".geojson"}
 
 
-def check_kinds(save: str | Iterable[str]) -> list[str]:
+def check_kinds(save: str | Iterable[str], known: Iterable[str] = KINDS) -> list[str]:
     """Return the kinds of files that were asked for, each once.
+
+    Args:
+        save: a sequence, or their names with commas between.
+        known: the kinds that there are.
 
     Raises:
         ConfigError: there is no such kind, or none was chosen (code "config-save").
     """
     kinds = list(dict.fromkeys(kind.strip() for kind in (save.split(",") if isinstance(save, str) else save)))
-    unknown = [kind for kind in kinds if kind not in KINDS]
+    known = tuple(known)
+    unknown = [kind for kind in kinds if kind not in known]
     if unknown or not kinds:
         what = f"there is nothing called {show(unknown[0])} to save" if unknown else "nothing was chosen to save"
-        raise ConfigError(what, fix=f"choose from {', '.join(KINDS)}", code="config-save")
+        raise ConfigError(what, fix=f"choose from {', '.join(known)}", code="config-save")
     return kinds
 
 

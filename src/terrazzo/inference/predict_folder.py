@@ -219,7 +219,7 @@ def predict_folder(
         LabelError: the style names a class that the model does not have.
         OutputError: something stands at a destination that is not an earlier result, or nothing can be written there.
     """
-    kinds, style = check_kinds(save), style or Style()
+    kinds, style = check_kinds(save, KINDS | RASTER_KINDS), style or Style()
     if batch_size < 1:
         raise ConfigError(f"the batch size is {batch_size}", fix="give at least 1")
     protocol, arguments = find_protocol(protocol), _listed(images)
@@ -228,6 +228,8 @@ def predict_folder(
             raise refuse_address(str(argument))
     paths, skipped = choose_images(arguments)
     rasters = rasters_among(paths, reading, raster)
+    if not rasters:
+        check_kinds(kinds)  # which refuses those that are written of rasters alone
     places = [] if output is None else _destinations(paths, arguments, Path(output), kinds, rasters)
     inputs = [*paths, Path(model)] if isinstance(model, (str, Path)) else paths
     files = chain.from_iterable(place.values() for place in places)
@@ -328,11 +330,14 @@ def _destinations(
     kinds: list[str],
     rasters: Collection[Path],
 ) -> list[dict[str, Path]]:
-    endings = [{**KINDS, **RASTER_KINDS} if path in rasters else KINDS for path in paths]
+    endings = [KINDS | RASTER_KINDS if path in rasters else KINDS for path in paths]
     if len(paths) == 1 and not os.path.isdir(arguments[0]):
         return [destinations(output, kinds, None, paths[0], endings[0])]
     places = zip(output_places(paths, arguments, output), endings, strict=True)
-    return [destinations(folder, kinds, stem, endings=those) for (folder, stem), those in places]
+    return [
+        destinations(folder, [kind for kind in kinds if kind in those], stem, endings=those)
+        for (folder, stem), those in places
+    ]
 
 
 def _saved(

@@ -10,12 +10,14 @@ result.
     confidence      <stem>_confidence.tif       probability of each pixel's class: 65535 is certain
     entropy         <stem>_entropy.tif          entropy of its probabilities: 65535 is the same for each class
     polygons        <stem>_polygons.geojson     outlines of connected areas with class and area
+    geopackage      <stem>_polygons.gpkg        the same as a GeoPackage
     json            <stem>.json                 pixels and share of every class that occurs
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -39,7 +41,7 @@ from terrazzo.inference.pipeline import Pipeline
 from terrazzo.inference.protocols import PROTOCOLS, WHOLE
 from terrazzo.inference.raster_files import Layer, geotiff
 from terrazzo.inference.raster_journal import Journal
-from terrazzo.inference.raster_polygons import write_polygons
+from terrazzo.inference.raster_polygons import require_libraries, write_polygons
 from terrazzo.inference.result import Segmentation, as_uint16
 from terrazzo.inference.scores import CERTAINTY, NOTHING, Keep, Pixels
 from terrazzo.inference.streaming import Streamed
@@ -58,9 +60,11 @@ RASTER_KINDS = {
     "confidence": "_confidence.tif",
     "entropy": "_entropy.tif",
     "polygons": "_polygons.geojson",
+    "geopackage": "_polygons.gpkg",
     "json": ".json",
 }
 IN_WINDOWS = PROTOCOLS["slide"]
+VECTORS = ("polygons", "geopackage")
 KEPT_FROM = 1 << 24  # pixels of a raster whose bands are kept for a run that goes on
 
 
@@ -71,10 +75,23 @@ class RasterOptions:
     Attributes:
         region: the part to segment; None for all of it.
         is_cog: lay results out as cloud-optimised GeoTIFFs.
+        simplify: leave out of polygons what is smaller than about this, in the units of the coordinates.
+
+    Raises:
+        ConfigError: `simplify` is negative or not a number.
     """
 
     region: Region | None = None
     is_cog: bool = False
+    simplify: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.simplify) and self.simplify >= 0):
+            raise ConfigError(
+                f"polygons cannot be simplified by {self.simplify}",
+                fix="give a distance in the units of the coordinates, such as 2.5",
+                code="raster-simplify",
+            )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -83,11 +100,11 @@ class SegmentedRaster(Streamed):
 
     Attributes:
         shown: what segments it, at its own resolution.
-        is_cog: as of `RasterOptions`.
+        options: what is wanted.
     """
 
     shown: Pipeline
-    is_cog: bool = False
+    options: RasterOptions = RasterOptions()
 
     def kinds(self, asked: Mapping[str, Path]) -> tuple[dict[str, Path], list[str]]:
         """Return the files that can be written, and the kinds that cannot.
@@ -120,6 +137,7 @@ class SegmentedRaster(Streamed):
             ImageError: a window cannot be read. Then nothing is written.
             OutputError: as `Segmentation.save`.
         """
+        require_libraries("geopackage" in files, self.options.simplify)
         inputs = [] if self.path is None else [self.path]
         refuse_foreign(files.values(), "predict", inputs=inputs, overwrite=overwrite, option="output")
         labels, raster = self.labels, self._raster
@@ -127,12 +145,13 @@ class SegmentedRaster(Streamed):
         keep = frozenset(kind for kind in CERTAINTY if kind in files)
         counts = np.zeros(labels.num_classes, np.int64)
         with ExitStack() as stack:
-            written = {kind: path for kind, path in files.items() if kind not in ("json", "polygons")}
-            if "polygons" in files and "mask" not in files:
+            written = {kind: path for kind, path in files.items() if kind not in ("json", *VECTORS)}
+            vectors = [files[kind] for kind in VECTORS if kind in files]
+            if vectors and "mask" not in files:
                 hidden = stack.enter_context(TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=folder))
                 written["mask"] = Path(hidden) / "mask.tif"
             writers = {
-                kind: stack.enter_context(geotiff(path, raster, _layer(kind, labels), is_cog=self.is_cog))
+                kind: stack.enter_context(geotiff(path, raster, _layer(kind, labels), is_cog=self.options.is_cog))
                 for kind, path in written.items()
             }
             journal = self._journal(next(iter(files.values())), keep)
@@ -146,8 +165,8 @@ class SegmentedRaster(Streamed):
                     rows.write(_rows_of(kind, band, labels))
 
             self._write_behind(journal, keep, folder, write_rows, progress)
-            if "polygons" in files:
-                write_polygons(writers["mask"].finished(), files["polygons"], labels)
+            for path in vectors:
+                write_polygons(writers["mask"].finished(), path, labels, self.options.simplify)
         areas = areas_of(counts, labels, max(int(counts.sum()), 1))
         if "json" in files:
             values = {**summary_of(self.path, raster.size, self.model, areas), "crs": crs_name(raster.crs)}
@@ -255,8 +274,8 @@ def rasters_among(
         if not has_rasterio():
             raise MissingExtraError("rasterio", "geo")
         raise ConfigError(
-            "a region or a cloud-optimised layout is asked for, and no image is a raster that is written to files",
-            fix="leave out --region and --cog, or name a GeoTIFF (and in Python an output)",
+            "a region, a cloud-optimised layout or simpler polygons are asked for, and no image is a raster",
+            fix="leave out --region, --cog and --simplify, or name a GeoTIFF",
             code="raster-none",
         )
     if has_rasterio():
@@ -296,7 +315,7 @@ def segmented_raster(
     def bands(source: Any, keep: Any, folder: Path | None) -> Iterator[Pixels]:
         return _without_gaps(shown.bands(source, keep, folder), source, pipeline.labels)
 
-    return SegmentedRaster(raster, pipeline.labels, bands, pipeline.model, path, shown=shown, is_cog=options.is_cog)
+    return SegmentedRaster(raster, pipeline.labels, bands, pipeline.model, path, shown=shown, options=options)
 
 
 def _at_own_resolution(pipeline: Pipeline) -> Pipeline:

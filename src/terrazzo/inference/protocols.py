@@ -41,7 +41,7 @@ from terrazzo.text import did_you_mean, show
 
 __all__ = ["PROTOCOLS", "WHOLE", "Protocol", "Shown", "find_protocol"]
 
-PIXELS_AT_ONCE = 1 << 25  # of an image that is read in windows: 100 MB, all columns of 1024 rows up to 32,768
+PIXELS_AT_ONCE = 1 << 23  # of an image that is read in windows: 25 MB, all columns of 1024 rows up to 8192
 
 
 @dataclass

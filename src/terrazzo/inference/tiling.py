@@ -23,7 +23,7 @@ from terrazzo.inference.upsample.resize_axis import Blend, ComposedAxis, compose
 
 __all__ = ["View", "slide", "slide_in_blocks", "whole", "window_starts"]
 
-READ_AHEAD = 4  # windows of 12 MB, of three bands
+READ_AHEAD = 2  # windows of 12 MB, of three bands
 
 Floats: TypeAlias = NDArray[np.float32]
 Size: TypeAlias = tuple[int, int]

@@ -270,9 +270,9 @@ def _classes(file: Path, found: Outlines, attribute: str | None) -> list[str | N
 def _values(file: Path, classes: Sequence[str | None], names: Sequence[str] | None) -> tuple[list[int], int, int]:
     """The value of each polygon, of pixels in none, and of pixels without a label."""
     if names is None:
-        spec = object_labels(sorted({name for name in classes if name is not None}))
-        if spec.num_classes == 1:
+        if None in classes:
             return [1] * len(classes), 0, VOID
+        spec = object_labels(sorted({name for name in classes if name is not None}))
         return [0 if name is None else _index(name, spec.names) or 0 for name in classes], 0, IGNORED
     backgrounds = [k for k, name in enumerate(names) if name.strip().casefold() in BACKGROUND_NAMES]
     unlabelled = LabelSpec.from_names(list(names)).ignore_index

@@ -19,6 +19,8 @@ from terrazzo.imaging.read import ReadOptions
 
 __all__ = ["RasterWindow"]
 
+ANY_BAND = ReadOptions(bands=(1,))  # of files that do not say what their bands are
+
 
 @dataclass(frozen=True)
 class RasterWindow:
@@ -63,7 +65,7 @@ class RasterWindow:
 
     @property
     def stored(self) -> Bands:
-        with self.opened() as raster:
+        with self.with_reading(ANY_BAND).opened() as raster:
             return raster.stored
 
     @property
@@ -88,7 +90,7 @@ class RasterWindow:
 
     def gaps(self) -> NDArray[np.bool_] | None:
         """Return which pixels are gaps in all bands, or by the raster's mask; None where there can be none."""
-        with replace(self, reading=ReadOptions(bands=(1,))).opened() as raster:
+        with self.with_reading(ANY_BAND).opened() as raster:
             return raster.gaps_of_all_bands()
 
     @contextmanager

@@ -80,6 +80,7 @@ def predict(
     region: str | None = None,
     cog: Annotated[bool, Parameter(negative=())] = False,
     simplify: float = 0.0,
+    mpp: float | None = None,
     overwrite: Annotated[bool, Parameter(negative=())] = False,
     skip_bad: SkipBadOption = False,
     trust_file: TrustOption = False,
@@ -143,6 +144,8 @@ def predict(
     simplify
         Leave out of a raster's polygons what is smaller than about this, in the units of its coordinates. Borders that
         areas share stay shared.
+    mpp
+        Read whole-slide images, at the level of about so many micrometres a pixel.
     overwrite
         Replace files even if they are not results of `terrazzo predict`. Photos are never replaced.
     """
@@ -220,7 +223,7 @@ def predict(
                 loaded[0] if loaded else model,
                 save=kinds if cutout is None else f"{kinds},cutout",
                 reading=read_options(bands, frame, value_range, max_pixels),
-                raster=RasterOptions(None if region is None else parse_region(region), cog, simplify),
+                raster=RasterOptions(None if region is None else parse_region(region), cog, simplify, mpp),
                 progress=progress,
                 within=within,
                 **options,

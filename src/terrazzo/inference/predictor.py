@@ -17,6 +17,7 @@ import numpy as np
 
 from terrazzo.data.sources.image_file import ImageFile
 from terrazzo.data.sources.raster import is_vrt
+from terrazzo.data.sources.slide import SLIDE_SUFFIXES, Slide
 from terrazzo.data.sources.source import Image, Source
 from terrazzo.engines.engine import release_memory
 from terrazzo.engines.memory import return_freed_memory
@@ -25,13 +26,14 @@ from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.failure import Failure, path_name
 from terrazzo.inference.pipeline import Pipeline
 from terrazzo.inference.protocols import find_protocol
-from terrazzo.inference.raster import RasterOptions, segmented_raster
+from terrazzo.inference.raster import RasterOptions, at_own_resolution, segmented_raster
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.scores import NOTHING, Keep
 from terrazzo.inference.streaming import Streamed
 from terrazzo.inference.threads import map_ahead, threads_of
 from terrazzo.inference.turns import Turns
 from terrazzo.notes import note
+from terrazzo.text import shown_path
 
 __all__ = ["Predictor"]
 
@@ -110,6 +112,14 @@ class Predictor(Pipeline):
         def read(path: Path) -> Image | Streamed | Failure:
             try:
                 with self.turns.together():
+                    if raster is not None and raster.mpp is not None:
+                        return self._slide(path, raster.mpp)
+                    if path.suffix.lower() in SLIDE_SUFFIXES:
+                        raise ImageError(
+                            f"{shown_path(path)}: it is a whole-slide image, and has several resolutions",
+                            fix="say at how many micrometres a pixel to read it, as in --mpp 0.5",
+                            code="slide-mpp",
+                        )
                     if path in rasters or is_vrt(path):
                         return segmented_raster(self, path, options, raster)
                     return options.read(path)
@@ -142,6 +152,24 @@ class Predictor(Pipeline):
                     if said:
                         note(said)
                     yield result
+
+    def _slide(self, path: Path, mpp: float) -> Streamed:
+        """Open a whole-slide image at the level of a resolution.
+
+        Raises:
+            ImageError: it cannot be opened, or the model reads other bands than red, green and blue.
+            MissingExtraError: OpenSlide is not installed.
+        """
+        if self.preprocess.bands is not None:
+            raise ImageError(
+                f"{shown_path(path)}: slides are red, green and blue, and the model reads {self.preprocess.bands}",
+                fix="take a model of red, green and blue",
+                code="image-bands",
+            )
+        slide = Slide(path, mpp)
+        note(f"{shown_path(path)}: level {slide.level} is read, of {slide.level_mpp:.3g} micrometres a pixel")
+        shown = at_own_resolution(self)
+        return Streamed(slide, self.labels, shown.bands, self.model, path, self.preprocess.as_rgb)
 
     def reading(self, options: ReadOptions | None = None) -> ReadOptions:
         """Return how images are read for this model.

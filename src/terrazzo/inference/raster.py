@@ -52,7 +52,7 @@ from terrazzo.ownership import refuse_foreign, write_result
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import shown_path
 
-__all__ = ["RASTER_KINDS", "RasterOptions", "SegmentedRaster", "rasters_among", "segmented_raster"]
+__all__ = ["RASTER_KINDS", "RasterOptions", "SegmentedRaster", "at_own_resolution", "rasters_among", "segmented_raster"]
 
 RASTER_KINDS = {
     "mask": "_mask.tif",
@@ -76,16 +76,22 @@ class RasterOptions:
         region: the part to segment; None for all of it.
         is_cog: lay results out as cloud-optimised GeoTIFFs.
         simplify: leave out of polygons what is smaller than about this, in the units of the coordinates.
+        mpp: read all images as slides, at the level of about so many micrometres a pixel.
 
     Raises:
-        ConfigError: `simplify` is negative or not a number.
+        ConfigError: `simplify` is negative or not a number, or `mpp` is not above 0.
     """
 
     region: Region | None = None
     is_cog: bool = False
     simplify: float = 0.0
+    mpp: float | None = None
 
     def __post_init__(self) -> None:
+        if self.mpp is not None and not (math.isfinite(self.mpp) and self.mpp > 0):
+            raise ConfigError(
+                f"{self.mpp} micrometres a pixel are no resolution", fix="give a number such as 0.5", code="slide-mpp"
+            )
         if not (math.isfinite(self.simplify) and self.simplify >= 0):
             raise ConfigError(
                 f"polygons cannot be simplified by {self.simplify}",
@@ -269,6 +275,8 @@ def rasters_among(
         ConfigError: something is wanted of rasters, and there are none (code "raster-none").
         MissingExtraError: likewise, and rasterio is not installed.
     """
+    if options is not None and options.mpp is not None:
+        return set()
     rasters = set() if reading is not None and reading.frame is not None else {p for p in paths if is_raster(p)}
     if options not in (None, RasterOptions()) and not (rasters and has_rasterio()):
         if not has_rasterio():
@@ -304,7 +312,7 @@ def segmented_raster(
     mean = pipeline.preprocess.mean
     fill = tuple(round(value) for value in mean[:3]) if reading.rule is None else (255, 255, 255)
     raster = Raster(path, reading, (fill[0], fill[1], fill[2]), options.region)
-    shown = _at_own_resolution(pipeline)
+    shown = at_own_resolution(pipeline)
     if not shown.protocol.needs_only_strips(raster.size, shown.preprocess):
         raise ConfigError(
             f"{shown_path(path)}: the protocol {shown.protocol.name} would need all of the raster at once",
@@ -318,8 +326,8 @@ def segmented_raster(
     return SegmentedRaster(raster, pipeline.labels, bands, pipeline.model, path, shown=shown, options=options)
 
 
-def _at_own_resolution(pipeline: Pipeline) -> Pipeline:
-    """Return a pipeline that shows rasters in windows, without the resize that is meant for photos."""
+def at_own_resolution(pipeline: Pipeline) -> Pipeline:
+    """Return a pipeline that shows rasters and slides in windows, without the resize that is meant for photos."""
     if pipeline.protocol not in (WHOLE, IN_WINDOWS):
         return pipeline
     preprocess = pipeline.preprocess

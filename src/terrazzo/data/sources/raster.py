@@ -44,6 +44,8 @@ def is_raster(path: Path) -> bool:
     if is_vrt(path):
         return True
     try:
+        if not path.is_file():  # opening a pipe would wait
+            return False
         with open(path, "rb") as file:
             return not GEOREFERENCE.isdisjoint(first_directory(file))
     except (OSError, ValueError):

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from terrazzo.data.masks import StoredMask
 from terrazzo.data.outlines import IGNORED, object_labels
+from terrazzo.data.sources.gdal import crs_name
 from terrazzo.data.sources.geojson import Outline, Outlines, placed, points_of, read_outlines
-from terrazzo.data.sources.raster import Raster, crs_name
+from terrazzo.data.sources.raster import Raster
 from terrazzo.data.sources.raster_window import RasterWindow
 from terrazzo.data.sources.region import PixelWindow
 from terrazzo.errors import DatasetError, ImageError

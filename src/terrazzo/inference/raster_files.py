@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.atomic import PARTIAL_PREFIX, replacing
-from terrazzo.data.sources.raster import Raster, gdal_failures, rasterio_env
+from terrazzo.data.sources.gdal import gdal_failures, rasterio_env
+from terrazzo.data.sources.raster import Raster
 from terrazzo.errors import OutputError
 from terrazzo.ownership import blank_mark, mark_files
 from terrazzo.text import shown_path
@@ -70,7 +71,7 @@ def geotiff(path: Path, raster: Raster, layer: Layer, *, is_cog: bool = False) -
             else:
                 with GeoTiffRows(partial, raster, layer) as rows:
                     yield rows
-                factors = _add_overviews(partial, layer, max(raster.size))
+                factors = _add_overviews(partial, layer, raster.size)
                 _check(partial, rows.block[0], factors)
         mark_files([partial], "predict")
 
@@ -178,9 +179,9 @@ def _check(path: Path, tall: int, factors: Sequence[int] | None = None) -> None:
             file.read(window=((top, min(top + tall, file.height)), (0, file.width)))
 
 
-def _add_overviews(path: Path, layer: Layer, side: int) -> list[int]:
+def _add_overviews(path: Path, layer: Layer, size: tuple[int, int]) -> list[int]:
     factors: list[int] = []
-    while side / 2 ** len(factors) > SMALLEST_OVERVIEW:
+    while max(size) / 2 ** len(factors) > SMALLEST_OVERVIEW and min(size) >= 2 ** (len(factors) + 1):
         factors.append(2 ** (len(factors) + 1))
     if factors:
         with rasterio_env():

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.atomic import replacing
-from terrazzo.data.sources.raster import crs_name, rasterio_env
+from terrazzo.data.sources.gdal import crs_name, rasterio_env
 from terrazzo.errors import MissingExtraError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.ownership import blank_mark, mark_files

@@ -7,35 +7,36 @@ fully transparent, not finite, or outside of the outline that was chosen. They a
 from __future__ import annotations
 
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.data.sources.gdal import gdal_failures, rasterio_env
 from terrazzo.data.sources.region import PixelWindow, Region
 from terrazzo.data.sources.source import Image
-from terrazzo.errors import ImageError, MissingExtraError, TerrazzoError
+from terrazzo.errors import ImageError, TerrazzoError
 from terrazzo.imaging.bands import Bands, check_chosen, refuse_unclear
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.imaging.values import remark_on_range, scaled
 from terrazzo.notes import note
-from terrazzo.text import printable, show, shown_path
+from terrazzo.text import show, shown_path
 from terrazzo.tiff_tags import first_directory
 
-__all__ = ["CACHE_MB", "Raster", "crs_name", "gdal_failures", "has_rasterio", "is_raster", "is_vrt", "rasterio_env"]
+__all__ = ["Raster", "is_raster", "is_vrt"]
 
 GEOREFERENCE = {33550, 33922, 34264, 34735}  # pixel scale, tie points, matrix, keys of the reference system
 REMOTE = re.compile(rb"<Source[^>]*>\s*((?:/vsi(?!zip|gzip|tar|mem|subfile|sparse)|(?:https?|ftp):|&lt;)[^<]*)", re.I)
-CACHE_MB = 64  # of GDAL, which by default takes a twentieth of the machine's memory
 WHITE = (255, 255, 255)
 
 
@@ -63,24 +64,6 @@ def is_vrt(path: Path) -> bool:
         return False
 
 
-def has_rasterio() -> bool:
-    """Whether the extra ``geo`` is installed."""
-    return find_spec("rasterio") is not None
-
-
-def rasterio_env() -> Any:
-    """Return rasterio's context in which GDAL keeps few decoded blocks.
-
-    Raises:
-        MissingExtraError: rasterio is not installed.
-    """
-    try:
-        import rasterio
-    except ImportError as error:
-        raise MissingExtraError("rasterio", "geo") from error
-    return rasterio.Env(GDAL_CACHEMAX=CACHE_MB, CPL_VSIL_CURL_ALLOWED_FILENAME="nothing is downloaded unasked")
-
-
 def _refuse_remote(path: Path) -> None:
     """Refuse a mosaic that names files on the web, which GDAL would fetch."""
     remote = REMOTE.search(path.read_bytes())
@@ -93,31 +76,17 @@ def _refuse_remote(path: Path) -> None:
         )
 
 
-def crs_name(crs: Any) -> str | None:
-    """Return a reference system as people write it, such as ``EPSG:32616``, else its full text."""
-    if crs is None:
-        return None
-    authority = crs.to_authority()
-    return str(crs.to_wkt()) if authority is None else ":".join(authority)
-
-
 @contextmanager
-def gdal_failures() -> Iterator[None]:
-    """Have all of GDAL's failures come as rasterio's own: some have a class that it does not publish.
-
-    Raises:
-        rasterio.errors.RasterioError: with what GDAL says.
-    """
-    from rasterio.errors import RasterioError
-
+def _openable(path: Path) -> Iterator[Path]:
+    """Yield the path, or a link to it where its name is not UTF-8, which is all that GDAL takes."""
     try:
-        yield
-    except RasterioError as error:
-        raise RasterioError(printable(str(error.__cause__ or error))) from error
-    except Exception as error:
-        if not type(error).__module__.startswith("rasterio."):
-            raise
-        raise RasterioError(printable(str(error))) from error
+        os.fspath(path).encode()
+        yield path
+    except UnicodeEncodeError:
+        with TemporaryDirectory() as folder:
+            link = Path(folder) / f"raster{path.suffix}"
+            link.symlink_to(path.absolute())
+            yield link
 
 
 @dataclass(eq=False)
@@ -155,11 +124,14 @@ class Raster:
                     _refuse_remote(self.path)
                 with gdal_failures(), warnings.catch_warnings():  # of rasters without a place in the world
                     warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-                    self.dataset: Any = rasterio.open(self.path, driver="VRT" if is_vrt(self.path) else "GTiff")
+                    driver = "VRT" if is_vrt(self.path) else "GTiff"
+                    with _openable(self.path) as path:
+                        self.dataset: Any = rasterio.open(path, driver=driver)
                     self.points: tuple[list[Any], Any] = self.dataset.gcps
             except rasterio.errors.RasterioError as error:
                 raise self._error("it cannot be opened", error, "image-corrupt") from error
             try:
+                self._refuse_pages()
                 self.indexes = self._chosen()
                 whole = self.part or PixelWindow(0, 0, self.dataset.height, self.dataset.width)
                 self.window = whole if self.region is None else self.region.window_in(self.dataset)
@@ -287,6 +259,16 @@ class Raster:
 
     def close(self) -> None:
         self.dataset.close()
+
+    def _refuse_pages(self) -> None:
+        """Refuse a file of several rasters, of which GDAL would open the first."""
+        if len(pages := self.dataset.subdatasets) > 1:
+            raise ImageError(
+                f"it has {len(pages)} pages",
+                fix="choose one, as in --frame 0 (frame=0 in Python), which is read as an image without a place; or "
+                "gdal_translate GTIFF_DIR:1:FILE, which keeps its place",
+                code="image-frames",
+            )
 
     def _chosen(self) -> tuple[int, ...]:
         """The numbers of the bands that are read."""

@@ -96,38 +96,49 @@ class BatchQueue(Generic[T, R]):
             thread.join()
 
     def _work(self) -> None:
-        while batch := self._next():
-            begun = time.monotonic()
-            try:
-                results: Sequence[R] = self._compute([job.item for job in batch])
-            except Exception as error:
-                for job in batch:
-                    job.future.set_exception(error)
+        while self._answer(self._next()):
+            pass
+
+    def _answer(self, batch: list[Job[T, R]]) -> bool:
+        """Compute a batch; a method of its own, so that a thread without work holds no image of the last one."""
+        begun, failure = time.monotonic(), None
+        results: Sequence[R] = ()
+        try:
+            results = self._compute([job.item for job in batch]) if batch else ()
+        except Exception as error:
+            failure = error
+        if batch:
+            self._watch([begun - job.queued for job in batch], time.monotonic() - begun)  # before anybody is answered
+        for place, job in enumerate(batch):
+            if failure is not None:
+                job.future.set_exception(failure)
             else:
-                for job, result in zip(batch, results, strict=True):
-                    job.future.set_result(result)
-            self._watch([begun - job.queued for job in batch], time.monotonic() - begun)
+                job.future.set_result(results[place])
+        return bool(batch)
 
     def _next(self) -> list[Job[T, R]]:
         """Wait for the next batch; none once the queue is closed and empty."""
         with self._changed:
             while True:
                 self._drop()
-                if self._jobs:
-                    first = self._jobs[0]
-                    alike = [job for job in self._jobs if job.kind == first.kind][: self._most]
-                    left = first.queued + self._wait - time.monotonic()
-                    if len(alike) == self._most or left <= 0 or self._is_closed:
-                        batch = [job for job in alike if job.future.set_running_or_notify_cancel()]
-                        self._jobs = deque(job for job in self._jobs if job not in alike)
-                        if batch:
-                            return batch
-                    else:
-                        self._changed.wait(left)
-                elif self._is_closed:
+                seconds = self._seconds_to_wait()
+                if seconds is None or seconds > 0:
+                    self._changed.wait(seconds)
+                elif not self._jobs:
                     return []
-                else:
-                    self._changed.wait()
+                elif batch := [job for job in self._alike() if job.future.set_running_or_notify_cancel()]:
+                    self._jobs = deque(job for job in self._jobs if job not in batch)
+                    return batch
+
+    def _seconds_to_wait(self) -> float | None:
+        """Until the next batch is computed; None where there is nothing to compute."""
+        if self._is_closed or len(self._alike()) == self._most:
+            return 0
+        return self._jobs[0].queued + self._wait - time.monotonic() if self._jobs else None
+
+    def _alike(self) -> list[Job[T, R]]:
+        """The first job, and those that can be computed with it."""
+        return [job for job in self._jobs if job.kind == self._jobs[0].kind][: self._most]
 
     def _drop(self) -> None:
         now = time.monotonic()

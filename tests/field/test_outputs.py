@@ -571,7 +571,7 @@ def test_a_signal_ends_a_command_at_once_and_leaves_nothing(tmp_path: Path, numb
         assert len(os.listdir(tmp_path)) == 3
         child.send_signal(number)
         try:
-            assert child.wait(timeout=20) == 128 + number
+            assert child.wait(timeout=200) == 128 + number
         finally:
             child.kill()
     assert os.listdir(tmp_path) == []

@@ -41,6 +41,14 @@ def test_jobs_wait_until_the_batch_is_full() -> None:
     assert double.batches == [[0, 1, 2, 3]]
 
 
+def test_where_no_others_come_a_job_is_computed_at_once() -> None:
+    double, asked = Doubler(), job(1)
+    queue = BatchQueue(double, streams=1, most=4, wait=PATIENCE, others_come=lambda: False)
+    queue.put(asked)
+    assert asked.future.result(PATIENCE / 2) == 2
+    queue.close()
+
+
 def test_only_one_kind_is_computed_together() -> None:
     double, jobs = Doubler(), [job(0), job(1, "b"), job(2), job(3, "b")]
     double.gate.clear()

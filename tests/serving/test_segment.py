@@ -123,6 +123,11 @@ def test_thirty_two_at_once_each_get_their_own_mask(server: Running) -> None:
         assert answer.status_code == 200 and (decoded(answer.content) == mask).all()
 
 
+def test_a_lone_request_does_not_wait_for_others() -> None:
+    with running(batch_wait=PATIENCE) as server:
+        assert post(server, picture(0)[0], "/v1/segment?timeout=100").status_code == 200
+
+
 def test_images_of_one_size_are_computed_together() -> None:
     with running(batch_size=4) as server, ThreadPoolExecutor(8) as pool:
         server.network.gate.clear()

@@ -1,7 +1,7 @@
 """Dynamic batching: a queue whose images of one network size are computed together.
 
-An image waits at most `wait` seconds for others. What is past its deadline, or whose client has gone, is dropped
-without being computed.
+An image waits at most `wait` seconds for others, and only while some are on their way. What is past its deadline, or
+whose client has gone, is dropped without being computed.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class BatchQueue(Generic[T, R]):
         streams: threads.
         most: jobs that are computed together.
         wait: seconds that a job waits for others of its kind.
+        others_come: whether there may be others soon; where there are none, a job is computed at once.
         watch: told how long each job of a batch waited, and how long the batch took, in seconds.
     """
 
@@ -61,9 +62,11 @@ class BatchQueue(Generic[T, R]):
         streams: int,
         most: int,
         wait: float,
+        others_come: Callable[[], bool] = lambda: True,
         watch: Callable[[Sequence[float], float], None] = lambda waited, took: None,
     ) -> None:
         self._compute, self._most, self._wait, self._watch = compute, most, wait, watch
+        self._others_come = others_come
         self._jobs: deque[Job[T, R]] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
@@ -132,9 +135,11 @@ class BatchQueue(Generic[T, R]):
 
     def _seconds_to_wait(self) -> float | None:
         """Until the next batch is computed; None where there is nothing to compute."""
-        if self._is_closed or len(self._alike()) == self._most:
+        if not self._jobs:
+            return 0 if self._is_closed else None
+        if self._is_closed or len(self._alike()) == self._most or not self._others_come():
             return 0
-        return self._jobs[0].queued + self._wait - time.monotonic() if self._jobs else None
+        return self._jobs[0].queued + self._wait - time.monotonic()
 
     def _alike(self) -> list[Job[T, R]]:
         """The first job, and those that can be computed with it."""

@@ -535,7 +535,7 @@ from terrazzo.preprocess import Preprocess
 calls = []
 def held(images):
     calls.append(0)
-    while len(calls) > 2 and not Path({str(tmp_path / "enough")!r}).exists():
+    while len(calls) > 12 and not Path({str(tmp_path / "enough")!r}).exists():
         time.sleep(0.01)
     return images.copy()
 predictor = Predictor(held, Preprocess(), LabelSpec.from_names(["a", "b", "c"]))

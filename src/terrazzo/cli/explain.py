@@ -107,10 +107,11 @@ def explain(
     # Only here, so that a mistyped path is told at once and not after torch has been imported.
     from terrazzo.engines.torch import find_device
     from terrazzo.interpret.attention import attention_maps
-    from terrazzo.interpret.receptive_field import receptive_fields
+    from terrazzo.interpret.receptive_field import check_window, receptive_fields
     from terrazzo.weights.load import load
 
     find_device(device)  # a wrong one is told before anything else is
+    check_window(window)
     trained = load(model)
     chosen = None if layers is None else [layer.strip() for layer in layers.split(",")]
     tell_origin(model, trained.record)

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ DRAWN_JSON = ("label", "label_viz")  # what labelme_draw_json and labelme_json_t
 COLOURS = 256  # more than drawn masks have, and fewer than photos
 GREYS = 64
 LOOKED_AT = 3  # masks, to see whether a few colours fill them
-NEAR = 2  # levels of folders between a photo and its mask, and the folder that holds both
+NEAR = 2  # levels of folders from a photo or mask up to the folder that holds both
 
 
 def choose_images(
@@ -146,8 +147,9 @@ def _drawn_after_photos(by_folder: Mapping[Path, set[Path]]) -> set[Path]:
 
 
 def _are_near(one: Path, other: Path) -> bool:
-    common = len(os.path.commonprefix([one.parts, other.parts]))
-    return max(len(one.parts), len(other.parts)) - common <= NEAR
+    """Whether a folder that holds both is at most so many levels above each."""
+    alike = takewhile(lambda parts: parts[0] == parts[1], zip(one.parts, other.parts, strict=False))
+    return max(len(one.parts), len(other.parts)) - sum(1 for _ in alike) <= NEAR
 
 
 def _half_are_named_after(photos: set[str], masks: set[str]) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from terrazzo.cli.advice import fitting
 from terrazzo.cli.options import (
     PHOTOS,
     BandsOption,
@@ -132,7 +133,8 @@ def explain(
                 raise  # an option that fits no photo
             except Exception as error:
                 failure = Failure.of(path, error)
-                say(f"skipped: {failure.error.message}", f"  fix: {failure.error.fix}", error=True)
+                fix = fitting(failure.error.fix, "explain")
+                say(f"skipped: {failure.error.message}", f"  fix: {fix}", error=True)
             progress(number, len(paths))
     if good and "receptive-field" in kinds:
         with progress_bar("receptive field") as progress:

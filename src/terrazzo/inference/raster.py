@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.atomic import PARTIAL_PREFIX, make_folder
-from terrazzo.data.sources.raster import Raster, crs_name, has_rasterio, is_raster, is_vrt
+from terrazzo.data.sources.mosaic import is_vrt
+from terrazzo.data.sources.raster import Raster, crs_name, has_rasterio, is_raster
 from terrazzo.data.sources.region import Region
 from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.imaging.read import ReadOptions

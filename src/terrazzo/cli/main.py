@@ -12,11 +12,13 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from terrazzo import __version__
 from terrazzo.arguments import checked
+from terrazzo.cli.advice import fitting
 from terrazzo.cli.say import say
 from terrazzo.cli.stopping import stopped_cleanly
 from terrazzo.engines.memory import is_out_of_memory
@@ -27,7 +29,7 @@ from terrazzo.text import nearest
 if TYPE_CHECKING:
     from cyclopts import App, Token
 
-__all__ = ["VERBS", "main", "verb_app"]
+__all__ = ["VERBS", "main", "options_of", "verb_app"]
 
 VERBS = {
     "predict": ("terrazzo.cli.predict", "turn photos into masks and pictures"),
@@ -78,12 +80,14 @@ def main(arguments: list[str] | None = None) -> None:
         # File names may hold bytes that are not text, and terminals may lack letters: escapes print everywhere.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    verb = arguments[0] if arguments and arguments[0] in VERBS else None
     try:
-        with notes_printed(), stopped_cleanly():
-            _run(sys.argv[1:] if arguments is None else arguments)
+        with notes_printed(lambda text: text if verb is None else fitting(text, verb)), stopped_cleanly():
+            _run(arguments)
         sys.stdout.flush()
     except TerrazzoError as error:
-        _fail(error.code, error.message, error.fix)
+        _fail(error.code, error.message, error.fix if verb is None else fitting(error.fix, verb))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
@@ -117,6 +121,13 @@ def verb_app(verb: str) -> App:
     command.__doc__ = _on_one_line_each(inspect.getdoc(function) or "")
     app.default(command)
     return app
+
+
+@cache
+def options_of(verb: str) -> frozenset[str]:
+    """Return the names of a verb's options."""
+    arguments = verb_app(verb).assemble_argument_collection()
+    return frozenset(name for argument in arguments for name in argument.names)
 
 
 def _run(arguments: list[str]) -> None:

@@ -107,14 +107,14 @@ class OptimizerSection(Checked):
         warmup_steps: steps of the linear warm-up.
         warmup_ratio: factor on the rate at the first step.
         power: exponent of the poly decay.
-        min_lr: learning rate at the end of the decay.
+        min_lr: learning rate at the end of the decay, at most `lr`.
         clip_norm: largest gradient norm, or null.
         layer_decay: layer-wise learning-rate decay: factor on the rate from each encoder block to the one before it;
             the decoder keeps its own rate. 1 is off.
     """
 
     name: Literal["adamw", "sgd"]
-    lr: NotNegative
+    lr: Annotated[float, Within(above=0)]
     momentum: BelowOne
     weight_decay: NotNegative
     decoder_lr_factor: NotNegative
@@ -124,6 +124,10 @@ class OptimizerSection(Checked):
     min_lr: NotNegative
     clip_norm: Annotated[float | None, Within(above=0)]
     layer_decay: Annotated[float, Within(above=0, at_most=1)] = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("min_lr", self.min_lr <= self.lr, f"at most lr, which is {self.lr:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

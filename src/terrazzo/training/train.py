@@ -284,6 +284,9 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
     shared = f" on each of {ranks.world_size} processes" if ranks.world_size > 1 else ""
     if shared and recipe.run.sync_batchnorm and ranks.device.type == "cpu":
         shared += ", each with BatchNorm statistics of its own"
+    schedule += f", {trainer.total_steps} in all; learning rate {recipe.optimizer.lr:g}"
+    if recipe.optimizer.warmup_steps >= trainer.total_steps:
+        schedule += f", which is never reached: warm-up takes {_counted(recipe.optimizer.warmup_steps, 'step')}"
     lines = {
         "model": f"{recipe.network}, {parameters:,} parameters, {start}",
         "data": f"{data}, taken for {loader.dataset.layout}: {trainer.labels.num_classes} classes, "
@@ -291,7 +294,7 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
         **({} if initial is None or initial.preprocess is None else {"photos": _seen(recipe, initial)}),
         **({} if bands is None else {"bands": _in_words(bands)}),
         "batch": f"{_counted(recipe.run.batch_size, 'window')} of {width} x {height}",
-        "schedule": f"{schedule}, {trainer.total_steps} in all; learning rate {recipe.optimizer.lr:g}",
+        "schedule": schedule,
         "machine": f"{machine_name(ranks.device)}, {'bf16' if trainer.bf16 else 'fp32'}, "
         f"{_counted(loader.workers, 'loader process')}{shared}",
         "output": str(trainer.output),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 from terrazzo.errors import ConfigError
@@ -223,4 +224,4 @@ _ALL = (
         "resources",
     ),
 )
-STUDIES = {study.name: study for study in _ALL}
+STUDIES = MappingProxyType({study.name: study for study in _ALL})

@@ -74,7 +74,8 @@ def _layer(layer: Any, x_BhwC: Tensor, own: tuple[int, int], norm_first: bool) -
         x_BhwC = x_BhwC + _attention(layer, layer.layernorm_before(x_BhwC), own)
         return x_BhwC + _mlp(layer, layer.layernorm_after(x_BhwC))
     x_BhwC = x_BhwC + layer.layernorm_before(_attention(layer, x_BhwC, own))
-    return x_BhwC + layer.layernorm_after(_mlp(layer, x_BhwC))
+    normed_BhwC: Tensor = layer.layernorm_after(_mlp(layer, x_BhwC))
+    return x_BhwC + normed_BhwC
 
 
 def _mlp(layer: Any, x_BhwC: Tensor) -> Tensor:

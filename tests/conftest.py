@@ -48,11 +48,13 @@ def shared_data() -> Path:
 def nano_sizes_are_known() -> Iterator[None]:
     """Let files that do not say what they hold be recognised as one of `foreign_files.NANO`, by their shapes."""
     from foreign_files import NANO
+    from tables import with_rows
     from terrazzo.models import segformer, setr
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, spec in NANO.items():
-            patch.setitem(segformer.VARIANTS if spec.encoder.name == "mit" else setr.VARIANTS, name, spec)
+        for family, encoder in ((segformer, "mit"), (setr, "vit")):
+            rows = {name: spec for name, spec in NANO.items() if spec.encoder.name == encoder}
+            with_rows(patch, family.VARIANTS, rows)
         yield
 
 

@@ -37,9 +37,10 @@ from terrazzo.exports.openvino import openvino_model, save_openvino
 from terrazzo.exports.torch_export import write_torch
 from terrazzo.graphs import OPSET
 from terrazzo.graphs.onnx import describe, on_cpu, onnx_model, save_onnx
+from terrazzo.marks import mark_files
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.notes import note
-from terrazzo.ownership import check_outputs, mark_files
+from terrazzo.ownership import check_outputs
 from terrazzo.text import shown_path
 from terrazzo.weights.exported import FORMATS, ExportedDescription, Format, Output, Precision
 from terrazzo.weights.files import TrainedModel

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from terrazzo.atomic import replacing, temporary_folder
 from terrazzo.data.sources.raster import Raster, gdal_failures, rasterio_env
 from terrazzo.errors import OutputError
-from terrazzo.ownership import blank_mark, mark_files
+from terrazzo.marks import blank_mark, mark_files
 from terrazzo.text import shown_path
 
 __all__ = ["GeoTiffRows", "Layer", "geotiff"]

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from terrazzo.notes import TerrazzoWarning
     from terrazzo.preprocess import Preprocess
     from terrazzo.profiling.benchmark import benchmark
+    from terrazzo.training.averaging import Average, average
     from terrazzo.training.recipe import Recipe
     from terrazzo.training.train import Run, train
     from terrazzo.weights.convert import convert
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "Average",
     "Client",
     "DataRules",
     "LabelSpec",
@@ -63,6 +65,7 @@ __all__ = [
     "TrainedModel",
     "ablate",
     "attention_maps",
+    "average",
     "benchmark",
     "check_dataset",
     "convert",
@@ -84,6 +87,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AsyncClient": "terrazzo.client",
+    "Average": "terrazzo.training.averaging",
     "Client": "terrazzo.client",
     "DataRules": "terrazzo.data.rules",
     "LabelSpec": "terrazzo.labels.spec",
@@ -100,6 +104,7 @@ _HOMES = {
     "TrainedModel": "terrazzo.weights.files",
     "ablate": "terrazzo.ablation.ablate",
     "attention_maps": "terrazzo.interpret.attention",
+    "average": "terrazzo.training.averaging",
     "benchmark": "terrazzo.profiling.benchmark",
     "check_dataset": "terrazzo.data.check",
     "convert": "terrazzo.weights.convert",

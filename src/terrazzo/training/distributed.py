@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -58,6 +58,13 @@ class Ranks:
         if sync_batchnorm and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return nn.parallel.DistributedDataParallel(model)
+
+    def apart(self, wrapped: nn.Module) -> AbstractContextManager[None]:
+        """Have gradients of this process stay its own for a while: they are averaged with the next ones."""
+        if isinstance(wrapped, nn.parallel.DistributedDataParallel):
+            without: AbstractContextManager[None] = wrapped.no_sync()
+            return without
+        return nullcontext()
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum of a tensor over all ranks."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,7 @@ from terrazzo.training.failures import (
     undone_on_failure,
 )
 from terrazzo.training.log import RunLog
-from terrazzo.training.optim import follow_schedule
+from terrazzo.training.optim import follow_schedule, set_learning_rate
 from terrazzo.training.run_folder import CHECKPOINT_FOLDER
 from terrazzo.training.sections import OptimizerSection
 from terrazzo.training.state import TrainState
@@ -65,6 +65,7 @@ class Loop(ABC):
         log: what the run says.
         state: everything that a checkpoint holds.
         signals: whether the run was told to stop.
+        factor: on the learning rate at a step, in place of the schedule's; None for the schedule.
     """
 
     output: Path
@@ -80,6 +81,7 @@ class Loop(ABC):
     log: RunLog
     state: TrainState
     signals: StopSignals
+    factor: Callable[[int], float] | None = None
     _saved_step = 0
 
     @property
@@ -146,7 +148,10 @@ class Loop(ABC):
     def train_step(self, batch: Batch) -> float:
         """Learn from one batch and return its loss; a batch without finite gradients changes nothing."""
         state, schedule, device = self.state, self.schedule, self.ranks.device
-        follow_schedule(self.optimizer, schedule, state.step, self.total_steps)
+        if self.factor is None:
+            follow_schedule(self.optimizer, schedule, state.step, self.total_steps)
+        else:
+            set_learning_rate(self.optimizer, self.factor(state.step), 0.0)
         self.wrapped.train()
         for module in self.frozen:
             module.eval()

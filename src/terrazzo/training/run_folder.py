@@ -8,6 +8,7 @@ curves.png       loss, learning rate and mIoU over the epochs
 report/          scores of the best model: table, JSON, per-class chart, confusion matrix
 predictions.png  photos, labels, predictions and errors side by side
 batch.png        what a dry run draws: the first batch, as the network sees it
+find_lr.png      what a learning-rate range test draws: the loss over the rate
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ __all__ = [
     "CHECKPOINT_FOLDER",
     "CURVES_FILE",
     "MODEL_FOLDER",
+    "RATES_FILE",
     "RECIPE_FILE",
     "REPORT_FOLDER",
     "SHEET_FILE",
@@ -45,7 +47,7 @@ __all__ = [
 
 MODEL_FOLDER, CHECKPOINT_FOLDER, REPORT_FOLDER = "model", "checkpoints", "report"
 RECIPE_FILE, CURVES_FILE, SHEET_FILE = "recipe.yaml", "curves.png", "predictions.png"
-BATCH_FILE = "batch.png"
+BATCH_FILE, RATES_FILE = "batch.png", "find_lr.png"
 
 EVENTS_FOLDER = "tensorboard"
 

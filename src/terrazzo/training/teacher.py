@@ -20,6 +20,7 @@ from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import Segmenter
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import printable, shown_path
+from terrazzo.training.losses.distillation import distillation
 from terrazzo.training.sections import TeacherSection
 from terrazzo.training.start import preprocess_changes
 from terrazzo.weights.files import TrainedModel
@@ -27,7 +28,7 @@ from terrazzo.weights.load import load
 from terrazzo.weights.metadata import names_are_guessed
 from terrazzo.weights.origin import licence_of
 
-__all__ = ["Teacher", "distillation", "load_teacher"]
+__all__ = ["Teacher", "load_teacher"]
 
 
 class Teacher:
@@ -43,6 +44,7 @@ class Teacher:
 
     Attributes:
         network: of the teacher.
+        origin: its name and licence, for the record of the run.
         notes: what the user should know.
 
     Raises:
@@ -83,8 +85,9 @@ class Teacher:
             torch.tensor([one.mean, one.std], device=device)[..., None, None] for one in (preprocess, model.preprocess)
         )
         self.scale, self.shift = std / its_std, (mean - its_mean) / its_std
-        licence = printable(licence_of(model.record) or "that of your own run")
-        self.notes = [f"teacher   {name}, a {model.architecture}; licence {licence}"]
+        licence = licence_of(model.record) or "that of your own run"
+        self.origin = {"name": section.model, "licence": licence}
+        self.notes = [f"teacher   {name}, a {model.architecture}; licence {printable(licence)}"]
         if matching.note is not None:
             self.notes.append(matching.note)
         if changed := preprocess_changes(_size_rule(model.preprocess), _size_rule(preprocess)):
@@ -140,25 +143,6 @@ def load_teacher(section: TeacherSection) -> TrainedModel:
         return load(section.model)
     except CheckpointError as error:
         raise CheckpointError(f"the teacher: {error.message}", fix=error.fix, code=error.code) from error
-
-
-def distillation(logits_BKhw: Tensor, theirs_BKhw: Tensor, temperature: float) -> Tensor:
-    """Return the mean Kullback-Leibler divergence of softened probabilities, times the square of the temperature.
-
-    The square keeps the size of gradients, whatever the temperature. The teacher's logits are resized to the student's
-    map where their sizes differ.
-
-    Args:
-        logits_BKhw: the student's.
-        theirs_BKhw: the teacher's.
-        temperature: that both are divided by.
-    """
-    theirs = theirs_BKhw.float()
-    if theirs.shape[2:] != logits_BKhw.shape[2:]:
-        theirs = F.interpolate(theirs, logits_BKhw.shape[2:], mode="bilinear", align_corners=False)
-    mine = (logits_BKhw.float() / temperature).log_softmax(1)
-    target = (theirs / temperature).log_softmax(1)
-    return temperature**2 * F.kl_div(mine, target, reduction="none", log_target=True).sum(1).mean()
 
 
 def _alike(mine: Sequence[Tensor], theirs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

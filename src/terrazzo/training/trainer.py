@@ -132,11 +132,13 @@ class Trainer(Loop):
             self.teacher = Teacher(teacher, recipe.teacher, self.model, self.labels, preprocess, device)
 
         self.log = RunLog(output, ranks.is_main)
-        for text in (*left_out, *self.start.notes):
+        taught = () if self.teacher is None else self.teacher.notes
+        for text in (*left_out, *self.start.notes, *taught):
             self.log.say(text)
         plan = Plan(recipe, self.labels, self.total_steps)
         counts = {} if unlabelled is None else {"unlabelled_photos": len(unlabelled)}
-        origin = {**self.start.origin, "train_photos": len(train), **counts}
+        taught_by = {} if self.teacher is None else {"teacher": self.teacher.origin}
+        origin = {**self.start.origin, **taught_by, "train_photos": len(train), **counts}
         self.state = TrainState(plan, self.model, self.average, self.optimizer, self.log, ranks, origin)
         self.signals = StopSignals(ranks.is_main)
 
@@ -163,6 +165,8 @@ class Trainer(Loop):
         best = metrics is not None and state.is_best_yet(metrics.mIoU)
         if metrics is not None and best and self.ranks.is_main:
             self._keep_model(metrics)
+        if self.consistency is not None and self.consistency.section.weight:
+            self.log.say(self.consistency.told())
         with self.signals.writing:
             self.log.epoch(epoch + 1, self.epochs, state.step, self._lr(), metrics, state.seconds, best)
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from terrazzo.preprocess import Preprocess
     from terrazzo.profiling.benchmark import benchmark
     from terrazzo.training.averaging import Average, average
+    from terrazzo.training.pretrain import Pretraining, pretrain
+    from terrazzo.training.pretrain_recipe import PretrainRecipe
     from terrazzo.training.recipe import Recipe
     from terrazzo.training.train import Run, train
     from terrazzo.weights.convert import convert
@@ -55,6 +57,8 @@ __all__ = [
     "ModelSpec",
     "Predictor",
     "Preprocess",
+    "PretrainRecipe",
+    "Pretraining",
     "Recipe",
     "Report",
     "Run",
@@ -79,6 +83,7 @@ __all__ = [
     "predict",
     "predict_folder",
     "predict_video",
+    "pretrain",
     "receptive_fields",
     "train",
 ]
@@ -94,6 +99,8 @@ _HOMES = {
     "ModelSpec": "terrazzo.models.spec",
     "Predictor": "terrazzo.inference.predictor",
     "Preprocess": "terrazzo.preprocess",
+    "PretrainRecipe": "terrazzo.training.pretrain_recipe",
+    "Pretraining": "terrazzo.training.pretrain",
     "Recipe": "terrazzo.training.recipe",
     "Report": "terrazzo.evaluation.report",
     "Run": "terrazzo.training.train",
@@ -118,6 +125,7 @@ _HOMES = {
     "predict": "terrazzo.inference.predict",
     "predict_folder": "terrazzo.inference.predict_folder",
     "predict_video": "terrazzo.inference.predict_video",
+    "pretrain": "terrazzo.training.pretrain",
     "receptive_fields": "terrazzo.interpret.receptive_field",
     "train": "terrazzo.training.train",
 }

@@ -86,7 +86,8 @@ def find_learning_rate(trainer: Trainer, steps: int = STEPS) -> Sweep:
         trainer.log.say(f"rates     {len(losses)} steps from {found.rates[0]:.0e} to {found.rates[-1]:.1e}, in {path}")
         advice = "the loss never falls: look at the masks, and at --weights"
         if found.suggested is not None:
-            advice = f"--lr {found.suggested:.1e}, in the middle of its steepest fall; the loss is lowest at {found.lowest:.1e}"
+            lowest = f"the loss is lowest at {found.lowest:.1e}"
+            advice = f"--lr {found.suggested:.1e}, in the middle of its steepest fall; {lowest}"
         trainer.log.say(f"advice    {advice}")
         trainer.log.say("nothing was trained: start the run with the same command without --find-lr")
     return found

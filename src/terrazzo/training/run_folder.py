@@ -26,6 +26,7 @@ from terrazzo.errors import OutputError, TrainingError
 from terrazzo.ownership import is_unchanged, set_aside, write_result
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.log import LOG_FILE
+from terrazzo.training.pretrain_recipe import PretrainRecipe
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.recipe_text import recipe_text
 from terrazzo.weights.files import CONFIG_FILE
@@ -139,13 +140,15 @@ def clear_leftovers(output: Path) -> None:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
-def write_recipe(output: Path, recipe: Recipe) -> None:
+def write_recipe(output: Path, recipe: Recipe | PretrainRecipe) -> None:
     """Write the recipe in full, with the fields in their order, so that it reads on its own.
 
     Raises:
         OutputError: the folder cannot be written to.
     """
     command = f"terrazzo train --recipe {RECIPE_FILE} --data FOLDER --output ANOTHER-RUN"
+    if isinstance(recipe, PretrainRecipe):
+        command = f"terrazzo pretrain FOLDER --recipe {RECIPE_FILE} --output ANOTHER-RUN"
     head = f"# Everything that decided the result of this run; to repeat it:\n#\n#   {command}\n"
     set_aside([output / RECIPE_FILE], "train")
     write_result(output / RECIPE_FILE, f"{head}{recipe_text(recipe)}".encode(), "train")

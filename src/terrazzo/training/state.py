@@ -24,6 +24,7 @@ from terrazzo.training.distributed import Ranks
 from terrazzo.training.ema import WeightAverage
 from terrazzo.training.log import RunLog
 from terrazzo.training.plan import Plan, refuse_other_plan
+from terrazzo.training.pretrain_recipe import PretrainRecipe
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.rng import generator_states, set_generators
 
@@ -148,7 +149,7 @@ class TrainState:
         """
         where = f"the checkpoint in {self.log.output}"
         state = _checked(_of_this_format(state, self.ranks.device), where)
-        before = _plan(state, where)
+        before = _plan(state, where, type(self.plan.recipe))
         refuse_other_plan(before, self.plan, self.log.output)
         try:
             self.model.load_state_dict(state["model"])
@@ -221,10 +222,10 @@ def _checked(state: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return state
 
 
-def _plan(state: Mapping[str, Any], where: str) -> Plan:
+def _plan(state: Mapping[str, Any], where: str, kind: type[Recipe] | type[PretrainRecipe]) -> Plan:
     """Return what the run of a state was started with."""
     try:
-        recipe = Recipe.from_dict(state["recipe"], f"the recipe in {where}")
+        recipe = kind.from_dict(state["recipe"], f"the recipe in {where}")
         labels = None if state["labels"] is None else LabelSpec.from_dict(state["labels"])
     except TerrazzoError as error:
         raise _not_ours(f"{where}: {error.message}") from error

@@ -117,8 +117,8 @@ def train(
         unlabelled: a folder of photos without masks, which are learnt from too, by pseudo-labels of the weight average;
             the recipe's `unlabelled` says how. Photos of the training and validation splits in it are left out.
         overrides: recipe fields that take other values, by their paths, such as ``{"run.epochs": 20, "augment.flip.p":
-            0}``; for the fields of old flat recipes the old name is enough, as in ``{"epochs": 20}``. A batch size may be
-            ``auto``: the largest power of two that fits into the free memory.
+            0}``; for the fields of old flat recipes the old name is enough, as in ``{"epochs": 20}``. ``auto`` as the
+            batch size is the largest power of two that fits into the free memory.
         reset_head: where the classes of `weights` are not the data set's, let its classifier start at random.
         resume: go on from the newest checkpoint in `output`; the result is the same as without the break. With more
             epochs or steps than were planned, the run is extended.

@@ -41,6 +41,7 @@ def train(
     precision: str | None = None,
     checkpointing: bool | None = None,
     compile: bool | None = None,
+    fsdp: bool | None = None,
     patience: int | None = None,
     train_split: str | None = None,
     val_split: str | None = None,
@@ -133,6 +134,9 @@ def train(
         Use activation checkpointing: less memory for a longer step; by default it is off.
     compile
         Have PyTorch compile the network: a shorter step on GPUs, after some minutes; by default it is off.
+    fsdp
+        With several processes, let each keep a share of parameters, gradients and optimiser states (FSDP2); by default
+        each has all of them.
     patience
         Stop the run after so many validations without a better mIoU; by default 30.
     train_split
@@ -189,6 +193,7 @@ def train(
         "precision": precision,
         "checkpointing": checkpointing,
         "compile": compile,
+        "run.fsdp": fsdp,
         "patience": patience,
         "train_split": train_split,
         "val_split": val_split,

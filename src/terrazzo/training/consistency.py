@@ -20,7 +20,6 @@ from torch import Tensor
 
 from terrazzo.data import Dataset
 from terrazzo.data.loaders import Batch, TrainLoader
-from terrazzo.models import Segmenter
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.augment import Augmentation, Step
 from terrazzo.training.augment.blur import RandomBlur
@@ -34,6 +33,7 @@ from terrazzo.training.augment.resize import RandomResize
 from terrazzo.training.augment.step import Context, Image, Mask
 from terrazzo.training.bands import filled_pair, steps_for_bands
 from terrazzo.training.distributed import Ranks
+from terrazzo.training.ema import WeightAverage
 from terrazzo.training.losses.cross_entropy import upsampled_cross_entropy
 from terrazzo.training.losses.strips import upsampled_strips
 from terrazzo.training.recipe import Recipe
@@ -159,12 +159,12 @@ class Consistency:
         self.section, self.ignore_index, self.seed, self.ranks = section, ignore_index, seed, ranks
         self._sure, self._pixels = 0.0, 0.0
 
-    def views(self, batch: Batch, average: Segmenter, step: int, part: int, bf16: bool) -> Views:
+    def views(self, batch: Batch, average: WeightAverage | None, step: int, part: int, bf16: bool) -> Views:
         """Return strong views and their pseudo-labels.
 
         Args:
             batch: of a `view_loader`.
-            average: the network that labels, in evaluation mode.
+            average: what labels; None where only a teacher does.
             step: of the run; with the part of the batch it decides where rectangles are.
             part: of the batch.
             bf16: whether the network runs under autocast.
@@ -173,9 +173,9 @@ class Consistency:
         weak, strong = batch.images.to(device, non_blocking=True).chunk(2, dim=1)
         outside = batch.labels.to(device, non_blocking=True) == self.ignore_index
         labels = torch.full_like(outside, self.ignore_index, dtype=torch.int64)
-        if self.section.weight:
+        if self.section.weight and average is not None:
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                logits = average.eval()(weak)
+                logits = average.module(weak)
             labels = pseudo_labels(logits, outside, self.section.threshold, self.ignore_index)
         rng = np.random.default_rng((self.seed + OWN_SEED, step, self.ranks.rank, part))
         strong, labels, outside = self._mixed(

@@ -35,6 +35,7 @@ from terrazzo.training.log import RunLog
 from terrazzo.training.optim import follow_schedule, set_learning_rate
 from terrazzo.training.run_folder import CHECKPOINT_FOLDER
 from terrazzo.training.sections import OptimizerSection
+from terrazzo.training.sharding import whole
 from terrazzo.training.state import TrainState
 from terrazzo.training.stopping import StopSignals
 
@@ -164,7 +165,7 @@ class Loop(ABC):
             clip_grads_with_norm_(self.model.parameters(), schedule.clip_norm, norm)
         state.step += 1
         # Gradients are averaged over ranks, so every rank sees the same norm and decides alike.
-        if torch.isfinite(norm):
+        if torch.isfinite(whole(norm)):
             state.bad_steps = 0
             state.is_whole = False
             with told_of_failures(state.step, device):  # its first step takes memory for every parameter

@@ -66,6 +66,7 @@ def estimate_step_memory(
     recompute_blocks: bool = False,
     teacher: Segmenter | None = None,
     unlabelled: int = 0,
+    sharded: bool = False,
 ) -> StepMemory:
     """Run a step of a copy of the model whose tensors are fake.
 
@@ -81,15 +82,17 @@ def estimate_step_memory(
         recompute_blocks: count as if the encoder's blocks were computed again in the backward pass.
         teacher: a second network, whose logits are learnt from.
         unlabelled: images without masks in the same step.
+        sharded: whether the processes share the parameters out, and what belongs to them.
     """
     weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     kept = weights * (1 + has_average) + trained * optimizer_states
     if teacher is not None:
         kept += sum(tensor.nbytes for tensor in [*teacher.parameters(), *teacher.buffers()])
-    gradients = (
-        trained if ranks == 1 else 2 * trained
-    )  # with several ranks, a second time in the buckets they travel in
+    # With several ranks, gradients are there a second time, in the buckets that they travel in.
+    gradients = trained if ranks == 1 else 2 * trained
+    if sharded:  # of one block they are whole for a moment, and one whole network is there to be validated
+        kept, gradients = kept // ranks + weights, trained // ranks
     peak = _peak_of_step(model, batch, crop, loss, bf16, recompute_blocks, teacher, unlabelled) + gradients - trained
     return StepMemory(kept, gradients, max(peak, gradients), batch)
 

@@ -152,6 +152,7 @@ def step_memory(
         recompute_blocks=recompute_blocks,
         teacher=teacher,
         unlabelled=0 if recipe.unlabelled is None else images * recipe.unlabelled.ratio,
+        sharded=recipe.run.fsdp and ranks.world_size > 1,
     )
 
 

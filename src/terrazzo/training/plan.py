@@ -13,8 +13,9 @@ from terrazzo.training.recipe import Recipe
 
 __all__ = ["Plan", "refuse_other_labels", "refuse_other_plan"]
 
-FREE = ("run.checkpointing",)
-"""Fields that may change: computing inner values again changes no result, and helps a run that ran out of memory."""
+FREE = ("run.checkpointing", "run.fsdp")
+"""Fields that may change: neither computing inner values again nor sharing parameters out changes what is learnt, and
+both help a run that ran out of memory."""
 
 LENGTH = ("run.epochs", "run.steps", "epochs")
 """Fields that may change to more steps: a run that has ended is extended by them."""

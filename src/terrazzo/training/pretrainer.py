@@ -79,6 +79,7 @@ class Pretrainer(Loop):
         self.spec = encoder_spec(recipe)
         self.model = MaskedImageModel(build(self.spec).encoder)
         self.model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ranks.share_weights(self.model)
         self.wrapped = ranks.wrap(self.model, sync_batchnorm=True)
         self.optimizer = create_optimizer(cast(Segmenter, self.model), recipe.optimizer)
         self.bf16 = uses_bf16(recipe.precision, ranks.device)

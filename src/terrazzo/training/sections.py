@@ -156,6 +156,8 @@ class RunSection(Checked):
         patience: validations without a better mIoU before the run stops early, or null.
         accumulate: gradient accumulation: parts that each step's photos are computed in, one after another. It takes
             less memory, and the step is the same, but that BatchNorm's statistics are those of each part.
+        fsdp: with several processes, have each keep a share of parameters, gradients and optimiser states (FSDP2), for
+            networks that are too large to be in each GPU's memory as a whole.
     """
 
     epochs: Count | None
@@ -171,6 +173,7 @@ class RunSection(Checked):
     validate_every: Annotated[int, Within(at_least=1)]
     patience: Annotated[int | None, Within(at_least=0)]
     accumulate: Count = 1
+    fsdp: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -198,8 +198,8 @@ def train(
         )
         trainer.log.say(_plan(trainer, data, start))
         network = None if trainer.teacher is None else trainer.teacher.network
-        plan = memory_plan(trainer.model, chosen, trainer.loss, ranks, network)
-        for line in [*left_out, *lines, *plan.lines, *disk_lines(trainer.model, chosen, output), *kept]:
+        plan = memory_plan(trainer.unsharded, chosen, trainer.loss, ranks, network)
+        for line in [*left_out, *lines, *plan.lines, *disk_lines(trainer.unsharded, chosen, output), *kept]:
             trainer.log.say(line)
         if plan.plenty:
             keep_freed_memory()  # which makes steps shorter, and the process larger

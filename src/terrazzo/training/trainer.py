@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Generator
 from contextlib import closing, nullcontext
@@ -36,6 +37,7 @@ from terrazzo.training.recipe import Recipe
 from terrazzo.training.record import training_record
 from terrazzo.training.rng import seed_everything
 from terrazzo.training.run_folder import MODEL_FOLDER
+from terrazzo.training.sharding import is_sharded, shard, whole_tree
 from terrazzo.training.start import start_network
 from terrazzo.training.state import TrainState
 from terrazzo.training.stopping import StopSignals
@@ -66,6 +68,7 @@ class Trainer(Loop):
     Attributes:
         state: everything that a checkpoint holds.
         model: what is trained; `wrapped` is the same for several ranks, or compiled.
+        unsharded: a network with whole tensors: `model` itself, unless the ranks share it out.
 
     Raises:
         CheckpointError: `initial` is another architecture's, or for other classes.
@@ -114,12 +117,17 @@ class Trainer(Loop):
         seed_everything(recipe.run.seed + ranks.rank)
         self.model, self.start = start_network(recipe, self.labels, device, initial, reset_head)
         self.frozen = self.start.frozen
-        self.wrapped = ranks.wrap(self.model, recipe.run.sync_batchnorm)
-        if recipe.run.compile:
-            self.wrapped = compiled(self.wrapped, device)
+        ranks.share_weights(self.model)
         self.average = None
         if recipe.run.ema_decay is not None:
             self.average = WeightAverage(self.model.without_auxiliary(), recipe.run.ema_decay)
+        sharded = recipe.run.fsdp and ranks.world_size > 1
+        self.unsharded = copy.deepcopy(self.model) if sharded else self.model
+        self.wrapped = ranks.wrap(self.model, recipe.run.sync_batchnorm, sharded)
+        if self.average is not None and sharded:
+            shard(self.average.module)
+        if recipe.run.compile:
+            self.wrapped = compiled(self.wrapped, device)
         self.optimizer = create_optimizer(self.model, recipe.optimizer)
         pixels_K = torch.from_numpy(pixels_NK.sum(axis=0, dtype=np.int64))
         self.loss = CombinedLoss(recipe.loss, pixels_K, self.labels.ignore_index, device, self.labels.names)
@@ -204,7 +212,7 @@ class Trainer(Loop):
     def _loss_without_labels(self, batch: Batch, part: int) -> Tensor:
         """Return the loss of photos without labels: of pseudo-labels, and of what the teacher says."""
         assert self.consistency is not None
-        views = self.consistency.views(batch, self.shipped_network(), self.state.step, part, self.bf16)
+        views = self.consistency.views(batch, self.average, self.state.step, part, self.bf16)
         with torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.wrapped(views.strong)
         loss = self.consistency.loss(logits, views)
@@ -228,6 +236,7 @@ class Trainer(Loop):
             if self.ranks.any(self.signals.number > 0):
                 self._save_and_stop()
 
+        self._gather()
         with told_of_divergence(self.state.step):
             val = self.val if count is None else replace(self.val, samples=self.val.samples[:count])
             return validate(self.shipped_network(), val, self.recipe, self.ranks, pause)
@@ -236,7 +245,15 @@ class Trainer(Loop):
         """Return the network that is validated and kept: the weight average, if there is one; no auxiliary heads."""
         network = self.model if self.average is None else self.average.module
         assert isinstance(network, Segmenter)
-        return network.without_auxiliary()
+        return self.unsharded.without_auxiliary() if is_sharded(network) else network.without_auxiliary()
+
+    def _gather(self) -> None:
+        """Put what the ranks have shared out together in one network, which is validated and kept."""
+        network = self.model if self.average is None else self.average.module
+        if is_sharded(network):
+            self.unsharded.without_auxiliary().load_state_dict(
+                {key: value for key, value in whole_tree(network.state_dict()).items() if "auxiliary." not in key}
+            )
 
     def batches(self, count: int | None = None) -> Generator[Batch, None, None]:
         labelled = super().batches(count)

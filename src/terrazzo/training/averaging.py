@@ -20,7 +20,7 @@ from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.evaluation.evaluator import evaluate
 from terrazzo.labels.matching import match_classes, side_by_side
 from terrazzo.models import ModelSpec
-from terrazzo.text import list_names, show, shown_path
+from terrazzo.text import list_names, printable, shown_path
 from terrazzo.training.start import in_order, preprocess_changes
 from terrazzo.weights.convert import refuse_taken
 from terrazzo.weights.files import TrainedModel, save_folder
@@ -164,7 +164,7 @@ def _differences(first: ModelSpec, other: ModelSpec) -> str:
     sides = [_flat(spec.to_dict()) for spec in (first, other)]
     keys = [key for key in {**sides[0], **sides[1]} if sides[0].get(key) != sides[1].get(key)]
     counted = [key for key in keys if key not in ("name", "num_classes") and not key.endswith("drop_path_rate")]
-    shown = [f"{key} {show(sides[0].get(key))} and {show(sides[1].get(key))}" for key in counted[:4]]
+    shown = [f"{key} {' and '.join(printable(str(side.get(key))) for side in sides)}" for key in counted[:4]]
     more = f" and {len(counted) - 4} more" if len(counted) > 4 else ""
     titles = f"{first.title} and {other.title}, " if first.title != other.title and counted else ""
     return f"{titles}{'; '.join(shown)}{more}" if counted else ""

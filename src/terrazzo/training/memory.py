@@ -114,7 +114,9 @@ def _peak_of_step(
             tensors = [*network.parameters(), *network.buffers()]
             return copy.deepcopy(network, {id(tensor): without_content.from_tensor(tensor) for tensor in tensors})
 
-        network, its_teacher = fake(model).train(), None if teacher is None else fake(teacher).eval()
+        network = fake(model).train()
+        # Without gradients by their parameters: some layers keep results by their place in memory, which is none here.
+        its_teacher = None if teacher is None else fake(teacher).eval().requires_grad_(False)
         for module in network.modules():
             if isinstance(module, nn.SyncBatchNorm):
                 # Which takes as much, and talks to no other process.
@@ -130,7 +132,7 @@ def _peak_of_step(
             for logits in outputs:
                 total = total + loss.rehearse(logits, labels)
             if its_teacher is not None:
-                with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     theirs = its_teacher(images)
                 total = total + distillation(outputs[0], theirs[:, : outputs[0].shape[1]], 1.0)
             del outputs, logits
@@ -139,11 +141,8 @@ def _peak_of_step(
         with LiveTensors() as tensors_of_step, _FusedAttention():
             images = torch.empty(batch, model.in_channels, *crop, device=device)
             labels = torch.empty(batch, *crop, dtype=torch.int64, device=device)
-            if unlabelled:
-                weak, strong = torch.empty(2, unlabelled, model.in_channels, *crop, device=device)
-                with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    network.eval()(weak)
-                network.train()
+            if unlabelled:  # the average's look at the weak views is over by then, and takes less
+                _, strong = torch.empty(2, unlabelled, model.in_channels, *crop, device=device)
                 learn(strong, torch.empty(unlabelled, *crop, dtype=torch.int64, device=device), False)
             learn(images, labels, True)
     peak: int = tensors_of_step.peak

@@ -176,9 +176,7 @@ def start_from(
     notes = [] if matching is None or matching.note is None else [matching.note]
     if encoder_only:
         rest = sum(key not in theirs for key in mine)
-        notes.append(
-            f"start     all {len(theirs)} tensors of the encoder are taken over; {rest} others start at random"
-        )
+        notes.append(f"start     all {len(theirs)} tensors of the encoder are taken; {rest} others start at random")
     if (before := initial.in_channels) != network.in_channels:
         notes.append(
             f"the weights are for images of {before} band(s): their first convolution was fitted to "

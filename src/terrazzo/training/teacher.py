@@ -116,11 +116,15 @@ class Teacher:
 
     def _watch(self, student: Segmenter) -> None:
         """Note the maps of both encoders whenever they run."""
-        channels = [getattr(network.encoder, "channels", ()) for network in (student, self.network)]
-        if not any(mine == theirs for mine, theirs in zip(*channels, strict=False)):
+        shapes = [
+            list(zip(getattr(network.encoder, "channels", ()), getattr(network.encoder, "strides", ()), strict=False))
+            for network in (student, self.network)
+        ]
+        if not any(mine == theirs for mine, theirs in zip(*shapes, strict=False)):
+            mine, theirs = (", ".join(f"{channels} at stride {stride}" for channels, stride in one) for one in shapes)
             raise ConfigError(
                 f"teacher.features is {self.section.features:g}, and no map of the teacher's encoder has the shape of "
-                f"the student's: channels {list(channels[1])} and {list(channels[0])}",
+                f"the student's: channels {theirs}; and {mine}",
                 fix="leave it at 0, or take models whose encoders have maps in common, such as mit_b1 to mit_b5",
                 code="teacher-features",
             )

@@ -40,6 +40,8 @@ VERBS = {
     "convert": ("terrazzo.cli.convert", "read any known checkpoint and write it for Terrazzo or transformers"),
     "benchmark": ("terrazzo.cli.benchmark", "measure how fast a model runs here, engine by engine"),
     "explain": ("terrazzo.cli.explain", "show what a model looks at in a photo"),
+    "pretrain": ("terrazzo.cli.pretrain", "train an encoder on photos without masks, to start from"),
+    "average": ("terrazzo.cli.average", "average the weights of several runs, kept if better on validation photos"),
     "ablate": ("terrazzo.cli.ablate", "put the papers' claims to the test: train variants alike and compare them"),
     "serve": ("terrazzo.cli.serve", "serve models over HTTP"),
     "demo": ("terrazzo.cli.serve", "serve a page where people can try models"),

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from terrazzo.notes import TerrazzoWarning
     from terrazzo.preprocess import Preprocess
     from terrazzo.profiling.benchmark import benchmark
+    from terrazzo.training.averaging import Average, average
+    from terrazzo.training.pretrain import Pretraining, pretrain
+    from terrazzo.training.pretrain_recipe import PretrainRecipe
     from terrazzo.training.recipe import Recipe
     from terrazzo.training.train import Run, train
     from terrazzo.weights.convert import convert
@@ -47,12 +50,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "Average",
     "Client",
     "DataRules",
     "LabelSpec",
     "ModelSpec",
     "Predictor",
     "Preprocess",
+    "PretrainRecipe",
+    "Pretraining",
     "Recipe",
     "Report",
     "Run",
@@ -63,6 +69,7 @@ __all__ = [
     "TrainedModel",
     "ablate",
     "attention_maps",
+    "average",
     "benchmark",
     "check_dataset",
     "convert",
@@ -76,6 +83,7 @@ __all__ = [
     "predict",
     "predict_folder",
     "predict_video",
+    "pretrain",
     "receptive_fields",
     "train",
 ]
@@ -84,12 +92,15 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AsyncClient": "terrazzo.client",
+    "Average": "terrazzo.training.averaging",
     "Client": "terrazzo.client",
     "DataRules": "terrazzo.data.rules",
     "LabelSpec": "terrazzo.labels.spec",
     "ModelSpec": "terrazzo.models.spec",
     "Predictor": "terrazzo.inference.predictor",
     "Preprocess": "terrazzo.preprocess",
+    "PretrainRecipe": "terrazzo.training.pretrain_recipe",
+    "Pretraining": "terrazzo.training.pretrain",
     "Recipe": "terrazzo.training.recipe",
     "Report": "terrazzo.evaluation.report",
     "Run": "terrazzo.training.train",
@@ -100,6 +111,7 @@ _HOMES = {
     "TrainedModel": "terrazzo.weights.files",
     "ablate": "terrazzo.ablation.ablate",
     "attention_maps": "terrazzo.interpret.attention",
+    "average": "terrazzo.training.averaging",
     "benchmark": "terrazzo.profiling.benchmark",
     "check_dataset": "terrazzo.data.check",
     "convert": "terrazzo.weights.convert",
@@ -113,6 +125,7 @@ _HOMES = {
     "predict": "terrazzo.inference.predict",
     "predict_folder": "terrazzo.inference.predict_folder",
     "predict_video": "terrazzo.inference.predict_video",
+    "pretrain": "terrazzo.training.pretrain",
     "receptive_fields": "terrazzo.interpret.receptive_field",
     "train": "terrazzo.training.train",
 }

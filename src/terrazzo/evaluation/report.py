@@ -18,7 +18,8 @@ from terrazzo.evaluation.boundary import BoundaryMetrics
 from terrazzo.evaluation.confusion import IntArray, Metrics, score_text
 from terrazzo.evaluation.figures import confusion_png, per_class_png
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.ownership import Kind, refuse_foreign, write_results
+from terrazzo.marks import Kind
+from terrazzo.ownership import refuse_foreign, write_results
 
 __all__ = ["Report", "report_files"]
 

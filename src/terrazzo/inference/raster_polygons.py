@@ -21,7 +21,7 @@ from terrazzo.atomic import replacing
 from terrazzo.data.sources.gdal import crs_name, rasterio_env
 from terrazzo.errors import MissingExtraError
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.ownership import blank_mark, mark_files
+from terrazzo.marks import blank_mark, mark_files
 
 __all__ = ["require_libraries", "write_polygons"]
 

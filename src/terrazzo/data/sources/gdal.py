@@ -12,6 +12,14 @@ from terrazzo.text import printable
 
 __all__ = ["crs_name", "gdal_failures", "has_rasterio", "rasterio_env"]
 
+OFFLINE = {
+    "CPL_VSIL_CURL_ALLOWED_FILENAME": "nothing is downloaded unasked",
+    "GDAL_HTTP_PROXY": "http://127.0.0.1:1",  # which nobody answers
+    "GDAL_HTTPS_PROXY": "http://127.0.0.1:1",
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+}
+"""GDAL's settings by which no file makes it ask a server, behind what `refuse_remote` knows of, or run a program."""
+
 CACHE_MB = 64  # of GDAL, which by default takes a twentieth of the machine's memory
 
 
@@ -30,7 +38,7 @@ def rasterio_env() -> Any:
         import rasterio
     except ImportError as error:
         raise MissingExtraError("rasterio", "geo") from error
-    return rasterio.Env(GDAL_CACHEMAX=CACHE_MB, CPL_VSIL_CURL_ALLOWED_FILENAME="nothing is downloaded unasked")
+    return rasterio.Env(GDAL_CACHEMAX=CACHE_MB, **OFFLINE)
 
 
 def crs_name(crs: Any) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrazzo.data.sources.gdal import gdal_failures, rasterio_env
+from terrazzo.data.sources.mosaic import is_vrt, refuse_remote
 from terrazzo.data.sources.region import PixelWindow, Region
 from terrazzo.data.sources.source import Image
 from terrazzo.errors import ImageError, TerrazzoError
@@ -30,13 +30,12 @@ from terrazzo.imaging.bands import Bands, check_chosen, refuse_unclear
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.imaging.values import remark_on_range, scaled
 from terrazzo.notes import note
-from terrazzo.text import show, shown_path
+from terrazzo.text import shown_path
 from terrazzo.tiff_tags import first_directory
 
-__all__ = ["Raster", "is_raster", "is_vrt"]
+__all__ = ["Raster", "is_raster"]
 
 GEOREFERENCE = {33550, 33922, 34264, 34735}  # pixel scale, tie points, matrix, keys of the reference system
-REMOTE = re.compile(rb"<Source[^>]*>\s*((?:/vsi(?!zip|gzip|tar|mem|subfile|sparse)|(?:https?|ftp):|&lt;)[^<]*)", re.I)
 WHITE = (255, 255, 255)
 
 
@@ -51,29 +50,6 @@ def is_raster(path: Path) -> bool:
             return not GEOREFERENCE.isdisjoint(first_directory(file))
     except (OSError, ValueError):
         return False
-
-
-def is_vrt(path: Path) -> bool:
-    """Whether a file is a mosaic in GDAL's format VRT."""
-    try:
-        if not path.is_file():  # opening a pipe would wait
-            return False
-        with open(path, "rb") as file:
-            return file.read(200).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<VRTDataset")
-    except (OSError, ValueError):
-        return False
-
-
-def _refuse_remote(path: Path) -> None:
-    """Refuse a mosaic that names files on the web, which GDAL would fetch."""
-    remote = REMOTE.search(path.read_bytes())
-    if remote is not None:
-        raise ImageError(
-            f"{shown_path(path)}: it names {show(remote[1].decode(errors='replace'))}, and nothing is downloaded "
-            "unasked",
-            fix="download its files, and make the mosaic of these",
-            code="image-address",
-        )
 
 
 @contextmanager
@@ -120,8 +96,7 @@ class Raster:
             import rasterio
 
             try:
-                if is_vrt(self.path):
-                    _refuse_remote(self.path)
+                refuse_remote(self.path)
                 with gdal_failures(), warnings.catch_warnings():  # of rasters without a place in the world
                     warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
                     driver = "VRT" if is_vrt(self.path) else "GTiff"

@@ -1,8 +1,8 @@
 """`choose_images`: the photos that paths, folders and patterns stand for, without label masks and earlier results.
 
-People name a whole data set where photos are wanted. A mask read as a photo is a wrong result that nobody notices:
-int8 calibrated on label masks, the speed of a blank picture. A mask has the name of a photo near it, and besides a
-folder or name that speaks of labels, or no more than a few colours. So a folder of masks that is named alone is taken.
+Users may name a whole data set where photos are wanted. A mask read as a photo gives a wrong result that nobody
+notices, such as int8 calibrated on label masks. A mask has the name of a photo near it, and besides a folder or name
+that speaks of labels, or no more than a few colours. So a folder of masks that is named alone is taken.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class Batch:
         return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices)
 
     def parts(self, count: int) -> list[Batch]:
-        """Return so many batches of which this one consists."""
+        """Return this batch as a number of smaller ones."""
         size = len(self.indices) // count
         places = [slice(first, first + size) for first in range(0, size * count, size)]
         return [Batch(self.images[place], self.labels[place], self.indices[place]) for place in places]

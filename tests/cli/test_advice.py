@@ -8,7 +8,8 @@ import pytest
 
 import terrazzo
 from terrazzo.cli.advice import OPTION, fitting
-from terrazzo.cli.main import VERBS, main, options_of
+from terrazzo.cli.main import main
+from terrazzo.cli.verbs import VERBS, options_of
 from terrazzo.errors import ImageError
 from terrazzo.notes import note
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from terrazzo.cli.verbs import VERBS, options_of
+
 __all__ = ["fitting"]
 
 OPTION = re.compile(r"(?<![\w-])--[a-z]+(?:-[a-z]+)*")
@@ -16,8 +18,6 @@ def fitting(advice: str, verb: str) -> str:
         advice: a note or a fix.
         verb: the command that shows it.
     """
-    from terrazzo.cli.main import VERBS, options_of
-
     missing: dict[tuple[str, ...], list[str]] = {}
     for option in dict.fromkeys(OPTION.findall(advice)):
         if option in options_of(verb):

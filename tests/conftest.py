@@ -48,7 +48,7 @@ def shared_data() -> Path:
 def nano_sizes_are_known() -> Iterator[None]:
     """Let files that do not say what they hold be recognised as one of `foreign_files.NANO`, by their shapes."""
     from foreign_files import NANO
-    from tables import with_rows
+    from own_rows import with_rows
     from terrazzo.models import segformer, setr
 
     with pytest.MonkeyPatch.context() as patch:

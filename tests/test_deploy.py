@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from terrazzo.cli.main import verb_app
+from terrazzo.cli.verbs import verb_app
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 MANIFESTS = ("kubernetes/deployment.yaml", "kubernetes/kserve.yaml")

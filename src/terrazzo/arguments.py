@@ -51,8 +51,8 @@ WORDS = {
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Refuse arguments that are not what a function's annotations say, before it begins.
 
-    Annotations that only a type checker can resolve pass everything: a loaded model's, for importing its class would
-    import torch. Missing and unknown arguments are Python's own TypeError.
+    Annotations that only a type checker can resolve accept anything, such as that of a loaded model, whose class cannot
+    be imported without torch. Missing and unknown arguments are Python's own TypeError.
 
     Raises:
         ConfigError: an argument is something else, or text that no file or name can be called (code "argument-type").

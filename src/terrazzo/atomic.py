@@ -41,7 +41,7 @@ _live: set[Path] = set()  # half-written files and folders of this process
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-    """Put `data` at `path`, atomically.
+    """Write `data` to `path` atomically.
 
     Raises:
         OutputError: the folder cannot be created or written to, `path` is not a regular file, or the disk is full.
@@ -85,7 +85,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def replacing_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Yield as many paths, of the same names in a hidden folder, that take the places of `paths` when the block ends.
+    """Yield one path for each of `paths`, of the same name in a hidden folder; they replace `paths` when the block
+    ends.
 
     Nothing is moved before all of the block has succeeded, so it may look at what it wrote and refuse it. The folder is
     created if it is missing.
@@ -283,7 +284,7 @@ def _create(parent: Path, suffix: str, folder: bool) -> tuple[Path, int]:
 
 @contextmanager
 def _naming(partial: Path, path: str | os.PathLike[str]) -> Iterator[None]:
-    """Have failures of the block name the destination, which people know, and not the hidden path."""
+    """Name the destination in errors raised inside the block, in place of the hidden path."""
     try:
         yield
     except TerrazzoError as error:

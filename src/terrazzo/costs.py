@@ -114,7 +114,7 @@ def memory_of_forward(network: nn.Module, height: int, width: int, device: torch
 
 
 class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the memory of the tensors that operations make, for as long as they live.
+    """Counts the memory of live tensors that operations make: at present, and at the peak.
 
     Weights and inputs, which come from outside, do not count. What an operation needs for itself and gives back before
     it ends is not seen.

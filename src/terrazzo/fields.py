@@ -38,9 +38,9 @@ __all__ = [
 ]
 
 MOST_VALUES = 10_000
-"""No mapping that a field takes as it is holds more values, such as the configuration of a backbone."""
+"""Upper bound of the values in a mapping that a field takes as it is, such as the configuration of a backbone."""
 MOST = 1 << 32
-"""No whole number in such a mapping is larger."""
+"""Upper bound of a whole number in such a mapping."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +265,7 @@ def _is_finite(value: float) -> bool:
 
 
 def _refuse_immense(values: Mapping[str, Any], where: str, code: str) -> None:
-    """Bound a mapping whose fields are not declared, so that it cannot ask for more memory than any network needs."""
+    """Refuse a mapping without declared fields that asks for more memory than any network needs."""
     todo: list[tuple[str, Any]] = list(values.items())
     seen = 0
     while todo:

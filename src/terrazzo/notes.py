@@ -17,11 +17,11 @@ __all__ = ["TerrazzoWarning", "note", "notes_printed"]
 
 
 class TerrazzoWarning(UserWarning):
-    """Something worth knowing that stops nothing."""
+    """A note: something the user should know although nothing failed."""
 
 
 def note(message: str) -> None:
-    """Tell the user something that stops nothing; each text is told once where warnings are shown once."""
+    """Give the user a note; each text is shown once where Python shows warnings once."""
     warnings.warn(message, TerrazzoWarning, stacklevel=3)
 
 

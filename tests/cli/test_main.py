@@ -104,8 +104,7 @@ def test_version(leave: Leave) -> None:
 def test_no_help_imports_torch() -> None:
     program = (
         "import sys, terrazzo\n"
-        "from terrazzo.cli.main import main\n"
-        "from terrazzo.cli.verbs import VERBS\n"
+        "from terrazzo.cli.main import main\nfrom terrazzo.cli.verbs import VERBS\n"
         "heavy = {'torch', 'cv2', 'matplotlib', 'cyclopts', 'numpy', 'PIL', 'yaml', 'safetensors'}\n"
         "main(['--help']); main(['--version'])\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"

@@ -14,7 +14,8 @@ from made_folder import Folder
 from made_layouts import RUN_MASK, SIZE, box, coco_document, noise
 
 from terrazzo.data import open_dataset
-from terrazzo.data.check import DatasetCheck, check_dataset
+from terrazzo.data.check import check_dataset
+from terrazzo.data.check_result import DatasetCheck
 from terrazzo.data.coco_document import parse_categories
 from terrazzo.errors import DatasetError
 

@@ -13,7 +13,8 @@ from made_folder import Folder, halves
 from PIL import Image
 
 from terrazzo.data import open_dataset
-from terrazzo.data.check import DatasetCheck, check_dataset
+from terrazzo.data.check import check_dataset
+from terrazzo.data.check_result import DatasetCheck
 from terrazzo.data.pixel_counts import count_pixels
 from terrazzo.data.problems import Problem
 from terrazzo.errors import DatasetError, TerrazzoError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from small_files import logits_of, write_onnx_file
 
-from tables import with_rows, with_table
+from own_rows import with_rows, with_table
 from terrazzo.engines.auto import Workload, auto_engine, engine_for_file
 from terrazzo.engines.engine import ENGINES, EngineRecord
 from terrazzo.errors import ConfigError

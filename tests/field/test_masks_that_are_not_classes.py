@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from terrazzo.data import open_dataset
-from terrazzo.data.check import DatasetCheck, check_dataset
+from terrazzo.data.check import check_dataset
+from terrazzo.data.check_result import DatasetCheck
 from terrazzo.data.mask_evidence import is_soft
 from terrazzo.data.masks import read_stored_mask
 from terrazzo.data.pixel_counts import count_pixels

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from foreign_files import NAMES, random_model, save_checkpoint, state_in
-from tables import with_rows
+from own_rows import with_rows
 from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import segformer as segformer_models

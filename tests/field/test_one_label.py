@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import terrazzo
-from tables import with_rows
+from own_rows import with_rows
 from terrazzo.models import ModelSpec, segformer, setr
 from terrazzo.weights.create import create_model
 from terrazzo.weights.files import load_folder, save_folder

@@ -49,7 +49,7 @@ LAYERS = (
 )
 
 
-def test_a_profile_has_kinds_of_layers_and_the_dearest_ones() -> None:
+def test_a_profile_has_kinds_of_layers_and_the_slowest_ones() -> None:
     lines = replace(REPORT, engines=(replace(TORCH, layers=LAYERS),), precision="bf16").table().splitlines()
     assert "batch of 2, bf16" in lines[0]
     assert replace(REPORT, precision="bf16").share_of_peak(TORCH) is None  # the peak is float32's

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from foreign_files import key_list, meta_network, save_checkpoint, state_in
-from tables import with_rows
+from own_rows import with_rows
 from terrazzo.errors import CheckpointError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import Segmenter, find_spec

@@ -15,6 +15,7 @@ from terrazzo.errors import ConfigError
 from terrazzo.fields import refuse_unknown
 from terrazzo.models import DECODERS, MODELS, ModelSpec, Part, find_spec
 from terrazzo.models.maps import Maps
+from terrazzo.text import did_you_mean, show
 
 __all__ = ["STUDIES", "Study", "Variant", "find_study"]
 
@@ -73,7 +74,12 @@ def find_study(name: str) -> Study:
     Raises:
         ConfigError: the name is unknown.
     """
-    refuse_unknown([name], STUDIES, "the command", what="study", code="ablation-study")
+    if name not in STUDIES:
+        raise ConfigError(
+            f"unknown study {show(name)}",
+            fix=f"{did_you_mean(name, STUDIES)}choose one of {', '.join(STUDIES)}",
+            code="ablation-study",
+        )
     return STUDIES[name]
 
 

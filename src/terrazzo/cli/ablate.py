@@ -60,11 +60,11 @@ def ablate(
     labels
         Take the classes from a bundled list such as camvid, or from a YAML file, where the folder does not name them.
     epochs
-        Go through the training photos so many times; by default 20.
+        Train for this many epochs (passes over the training photos); by default 20.
     steps
-        Take so many optimiser steps, in place of --epochs.
+        Train for this many optimiser steps instead of --epochs.
     batch_size
-        Learn from so many photos in a step; by default 8.
+        Use batches of this many photos; by default 8.
     crop
         Train on windows of this height and width; by default the photos' usual shorter side, from 128 to 512.
     short_side
@@ -81,7 +81,7 @@ def ablate(
     only
         Compare these networks of the study alone, by the names of their run folders, such as segformer_b0 mit_b0_fpn.
     workers
-        Load photos in so many processes.
+        Load photos in this many worker processes.
     overwrite
         Replace tables and pictures even if they are not those of an earlier study.
     """

@@ -38,11 +38,11 @@ def benchmark(
     overwrite: Annotated[bool, Parameter(negative=())] = False,
     trust_file: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Measure how fast a model runs on this machine, with every engine beside the others.
+    """Measure how fast a model runs on this machine, with every engine.
 
-    Each engine runs in a process of its own and is called in turn with the others, so that whatever else the machine
-    does changes all of them. The table says how long a pass takes, what it costs in processor time and memory, how
-    close it comes to the processor's limit, how long the engine takes to start, and whether the masks are the same.
+    Each engine runs in a process of its own. The engines take turns, so that other load on the machine affects all of
+    them alike. The table says how long a pass takes, what it costs in processor time and memory, how close it comes to
+    the processor's limit, how long the engine takes to start, and whether the masks are the same.
 
     Examples:
         terrazzo benchmark
@@ -58,19 +58,19 @@ def benchmark(
     size
         Give the network images of this height and width.
     batch_size
-        Put so many images through the network together.
+        Use batches of this many images.
     threads
-        Compute in so many threads; by default one for each core.
+        Use this many computing threads; by default one for each core.
     device
         Let torch compute on cpu; cuda, cuda:1 or a GPU's number; mps or xpu. By default it is a GPU where there is one.
     images
         Time the way from photo files to mask files too, with the first 50 photos of a file, folder or pattern.
     rounds
-        Time so many passes.
+        Time this many passes.
     precision
         Compute in fp32; bf16, on processors with bfloat16 instructions; or auto, what `terrazzo predict` chooses.
     profile
-        Show where the time goes too: each engine's own counters, by kind of layer, and the ten dearest layers.
+        Show where the time goes too: each engine's own counters, by kind of layer, and the ten slowest layers.
     json
         Write all figures, of every single pass too, into this file.
     overwrite

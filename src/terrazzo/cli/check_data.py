@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from terrazzo.data.check import DatasetCheck, SplitCheck
+    from terrazzo.data.check_result import DatasetCheck, SplitCheck
     from terrazzo.data.problems import Problem
     from terrazzo.data.rules import DataRules
 

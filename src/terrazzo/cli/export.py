@@ -67,8 +67,8 @@ def export(
         Read the masks of such a folder as stored (they hold the values that the model's own masks stored) or as
         indices (they hold class indices).
     max_loss
-        Allow a loss of so many points of mIoU with --data, by default 1; for int8 without --data, let so many percent
-        of the mask change, by default 2.
+        Allow this loss: with --data in points of mIoU, by default 1; for int8 without --data in percent of the mask
+        that may change, by default 2.
     overwrite
         Replace a file even if it is not an earlier export.
     """

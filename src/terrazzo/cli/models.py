@@ -98,7 +98,7 @@ def describe(name: str, config: Mapping[str, Any]) -> str:
 
 
 def table(where: str, rows: Sequence[PublishedWeights], cached: set[str]) -> str:
-    """Lay out published weights of one place: name, parameters, mIoU single-scale and multi-scale, cached or gone."""
+    """Format the published weights of one source: name, parameters, mIoU (single-scale, multi-scale), availability."""
     licences = ", ".join(sorted({weights.licence for weights in rows}))
     if where == HUB:
         decimals, about = 1, f"on the {HUB}, for --model by these names."

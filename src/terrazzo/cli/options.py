@@ -51,7 +51,7 @@ DeviceOption: TypeAlias = Annotated[
     ),
 ]
 ThreadsOption: TypeAlias = Annotated[
-    int | None, Parameter(help="Compute in so many threads; by default one for each core.")
+    int | None, Parameter(help="Use this many computing threads; by default one for each core.")
 ]
 CompileOption: TypeAlias = Annotated[
     bool, Parameter(negative=(), help="Compile PyTorch's network: it pays on GPUs, with many photos of few sizes.")

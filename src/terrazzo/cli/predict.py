@@ -121,14 +121,14 @@ def predict(
         Write NAME_cutout.png too: the photo where it shows these classes, named as in --classes, transparent
         elsewhere.
     batch_size
-        Put at most so many photos of equal size through the network together.
+        Use batches of at most this many photos of equal size.
     precision
         Compute in fp32; in bf16, where the processor has it: faster, and some pixels on edges differ; or auto: fp32 on
         a CPU, and on a GPU float16 where that finds the same classes.
     every
-        Segment every so many frames of a video, beginning with the first.
+        Segment only every n-th frame of a video, beginning with the first.
     start
-        Begin at this second of a video.
+        Start at this second of a video.
     stop
         Stop at this second of a video.
     smooth
@@ -137,8 +137,8 @@ def predict(
     max_pixels
         Refuse photos with more pixels than this, but for TIFFs that are read in windows (--protocol slide).
     region
-        Of georeferenced rasters, take only left,bottom,right,top in their coordinates, or the outline in this GeoJSON
-        file.
+        Segment only this part of georeferenced rasters: left,bottom,right,top in their coordinates, or the outline in
+        this GeoJSON file.
     cog
         Write cloud-optimised GeoTIFFs.
     simplify

@@ -54,9 +54,9 @@ def pretrain(
     recipe
         Pretrain by this recipe file; other options change single values of it.
     epochs
-        Go through the photos so many times; by default 100.
+        Train for this many epochs (passes over the photos); by default 100.
     batch_size
-        Learn from so many photos in a step, over all processes; by default 16.
+        Use batches of this many photos, over all processes; by default 16.
     crop
         Learn from windows of this height and width; by default 192 192.
     lr
@@ -72,7 +72,7 @@ def pretrain(
     resume
         Continue from the newest checkpoint in the output folder, with the run's own recipe.
     workers
-        Load photos in so many processes; by default one for each core but one, at most 8.
+        Load photos in this many worker processes; by default one for each core but one, at most 8.
     """
     from terrazzo.training.pretrain import pretrain as run_pretraining
 

@@ -30,7 +30,7 @@ def stopped_cleanly() -> Iterator[None]:
     os.set_blocking(writing, False)  # as set_wakeup_fd demands
 
     def woken(number: int, frame: object) -> None:
-        """Nothing is left to do: the thread is at it."""
+        """Nothing to do here: the thread handles it."""
 
     def watch() -> None:
         while numbers := os.read(reading, 1):

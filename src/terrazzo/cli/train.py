@@ -98,15 +98,15 @@ def train(
         Learn from the photos of this folder too, which have no masks, by pseudo-labels of the weight average; to
         resume, name it again.
     epochs
-        Go through the training photos so many times; by default 100.
+        Train for this many epochs (passes over the training photos); by default 100.
     steps
-        Take so many optimiser steps, in place of --epochs.
+        Train for this many optimiser steps instead of --epochs.
     batch_size
-        Learn from so many photos in a step, over all processes; by default 8. auto takes the largest power of two that
+        Use batches of this many photos, over all processes; by default 8. auto takes the largest power of two that
         fits into the free memory.
     accumulate
-        Compute each step's photos in so many parts, one after another (gradient accumulation), which takes less memory;
-        by default 1.
+        Use gradient accumulation: compute each batch in this many parts, one after another, which takes less memory; by
+        default 1.
     crop
         Train on windows of this height and width; by default the photos' usual shorter side, from 128 to 512.
     short_side
@@ -115,8 +115,8 @@ def train(
     lr
         Begin with this learning rate; by default 0.001, or 0.0001 where training starts from weights.
     layer_decay
-        Multiply the learning rate by this factor, such as 0.9, from each encoder block to the one before it; by default
-        1, which is off.
+        Use layer-wise learning-rate decay: multiply the rate by this factor, such as 0.9, from each encoder block to
+        the one before it; by default 1, which is off.
     freeze
         Keep the weights of the encoder (encoder), or of its first stages (a number; of a ViT, blocks); by default all
         are trained.
@@ -138,7 +138,7 @@ def train(
         With several processes, let each keep a share of parameters, gradients and optimiser states (FSDP2); by default
         each has all of them.
     patience
-        Stop the run after so many validations without a better mIoU; by default 30.
+        Stop early after this many validations without a better mIoU; by default 30.
     train_split
         Learn from this split; by default train.
     val_split
@@ -152,13 +152,12 @@ def train(
         Take iscrowd: 1 in COCO JSON for areas to ignore (the default), or for objects, where a tool marks all objects
         so.
     holdout
-        Validate on the training photos whose names match this pattern in quotes, such as '0001TP*', instead of learning
-        from them.
+        Hold out the training photos whose names match this pattern in quotes, such as '0001TP*', and validate on them.
     settings
         Set any field of the recipe, as in optimizer.weight_decay=0.01, augment.flip.p=0 or augment.cutmix.p=0.5, which
         adds that augmentation; give --set once for each.
     reset_head
-        Learn a new classifier, where the --weights are for other classes than the data set's.
+        Start with a new classifier if the --weights are for other classes than the data set's.
     check
         Decode every photo and mask before the first step, also where they do not fit into memory; by default only
         headers and masks are read then.
@@ -172,7 +171,7 @@ def train(
         Continue from the newest checkpoint in the output folder, with the run's own recipe; more --epochs or --steps
         than before extend the run.
     workers
-        Load photos in so many processes; by default one for each core but one, at most 8.
+        Load photos in this many worker processes; by default one for each core but one, at most 8.
     """
     from terrazzo.data.splits import SplitRule
     from terrazzo.training.overrides import parse_class_weights, parse_setting

@@ -1,8 +1,8 @@
 """`choose_images`: the photos that paths, folders and patterns stand for, without label masks and earlier results.
 
-People name a whole data set where photos are wanted. A mask read as a photo is a wrong result that nobody notices:
-int8 calibrated on label masks, the speed of a blank picture. A mask has the name of a photo near it, and besides a
-folder or name that speaks of labels, or no more than a few colours. So a folder of masks that is named alone is taken.
+Users may name a whole data set where photos are wanted. A mask read as a photo gives a wrong result that nobody
+notices, such as int8 calibrated on label masks. A mask has the name of a photo near it, and besides a folder or name
+that speaks of labels, or no more than a few colours. So a folder of masks that is named alone is taken.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _drawn_after_photos(by_folder: Mapping[Path, set[Path]]) -> set[Path]:
 
 
 def _are_near(one: Path, other: Path) -> bool:
-    """Whether a folder that holds both is at most so many levels above each."""
+    """Whether a folder that holds both is at most `NEAR` levels above each."""
     alike = takewhile(lambda parts: parts[0] == parts[1], zip(one.parts, other.parts, strict=False))
     return max(len(one.parts), len(other.parts)) - sum(1 for _ in alike) <= NEAR
 
@@ -160,7 +160,7 @@ def _half_are_named_after(photos: set[str], masks: set[str]) -> bool:
 
 
 def _word_behind(name: str, photos: Collection[str]) -> str:
-    """What a name has more than that of a photo, such as _color_mask; empty where no photo is called so."""
+    """What a name has more than that of a photo, such as _color_mask; empty where no photo has such a name."""
     cuts = (cut.start() for cut in re.finditer(r"(?<=.)[-_. ]", name))
     return next((name[cut:] for cut in cuts if name[:cut] in photos), "")
 

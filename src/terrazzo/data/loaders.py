@@ -33,10 +33,10 @@ from terrazzo.errors import ConfigError, DatasetError, TerrazzoError, TrainingEr
 __all__ = ["Batch", "TrainLoader", "batch_bytes", "pad_to", "shared_bytes"]
 
 LOOK_SECONDS = 1.0
-"""A wait for a batch is interrupted so often, to see whether the run was told to stop."""
+"""Seconds between two looks, while a batch is awaited, whether the run was told to stop."""
 
 STALLED_SECONDS = 600.0
-"""A batch that takes longer than this will not come."""
+"""Seconds after which a batch of the workers is given up."""
 
 WORKERS_PER_CORE = 16
 """More loader processes than this for each core only take memory, and are taken for a mistake."""
@@ -66,19 +66,19 @@ class Batch:
         return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices)
 
     def parts(self, count: int) -> list[Batch]:
-        """Return so many batches of which this one consists."""
+        """Return this batch as a number of smaller ones."""
         size = len(self.indices) // count
         places = [slice(first, first + size) for first in range(0, size * count, size)]
         return [Batch(self.images[place], self.labels[place], self.indices[place]) for place in places]
 
 
 def shared_bytes(workers: int, batch: int, crop_size: tuple[int, int], channels: int = 3) -> int:
-    """Shared memory in which so many workers hand over batches of so many crops; 0 without workers."""
+    """Return the shared memory in which workers hand over batches of this many crops; 0 without workers."""
     return (PREFETCHED * workers + 1) * batch_bytes(batch, crop_size, channels) if workers else 0
 
 
 def batch_bytes(batch: int, crop_size: tuple[int, int], channels: int = 3) -> int:
-    """Memory of a batch of so many crops: float32 images and int64 labels."""
+    """Return the memory of a batch of this many crops: float32 images and int64 labels."""
     pixel = channels * torch.float32.itemsize + torch.int64.itemsize
     return batch * crop_size[0] * crop_size[1] * pixel
 
@@ -169,7 +169,7 @@ class TrainLoader:
         count: int | None = None,
         told_to_stop: Callable[[], bool] = lambda: False,
     ) -> Generator[Batch, None, None]:
-        """Yield this rank's share of so many batches, from one of an epoch on and through the epochs after it.
+        """Yield this rank's share of the next `count` batches, across epochs.
 
         The workers live until the last batch, and load ahead across the end of an epoch, such as during validation.
 

@@ -1,4 +1,4 @@
-"""Signs that the values in masks are not classes: smooth resizing, object numbers, palettes that differ.
+"""Evidence that the values in masks are not classes: smooth resizing, object numbers, palettes that differ.
 
 A mask is looked at once, as a picture (`look_at`, which may run in threads); `MaskEvidence` collects what was seen over
 a data set and says what is wrong. The limits were set beside real masks: of CamVid, nuclei, solar cells and aerial

@@ -1,4 +1,5 @@
-"""How a model with a map of stored values (`LabelSpec.id_map`) reads the masks of a folder without ``labels.yaml``.
+"""Choice of how to read the masks of a folder without ``labels.yaml`` for a model with a map of stored values
+(`LabelSpec.id_map`).
 
 The masks that it learnt from held values of their own, such as 0 for "ignore" and index + 1 for a class. The masks of
 the folder may hold these, or class indices. Where the values that occur can mean either, the program stops: a mask

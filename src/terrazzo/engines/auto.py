@@ -99,7 +99,7 @@ class Workload:
         return height * width / 1e6
 
     def is_small(self, preprocess: Preprocess) -> bool:
-        """Whether it takes so little time that the engine that starts fastest is done first."""
+        """Whether the images are so few that the engine that starts fastest finishes first."""
         return self.images * self.megapixels(preprocess) <= FEW_MEGAPIXELS
 
     def options(self, threads: int | None = None) -> EngineOptions:

@@ -1,4 +1,4 @@
-"""Whether a processor multiplies bfloat16 numbers itself; where it does not, bfloat16 is slower than float32."""
+"""Whether the processor has bfloat16 instructions; without them, bfloat16 is slower than float32."""
 
 from __future__ import annotations
 

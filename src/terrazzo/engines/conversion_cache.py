@@ -1,8 +1,8 @@
-"""Models as ONNX files for engines that do not run PyTorch networks, each converted once and kept in the cache folder.
+"""The cache of converted models: ONNX files for engines that do not run PyTorch networks, each made once.
 
-An engine runs a conversion only after it has given the PyTorch network's outputs with it, once (`engines/parity.py`);
-a file beside the conversion says so. A kept conversion of one of our own folders is found without importing torch, so
-that the second start needs no torch at all.
+An engine runs a conversion only after its outputs have been compared once with those of the PyTorch network
+(`engines/parity.py`); a file beside the conversion records that. A kept conversion of one of our own folders is found
+without importing torch, so that the second start needs no torch at all.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def convert_once(model: Model, trained: TrainedModel, engine: EngineRecord) -> P
     from terrazzo.graphs.onnx import on_cpu, write_onnx
     from terrazzo.models.layers import has_hooks
 
-    # The key does not tell what a hook does, so that a network with hooks is compared every time.
+    # The key does not include what a hook does, so a network with hooks is compared every time.
     if kept is not None and is_checked(kept, engine) and not has_hooks(trained.network):
         return kept
 

@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 def keeps_mode(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function so that each module of its argument `model` has its own mode again afterwards.
+    """Decorate a function so that each module of its argument `model` is put back into its own mode afterwards.
 
     Networks predict in evaluation mode. Without this, a training loop that predicts in between would go on without
     dropout and with BatchNorm's statistics frozen. Each module's mode is restored, since a part may be frozen on

@@ -110,7 +110,7 @@ def evaluate(
         DatasetError: the data set cannot be read, its classes are not the model's, or its masks can be read in two
             ways.
         CheckpointError: the model cannot be loaded.
-        ConfigError: no protocol or engine is called so, or the engine cannot do what is asked of it.
+        ConfigError: no protocol or engine has this name, or the engine lacks an option that is asked for.
         MissingExtraError: the engine is not installed.
     """
     refuse_mask_values(mask_values)

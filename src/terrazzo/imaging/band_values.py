@@ -18,7 +18,7 @@ from terrazzo.imaging.inputs import PlainSource
 __all__ = ["MOST_VALUES_PER_PIXEL", "bands_of_image", "read_by_rule"]
 
 MOST_VALUES_PER_PIXEL = 4
-"""Of the cap on pixels: so many values are decoded at most, in all bands together."""
+"""Values per pixel of `max_pixels` that are decoded at most, in all bands together."""
 
 AS_RGB = ("P", "CMYK", "YCbCr", "LAB", "HSV", "RGBX")
 AS_RGBA = ("PA", "RGBa", "La")

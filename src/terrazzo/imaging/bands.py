@@ -181,7 +181,7 @@ def numbered(chosen: Sequence[int | str], bands: Bands) -> tuple[int, ...]:
     """Return the numbers of bands that are chosen by number or by name.
 
     Raises:
-        ImageError: no band, or more than one, is called so, or a band is chosen twice (code "image-bands").
+        ImageError: no band, or more than one, has this name, or a band is chosen twice (code "image-bands").
     """
     names = [name.strip().lower() for name in bands.names]
     for name in (band for band in chosen if isinstance(band, str)):

@@ -48,7 +48,7 @@ class Style:
         """For each value of a mask, whether overlays leave its pixels as they are in the image.
 
         Raises:
-            LabelError: no class is called so (code "labels-class-name").
+            LabelError: no class has this name (code "labels-class-name").
         """
         table = np.zeros(labels.ignore_index + 1, np.bool_)
         if self.classes is not None:
@@ -64,7 +64,7 @@ class Style:
 
         Raises:
             ConfigError: nothing is said to be cut out (code "config-save").
-            LabelError: no class is called so (code "labels-class-name").
+            LabelError: no class has this name (code "labels-class-name").
         """
         if not self.cutout:
             raise ConfigError(

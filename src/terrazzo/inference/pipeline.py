@@ -227,7 +227,7 @@ def _nearest(mask_hw: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def _joined(blocks: Iterable[Block], width: int, rows: int, keep: Keep, scratch: Scratch) -> Iterator[Pixels]:
-    """Decide blocks that stand side by side in an image of this width; yield all of it, so many rows at a time."""
+    """Decide blocks that lie side by side in an image of this width; yield it in bands of at most `rows` rows."""
     height, count, names = 0, 0, list[str]()
     for block in blocks:
         height = block.scores.rows.length

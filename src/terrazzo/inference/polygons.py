@@ -54,7 +54,7 @@ class Polygon:
 def class_polygons(
     mask_HW: NDArray[np.integer[Any]], labels: LabelSpec, chosen: Collection[int] | None = None, min_pixels: int = 1
 ) -> list[Polygon]:
-    """Return the polygons of every class, or of those chosen, that have at least so many pixels."""
+    """Return the polygons of every class, or of those chosen, that have at least `min_pixels` pixels."""
     polygons = []
     present = np.flatnonzero(np.bincount(mask_HW.reshape(-1), minlength=labels.num_classes)[: labels.num_classes])
     for index in present.tolist():

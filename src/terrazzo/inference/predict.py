@@ -90,7 +90,7 @@ def make_predictor(
             or safetensors.
 
     Raises:
-        ConfigError: no protocol or engine is called so, or the engine cannot do what is asked of it.
+        ConfigError: no protocol or engine has this name, or the engine lacks an option that is asked for.
         CheckpointError: the model cannot be loaded, is not trusted, or is computed wrongly by the engine.
         MissingExtraError: the engine is not installed.
         OutputError: the cache folder, which keeps converted models, cannot be written.
@@ -317,7 +317,7 @@ def predict(
     Raises:
         ImageError: an image is missing or cannot be read.
         CheckpointError: the model cannot be loaded.
-        ConfigError: no protocol or engine is called so, or the engine cannot do what is asked of it.
+        ConfigError: no protocol or engine has this name, or the engine lacks an option that is asked for.
         MissingExtraError: the engine is not installed.
     """
     reading = ReadOptions(bands, frame, value_range, max_pixels)

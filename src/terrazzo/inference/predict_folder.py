@@ -1,7 +1,7 @@
 """`predict_folder`: images to files of results, however many there are; what `terrazzo predict` runs.
 
-Images are found and every destination is checked before the model is loaded. Then each image goes its way by itself:
-read, segment, encode, write. What fails is a `Failure` in the summary, and the other images are done.
+Images are found and every destination is checked before the model is loaded. Each image is then read, segmented,
+encoded and written on its own. One that fails is a `Failure` in the summary; the others are still processed.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def predict_folder(
     progress: Callable[[Written | Failure, int, int], None] | None = None,
     within: Callable[[int, float, int], None] | None = None,
 ) -> Summary | Results:
-    """Segment images and write the results, or give them one after the other; few are in memory at a time.
+    """Segment images and write the results, or yield them one by one; only a few are in memory at a time.
 
     With an `output`, images found in a folder keep their subfolder. Results of earlier runs are replaced; other files
     are not, and an image never is. Without one nothing is written::
@@ -190,10 +190,9 @@ def predict_folder(
         style: how overlays look, and which classes are cut out.
         raster: what is wanted of georeferenced rasters.
         trust: open a ``.pt2`` file that was not exported here, as in `make_predictor`.
-        started: told the predictor, once the model is loaded.
-        progress: told each image's outcome, in order, with its number from 1 and how many there are.
-        within: told of a raster, or another image that is read in windows, its number, the share of it that is done,
-            and how many images there are.
+        started: called with the predictor once the model is loaded.
+        progress: called for each image, in order, with (outcome, number from 1, images in all).
+        within: called during an image that is read in windows, with (number, share that is done, images in all).
 
     Returns:
         What became of every image; without an output, the results as an iterator.

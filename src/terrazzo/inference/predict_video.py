@@ -164,7 +164,7 @@ def predict_video(
     started: Callable[[Predictor], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> VideoSummary | Frames:
-    """Segment a video and write the results, or give its frames one after the other; few are in memory at a time.
+    """Segment a video and write the results, or yield its frames one by one; only a few are in memory at a time.
 
     Without an `output` nothing is written::
 
@@ -177,7 +177,7 @@ def predict_video(
         model: as `predict_folder` takes it. It must read red, green and blue.
         save: kinds of results, which `VIDEO_KINDS` lists: a sequence, or their names with commas between.
         stem: how the files' names begin; by default as the video's.
-        every: segment every so many frames, beginning with the first. Each is then shown as much longer.
+        every: segment only every n-th frame, beginning with the first. Each is then shown n times as long.
         start: seconds; frames before are left out.
         stop: seconds; from there on frames are left out.
         smooth: weight of earlier frames in a moving average of the logits, from 0 to below 1. Masks then lag by
@@ -192,8 +192,8 @@ def predict_video(
         batch_size: the most frames that go through the network together.
         style: how overlays look.
         trust: open a ``.pt2`` file that was not exported here, as in `make_predictor`.
-        started: told the predictor, once the model is loaded.
-        progress: told how many frames are done, and about how many there are; 0 where the file does not say.
+        started: called with the predictor once the model is loaded.
+        progress: called with (frames done, frames in all); the second is an estimate, or 0 if the file does not say.
 
     Raises:
         ConfigError: an option is wrong.
@@ -279,7 +279,7 @@ def _segmented(
 
 
 def _batches(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
-    """Neighbours of equal size together."""
+    """Group neighbouring frames of equal size into batches."""
     waiting: list[Frame] = []
     for frame in frames:
         if waiting and (len(waiting) == size or frame.pixels.shape != waiting[0].pixels.shape):

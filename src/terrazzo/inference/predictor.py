@@ -1,4 +1,4 @@
-"""`Predictor`: a pipeline for many images, each of which fails by itself.
+"""`Predictor`: a pipeline for many images, in which one that fails does not stop the others.
 
 Of a folder of images, the next ones are decoded while the network works, and where the engine has several streams as
 many images are on their way at once, each in a thread of its own from preprocessing to mask.
@@ -60,7 +60,7 @@ class Predictor(Pipeline):
     turns: Turns = field(default_factory=Turns, init=False, repr=False, compare=False)
 
     def segment_together(self, images: Sequence[Image], *, keep: Keep = NOTHING) -> list[Segmentation | Failure]:
-        """Segment images of one `input_size` as one batch; each fails by itself, as in `segment_files`."""
+        """Segment images of one `input_size` as a batch; one failure leaves the others alone, as in `segment_files`."""
         done: list[Segmentation | Failure] = []
         outcomes = self._attempt([(None, image) for image in images], keep)
         for image, outcome in zip(images, outcomes, strict=True):
@@ -189,7 +189,7 @@ class Predictor(Pipeline):
     def segment_source(
         self, source: Source, most_pixels: int, *, keep: Keep = NOTHING
     ) -> tuple[Segmentation | Streamed | Failure, str]:
-        """Segment a source: up to so many pixels as an array, beyond that in strips of rows; as `segment_alone`."""
+        """Segment a source as `segment_alone` does: up to `max_pixels` as an array, beyond that in strips of rows."""
         try:
             height, width = source.size
             if height * width <= most_pixels:
@@ -237,7 +237,7 @@ class Predictor(Pipeline):
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Repeat what ran out of memory, while no image is read, computed or saved, and the engine keeps nothing."""
+        """Run the block while no other image is in work and the engine keeps no memory: for work that ran out of it."""
         with self.turns.alone():
             release_memory(self.engine)
             return_freed_memory()

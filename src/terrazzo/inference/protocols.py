@@ -1,4 +1,4 @@
-"""Protocols: how an image is shown to the network and its answers are joined, as named and frozen settings.
+"""Protocols: test-time procedures (resize, scales, mirroring, sliding windows) as named and frozen settings.
 
 Half a point of mIoU can hang on how large the network sees an image, so every evaluation says which protocol it
 followed and the hash of all its settings. The names of the papers' protocols are settled for good: a changed setting
@@ -284,7 +284,7 @@ def find_protocol(protocol: str | Protocol) -> Protocol:
     """Return the protocol of a name, or the protocol given.
 
     Raises:
-        ConfigError: no protocol is called so (code "protocol-name"); the fix names the nearest ones.
+        ConfigError: no protocol has this name (code "protocol-name"); the fix names the nearest ones.
     """
     if isinstance(protocol, Protocol):
         return protocol

@@ -1,4 +1,5 @@
-"""`Journal`: the bands of a raster that are decided, in a hidden file, so that a run that was ended goes on from there.
+"""`Journal`: the bands of rows of a raster that are already segmented, in a hidden file, from which an interrupted run
+goes on.
 
 The file begins with what the bands depend on. One that was written for something else, such as other weights or a
 raster that has been changed since, is written again from the start.
@@ -95,6 +96,6 @@ class Journal:
         self._file.flush()
 
     def remove(self) -> None:
-        """Let the file go, once the result is in place."""
+        """Remove the file once the result is in place."""
         if self._file is not None:
             self.path.unlink(missing_ok=True)

@@ -135,7 +135,7 @@ class Segmentation:
         """The pixels of one class, (H, W) bool. Case, spaces, underscores and hyphens in its name do not count.
 
         Raises:
-            LabelError: no class is called so (code "labels-class-name").
+            LabelError: no class has this name (code "labels-class-name").
         """
         is_class: NDArray[np.bool_] = self.mask == find_class(self.labels.names, name)
         return is_class
@@ -144,7 +144,7 @@ class Segmentation:
         """Whether the image shows a class.
 
         Raises:
-            LabelError: no class is called so (code "labels-class-name").
+            LabelError: no class has this name (code "labels-class-name").
         """
         return bool(self[name].any())
 
@@ -186,7 +186,7 @@ class Segmentation:
 
         Raises:
             ConfigError: `alpha` is not between 0 and 1.
-            LabelError: no class is called so (code "labels-class-name").
+            LabelError: no class has this name (code "labels-class-name").
         """
         return self._overlay(Style(alpha, None if classes is None else _names(classes)), legend)
 
@@ -211,7 +211,7 @@ class Segmentation:
 
         Raises:
             ImageError: the image was not kept, or with `crop` it shows none of the classes (code "cutout-nothing").
-            LabelError: no class is called so (code "labels-class-name").
+            LabelError: no class has this name (code "labels-class-name").
         """
         style = Style(cutout=_names(classes))
         if self.image is None:

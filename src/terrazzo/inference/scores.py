@@ -71,7 +71,7 @@ class Scores:
         return probability_strips_along(self.logits_KHW, self.rows, self.columns)
 
     def split(self, rows: int) -> Iterator[Scores]:
-        """Yield the same in bands of at most so many rows, from the top."""
+        """Yield the same in bands of at most `rows` rows, from the top."""
         if self.rows.length <= rows:
             yield self
             return

@@ -1,6 +1,6 @@
-"""Arrays put aside, in memory up to a limit and beyond it in a temporary file.
+"""Temporary storage of arrays: in memory up to a limit, beyond it in a temporary file.
 
-With it the segmentation of an image takes no more memory the wider the image is.
+With it, the memory of a segmentation does not grow with the image's width.
 """
 
 from __future__ import annotations

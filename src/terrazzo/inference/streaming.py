@@ -1,8 +1,8 @@
 """`Streamed`: the segmentation of an image that is read, decided and written in bands of rows, never held as a whole.
 
 Its files are those that the image's array would have, bit for bit. Memory does not grow with the image: a few windows
-with their logits, and a band of rows of each file. Probabilities are not written, which are as many images as there are
-classes.
+with their logits, and a band of rows of each file. Probabilities are not written, since they take as many images as
+there are classes.
 """
 
 from __future__ import annotations

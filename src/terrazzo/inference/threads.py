@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 @contextmanager
 def threads_of(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose threads have all started: later there might not be the memory to start one.
+    """A thread pool whose threads have all started, since memory to start one might be lacking later.
 
     When the block is left early, it finishes what it has begun and cancels the rest.
     """

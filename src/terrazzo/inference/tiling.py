@@ -191,7 +191,7 @@ class _Stage:
 
 
 def _stages(axis: ComposedAxis, windows: int, per_window: int) -> list[_Stage]:
-    """The stages of an axis that is composed of so many windows, each with so many logits."""
+    """Return the stages of an axis that is composed of a number of windows, each with the same number of logits."""
     first_O, last_O = axis.taps_TG[0, axis.group_O], axis.last_G[axis.group_O]
     stages, done = [], 0
     for number in range(1, windows + 1):

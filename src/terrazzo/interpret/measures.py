@@ -1,4 +1,4 @@
-"""How concentrated a map is: the smallest area that holds a share of its sum."""
+"""Measures of how concentrated a map is: the smallest area that holds a share of its sum."""
 
 from __future__ import annotations
 

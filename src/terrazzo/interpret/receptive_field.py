@@ -141,7 +141,7 @@ def receptive_fields(
             photo. The smallest photo bounds it too. Memory grows with its square, as in training.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         reading: how photos are read, where files leave that open.
-        progress: told how many photos are done, and of how many.
+        progress: called with (photos done, photos in all).
 
     Raises:
         ImageError: a photo cannot be read.

@@ -94,7 +94,7 @@ def find_class(names: Sequence[str], wanted: str) -> int:
     """Return the index of the class of a name, which is compared as `match_classes` compares names.
 
     Raises:
-        LabelError: no class is called so, or several are (code "labels-class-name").
+        LabelError: no class has this name, or several have (code "labels-class-name").
     """
     found: list[int] = []
     for key in (_exact, _loose) if isinstance(wanted, str) else ():

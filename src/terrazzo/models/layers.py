@@ -155,7 +155,7 @@ def interpolation_matrix(source: int, target: int, like: Tensor, align_corners: 
 
 
 class NothingToInitialize(TorchFunctionMode):
-    """Passes over in-place operations on parameters, and on all tensors without memory.
+    """A mode that skips in-place operations on parameters, and on all tensors without memory (initialisation).
 
     For the random ones among the latter PyTorch would first import its compiler, which takes seconds.
     """

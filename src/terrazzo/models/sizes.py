@@ -10,11 +10,11 @@ from terrazzo.fields import Within
 __all__ = ["LARGEST", "LIMITS", "Depth", "Depths", "Size", "Sizes"]
 
 LARGEST = 65_536
-"""No width, side, stride or band count is larger."""
+"""Upper bound of widths, sides, strides and numbers of bands."""
 LONGEST = 64
-"""No list is longer."""
+"""Upper bound of the length of a list."""
 MOST_BLOCKS = 512
-"""No encoder has more blocks: the deepest that are published have about a hundred."""
+"""Upper bound of an encoder's blocks; the deepest published ones have about a hundred."""
 
 LIMITS = (Within(at_least=-LARGEST, at_most=LARGEST), Within(items=LONGEST))
 """Bounds of every field, besides those of its annotation."""

@@ -1,4 +1,4 @@
-"""The parent's side of `worker.py`: it starts an engine's process and sends requests."""
+"""The parent of `worker.py`: starts an engine's process and sends it requests."""
 
 from __future__ import annotations
 

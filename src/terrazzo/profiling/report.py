@@ -14,7 +14,7 @@ from terrazzo.text import printable
 __all__ = ["EngineSpeed", "ImageSpeed", "Problem", "SpeedReport"]
 
 BUSY = 0.7
-DEAREST = 10  # layers that are shown one by one
+SLOWEST = 10  # layers that are shown one by one
 WIDEST = 48
 LEAST_SHARE = 0.005  # of a kind of layer that has a line of its own
 
@@ -221,24 +221,24 @@ class SpeedReport:
 
 
 def _profile(engine: str, layers: Sequence[LayerTime]) -> list[str]:
-    """Lay out the times of an engine's layers, by kind and kernel, and those of the dearest ones."""
+    """Lay out the times of an engine's layers, by kind and kernel, and those of the slowest ones."""
     total = sum(layer.seconds for layer in layers)
     kinds: dict[tuple[str, str], list[float]] = {}
     for layer in layers:
         kinds.setdefault((layer.kind, layer.kernel), []).append(layer.seconds)
     by_kind = sorted(kinds.items(), key=lambda kind: -sum(kind[1]))
-    dearest = sorted(layers, key=lambda layer: -layer.seconds)[:DEAREST]
+    slowest = sorted(layers, key=lambda layer: -layer.seconds)[:SLOWEST]
     shown = [(*of, times) for of, times in by_kind if sum(times) >= LEAST_SHARE * total]
     rest = [time for of, times in by_kind[len(shown) :] for time in times]
     shown += [("others", "", rest)] if rest else []
     rows = [[kind, kernel, str(len(times)), *_with_share(sum(times), total)] for kind, kernel, times in shown]
-    of_layers = [[_cut(layer.layer), layer.kind, layer.kernel, *_with_share(layer.seconds, total)] for layer in dearest]
+    of_layers = [[_cut(layer.layer), layer.kind, layer.kernel, *_with_share(layer.seconds, total)] for layer in slowest]
     return [
         f"{engine} by its own counters, {_seconds(total)} in a pass:",
         "",
         *_columns([["kind of layer", "kernel", "layers", "time", "share"], *rows], texts=2),
         "",
-        *_columns([["dearest layers", "kind", "kernel", "time", "share"], *of_layers], texts=3),
+        *_columns([["slowest layers", "kind", "kernel", "time", "share"], *of_layers], texts=3),
     ]
 
 

@@ -52,7 +52,7 @@ class BatchQueue(Generic[T, R]):
         most: jobs that are computed together.
         wait: seconds that a job waits for others of its kind.
         others_come: whether there may be others soon; where there are none, a job is computed at once.
-        watch: told how long each job of a batch waited, and how long the batch took, in seconds.
+        watch: called with the seconds that each job of a batch waited, and that the batch took.
     """
 
     def __init__(

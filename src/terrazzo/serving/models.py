@@ -33,7 +33,7 @@ WARM_UP = (360, 480)  # of a random image, where a model has no example
 
 
 class UnknownModelError(Exception):
-    """No model is called so."""
+    """No model has this name."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Models:
         sources: what each model is loaded from, by name.
         options: how.
         settings: of the server.
-        metrics: told of loads and batches.
+        metrics: counts loads and batches.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Models:
         """The model of a name, by default the first; None while it is loading.
 
         Raises:
-            UnknownModelError: no model is called so.
+            UnknownModelError: no model has this name.
         """
         name = self.names[0] if name is None else name
         if name not in self.sources:

@@ -91,7 +91,7 @@ class Segmenter:
     Attributes:
         models: that compute.
         settings: the server's.
-        metrics: told of every stage.
+        metrics: times every stage.
         admission: the places.
     """
 

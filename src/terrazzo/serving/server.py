@@ -44,7 +44,7 @@ def serve(
             own: ``day=runs/day``.
         settings: where to listen, and the limits.
         options: how the models are opened.
-        started: told the server's address, once it listens.
+        started: called with the server's address once it listens.
 
     Raises:
         ConfigError: the address cannot be listened on, or two models have one name.
@@ -68,7 +68,7 @@ def make_server(house: Segmenter, failed: Callable[[TerrazzoError], None] = lamb
 
     Args:
         house: segments, and has the settings.
-        failed: told why the models could not be loaded, whereupon the server ends.
+        failed: called with the reason if the models could not be loaded; the server then ends.
     """
     settings = house.settings
 

@@ -27,7 +27,7 @@ MOST = 64
 """Larger batches take a learning rate of their own."""
 
 LEAST_STEPS = 8
-"""An epoch keeps so many steps: few photos in large batches learn little from each pass."""
+"""Least steps of an epoch: few photos in large batches learn little from each pass."""
 
 SHARE = 0.8
 """Of the free memory: what an estimate does not see, and what other programs take later."""

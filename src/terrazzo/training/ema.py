@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights: what is validated and shipped."""
+"""Exponential moving average (EMA) of the weights, which is validated and saved as the model."""
 
 from __future__ import annotations
 

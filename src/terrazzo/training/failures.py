@@ -1,4 +1,4 @@
-"""Steps that fail: undone, told in plain words, and what was learnt before them saved."""
+"""Failed training steps: undo them, explain them in plain words, and save what was learnt before."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_BAD_STEPS = 20
 
 @contextmanager
 def told_of_failures(step: int, device: torch.device) -> Iterator[None]:
-    """Say in plain words that a step needs more memory than there is, or that the compiler failed.
+    """Turn out-of-memory and compiler errors inside the block into a TrainingError in plain words.
 
     Raises:
         TrainingError: either of the two.

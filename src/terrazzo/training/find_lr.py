@@ -23,7 +23,7 @@ SMOOTHING = 0.9
 """Of the moving average of the loss."""
 
 DIVERGED = 4.0
-"""The sweep ends where the smoothed loss is so many times its least."""
+"""The sweep ends when the smoothed loss reaches this multiple of its minimum."""
 
 SKIPPED = 5
 """Points at the beginning, where the moving average is still young."""

@@ -179,7 +179,7 @@ class Loop(ABC):
         return float(loss)
 
     def batches(self, count: int | None = None) -> Generator[Batch, None, None]:
-        """Yield so many of the batches that are left of the run, by default all."""
+        """Yield the next `count` batches of the run, by default all that are left."""
         state = self.state
         left = self.total_steps - state.step if count is None else count
         return self.loader.batches(state.epoch, state.position, left, self._stops_alone)

@@ -2,8 +2,8 @@
 
 A fake-tensor pass (PyTorch's FakeTensorMode: shapes, types and devices without content) runs one step while the bytes
 of all live tensors are added up: gradients, what the backward pass needs, and what each operation makes in passing. It
-takes a moment and no memory. It does not see the working space inside an operation (convolutions, mostly), nor what an
-allocator holds without need, nor what PyTorch itself takes before any training.
+takes a moment and no memory. Not included are the working space inside an operation (mostly convolutions), what an
+allocator holds beyond the tensors, and what PyTorch itself takes before training.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class StepMemory:
         return self.weights + self.step
 
     def with_batch(self, batch: int) -> int:
-        """Return the total for another number of images: all but the gradients grows with it."""
+        """Return the total for another number of images; everything but the gradients grows with it."""
         return self.weights + self.gradients + (self.step - self.gradients) * batch // self.batch
 
 
@@ -150,7 +150,7 @@ def _peak_of_step(
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Has attention computed by the kernel that a device will use, which keeps no attention matrix.
+    """A mode in which attention is computed by the kernel that the device will use, which keeps no attention matrix.
 
     Without content PyTorch would take the one that works everywhere and keeps it.
     """

@@ -28,7 +28,7 @@ ALONGSIDE = 300_000_000
 the C library holds between blocks. Measured at 240 to 350 MB (benchmarks/results/training_step.md)."""
 
 PLENTY = 3
-"""So many times what is needed has to be free before any of it is wasted."""
+"""Free memory must be this many times what a step needs before freed blocks are kept (`keep_freed_memory`)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a run was started with, and whether it may go on with what it is given now."""
+"""The plan of a run: what it was started with, and whether it may be resumed with what is given now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What would end a run later, found before its first step: files that cannot be read, too little /dev/shm or disk."""
+"""Checks before the first step of what would end a run later: unreadable files, too little /dev/shm or disk."""
 
 from __future__ import annotations
 

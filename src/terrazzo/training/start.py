@@ -1,4 +1,4 @@
-"""What a run starts from: a trained model, or the encoder of one that was trained on something else."""
+"""Starting weights of a run: a trained model, or a pretrained encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Being told to stop by a signal: the first one ends the run after a step, a second one ends the process."""
+"""Stop signals: the first one ends the run after the current step, a second one ends the process."""
 
 from __future__ import annotations
 

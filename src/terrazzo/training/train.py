@@ -253,8 +253,8 @@ def recipe_for(data: Path, model: str | ModelSpec, changes: Mapping[str, Any]) -
     Args:
         data: the data set's folder.
         model: as `train` takes it.
-        changes: by the paths of their fields. Those that the rest of the recipe depends on are heeded: labels, splits,
-            length, batch size, weights and encoder. The others are for `Recipe.changed`.
+        changes: by the paths of their fields. Only those that the rest of the recipe depends on are used here: labels,
+            splits, length, batch size, weights and encoder. The others are for `Recipe.changed`.
     """
     automatic_recipe(DEFAULT_ARCHITECTURE, [(1, 1)]).changed(changes)  # wrong values are told before photos are read
     spec = LabelSpec.named(changes["data.labels"]) if changes.get("data.labels") else None

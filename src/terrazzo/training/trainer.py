@@ -224,7 +224,7 @@ class Trainer(Loop):
         """Score what would be kept now on the validation photos.
 
         Args:
-            count: take only the first so many.
+            count: score only the first `count` photos.
 
         Raises:
             TrainingError: the network's logits are not finite (code "training-diverged").

@@ -56,7 +56,7 @@ def noted_in_text(metadata: object) -> dict[str, Any]:
 
 
 def choose_names(noted: object, count: int) -> tuple[list[str] | None, str]:
-    """Return the names of a number of classes, and the way to them; None where nothing names so many, or in two ways.
+    """Return the names of a number of classes, and the way to them; None where nothing names that many, or in two ways.
 
     Args:
         noted: as `noted_classes` finds it.

@@ -1,4 +1,4 @@
-"""Pickles read as data: whatever class or function a file names becomes a placeholder, and nothing is ever called.
+"""A safe reader of pickles: whatever class or function a file names becomes a placeholder, and nothing is ever called.
 
 A pickle is a program for a small machine with a stack. Python's own machine imports the names that the program gives
 and calls them; this one writes down what was asked for. Dictionaries, lists, text and numbers come out as themselves,

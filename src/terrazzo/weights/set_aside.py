@@ -1,5 +1,4 @@
-"""Tensors of a checkpoint that belong to training and not to the network, such as losses and metrics: left out, with
-a note."""
+"""Removal, with a note, of a checkpoint's tensors that only training uses, such as losses and metrics."""
 
 from __future__ import annotations
 

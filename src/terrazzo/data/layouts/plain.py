@@ -1,4 +1,4 @@
-"""Photos and masks, mostly without splits: two folders side by side, or two files of one name and a word more.
+"""Photos and masks, mostly without splits: two folders side by side, or ``x.jpg`` and ``x_mask.png`` in one folder.
 
 ``images`` and ``masks`` without splits; ``train`` and ``train_masks``; or ``x.jpg`` with ``x_mask.png`` in one folder,
 which may be ``train`` or the data set's own. Where there are no splits, all pairs are one split, ``all``, of which

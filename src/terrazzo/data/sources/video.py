@@ -73,7 +73,7 @@ class Span:
     """Which frames of a video are read.
 
     Attributes:
-        every: every so many frames, beginning with the first.
+        every: read every n-th frame, beginning with the first.
         start: seconds from the start of the video; frames before are left out.
         stop: seconds; this frame and those behind are left out. None reads to the end.
     """

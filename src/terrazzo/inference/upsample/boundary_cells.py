@@ -29,7 +29,7 @@ Classes: TypeAlias = NDArray[np.unsignedinteger[Any]]  # uint8 or uint16
 _PART_FLOATS = 1 << 16
 _ROWS_AT_ONCE = 512
 _PLANE_AT_ONCE = 1 << 15
-# Up to so many classes, planes are searched faster even after a transposition: a search along pixels pays per pixel.
+# Up to this many classes, planes are searched faster even after a transposition: a search along pixels pays per pixel.
 _FEW_CLASSES = 32
 
 

@@ -50,7 +50,7 @@ class ComposedAxis:
     kind_G: Indices
 
     def strips(self, most_sources: int) -> Iterator[tuple[int, int]]:
-        """Ranges of groups, from the first to before the second, that need about so many source positions.
+        """Ranges of groups, from the first to before the second, that need about this many source positions each.
 
         Where windows overlap a single group reaches from one window's source into the next one's. Ranges need twice
         that, so that neighbours do not look at nearly the same positions again and again.

@@ -1,4 +1,4 @@
-"""The decoder of mmsegmentation's SegFormer, which is not the paper's.
+"""The decoder of mmsegmentation's SegFormer, which differs from the paper's.
 
 Each level goes through its own 1 x 1 convolution without bias, BatchNorm and ReLU before it is resized; the levels are
 concatenated finest first, fused by another of the same kind, and classified. The width is 256 in all six sizes, and

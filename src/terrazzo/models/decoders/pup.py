@@ -10,8 +10,8 @@ A 1 x 1 convolution commutes with bilinear resizing, so the classifier goes firs
 C. mmsegmentation's heads have two stages, the first enlargement between them; those of its Naive are 1 x 1.
 
 A convolution after an enlargement is computed on the map before it (`terrazzo.models.resized_conv`): a quarter of the
-operations, the same values to rounding. In evaluation BatchNorm, ReLU and the classifier ride along, so that the map of
-C channels at half the image size, the largest tensor of the network, never exists.
+operations, the same values to rounding. In evaluation BatchNorm, ReLU and the classifier are applied to each tile, so
+that the map of C channels at half the image size, the largest tensor of the network, never exists.
 
 Shapes: B batch, C channels, K classes, h and w the grid of tokens.
 """

@@ -35,7 +35,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,7 +47,7 @@ from torch import Tensor, nn
 from terrazzo.costs import machine_memory
 from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.fields import BelowOne
-from terrazzo.models.encoders.swin_export import SWIN_FAMILIES, swin_maps
+from terrazzo.models.encoders.swin_export import SWIN_FAMILIES, cells, swin_maps
 from terrazzo.models.layers import NothingToInitialize, ceil_div, first_cells
 from terrazzo.models.maps import Maps
 from terrazzo.text import printable, said_by
@@ -81,7 +83,7 @@ class Backbone(nn.Module):
         self.backbone = backbone
         config: Any = backbone.config
         patch = getattr(config, "patch_size", 1)
-        # LW-DETR's and RF-DETR's cut their map into so many windows a side.
+        # LW-DETR's and RF-DETR's backbones cut their map into this many windows a side.
         windows = getattr(config, "num_windows_side", getattr(config, "num_windows", 1))
         self.is_extended = hasattr(config, "depths") or windows > 1
         # Of every stride up to 32, and of the patch.
@@ -120,10 +122,13 @@ class Backbone(nn.Module):
                 images_B3HW = F.pad(images_B3HW, (0, whole_W - W, 0, whole_H - H), mode="replicate")
             else:
                 images_B3HW = F.interpolate(images_B3HW, (whole_H, whole_W), mode="bilinear", align_corners=False)
-        if torch.compiler.is_exporting() and self._family() in SWIN_FAMILIES:
+        if not torch.compiler.is_exporting():
+            maps = self.backbone(images_B3HW).feature_maps
+        elif self._family() in SWIN_FAMILIES:
             maps = swin_maps(self.backbone, images_B3HW)
         else:
-            maps = self.backbone(images_B3HW).feature_maps
+            with _free_sizes_kept(self.backbone):
+                maps = self.backbone(images_B3HW).feature_maps
         return [
             first_cells(x_BChw, ceil_div(H, stride), ceil_div(W, stride)).contiguous(memory_format=torch.channels_last)
             for x_BChw, stride in zip(maps, self.strides, strict=True)
@@ -323,6 +328,34 @@ def _refuse_dilation(kind: str) -> None:
             fix="choose a ResNet such as hf:microsoft/resnet-50, or the decoder fcn in place of fcn_dilated",
             code="encoder-dilation",
         )
+
+
+@contextmanager
+def _free_sizes_kept(backbone: nn.Module) -> Iterator[None]:
+    """Keep sizes free in an export where transformers' code would fix them.
+
+    Some families make whole numbers of the sides of their map (`torch_int`), use position embeddings as they are for
+    images of one size unless `torch.jit` is tracing, and pad images only where it changes something (`maybe_pad`).
+    """
+    module: Any = sys.modules[type(backbone).__module__]
+    changes: list[tuple[Any, str, Any]] = [(torch.jit, "is_tracing", lambda: True)]
+    if (as_number := getattr(module, "torch_int", None)) is not None:
+        changes.append((module, "torch_int", lambda x: x if isinstance(x, torch.SymInt) else as_number(x)))
+    if (embeddings := getattr(module, "FocalNetPatchEmbeddings", None)) is not None:
+        changes.append((embeddings, "maybe_pad", _always_padded))
+    before = [(place, name, getattr(place, name)) for place, name, _ in changes]
+    for place, name, value in changes:
+        setattr(place, name, value)
+    try:
+        yield
+    finally:
+        for place, name, value in before:
+            setattr(place, name, value)
+
+
+def _always_padded(embeddings: Any, x_BChw: Tensor, height: int, width: int) -> Tensor:
+    whole = [ceil_div(side, patch) * patch for side, patch in zip((height, width), embeddings.patch_size, strict=True)]
+    return cells(x_BChw.permute(0, 2, 3, 1), (0, 0), whole, (height, width)).permute(0, 3, 1, 2)
 
 
 # -- what a pass over a small image tells -----------------------------------------------------------------------------

@@ -6,8 +6,8 @@ so that the sides of all maps are multiples of the same two numbers. Cells outsi
 zero where transformers has its padding, and hidden from attention where transformers has no cells. The shift of every
 second layer is a padding in front, in place of a roll: the windows that a roll wraps around are masked anyway.
 
-The values of the image's cells are those of transformers' own forward pass, to rounding. Used in exports only, since
-some windows are computed in vain.
+The values of the image's cells are those of transformers' own forward pass, to rounding. Used in exports only, since it
+also computes windows that are thrown away.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from terrazzo.models.layers import ceil_div
 
-__all__ = ["SWIN_FAMILIES", "swin_maps"]
+__all__ = ["SWIN_FAMILIES", "cells", "swin_maps"]
 
 SWIN_FAMILIES = ("swin", "swinv2", "maskformer-swin")
 HIDDEN = -100.0
@@ -28,7 +28,7 @@ HIDDEN = -100.0
 
 
 def swin_maps(backbone: Any, images_BCHW: Tensor) -> list[Tensor]:
-    """Return a backbone's feature maps; cells beyond ceil(H / stride) x ceil(W / stride) hold no meaning.
+    """Return a backbone's feature maps; cells beyond ceil(H / stride) x ceil(W / stride) are undefined.
 
     Args:
         backbone: transformers' SwinBackbone, Swinv2Backbone or MaskFormerSwinBackbone.
@@ -42,7 +42,7 @@ def swin_maps(backbone: Any, images_BCHW: Tensor) -> list[Tensor]:
     patch = int(inner.embeddings.patch_size)
     coarsest = patch * 2 ** (len(stages) - 1)
     whole = [ceil_div(side, coarsest) * coarsest for side in (height, width)]
-    images_BHWC = _cells(images_BCHW.permute(0, 2, 3, 1), (0, 0), whole, (height, width))
+    images_BHWC = cells(images_BCHW.permute(0, 2, 3, 1), (0, 0), whole, (height, width))
     x_BChw = inner.embeddings.patch_embeddings.projection(images_BHWC.permute(0, 3, 1, 2))
     x_BhwC = inner.embeddings.norm(x_BChw.permute(0, 2, 3, 1))
     maps = []
@@ -55,7 +55,7 @@ def swin_maps(backbone: Any, images_BCHW: Tensor) -> list[Tensor]:
         if name in backbone.out_features:
             maps.append(_normed(backbone, number, name, x_BhwC).permute(0, 3, 1, 2))
         if stage.downsample is not None:
-            x_BhwC = _merged(stage.downsample, _cells(x_BhwC, (0, 0), x_BhwC.shape[1:3], own), norm_first)
+            x_BhwC = _merged(stage.downsample, cells(x_BhwC, (0, 0), x_BhwC.shape[1:3], own), norm_first)
     return maps
 
 
@@ -69,7 +69,7 @@ def _normed(backbone: Any, number: int, name: str, x_BhwC: Tensor) -> Tensor:
 
 
 def _layer(layer: Any, x_BhwC: Tensor, own: tuple[int, int], norm_first: bool) -> Tensor:
-    """Window attention and MLP, each with a residual; Swin v2 has its norms behind them."""
+    """Window attention and MLP, each with a residual; in Swin v2 the norms come after them."""
     if norm_first:
         x_BhwC = x_BhwC + _attention(layer, layer.layernorm_before(x_BhwC), own)
         return x_BhwC + _mlp(layer, layer.layernorm_after(x_BhwC))
@@ -91,20 +91,20 @@ def _attention(layer: Any, x_BhwC: Tensor, own: tuple[int, int]) -> Tensor:
     at_least: Any = torch.sym_max
     counts = [at_least(ceil_div(side + before, window), 2) for side in (h, w)]
     sides = [count * window for count in counts]
-    x_BhwC = _cells(x_BhwC, (-before, -before), sides, own)
+    x_BhwC = cells(x_BhwC, (-before, -before), sides, own)
     windows = x_BhwC.view(B, counts[0], window, counts[1], window, C).transpose(2, 3).reshape(-1, window * window, C)
     mask = _mask(counts, window, before, own, x_BhwC) if shift else None
     windows = layer.attention(windows, mask)[0]
     x_BhwC = windows.view(B, counts[0], counts[1], window, window, C).transpose(2, 3)
-    return _cells(x_BhwC.reshape(B, sides[0], sides[1], C), (before, before), (h, w), sides)
+    return cells(x_BhwC.reshape(B, sides[0], sides[1], C), (before, before), (h, w), sides)
 
 
 def _mask(counts: Sequence[int], window: int, before: int, own: tuple[int, int], like: Tensor) -> Tensor:
     """Return what is added to the scores, (windows, queries, keys): keys that transformers' padded map lacks."""
     exists = []
     for count, side in zip(counts, own, strict=True):
-        cells = torch.arange(count * window, device=like.device) - before
-        exists.append(((cells >= 0) & (cells < ceil_div(side, window) * window)).view(count, window))
+        places = torch.arange(count * window, device=like.device) - before
+        exists.append(((places >= 0) & (places < ceil_div(side, window) * window)).view(count, window))
     rows, columns = exists
     both = (rows[:, None, :, None] & columns[None, :, None, :]).reshape(-1, 1, window * window)
     mask = torch.where(both, 0.0, HIDDEN).to(like.dtype)
@@ -117,14 +117,14 @@ def _merged(merging: Any, x_BhwC: Tensor, norm_first: bool) -> Tensor:
     return merged
 
 
-def _cells(x_BhwC: Tensor, starts: Sequence[int], lengths: Sequence[int], own: Sequence[int]) -> Tensor:
+def cells(x_BhwC: Tensor, starts: Sequence[int], lengths: Sequence[int], own: Sequence[int]) -> Tensor:
     """Return a rectangle of a map, which may reach over its edges; cells outside of the first `own` are zeros.
 
     It is gathered: whether a slice or a padding changes anything depends on the size, and a trace would fix the answer.
     """
     for axis, start, length, side in zip((1, 2), starts, lengths, own, strict=True):
-        cells = torch.arange(length, device=x_BhwC.device) + start
-        inside = (cells >= 0) & (cells < side)
-        x_BhwC = x_BhwC.index_select(axis, cells.clamp(0, x_BhwC.shape[axis] - 1))
+        places = torch.arange(length, device=x_BhwC.device) + start
+        inside = (places >= 0) & (places < side)
+        x_BhwC = x_BhwC.index_select(axis, places.clamp(0, x_BhwC.shape[axis] - 1))
         x_BhwC = x_BhwC * inside.view(-1, *[1] * (3 - axis)).to(x_BhwC.dtype)
     return x_BhwC

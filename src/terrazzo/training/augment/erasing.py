@@ -23,7 +23,7 @@ class RandomErasing(Checked):
         p: probability.
         area: bounds of the rectangle's share of the image.
         aspect: bounds of its height over its width.
-        labels: ``ignore`` leaves the rectangle out of the loss; ``keep`` has the network guess what was there.
+        labels: ``ignore`` leaves the rectangle out of the loss; ``keep`` trains the network to predict what was there.
     """
 
     p: Share = 0.5

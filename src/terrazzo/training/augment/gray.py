@@ -1,4 +1,4 @@
-"""Random grayscale: the colour is dropped, so that shape has to do."""
+"""Random grayscale: the colour is removed, so that the network learns from shape."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ __all__ = ["Boundary", "signed_distance"]
 class Boundary(Loss):
     """The mean over labelled pixels and an image's classes of p times the signed distance to the class's outline.
 
-    Distances are in pixels, negative inside the label, so the loss falls below 0. It says nothing of where a class is
-    that an image has not, and so stands beside another loss; the paper starts with a weight of 0.01.
+    Distances are in pixels, negative inside the label, so the loss falls below 0. It ignores classes that an image does
+    not have, so it is used together with another loss; the paper starts with a weight of 0.01.
     """
 
     def __call__(

@@ -19,7 +19,7 @@ class Dice(Loss):
     """1 - 2 |P and L| / (|P| + |L|) of the probabilities P and the label L, over the batch, averaged over its classes.
 
     Attributes:
-        smooth: pixels added above and below, which keeps small classes from jumping.
+        smooth: pixels added to numerator and denominator, which steadies the loss of small classes.
     """
 
     smooth: Annotated[float, Within(above=0)] = 1.0

@@ -1,4 +1,4 @@
-"""Focal loss (Lin et al. 2017, arXiv 1708.02002): cross-entropy that fades where the network is sure and right."""
+"""Focal loss (Lin et al. 2017, arXiv 1708.02002): cross-entropy with less weight on pixels that are classified well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lovász-softmax (Berman et al. 2018, arXiv 1705.08790): a surrogate of the IoU that training can follow."""
+"""Lovász-softmax (Berman et al. 2018, arXiv 1705.08790): a differentiable surrogate of the IoU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tversky loss (Salehi et al. 2017, arXiv 1706.05721): Dice with separate prices for what is too much and missing."""
+"""Tversky loss (Salehi et al. 2017, arXiv 1706.05721): Dice that weighs false positives and negatives apart."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Tversky(Loss):
     """(1 - TP / (TP + alpha FP + beta FN)) ** gamma of soft counts over the batch, averaged over its classes.
 
     Attributes:
-        alpha: price of false positives. With `beta`, 0.5 each is Dice and 1 each is soft IoU (Jaccard).
-        beta: price of false negatives; above `alpha` it favours finding everything.
+        alpha: weight of false positives. With `beta`, 0.5 each is Dice and 1 each is soft IoU (Jaccard).
+        beta: weight of false negatives; above `alpha` it favours finding everything.
         gamma: focal exponent (Abraham and Khan 2019, arXiv 1810.07842, use 3/4); 1 is the plain loss.
         smooth: pixels added above and below.
     """

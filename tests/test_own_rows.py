@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tables import with_rows
+from own_rows import with_rows
 from terrazzo.ablation.studies import STUDIES
 from terrazzo.engines.engine import ENGINES
 from terrazzo.inference.protocols import PROTOCOLS

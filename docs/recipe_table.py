@@ -16,7 +16,7 @@ from terrazzo.fields import accepted
 from terrazzo.training.augment import AUGMENTATIONS
 from terrazzo.training.losses import LOSSES
 from terrazzo.training.recipe import automatic_recipe
-from terrazzo.training.sections import SECTIONS
+from terrazzo.training.sections import OPTIONAL, SECTIONS
 
 PAGE = Path(__file__).parent / "recipe.md"
 
@@ -24,7 +24,7 @@ PAGE = Path(__file__).parent / "recipe.md"
 def tables() -> dict[str, str]:
     """Return the text of each table by the name that its markers have in the page."""
     automatic = automatic_recipe("segformer_b0", [(360, 480)] * 400).to_dict()
-    made = {name: _table(kind, automatic[name]) for name, kind in SECTIONS.items()}
+    made = {name: _table(kind, automatic.get(name, {})) for name, kind in {**SECTIONS, **OPTIONAL}.items()}
     for section, table in (("augment", AUGMENTATIONS), ("loss", LOSSES)):
         made[section] = "\n\n".join(_row(name, kind) for name, kind in table.items())
     return made

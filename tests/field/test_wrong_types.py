@@ -15,7 +15,17 @@ import numpy as np
 import pytest
 
 import terrazzo
-from terrazzo import DataRules, LabelSpec, Predictor, Preprocess, Recipe, Segmentation, SplitRule, TerrazzoError
+from terrazzo import (
+    DataRules,
+    LabelSpec,
+    Predictor,
+    Preprocess,
+    PretrainRecipe,
+    Recipe,
+    Segmentation,
+    SplitRule,
+    TerrazzoError,
+)
 from terrazzo.errors import ConfigError
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.profiling import benchmark as benchmark_module
@@ -273,6 +283,34 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "style": None,
         },
     ),
+    "PretrainRecipe.from_dict": (PretrainRecipe.from_dict, {"values": {}, "where": "here"}),
+    "PretrainRecipe.changed": (PretrainRecipe(model="mit_b0").changed, {"changes": {}}),
+    "pretrain": (
+        terrazzo.pretrain,
+        {
+            "photos": "nowhere",
+            "output": "run",
+            "model": None,
+            "recipe": None,
+            "overrides": None,
+            "resume": False,
+            "workers": 0,
+            "device": "cpu",
+        },
+    ),
+    "average": (
+        terrazzo.average,
+        {
+            "models": ["a", "b"],
+            "output": "soup",
+            "data": "nowhere",
+            "split": "val",
+            "labels": None,
+            "protocol": "whole",
+            "overwrite": False,
+            "device": "cpu",
+        },
+    ),
     "train": (
         terrazzo.train,
         {
@@ -282,9 +320,12 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "encoder": None,
             "recipe": None,
             "weights": None,
+            "teacher": None,
+            "unlabelled": None,
             "overrides": None,
             "reset_head": False,
             "dry_run": True,
+            "find_lr": False,
             "resume": False,
             "check": True,
             "workers": 0,

@@ -123,7 +123,7 @@ def test_the_estimate_changes_neither_the_model_nor_the_random_numbers(data: Pat
 def test_what_is_free_decides_between_silence_and_a_warning(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, total: int, lines: int, plenty: bool
 ) -> None:
-    monkeypatch.setattr(memory_plan_module, "_estimate", estimated)
+    monkeypatch.setattr(memory_plan_module, "step_memory", estimated)
     monkeypatch.setattr(memory_plan_module, "memory_of", lambda device: Memory(free, total))
     plan = planned(tiny_trainer(data, tmp_path))
     assert len(plan.lines) == lines and plan.plenty == plenty
@@ -143,7 +143,7 @@ def estimated(*_: object, recompute_blocks: bool = False) -> StepMemory:
 def test_what_can_never_fit_is_refused_before_the_first_step(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_plan_module, "_estimate", estimated)
+    monkeypatch.setattr(memory_plan_module, "step_memory", estimated)
     monkeypatch.setattr(memory_plan_module, "memory_of", lambda device: Memory(25 * 10**8, 25 * 10**8))
     with pytest.raises(TrainingError, match=r"needs about 3\.5 GB, and this machine has 2\.5 GB in all") as caught:
         planned(tiny_trainer(data, tmp_path))
@@ -155,14 +155,14 @@ def test_without_an_estimate_or_an_answer_the_run_goes_on(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = tiny_trainer(data, tmp_path)
-    monkeypatch.setattr(memory_plan_module, "_estimate", estimated)
+    monkeypatch.setattr(memory_plan_module, "step_memory", estimated)
     monkeypatch.setattr(memory_plan_module, "memory_of", lambda device: None)
     assert planned(trainer).lines == ["memory    about 3.5 GB for training"]
 
     def strange(*_: object) -> StepMemory:
         raise NotImplementedError("an operation\nwithout shapes")
 
-    monkeypatch.setattr(memory_plan_module, "_estimate", strange)
+    monkeypatch.setattr(memory_plan_module, "step_memory", strange)
     assert planned(trainer).lines == [
         "memory    not known beforehand (NotImplementedError: an operation without shapes)"
     ]
@@ -180,7 +180,7 @@ def test_recipes_of_optimisers_count_their_states(data: Path, tmp_path: Path) ->
     sizes = {}
     for optimizer, momentum in (("adamw", 0.9), ("sgd", 0.9), ("sgd", 0.0)):
         trainer = tiny_trainer(data, tmp_path, optimizer=optimizer, momentum=momentum)
-        estimate = memory_plan_module._estimate(trainer.model, trainer.recipe, trainer.loss, trainer.ranks)
+        estimate = memory_plan_module.step_memory(trainer.model, trainer.recipe, trainer.loss, trainer.ranks)
         sizes[optimizer, momentum] = estimate.weights
         assert estimate.batch == 2
     parameters = sum(parameter.nbytes for parameter in trainer.model.parameters())

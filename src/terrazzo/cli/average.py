@@ -32,7 +32,7 @@ def average(
 
     Examples:
         terrazzo average runs/a runs/b runs/c --data my-folder --output runs/soup
-        terrazzo average runs/seed* --data my-folder --split holdout-drive --output soup
+        terrazzo average runs/seed* --data my-folder --split test --output soup
 
     Parameters
     ----------

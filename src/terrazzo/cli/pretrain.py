@@ -36,12 +36,12 @@ def pretrain(
 
     Patches of each photo are hidden, and the encoder learns to fill them in (masked image modelling). It pays with
     thousands of photos that look like those you label; weights trained on ImageNet are the better start where you may
-    use them.
+    use them. Start from the run with `terrazzo train --weights runs/pretrained`.
 
     Examples:
         terrazzo pretrain photos/ --output runs/pretrained
         terrazzo pretrain photos/ --model vit_small --epochs 200 --output runs/vit
-        terrazzo train --data my-folder --weights runs/pretrained --output runs/mine
+        terrazzo pretrain photos/ --output runs/pretrained --resume
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from terrazzo.arguments import checked
 from terrazzo.config import read_yaml_mapping
 from terrazzo.fields import LARGEST, Bounds, Count, Within, as_plain
 from terrazzo.imaging.read import MAX_PIXELS
@@ -70,6 +71,7 @@ class PretrainRecipe(Checked):
         """Return plain YAML and JSON values."""
         return {field.name: as_plain(getattr(self, field.name)) for field in fields(self)}
 
+    @checked
     def changed(self, changes: Mapping[str, Any]) -> PretrainRecipe:
         """Return the recipe with some fields changed; those of the optimiser are called ``optimizer.lr`` and so on.
 
@@ -91,6 +93,7 @@ class PretrainRecipe(Checked):
         return [name for name in mine if mine[name] != theirs[name]]
 
     @classmethod
+    @checked
     def from_dict(cls, values: Mapping[str, Any], where: str) -> PretrainRecipe:
         """Read `to_dict`'s output back.
 
@@ -100,6 +103,7 @@ class PretrainRecipe(Checked):
         return read_fields(cls, plain(values, where), where)
 
     @classmethod
+    @checked
     def from_file(cls, path: Path) -> PretrainRecipe:
         """Read a recipe file.
 

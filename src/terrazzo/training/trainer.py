@@ -243,13 +243,17 @@ class Trainer(Loop):
 
     def shipped_network(self) -> Segmenter:
         """Return the network that is validated and kept: the weight average, if there is one; no auxiliary heads."""
+        network = self._averaged()
+        return self.unsharded.without_auxiliary() if is_sharded(network) else network.without_auxiliary()
+
+    def _averaged(self) -> Segmenter:
         network = self.model if self.average is None else self.average.module
         assert isinstance(network, Segmenter)
-        return self.unsharded.without_auxiliary() if is_sharded(network) else network.without_auxiliary()
+        return network
 
     def _gather(self) -> None:
         """Put what the ranks have shared out together in one network, which is validated and kept."""
-        network = self.model if self.average is None else self.average.module
+        network = self._averaged()
         if is_sharded(network):
             self.unsharded.without_auxiliary().load_state_dict(
                 {key: value for key, value in whole_tree(network.state_dict()).items() if "auxiliary." not in key}

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from terrazzo.cli.distributed import predict_with_ray
 from terrazzo.cli.engine import EngineOption
 from terrazzo.cli.options import (
     PHOTOS,
@@ -84,6 +85,8 @@ def predict(
     overwrite: Annotated[bool, Parameter(negative=())] = False,
     skip_bad: SkipBadOption = False,
     trust_file: TrustOption = False,
+    ray: Annotated[bool, Parameter(negative=())] = False,
+    workers: int | None = None,
 ) -> None:
     """Turn photos into masks and pictures, at the photos' own size, and videos into videos.
 
@@ -148,7 +151,25 @@ def predict(
         Read whole-slide images, at the level of about so many micrometres a pixel.
     overwrite
         Replace files even if they are not results of `terrazzo predict`. Photos are never replaced.
+    ray
+        Spread the photos over the Ray cluster in RAY_ADDRESS, or over processes of this machine; Parquet tables and
+        WebDataset shards (.tar) are photos too. The same command again does what is left.
+    workers
+        Processes with --ray; by default as many as the cluster has cores for.
     """
+    if ray:
+        given: dict[str, object] = {
+            "--classes": classes, "--cutout": cutout, "--bands": bands, "--frame": frame, "--value-range": value_range,
+            "--region": region, "--cog": cog, "--compile": compile, "--overwrite": overwrite, "--stop": stop,
+        }  # fmt: skip
+        predict_with_ray(
+            _images(images or [], example, model), output, model, given, skip_bad, save=save, workers=workers,
+            protocol=protocol, engine=engine, device=device, threads=threads, batch_size=batch_size,
+            precision=precision, trust=trust_file,
+        )  # fmt: skip
+        return
+    if workers is not None:
+        raise ConfigError("--workers is for --ray", fix="leave it out, or add --ray", code="usage")
     style = Style(alpha, _class_names("--classes", classes), _class_names("--cutout", cutout) or ())
     chosen = _images(images or [], example, model)
     keep_freed_memory()

@@ -9,7 +9,9 @@
     v1.py              /v1: our own endpoints
     open_inference.py  /v2: the Open Inference Protocol
     metrics.py         /metrics for Prometheus
+    tracing.py         spans for OpenTelemetry
     app.py             the application: the above, request ids, keys, errors
+    ray_serve.py       the application on Ray Serve
     server.py          `serve`: the application on a socket, signals, the end
     demo/              the page: HTML, script and style, served as they are
 

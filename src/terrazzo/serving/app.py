@@ -61,7 +61,8 @@ def make_app(house: Segmenter, failed: Callable[[TerrazzoError], None] = lambda 
 
         with suppress(RuntimeError, ValueError):  # outside the main thread there are no signals
             loop.add_signal_handler(signal.SIGHUP, load)
-        load(failed)
+        if not house.models.is_ready:
+            load(failed)
         yield
         ending = threading.Thread(target=house.close, name="end", daemon=True)
         ending.start()
@@ -99,7 +100,7 @@ def make_app(house: Segmenter, failed: Callable[[TerrazzoError], None] = lambda 
             allow_headers=["Authorization", "Content-Type", "Inference-Header-Content-Length", "X-Request-Id"],
             expose_headers=["Inference-Header-Content-Length", "Retry-After", "X-Request-Id", "X-Terrazzo-Model"],
         )
-    app.add_middleware(_Log, metrics=house.metrics, json_lines=settings.json_log)
+    app.add_middleware(_Log, house=house)
     return app
 
 
@@ -197,17 +198,24 @@ class _OwnPages:
 class _Log:
     """Gives each request an id, and writes a line about it once it is answered."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, json_lines: bool) -> None:
-        self._app, self._metrics, self._json_lines = app, metrics, json_lines
+    def __init__(self, app: ASGIApp, house: Segmenter) -> None:
+        self._app, self._house = app, house
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = time.monotonic()
-        asked = Request(scope).headers.get("x-request-id", "")
-        scope["terrazzo.id"] = number = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex[:16]
-        status = 499
+        headers = Request(scope).headers
+        asked = headers.get("x-request-id", "")
+        number = asked if REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex[:16]
+        with self._house.tracing.request(scope["method"], headers, number) as traced:
+            await self._answered(scope, receive, send, number, traced)
+
+    async def _answered(
+        self, scope: Scope, receive: Receive, send: Send, number: str, traced: Callable[[str, int], None]
+    ) -> None:
+        begun, status = time.monotonic(), 499
+        scope["terrazzo.id"] = number
 
         async def answered(message: Message) -> None:
             nonlocal status
@@ -235,7 +243,8 @@ class _Log:
             leaving.close()
             seconds = time.monotonic() - begun
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.request(route, status, seconds)
+            self._house.metrics.request(route, status, seconds)
+            traced(route, status)
             self._write(scope, method, number, status, seconds)
 
     def _write(self, scope: Scope, method: str, number: str, status: int, seconds: float) -> None:
@@ -249,7 +258,7 @@ class _Log:
         }
         if "terrazzo.cause" in scope:
             facts["cause"] = scope["terrazzo.cause"]
-        if self._json_lines:
+        if self._house.settings.json_log:
             LOG.info(json.dumps({"time": round(time.time(), 3), **facts}))
         else:
             LOG.info(" ".join(f"{key}={value}" for key, value in facts.items()))

@@ -34,6 +34,8 @@ class Job(Generic[T, R]):
         deadline: when the answer is worth nothing any more, in `time.monotonic`'s seconds.
         future: the result; cancelling it drops the job.
         queued: when it came.
+        begun: when its batch began to be computed.
+        ended: when that was over.
     """
 
     item: T
@@ -41,6 +43,8 @@ class Job(Generic[T, R]):
     deadline: float
     future: Future[R] = field(default_factory=Future)
     queued: float = field(default_factory=time.monotonic)
+    begun: float = 0.0
+    ended: float = 0.0
 
 
 class BatchQueue(Generic[T, R]):
@@ -110,6 +114,8 @@ class BatchQueue(Generic[T, R]):
             results = self._compute([job.item for job in batch]) if batch else ()
         except Exception as error:
             failure = error
+        for job in batch:
+            job.begun, job.ended = begun, time.monotonic()
         if batch:
             self._watch([begun - job.queued for job in batch], time.monotonic() - begun)  # before anybody is answered
         for place, job in enumerate(batch):

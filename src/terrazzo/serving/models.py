@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,13 +76,13 @@ class ServedModel:
             watch=computed,
         )
 
-    def submit(self, image: Image, deadline: float, keep: Keep = NOTHING) -> Future[Outcome]:
-        """Queue an (H, W, bands) image; the future's result is a segmentation, or why there is none."""
+    def submit(self, image: Image, deadline: float, keep: Keep = NOTHING) -> Job[tuple[Image, Keep], Outcome]:
+        """Queue an (H, W, bands) image; the result of the job's future is a segmentation, or why there is none."""
         height, width = image.shape[:2]
         kind = (self.predictor.input_size((height, width)), keep)
         job: Job[tuple[Image, Keep], Outcome] = Job((image, keep), kind, deadline)
         self.queue.put(job)
-        return job.future
+        return job
 
     def _compute(self, items: Sequence[tuple[Image, Keep]]) -> list[Outcome]:
         return self.predictor.segment_together([image for image, _ in items], keep=items[0][1])

@@ -27,6 +27,7 @@ from terrazzo.serving.metrics import Metrics
 from terrazzo.serving.models import Models, ServedModel, UnknownModelError
 from terrazzo.serving.refusal import Refusal, refusal_of
 from terrazzo.serving.settings import ServeSettings
+from terrazzo.serving.tracing import tracing_of
 
 __all__ = ["LEAVING", "Segmenter", "Ticket", "together"]
 
@@ -93,11 +94,13 @@ class Segmenter:
         settings: the server's.
         metrics: times every stage.
         admission: the places.
+        tracing: makes spans.
     """
 
     def __init__(self, models: Models, settings: ServeSettings, metrics: Metrics) -> None:
         self.models, self.settings, self.metrics = models, settings, metrics
         self.admission = Admission(settings.capacity)
+        self.tracing = tracing_of()
         metrics.watch(models.waiting, lambda: self.admission.taken)
         self._reading = ReadOptions(max_pixels=settings.max_pixels)
         self._decoders = ThreadPoolExecutor(SIDE_THREADS, thread_name_prefix="decode")
@@ -159,6 +162,7 @@ class Segmenter:
                 finally:
                     model.decoding -= 1
                 self.metrics.stage(model.name, "decode", time.monotonic() - begun)
+                self.tracing.stage("decode", model.name, begun)
                 return await self.segment_array(ticket, model, image, keep)
         except TerrazzoError as error:
             raise refusal_of(error) from error
@@ -174,13 +178,15 @@ class Segmenter:
             Refusal: as `segment_file`.
         """
         try:
-            future = model.submit(image, ticket.deadline, keep)
+            job = model.submit(image, ticket.deadline, keep)
         except RuntimeError:  # the model was replaced between finding and asking it
-            future = self.model(model.name).submit(image, ticket.deadline, keep)
+            job = self.model(model.name).submit(image, ticket.deadline, keep)
         try:
-            outcome = await ticket.wait(asyncio.wrap_future(future))
+            outcome = await ticket.wait(asyncio.wrap_future(job.future))
         finally:
-            future.cancel()  # at once: asyncio cancels it a turn later, when it may have been taken from the queue
+            job.future.cancel()  # at once: asyncio cancels it a turn later, when it may have left the queue
+        self.tracing.stage("queue", model.name, job.queued, job.begun)
+        self.tracing.stage("compute", model.name, job.begun, job.ended)
         if isinstance(outcome, Failure):
             raise refusal_of(outcome.error) from outcome.error
         self.metrics.answered(model.name, outcome)
@@ -209,6 +215,7 @@ class Segmenter:
         begun = time.monotonic()
         answer = await self._apart(ticket, self._encoders, encoded)
         self.metrics.stage(model.name, "encode", time.monotonic() - begun)
+        self.tracing.stage("encode", model.name, begun)
         return answer
 
     async def _apart(self, ticket: Ticket, pool: ThreadPoolExecutor, function: Callable[[], T]) -> T:
@@ -223,6 +230,7 @@ class Segmenter:
         self.models.close()
         self._decoders.shutdown()
         self._encoders.shutdown()
+        self.tracing.close()
 
 
 async def together(tasks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -68,7 +68,8 @@ def benchmark(
     rounds
         Time so many passes.
     precision
-        Compute in fp32; bf16, on processors with bfloat16 instructions; or auto, what `terrazzo predict` chooses.
+        Compute in fp32; bf16, on processors with bfloat16 instructions; or auto: fp32 on a CPU, and on a GPU float16
+        where that finds the same classes.
     profile
         Show where the time goes too: each engine's own counters, by kind of layer, and the ten dearest layers.
     json

@@ -18,7 +18,8 @@ to the last mask (`benchmarks/directory.py`, one thread of a Xeon at 2.5 GHz wit
 OpenVINO 48. OpenVINO is no faster than PyTorch for sizes that it has not compiled for, nor for large ones: 4.4 s and
 2.9 s at 1024 x 2048 (`benchmarks/results/engines_1024x2048.md`).
 
-On a CPU all engines compute in float32 and give the same masks, except at exact ties.
+On a CPU all engines compute in float32 and give the same masks, except at exact ties. Of many images on a processor
+with bfloat16 instructions the first are computed in both (`engines/precision_trial.py`).
 """
 
 from __future__ import annotations
@@ -60,6 +61,10 @@ megapixels here.
 LARGE_MEGAPIXELS = 1.2
 """Of one image. OpenVINO is at least as fast as PyTorch up to 1024 x 1024, and slower at 1024 x 2048."""
 
+LEAST_TRIED = 32
+"""Images from which on bfloat16 is tried on a CPU. Trying it takes as long as about 6 images, and preparing a second
+network as long as a few more; each later image takes a little more than half of the time."""
+
 SAMPLED = 10  # images of a directory whose sizes are read
 
 AUTO = "auto"
@@ -74,11 +79,18 @@ class Workload:
         images: how many.
         size: (height, width) of a typical one.
         one_size: whether all have it, as far as is known.
+        repeatable: whether an image must get the same mask whichever ones came before it.
     """
 
     images: int = 1
     size: tuple[int, int] = (512, 512)
     one_size: bool = False
+    repeatable: bool = False
+
+    @property
+    def tries_bfloat16(self) -> bool:
+        """Whether the precision may be chosen by the first images."""
+        return self.images >= LEAST_TRIED and not self.repeatable
 
     @classmethod
     def of(cls, paths: Iterable[Path]) -> Workload:

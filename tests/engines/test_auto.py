@@ -123,7 +123,7 @@ def test_many_images_of_one_size_are_openvinos(
     assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is OpenVINOEngine  # converted on the way
     assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is OpenVINOEngine
     assert engine_of(trained, workload=MANY_OF_ONE_SIZE) is TorchEngine
-    assert engine_of(folder, workload=replace(MANY_OF_ONE_SIZE, size=(1024, 2048))) is TorchEngine
+    assert engine_of(folder, workload=replace(MANY_OF_ONE_SIZE, size=(1024, 2048))) is OpenVINOEngine
     monkeypatch.setattr(FIND_SPEC, lambda name: None if name == "openvino" else True)
     assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is TorchEngine
     monkeypatch.undo()

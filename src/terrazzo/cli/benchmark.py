@@ -11,7 +11,8 @@ from cyclopts import Parameter
 from terrazzo.cli.engine import engine_names
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.say import say
-from terrazzo.engines.engine import Precision
+from terrazzo.engines.engine import Precision, available_cores
+from terrazzo.engines.measured import kept_speeds
 from terrazzo.errors import ConfigError
 from terrazzo.imaging.find_images import find_images
 from terrazzo.ownership import check_outputs, write_result
@@ -43,6 +44,9 @@ def benchmark(
     Each engine runs in a process of its own and is called in turn with the others, so that whatever else the machine
     does changes all of them. The table says how long a pass takes, what it costs in processor time and memory, how
     close it comes to the processor's limit, how long the engine takes to start, and whether the masks are the same.
+
+    The first time it also measures the shipped model at three sizes, half a minute, by which `--engine auto` chooses
+    from then on.
 
     Examples:
         terrazzo benchmark
@@ -107,3 +111,10 @@ def benchmark(
     if json is not None:
         write_result(json, report.to_json().encode("utf-8", "backslashreplace"), "benchmark")
         say("", f"figures written to {json}")
+    if engines == "all" and kept_speeds(threads or available_cores()) is None:
+        from terrazzo.profiling.choice import measure_choice
+
+        with progress_bar("sizes") as progress:
+            speeds = measure_choice(threads, progress)
+        fastest = [f"{min(engine, key=engine.__getitem__)} for {h} x {w}" for (h, w), engine in speeds.items()]
+        say("", f"for many photos of one size, auto takes {', '.join(fastest)}")

@@ -128,7 +128,7 @@ def make_predictor(
     unasked = unasked and precision != "bf16" and has_runtime()  # else nothing is looked up or hashed for it
 
     def best(about: TrainedModel | ExportedDescription) -> EngineRecord:
-        return auto_engine(workload, about.preprocess) if unasked else chosen or PYTORCH
+        return auto_engine(workload, about.preprocess, threads) if unasked else chosen or PYTORCH
 
     def run_converted(path: Path, about: ExportedDescription, source: Model) -> Predictor:
         runs = best(about)

@@ -89,10 +89,10 @@ def undone_on_failure(model: nn.Module, statistics: list[Tensor], device: torch.
         raise
 
 
-def put_back(model: nn.Module, statistics: list[Tensor]) -> None:
-    """Give a model's buffers the values of copies of them."""
+def put_back(model: nn.Module, statistics: list[Tensor], unless: Tensor | None = None) -> None:
+    """Give a model's buffers the values of copies of them, unless a flag on their device is set."""
     for buffer, value in zip(model.buffers(), statistics, strict=True):
-        buffer.copy_(value)
+        buffer.copy_(value if unless is None else torch.where(unless, buffer, value))
 
 
 @contextmanager

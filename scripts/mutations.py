@@ -279,7 +279,7 @@ MUTATIONS = (
     Mutation("boundary: width by the longer side", "boundary", "float(np.hypot(*label_HW.shape))",
         "float(max(label_HW.shape))", ("boundary",)),
     # -- training ------------------------------------------------------------------------------------------------------
-    Mutation("ema: never updated", "loop", "self.average.update(self.model)", "pass",
+    Mutation("ema: never updated", "loop", "self.average.update(self.model, is_finite)", "pass",
         ("steps::test_the_average_moves_at_every_step_as_its_formula_says",)),
     Mutation("ema: no warm-up", "ema", "min(self.decay, (1 + self.updates) / (10 + self.updates))", "self.decay",
         ("ema::test_follows_the_formula",)),
@@ -309,7 +309,8 @@ MUTATIONS = (
         ("steps::test_a_step_of_sgd_by_hand",)),
     Mutation("step: auxiliary heads weigh 1", "trainer", "loss + self.recipe.model.auxiliary_weight * self.loss(",
         "loss + self.loss(", ("steps::test_the_gradients_of_auxiliary_heads_are_added",)),
-    Mutation("step: taken without finite gradients", "loop", "if torch.isfinite(whole(norm)):", "if True:",
+    Mutation("step: taken without finite gradients", "loop", "torch.isfinite(whole(norm))",
+        "torch.isfinite(whole(norm).nan_to_num())",
         ("trainer::test_a_batch_without_finite_gradients_changes_nothing_and_is_named",)),
     Mutation("step: classes weigh alike", "losses", "row(logits_BKhw, labels_BHW, self.ignore_index, class_weights_K)",
         "row(logits_BKhw, labels_BHW, self.ignore_index, None)", ("steps::test_a_step_of_sgd_by_hand",)),

@@ -52,12 +52,46 @@ def test_gpu_smoke(start, way: str) -> None:
     assert first[5] == ""  # no CUDA graph on a CPU
 
 
-def test_gpu_without_one(start, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("program", ["gpu", "gpu_check"])
+def test_gpu_without_one(start, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="no CUDA GPU here"):
-        start("gpu")
+        start(program)
+
+
+@pytest.mark.slow
+def test_gpu_check_rehearsed_on_a_cpu(start) -> None:
+    rows = rows_of(start("gpu_check", "--device", "cpu", "--quick"))
+    checks = [row for row in rows if row[-1] in ("yes", "NO")]
+    assert [row[-1] for row in checks] == ["yes"] * 8
+    kinds = [row[0].split()[0].rstrip(":,") for row in checks]
+    assert kinds == ["predict"] * 3 + ["evaluate", "train", "train", "resume", "export"]
+    measured = [row for row in rows if row[:2] == ["B0", "bf16"]]
+    assert [row[2] for row in measured] == ["1", "2"] and all(float(row[6]) > 0 for row in measured)
+
+
+def test_a_gpu_check_that_fails_is_a_row_and_the_exit_status(start, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gpu_check  # type: ignore[import-not-found]
+
+    def evaluate(checks) -> None:
+        raise RuntimeError("CUDA error: no kernel image\nmore")
+
+    def predict(checks) -> None:
+        checks.compare("pixels", 0.5, 0.9)
+
+    for name in ("train", "resume", "export", "make_photos"):
+        monkeypatch.setattr(gpu_check, name, lambda checks: None)
+    monkeypatch.setattr(gpu_check, "evaluate", evaluate)
+    monkeypatch.setattr(gpu_check, "predict", predict)
+    monkeypatch.setattr(gpu_check, "speeds", lambda *_: [])
+    shown: list[str] = []
+    monkeypatch.setattr(gpu_check, "publish", lambda _name, text, write: shown.append(text))
+    with pytest.raises(SystemExit, match="1"):
+        start("gpu_check", "--device", "cpu", "--quick")
+    assert ["pixels", "50.0000%", "90.0000%", "NO"] in rows_of(shown[0])
+    assert ["evaluate", "RuntimeError: CUDA error: no kernel image", "", "NO"] in rows_of(shown[0])
 
 
 @pytest.mark.slow

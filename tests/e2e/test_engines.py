@@ -34,7 +34,7 @@ def compare(paths: list[Path]) -> None:
     workload = Workload.of(paths)
     masks = {}
     for engine in ("torch", "onnxruntime", "openvino"):
-        results = make_predictor(engine=engine, threads=2, workload=workload).segment_files(paths)
+        results = make_predictor(engine=engine, threads=2, precision="fp32", workload=workload).segment_files(paths)
         masks[engine] = [result.mask for result in results if isinstance(result, Segmentation)]
         assert len(masks[engine]) == len(paths)
     for engine in ("onnxruntime", "openvino"):

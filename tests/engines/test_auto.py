@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,15 @@ from PIL import Image
 
 import terrazzo
 from terrazzo.cli.main import main
+from terrazzo.engines import openvino as openvino_engine
+from terrazzo.engines import torch as torch_engine
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.cache import cache_folder
 from terrazzo.engines.conversion_cache import FallingBack, convert_once, kept_conversions
 from terrazzo.engines.engine import ENGINES
 from terrazzo.engines.onnxruntime import OnnxRuntimeEngine
 from terrazzo.engines.openvino import OpenVINOEngine
+from terrazzo.engines.precision_trial import PrecisionTrial
 from terrazzo.engines.torch import TorchEngine
 from terrazzo.errors import CheckpointError, ConfigError, MissingExtraError
 from terrazzo.graphs.onnx import write_onnx
@@ -33,7 +37,7 @@ from terrazzo.weights.create import create_model
 from terrazzo.weights.files import TrainedModel, save_folder
 
 LABELS = LabelSpec.from_names(["sky", "road", "tree"])
-MANY = Workload(500, (480, 640))
+MANY = Workload(500, (480, 640), repeatable=True)  # so that the precision does not depend on the processor
 MANY_OF_ONE_SIZE = replace(MANY, one_size=True)
 ORT = ENGINES["onnxruntime"]
 CONVERTING = [name for name in ENGINES if ENGINES[name].runs_conversions]
@@ -119,7 +123,7 @@ def test_many_images_of_one_size_are_openvinos(
     assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is OpenVINOEngine  # converted on the way
     assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is OpenVINOEngine
     assert engine_of(trained, workload=MANY_OF_ONE_SIZE) is TorchEngine
-    assert engine_of(folder, workload=replace(MANY_OF_ONE_SIZE, size=(1024, 2048))) is TorchEngine
+    assert engine_of(folder, workload=replace(MANY_OF_ONE_SIZE, size=(1024, 2048))) is OpenVINOEngine
     monkeypatch.setattr(FIND_SPEC, lambda name: None if name == "openvino" else True)
     assert engine_of(folder, workload=MANY_OF_ONE_SIZE) is TorchEngine
     monkeypatch.undo()
@@ -139,6 +143,24 @@ def test_a_network_that_would_be_traced_is_not_converted_unasked(
     for workload in (Workload(), MANY_OF_ONE_SIZE):
         assert engine_of(tmp_path / "model", workload=workload) is TorchEngine
     assert not cache_folder().exists()
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_bfloat16_is_tried_for_many_images_on_a_processor_that_has_it(
+    folder: Path, exported: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opens(model: Path, **options: Any) -> bool:
+        made = make_predictor(model, "cpu", engine=engine, **{"workload": Workload(500), **options}).engine
+        return isinstance(made.converted if isinstance(made, FallingBack) else made, PrecisionTrial)
+
+    for has_it in (True, False):
+        monkeypatch.setattr(torch_engine, "multiplies_bfloat16", lambda has_it=has_it: has_it)
+        monkeypatch.setattr(openvino_engine, "_multiplies_bfloat16", lambda _core, has_it=has_it: has_it)
+        for model in (folder, exported) if engine == "openvino" else (folder,):
+            assert opens(model) == has_it
+            assert not opens(model, precision="fp32")
+            assert not opens(model, workload=Workload())
+            assert not opens(model, workload=MANY)
 
 
 def test_a_workload_is_of_one_size_where_a_sample_of_the_images_is(tmp_path: Path) -> None:

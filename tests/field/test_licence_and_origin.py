@@ -122,11 +122,11 @@ def test_a_run_from_random_weights_states_nothing_and_one_from_it_names_it(data:
 def test_an_interrupted_run_keeps_it(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = start_in(tmp_path / "nv", licence=NON_COMMERCIAL)
 
-    def told_to_stop(trainer: Trainer, loss: float) -> bool:
+    def told_to_stop(trainer: Trainer) -> bool:
         return True
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(Trainer, "_note_step", told_to_stop)
+        patch.setattr(Trainer, "_note_steps", told_to_stop)
         trained_from(start, data, tmp_path / "run")
     start.rename(tmp_path / "moved")
     turned = shutil.copytree(data, tmp_path / "turned")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from PIL import Image
 
 from terrazzo.cli.main import main
 from terrazzo.engines.engine import ENGINES
+from terrazzo.engines.measured import kept_speeds
 from terrazzo.errors import ConfigError, ImageError, TerrazzoError
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
 from terrazzo.profiling import benchmark as benchmark_module
+from terrazzo.profiling import choice
 from terrazzo.profiling.benchmark import benchmark
 from terrazzo.profiling.engine_process import EngineProcess
 from terrazzo.weights.create import create_model
@@ -65,15 +69,30 @@ def test_pytorch_alone(model: Path, images: Path, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.slow
-def test_all_engines_agree(model: Path, images: Path, tmp_path: Path) -> None:
+def test_all_engines_agree(
+    model: Path,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     pytest.importorskip("openvino")
     pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("TERRAZZO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(choice, "SIZES", ((32, 64), (64, 64)))
     values = figures(model, images, tmp_path, "--size", "64x96", "--batch-size", "2", "--threads", "1")
     assert values["problems"] == []
     assert [row["engine"] for row in values["engines"]] == list(ENGINES)  # type: ignore[attr-defined]
     for row in values["engines"]:  # type: ignore[attr-defined]
         assert row["pixels"] == 2 * 64 * 96
         assert row["difference"] < 1e-4 and row["differing"] <= 2 and row["images"]["differing"] <= 2
+    speeds = kept_speeds(1)
+    assert speeds is not None and list(speeds) == [(32, 64), (64, 64)]
+    for seconds in speeds.values():
+        assert list(seconds) == list(ENGINES) and min(seconds.values()) > 0
+    assert "for many photos of one size, auto takes" in capsys.readouterr().out
+    figures(model, images, tmp_path, "--size", "64x96", "--threads", "1")
+    assert kept_speeds(1) == speeds and "auto takes" not in capsys.readouterr().out  # measured once
 
 
 @pytest.mark.slow
@@ -89,6 +108,49 @@ def test_an_exported_file_runs_where_it_can(model: Path, images: Path, tmp_path:
     (speed,) = report.engines
     assert speed.differing is None and speed.images is not None
     assert "torch: not measured" in benchmark(file, size=(64, 64), threads=1, rounds=1).table()
+
+
+class InTurn:
+    """Stands for an engine's process: each pass takes some of these seconds, and one engine has too little memory."""
+
+    seconds: ClassVar = {"torch": [9.0, 0.3, 0.2, 0.4], "onnxruntime": [9.0, 0.5, 0.1, 0.6], "openvino": [9.0]}
+    asked: ClassVar[list[tuple[str, str]]] = []
+
+    def __init__(self, name: str, _threads: int, _cache: Path) -> None:
+        self.name, self.left = name, iter(())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def ask(self, request: str, **arguments: Any) -> Any:
+        self.asked.append((self.name, request))
+        if request == "start":
+            if self.name == "openvino" and arguments["size"] == (1024, 2048):
+                raise ConfigError("too little memory", fix="")
+            self.left = iter([*self.seconds[self.name], *[1.0] * 9])
+            return None
+        return next(self.left), 0.0
+
+
+def test_sizes_are_measured_once_in_turn_after_two_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERRAZZO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(choice, "EngineProcess", InTurn)
+    monkeypatch.setattr("terrazzo.engines.engine.find_spec", lambda _name: True)
+    usual = {"torch": 0.2, "onnxruntime": 0.1, "openvino": 1.0}
+    expected = {(512, 512): usual, (1024, 1024): usual, (1024, 2048): {"torch": 0.2, "onnxruntime": 0.1}}
+    assert choice.measure_choice(2) == kept_speeds(2) == expected
+    assert [name for name, request in InTurn.asked if request == "call"][3:9] == [*usual, *usual]
+
+
+def test_without_a_place_to_keep_them_speeds_are_only_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("TERRAZZO_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(choice, "EngineProcess", InTurn)
+    with pytest.warns(TerrazzoWarning, match="auto chooses by its built-in rules"):
+        assert choice.measure_choice(2)
 
 
 # -- what a user can get wrong ----------------------------------------------------------------------------------------

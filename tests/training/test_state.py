@@ -44,8 +44,8 @@ def steps(trainer: Trainer) -> Iterator[tuple[float, ...]]:
     """Take the steps that are left of the first epoch, as `run` does; yield each one's loss and draws."""
     trainer.state.restore_generators()
     for batch in trainer.loader.batches(0, trainer.state.position):
-        loss = trainer.train_step(batch)
-        trainer._note_step(loss)
+        loss = float(trainer.train_step(batch))
+        trainer._note_steps()
         # Dropout and drop path draw from PyTorch's generator; an encoder from elsewhere may draw from these.
         yield loss, random.random(), float(np.random.random())
 

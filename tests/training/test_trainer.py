@@ -49,7 +49,7 @@ def watch(trainer: Trainer) -> list[list[int]]:
     seen: list[list[int]] = []
     learn = trainer.train_step
 
-    def noted(batch: Batch) -> float:
+    def noted(batch: Batch) -> torch.Tensor:
         seen.append(batch.indices)
         return learn(batch)
 
@@ -64,7 +64,7 @@ def stop_at(trainer: Trainer, step: int) -> None:
     """
     learn = trainer.train_step
 
-    def stopped(batch: Batch) -> float:
+    def stopped(batch: Batch) -> torch.Tensor:
         if trainer.state.step + 1 == step:
             trainer.signals.number = signal.SIGTERM
         return learn(batch)
@@ -245,6 +245,87 @@ def test_a_batch_without_finite_gradients_changes_nothing_and_is_named(
     assert math.isfinite(trainer.train_step(good)) and trainer.state.bad_steps == 0
 
 
+# -- steps whose outcome is read later, as those of a GPU are ---------------------------------------------------------
+
+
+def test_reading_steps_later_changes_no_loss_and_no_weight(data: Path, tmp_path: Path, unbroken: Unbroken) -> None:
+    trainer = tiny_trainer(data, tmp_path)
+    trainer.read_every = 3  # of 2 in an epoch: the validation reads them
+    trainer.run()
+    assert_equal(load_checkpoint(tmp_path / "checkpoints")[0], unbroken.state)
+
+
+def test_a_run_that_is_stopped_reads_and_logs_its_steps_first(data: Path, tmp_path: Path, unbroken: Unbroken) -> None:
+    first = tiny_trainer(data, tmp_path)
+    first.read_every = 10
+    stop_at(first, 3)
+    with pytest.raises(SystemExit):
+        first.run()
+    saved = load_checkpoint(tmp_path / "checkpoints")[0]
+    assert saved["step"] == 3 and len(saved["losses"]) == 1
+    second = tiny_trainer(data, tmp_path)
+    second.read_every = 10
+    second.resume()
+    second.run()
+    assert_equal(load_checkpoint(tmp_path / "checkpoints")[0], unbroken.state)
+
+
+def test_a_bad_step_that_is_read_later_has_changed_nothing_either(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = []
+    for read_every in (1, 4):
+        trainer = tiny_trainer(data, tmp_path / str(read_every))
+        trainer.read_every = read_every
+        good, bad = trainer.loader.batches(0)
+        bad.images[0, 0, 0, 0] = math.nan
+        torch.manual_seed(0)
+        for batch in (good, bad, good, bad):
+            trainer.train_step(batch)
+        trainer._finish_steps()
+        assert trainer.state.bad_steps == 1 and len(trainer.log.losses) == 4
+        states.append(snapshot(trainer))
+        said = capsys.readouterr().err
+        assert said.count("not finite") == 2 and "step 2:" in said and "step 4:" in said
+    assert_equal(states[0], states[1])
+
+
+def test_a_first_step_of_sgd_that_is_not_taken_leaves_no_momentum(data: Path, tmp_path: Path) -> None:
+    trainer = tiny_trainer(data, tmp_path, optimizer="sgd", lr=0.01)
+    _, bad = trainer.loader.batches(0)
+    bad.images[0, 0, 0, 0] = math.nan
+    trainer.train_step(bad)
+    momenta = [state["momentum_buffer"] for state in trainer.optimizer.state.values()]
+    assert momenta and not any(momentum.any() for momentum in momenta)
+
+
+def test_a_step_asks_the_device_for_nothing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = tiny_trainer(data, tmp_path, ema_decay=None)
+    trainer.read_every = 10
+    batch = next(trainer.loader.batches(0))
+    trainer.train_step(batch)  # the first one creates the optimiser's state
+    with monkeypatch.context() as patch:
+        for name in ("__bool__", "__float__", "__int__", "item", "tolist", "numpy", "cpu"):
+            patch.setattr(torch.Tensor, name, lambda *_, name=name: pytest.fail(f"a step waits for {name}"))
+        trainer.train_step(batch)
+    assert trainer.log.losses == []
+    trainer._finish_steps()
+    assert len(trainer.log.losses) == 2 and all(map(math.isfinite, trainer.log.losses))
+
+
+def test_a_diverged_run_that_is_read_late_is_not_saved(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "MOST_BAD_STEPS", 2)
+    trainer = tiny_trainer(data, tmp_path)
+    trainer.read_every = 10
+    monkeypatch.setattr(trainer, "loss", lambda logits, labels, batch: logits.sum() * math.nan)
+    monkeypatch.setattr(trainer_module, "validate", lambda *_: pytest.fail("a diverged run is not validated"))
+    with pytest.raises(TrainingError, match="2 steps in a row"):
+        trainer.run()
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_a_run_that_has_diverged_ends_with_the_images_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,7 +356,7 @@ def test_bf16_autocast_trains_on_this_machine(data: Path, tmp_path: Path) -> Non
         batch = next(trainer.loader.batches(0))
         before = trainer.model.decoder.state_dict()["classifier.weight"].clone()
         torch.manual_seed(0)
-        losses.append(trainer.train_step(batch))
+        losses.append(float(trainer.train_step(batch)))
     assert losses[1] == pytest.approx(losses[0], rel=0.01) and losses[1] != losses[0]
     after = trainer.model.decoder.state_dict()["classifier.weight"]
     assert trainer.state.bad_steps == 0 and after.dtype == torch.float32 and not torch.equal(before, after)
@@ -328,7 +409,7 @@ def test_each_auxiliary_head_adds_its_weighted_loss(data: Path, tmp_path: Path, 
         with torch.no_grad():
             outputs = trainer.model.train()(batch.images, auxiliary=True)
             values = [float(trainer.loss(x, batch.labels)) for x in outputs]
-        losses[weight] = trainer.train_step(batch)
+        losses[weight] = float(trainer.train_step(batch))
         assert losses[weight] == pytest.approx(values[0] + weight * sum(values[1:]), rel=1e-5)
     assert losses[0.4] > losses[0.0]
 

@@ -11,7 +11,8 @@ from cyclopts import Parameter
 from terrazzo.cli.engine import engine_names
 from terrazzo.cli.progress import progress_bar
 from terrazzo.cli.say import say
-from terrazzo.engines.engine import Precision
+from terrazzo.engines.engine import Precision, available_cores
+from terrazzo.engines.measured import kept_speeds
 from terrazzo.errors import ConfigError
 from terrazzo.imaging.find_images import find_images
 from terrazzo.ownership import check_outputs, write_result
@@ -44,6 +45,9 @@ def benchmark(
     them alike. The table says how long a pass takes, what it costs in processor time and memory, how close it comes to
     the processor's limit, how long the engine takes to start, and whether the masks are the same.
 
+    The first time it also measures the shipped model at three sizes, half a minute, by which `--engine auto` chooses
+    from then on.
+
     Examples:
         terrazzo benchmark
         terrazzo benchmark --model runs/mine --size 1024x2048 --threads 4
@@ -68,7 +72,8 @@ def benchmark(
     rounds
         Time this many passes.
     precision
-        Compute in fp32; bf16, on processors with bfloat16 instructions; or auto, what `terrazzo predict` chooses.
+        Compute in fp32; bf16, on processors with bfloat16 instructions; or auto: fp32 on a CPU, and on a GPU float16
+        where that finds the same classes.
     profile
         Show where the time goes too: each engine's own counters, by kind of layer, and the ten slowest layers.
     json
@@ -106,3 +111,10 @@ def benchmark(
     if json is not None:
         write_result(json, report.to_json().encode("utf-8", "backslashreplace"), "benchmark")
         say("", f"figures written to {json}")
+    if engines == "all" and kept_speeds(threads or available_cores()) is None:
+        from terrazzo.profiling.choice import measure_choice
+
+        with progress_bar("sizes") as progress:
+            speeds = measure_choice(threads, progress)
+        fastest = [f"{min(engine, key=engine.__getitem__)} for {h} x {w}" for (h, w), engine in speeds.items()]
+        say("", f"for many photos of one size, auto takes {', '.join(fastest)}")

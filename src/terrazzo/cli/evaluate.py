@@ -86,7 +86,7 @@ def evaluate(
     crowds
         Take iscrowd: 1 in COCO JSON for areas to ignore, or for objects; by default as in the model's training.
     precision
-        Compute in fp32; bf16 where the processor has it; or auto: on a GPU float16 where that finds the same classes.
+        Compute in fp32; bf16 where the processor has it; or auto, what `terrazzo predict` takes for many photos.
     truth
         Compare a raster with this: a GeoTIFF of class indices in its grid, or polygons in GeoJSON.
     attribute

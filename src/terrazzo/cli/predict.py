@@ -126,8 +126,8 @@ def predict(
     batch_size
         Use batches of at most this many photos of equal size.
     precision
-        Compute in fp32; in bf16, where the processor has it: faster, and some pixels on edges differ; or auto: fp32 on
-        a CPU, and on a GPU float16 where that finds the same classes.
+        Compute in fp32; in bf16, where the processor has it: faster, and some pixels on edges differ; or auto, which
+        takes bf16 (on a GPU float16) for many photos where the first ones get the same classes in less time.
     every
         Segment only every n-th frame of a video, beginning with the first.
     start

@@ -8,17 +8,20 @@ The rules, over the rows of `terrazzo.engines.engine.ENGINES` that are installed
 3. For few images: the first engine that is `best_for` them (ONNX Runtime, else OpenVINO), since it starts without
    importing torch. This needs the model's conversion in the cache folder; without it PyTorch runs, and the conversion
    is made for the next start.
-4. For many images of one size, up to 1.2 megapixels: the first engine that is `best_for` one size (OpenVINO).
+4. For many images of one size: the engine that `terrazzo benchmark` found to be the fastest at the nearest size on this
+   machine; where that has not been measured, the first engine that is `best_for` one size (OpenVINO).
 5. Otherwise PyTorch.
 
 A conversion that does not give PyTorch's outputs is not used, whatever the rules say (`engines/parity.py`).
 
 Seconds of processor time for 200 photos of 360 x 480, resized to 480 x 640 for SegFormer-B0, from starting the program
 to the last mask (`benchmarks/directory.py`, one thread of a Xeon at 2.5 GHz without bf16): PyTorch 65, ONNX Runtime 57,
-OpenVINO 48. OpenVINO is no faster than PyTorch for sizes that it has not compiled for, nor for large ones: 4.4 s and
-2.9 s at 1024 x 2048 (`benchmarks/results/engines_1024x2048.md`).
+OpenVINO 48. OpenVINO is no faster than PyTorch for sizes that it has not compiled for. At 1024 x 2048 a pass takes
+PyTorch 2.8 s, ONNX Runtime 2.4 s and OpenVINO 2.3 s, and in bfloat16 PyTorch 2.3 s and OpenVINO 1.4 s (one thread of an
+EPYC with AVX512-BF16).
 
-On a CPU all engines compute in float32 and give the same masks, except at exact ties.
+On a CPU all engines compute in float32 and give the same masks, except at exact ties. Of many images on a processor
+with bfloat16 instructions the first are computed in both (`engines/precision_trial.py`).
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from terrazzo.engines.engine import ENGINES, EngineOptions, EngineRecord, Load, available_cores
+from terrazzo.engines.measured import fastest_engine
 from terrazzo.errors import ConfigError, ImageError
 from terrazzo.imaging.read import image_size
 from terrazzo.preprocess import Preprocess
@@ -57,8 +61,9 @@ conversion is kept (4.3, 5.4 and 5.9 s with a new model); each further one takes
 megapixels here.
 """
 
-LARGE_MEGAPIXELS = 1.2
-"""Of one image. OpenVINO is at least as fast as PyTorch up to 1024 x 1024, and slower at 1024 x 2048."""
+LEAST_TRIED = 32
+"""Images from which on bfloat16 is tried on a CPU. Trying it takes as long as about 6 images, and preparing a second
+network as long as a few more; each later image takes a little more than half of the time."""
 
 SAMPLED = 10  # images of a directory whose sizes are read
 
@@ -74,11 +79,18 @@ class Workload:
         images: how many.
         size: (height, width) of a typical one.
         one_size: whether all have it, as far as is known.
+        repeatable: whether an image must get the same mask whichever ones came before it.
     """
 
     images: int = 1
     size: tuple[int, int] = (512, 512)
     one_size: bool = False
+    repeatable: bool = False
+
+    @property
+    def tries_bfloat16(self) -> bool:
+        """Whether the precision may be chosen by the first images."""
+        return self.images >= LEAST_TRIED and not self.repeatable
 
     @classmethod
     def of(cls, paths: Iterable[Path]) -> Workload:
@@ -136,13 +148,16 @@ def has_runtime() -> bool:
     return any(engine.best_for and engine.is_installed for engine in ENGINES.values())
 
 
-def auto_engine(workload: Workload, preprocess: Preprocess) -> EngineRecord:
+def auto_engine(workload: Workload, preprocess: Preprocess, threads: int | None = None) -> EngineRecord:
     """Return the engine for a model on a CPU; any but PyTorch runs the model converted to ONNX."""
     load: Load
     if workload.is_small(preprocess):
         load = "few images"
-    elif workload.one_size and workload.megapixels(preprocess) <= LARGE_MEGAPIXELS:
+    elif workload.one_size:
         load = "one size"
+        fastest = fastest_engine(threads or available_cores(), workload.megapixels(preprocess))
+        if fastest is not None:
+            return ENGINES[fastest]
     else:
         return PYTORCH
     return next((engine for engine in ENGINES.values() if load in engine.best_for and engine.is_installed), PYTORCH)

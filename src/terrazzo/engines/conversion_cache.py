@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Model: TypeAlias = "str | Path | TrainedModel"
 
-__all__ = ["WRONG", "FallingBack", "convert_once", "is_checked", "kept_conversions"]
+__all__ = ["WRONG", "FallingBack", "convert_once", "is_checked", "kept_conversions", "package_version"]
 
 WRONG = "conversion-parity"
 """The code of the error for a conversion that does not compute what its model does."""
@@ -117,15 +117,21 @@ def _compared(trained: TrainedModel, path: Path, engine: EngineRecord) -> str:
 
 
 def _key(identity: str, target: Target) -> dict[str, Any]:
-    return {"model": identity, "graphs": GRAPHS_VERSION, "target": target, **{name: _version(name) for name in WRITERS}}
+    return {
+        "model": identity,
+        "graphs": GRAPHS_VERSION,
+        "target": target,
+        **{name: package_version(name) for name in WRITERS},
+    }
 
 
 def _check_key(conversion: Path, engine: EngineRecord) -> dict[str, Any]:
     # The file's name is a hash of its making and a checksum of its content.
-    return {"conversion": conversion.name, "engine": engine.name, "version": _version(engine.package)}
+    return {"conversion": conversion.name, "engine": engine.name, "version": package_version(engine.package)}
 
 
-def _version(package: str) -> str | None:
+def package_version(package: str) -> str | None:
+    """Return the version of an installed package, without importing it."""
     try:
         return version(package)
     except PackageNotFoundError:

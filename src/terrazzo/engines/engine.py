@@ -59,7 +59,8 @@ class Engine(Protocol):
     """Runs a network.
 
     An engine that keeps memory between runs also has a method ``release_memory()``, which frees it. It is called after
-    a computation ran out of memory, while no run is in progress.
+    a computation ran out of memory, while no run is in progress. One that computes in float32 and could compute in
+    bfloat16 on this processor has an attribute ``has_bfloat16`` that is true.
     """
 
     def __call__(self, images_B3HW: NDArray[np.float32], /) -> NDArray[Any]:
@@ -92,8 +93,8 @@ class EngineOptions:
         threads: computing threads in total; None for `available_cores`.
         streams: photos that are computed at once, each with its share of the threads. One stream gives the lowest
             latency, several the highest throughput, since a thread that works alone waits for no other.
-        precision: ``fp32``; ``bf16``, on processors with bfloat16 instructions; or ``auto``: fp32 on a CPU, and on a
-            GPU float16 if it predicts the classes that fp32 predicts.
+        precision: ``fp32``; ``bf16``, on processors with bfloat16 instructions; or ``auto``: fp32 on a CPU (bf16 is
+            tried by `engines/precision_trial.py`), and on a GPU float16 if it predicts the classes that fp32 predicts.
     """
 
     threads: int | None = None

@@ -75,9 +75,10 @@ class OpenVINOEngine:
         except ImportError as error:
             raise MissingExtraError("openvino", "export") from error
         core = ov.Core()
-        if options.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if options.precision == "bf16" and not _multiplies_bfloat16(core):
             stay_in_float32()
             self._options = options = replace(options, precision="fp32")
+        self.has_bfloat16 = options.precision != "bf16" and _multiplies_bfloat16(core)
         self._ov = ov
         network = self._read(core)
         self.description = onnx or _description(network, self.path)
@@ -233,6 +234,10 @@ def open_file(path: Path, options: EngineOptions, device: str | None, trust: boo
     """Open an exported file."""
     ENGINES["openvino"].require(options.precision, device)
     return OpenVINOEngine(path, options)
+
+
+def _multiplies_bfloat16(core: Any) -> bool:
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _for_shape(key: dict[str, Any], shape: tuple[int, ...] | None) -> dict[str, Any]:

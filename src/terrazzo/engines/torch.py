@@ -61,14 +61,16 @@ class TorchEngine:
             )
         self.device = find_device(device) if device is not None else first.device
         network.eval().to(self.device)
-        if self.device.type != "cpu":
+        on_cpu = self.device.type == "cpu"
+        if not on_cpu:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         is_float32 = first.dtype == torch.float32  # else its owner has chosen a precision
         on_cuda = self.device.type == "cuda" and not compiled and is_float32  # other accelerators have no CUDA graphs
         lower = options.precision == "bf16" and not on_cuda and is_float32
-        if lower and self.device.type == "cpu" and not multiplies_bfloat16():
+        if lower and on_cpu and not multiplies_bfloat16():
             stay_in_float32()
             lower = False
+        self.has_bfloat16 = on_cpu and is_float32 and not lower and not compiled and multiplies_bfloat16()
         fused = not compiled and can_fuse(network)
         self.autocast = lower and not fused
         self.network = network
@@ -82,7 +84,7 @@ class TorchEngine:
         else:
             self.forward = self._as_it_is
         chosen = options.threads is not None or options.streams > 1
-        self.threads = options.threads_per_stream if chosen and self.device.type == "cpu" else None
+        self.threads = options.threads_per_stream if chosen and on_cpu else None
         self._own = threading.local()
 
     def __call__(self, images_B3HW: NDArray[np.float32]) -> NDArray[np.float32]:

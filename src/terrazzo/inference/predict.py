@@ -20,6 +20,7 @@ from terrazzo.engines.conversion_cache import WRONG, FallingBack, convert_once, 
 from terrazzo.engines.engine import Engine, EngineOptions, EngineRecord, Precision
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.engines.onnx_file import describe_onnx
+from terrazzo.engines.precision_trial import PrecisionTrial
 from terrazzo.errors import ConfigError, TerrazzoError
 from terrazzo.imaging.find_images import find_images
 from terrazzo.imaging.inputs import are_several
@@ -80,8 +81,9 @@ def make_predictor(
         engine: the name of one, which `terrazzo.engines.engine.ENGINES` lists; or ``auto``, whose rules
             `terrazzo.engines.auto` lists.
         threads: computing threads; by default as many as there are cores.
-        precision: ``fp32``; ``bf16`` where engine and processor have it, and masks then differ a little; or ``auto``:
-            fp32 on a CPU, and on a GPU float16 where that finds the same classes.
+        precision: ``fp32``; ``bf16`` where engine and processor have it, and masks then differ a little; or ``auto``,
+            which computes the first images in both: bf16 is kept for many images on a CPU, and float16 on a GPU, where
+            it finds the same classes (`engines/precision_trial.py`, `engines/gpu.py`).
         compiled: run PyTorch's network through torch.compile. For GPUs and images of few sizes: the first image of a
             size takes a minute.
         workload: what will be predicted, by default one image after the other.
@@ -107,20 +109,32 @@ def make_predictor(
         )
     name = str(model) if isinstance(model, (str, Path)) else model.name
     wrap = partial(_predictor, name=name, protocol=protocol, streams=options.streams)
+
+    def with_trial(exact: Engine, name: str, open_lower: Callable[[EngineOptions], Engine]) -> Engine:
+        """Return an engine in float32, or where it may turn out to be better in bfloat16, in both."""
+        if precision != "auto" or not workload.tries_bfloat16 or not getattr(exact, "has_bfloat16", False):
+            return exact
+        return PrecisionTrial(exact, open_lower(replace(options, precision="bf16")), name)
+
     if isinstance(model, (str, Path)) and exported_format(model) is not None:
         runs = engine_for_file(Path(model), chosen)
         _refuse_contradictions(runs, device, precision, compiled, is_exported=True)
-        opened = runs.open_file(Path(model), options, device, trust)
-        return wrap(opened, opened.description)
+        file = Path(model)
+        opened = runs.open_file(file, options, device, trust)
+        tried = with_trial(opened, runs.name, lambda lower: runs.open_file(file, lower, device, trust))
+        return wrap(tried, opened.description)
 
     unasked = chosen is None and isinstance(model, (str, Path)) and not compiled and _on_cpu(device)
     unasked = unasked and precision != "bf16" and has_runtime()  # else nothing is looked up or hashed for it
 
     def best(about: TrainedModel | ExportedDescription) -> EngineRecord:
-        return auto_engine(workload, about.preprocess) if unasked else chosen or PYTORCH
+        return auto_engine(workload, about.preprocess, threads) if unasked else chosen or PYTORCH
 
     def run_converted(path: Path, about: ExportedDescription, source: Model) -> Predictor:
-        return wrap(_open_conversion(path, about, best(about), options, device, source), about)
+        runs = best(about)
+        exact = runs.open_file(path, options, device)
+        tried = with_trial(exact, runs.name, lambda lower: runs.open_file(path, lower, device))
+        return wrap(FallingBack(tried, about.minimum_side, partial(_plain, source)), about)
 
     if isinstance(model, (str, Path)) and (unasked or (chosen or PYTORCH).runs_conversions):
         kept = kept_conversions(model)
@@ -147,7 +161,9 @@ def make_predictor(
     except TerrazzoError as error:  # nothing is lost but speed
         if error.code == WRONG:
             note(f"{error.message}; PyTorch runs it instead. Please report this")
-    return wrap((chosen or PYTORCH).open_model(trained, options, device, compiled), trained)
+    runs = chosen or PYTORCH
+    exact = runs.open_model(trained, options, device, compiled)
+    return wrap(with_trial(exact, runs.name, lambda lower: runs.open_model(trained, lower, device, False)), trained)
 
 
 def _predictor(
@@ -198,22 +214,11 @@ def _refuse_contradictions(
         engine.require(precision, device)  # before half a minute goes into a conversion
 
 
-def _open_conversion(
-    path: Path,
-    about: ExportedDescription,
-    engine: EngineRecord,
-    options: EngineOptions,
-    device: str | None,
-    model: Model,
-) -> Engine:
-    """Open a conversion; inputs too small for it go through the model itself."""
+def _plain(model: Model) -> Engine:
+    """Open a model itself, for inputs that are too small for its conversion."""
+    from terrazzo.weights.load import load
 
-    def plain() -> Engine:
-        from terrazzo.weights.load import load
-
-        return PYTORCH.open_model(load(model) if isinstance(model, (str, Path)) else model, EngineOptions(), "cpu")
-
-    return FallingBack(engine.open_file(path, options, device), about.minimum_side, plain)
+    return PYTORCH.open_model(load(model) if isinstance(model, (str, Path)) else model, EngineOptions(), "cpu")
 
 
 def predictor_for(

@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
@@ -221,7 +221,7 @@ def predict_folder(
 
     predictor = predictor_for(
         model,
-        Workload.of(paths),
+        replace(Workload.of(paths), repeatable=bool(rasters)),  # whose masks may be begun before
         started,
         batch_size,
         device=device,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import sys
 import time
@@ -10,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from terrazzo.engines.measured import processor_name
 
 __all__ = ["Times", "gemm_peak", "package_versions", "peak_memory", "processor_name"]
 
@@ -48,16 +49,6 @@ def gemm_peak(clock: Callable[[], float] = time.perf_counter) -> float:
         _ = a @ b
         seconds.append(clock() - started)
     return 2 * GEMM_SIDE**3 / min(seconds)
-
-
-def processor_name() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def peak_memory() -> int | None:

@@ -184,7 +184,7 @@ class Models:
             engine=options.engine,
             threads=options.threads,
             precision=options.precision,
-            workload=Workload(images=100),
+            workload=Workload(images=100, repeatable=True),
             trust=options.trust,
         )
 

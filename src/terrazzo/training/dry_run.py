@@ -45,7 +45,7 @@ def rehearse(trainer: Trainer) -> None:
     seconds = []
     for batch in islice(cycle(batches), STEPS + 1):
         started = time.monotonic()
-        trainer.train_step(batch)
+        float(trainer.train_step(batch))  # which waits for a GPU
         seconds.append(time.monotonic() - started)
     step = float(np.median(seconds[1:]))
     started = time.monotonic()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from terrazzo.training.sharding import local
 
-__all__ = ["WeightAverage"]
+__all__ = ["WeightAverage", "move_by"]
 
 
 class WeightAverage:
@@ -27,15 +27,33 @@ class WeightAverage:
         self.updates = 0
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards the model."""
+    def update(self, model: nn.Module, is_taken: Tensor | None = None) -> None:
+        """Move the average towards the model; with a flag on its device, if that is set.
+
+        A GPU is not asked for its flag. So a step that was not taken there counts in `updates`, which changes how fast
+        the average forgets the first steps, and nothing else.
+        """
+        known = is_taken is None or is_taken.device.type == "cpu"
+        if is_taken is not None and known and not is_taken:
+            return
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         source, target = (
             {key: local(value) for key, value in network.state_dict().items()} for network in (model, self.module)
         )
         floating = [key for key, value in target.items() if value.is_floating_point()]
-        torch._foreach_lerp_([target[key] for key in floating], [source[key] for key in floating], 1.0 - decay)
+        ours, theirs = [target[key] for key in floating], [source[key] for key in floating]
+        if is_taken is None or known:
+            torch._foreach_lerp_(ours, theirs, 1.0 - decay)
+        else:
+            move_by(ours, theirs, (1.0 - decay) * is_taken)
         for key, value in target.items():
             if not value.is_floating_point():
                 value.copy_(source[key])
+
+
+def move_by(tensors: list[Tensor], towards: list[Tensor], weight: Tensor) -> None:
+    """Move tensors towards others by a share that only their device knows, in few kernels."""
+    steps = torch._foreach_sub(towards, tensors)
+    torch._foreach_mul_(steps, weight)
+    torch._foreach_add_(tensors, steps)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 import torch
 from torch import Tensor, nn
 
-from terrazzo.errors import CheckpointError, TerrazzoError, TrainingError
+from terrazzo.errors import CheckpointError, ConfigError, TerrazzoError, TrainingError
 from terrazzo.text import said_by
 from terrazzo.training.rng import generator_states, set_generators
 
@@ -27,20 +27,28 @@ MOST_BAD_STEPS = 20
 
 @contextmanager
 def told_of_failures(step: int, device: torch.device) -> Iterator[None]:
-    """Turn out-of-memory and compiler errors inside the block into a TrainingError in plain words.
+    """Turn out-of-memory, device and compiler errors inside the block into errors in plain words.
 
     Raises:
-        TrainingError: either of the two.
+        TrainingError: memory ran out, or the compiler failed.
+        ConfigError: the device has no such operator.
     """
     try:
         yield
     except Exception as error:
         if ran_out_of_memory(error):
             raise TrainingError(
-                f"{'the GPU' if device.type == 'cuda' else 'this machine'} ran out of memory in step {step}",
+                f"{'this machine' if device.type == 'cpu' else 'the GPU'} ran out of memory in step {step}",
                 fix="go on with --resume --checkpointing, or start again with --accumulate 2, a smaller --batch-size "
                 "or a smaller --crop",
                 code="training-memory",
+            ) from error
+        if isinstance(error, NotImplementedError) and device.type != "cpu":
+            raise ConfigError(
+                f"step {step}: PyTorch cannot compute this network on {device.type}: {said_by(error, 200)}",
+                fix="train with --device cpu, or let the CPU take over such operators: on Apple's GPUs, set "
+                "PYTORCH_ENABLE_MPS_FALLBACK=1",
+                code="config-device",
             ) from error
         if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
             reason = said_by(error, 200)
@@ -89,10 +97,10 @@ def undone_on_failure(model: nn.Module, statistics: list[Tensor], device: torch.
         raise
 
 
-def put_back(model: nn.Module, statistics: list[Tensor]) -> None:
-    """Give a model's buffers the values of copies of them."""
+def put_back(model: nn.Module, statistics: list[Tensor], unless: Tensor | None = None) -> None:
+    """Give a model's buffers the values of copies of them, unless a flag on their device is set."""
     for buffer, value in zip(model.buffers(), statistics, strict=True):
-        buffer.copy_(value)
+        buffer.copy_(value if unless is None else torch.where(unless, buffer, value))
 
 
 @contextmanager
@@ -133,4 +141,5 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """Tell whether PyTorch or Python could not get memory; on the CPU PyTorch has no error of its own for it."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "bad_alloc" in str(error))
+    said = ("can't allocate memory", "bad_alloc", "backend out of memory")  # the last on Apple's GPUs
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)

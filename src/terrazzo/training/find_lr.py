@@ -72,7 +72,7 @@ def find_learning_rate(trainer: Trainer, steps: int = STEPS) -> Sweep:
     losses: list[float] = []
     with closing(trainer.batches(steps)) as batches:
         for batch in batches:
-            loss = trainer.train_step(batch)
+            loss = float(trainer.train_step(batch))
             shared = trainer.ranks.gather(loss)
             losses.append(sum(shared) / len(shared))
             smoothed = _smoothed(losses)

@@ -11,6 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import closing
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import NoReturn
@@ -35,9 +36,10 @@ from terrazzo.training.log import RunLog
 from terrazzo.training.optim import follow_schedule, set_learning_rate
 from terrazzo.training.run_folder import CHECKPOINT_FOLDER
 from terrazzo.training.sections import OptimizerSection
-from terrazzo.training.sharding import whole
+from terrazzo.training.sharding import is_sharded, whole
 from terrazzo.training.state import TrainState
 from terrazzo.training.stopping import StopSignals
+from terrazzo.training.unread import READ_EVERY, UnreadStep, read_outcomes
 
 __all__ = ["Loop"]
 
@@ -84,6 +86,8 @@ class Loop(ABC):
     signals: StopSignals
     factor: Callable[[int], float] | None = None
     _saved_step = 0
+    _unread: tuple[UnreadStep, ...] = ()
+    _unlogged: tuple[tuple[UnreadStep, float], ...] = ()
 
     @property
     @abstractmethod
@@ -135,10 +139,11 @@ class Loop(ABC):
                 log.begin_epoch()
                 started, before = time.monotonic(), state.seconds
                 for batch in islice(batches, self.loader.batches_per_epoch - state.position):
-                    loss = self.train_step(batch)
+                    self.train_step(batch)
                     state.seconds = before + time.monotonic() - started
-                    if self._note_step(loss):
+                    if self._note_steps():
                         self._save_and_stop()
+                self._finish_steps()
                 if self._stops_alone():  # which ends the wait for a batch too
                     self._save_and_stop()
                 self._end_epoch(epoch, started, before)
@@ -146,8 +151,17 @@ class Loop(ABC):
                 if self.ranks.any(self.signals.number > 0):
                     self._stop()
 
-    def train_step(self, batch: Batch) -> float:
-        """Learn from one batch and return its loss; a batch without finite gradients changes nothing."""
+    @cached_property
+    def read_every(self) -> int:
+        """Steps after which losses, and whether the steps were taken, are read; with a GPU, reading is waiting."""
+        return 1 if self.ranks.device.type == "cpu" or is_sharded(self.model) else READ_EVERY
+
+    def train_step(self, batch: Batch) -> Tensor:
+        """Learn from one batch and return its loss; a batch without finite gradients changes nothing.
+
+        Nothing here waits for a GPU: what became of a step is read every `read_every` steps, and before a validation or
+        a checkpoint.
+        """
         state, schedule, device = self.state, self.schedule, self.ranks.device
         if self.factor is None:
             follow_schedule(self.optimizer, schedule, state.step, self.total_steps)
@@ -165,18 +179,24 @@ class Loop(ABC):
             clip_grads_with_norm_(self.model.parameters(), schedule.clip_norm, norm)
         state.step += 1
         # Gradients are averaged over ranks, so every rank sees the same norm and decides alike.
-        if torch.isfinite(whole(norm)):
-            state.bad_steps = 0
+        is_finite = torch.isfinite(whole(norm))
+        is_known = self.read_every == 1
+        if not is_known or is_finite:
             state.is_whole = False
+            # Fused optimisers do nothing where this flag is set on their device.
+            self.optimizer.found_inf = None if is_known else (~is_finite).float()  # type: ignore[attr-defined]
             with told_of_failures(state.step, device):  # its first step takes memory for every parameter
                 self.optimizer.step()
             if self.average is not None:
-                self.average.update(self.model)
-            state.is_whole = True
-        else:
-            put_back(self.model, statistics)
-            self._note_bad_step(batch)
-        return float(loss)
+                self.average.update(self.model, is_finite)
+        if not is_known or not is_finite:
+            put_back(self.model, statistics, unless=is_finite)
+        state.is_whole = True
+        images = [self.loader.dataset.samples[index].image.name for index in batch.indices]
+        self._unread = (*self._unread, UnreadStep(state.step, loss, is_finite, self._lr(), images))
+        if len(self._unread) >= self.read_every:
+            self._read_steps()
+        return loss
 
     def batches(self, count: int | None = None) -> Generator[Batch, None, None]:
         """Yield the next `count` batches of the run, by default all that are left."""
@@ -184,19 +204,37 @@ class Loop(ABC):
         left = self.total_steps - state.step if count is None else count
         return self.loader.batches(state.epoch, state.position, left, self._stops_alone)
 
-    def _note_step(self, loss: float) -> bool:
-        """Log a step with the mean loss of the ranks, and tell whether any of them was told to stop."""
-        ranks = self.ranks
-        shared = ranks.sum(torch.tensor([loss / ranks.world_size, float(self.signals.number > 0)], dtype=torch.float64))
-        mean_loss, told_to_stop = shared.tolist()
-        self.log.step(self.state.step, mean_loss, self._lr(), self.batch_size)
+    def _read_steps(self) -> None:
+        """Wait for the device, and count and tell the steps that were not taken."""
+        steps, self._unread = self._unread, ()
+        for step, (loss, is_finite) in zip(steps, read_outcomes(steps), strict=True):
+            if is_finite:
+                self.state.bad_steps = 0
+            else:
+                self._note_bad_step(step)
+            self._unlogged = (*self._unlogged, (step, loss))
+
+    def _note_steps(self) -> bool:
+        """Log the steps that have been read, and tell whether this process, or any rank then, was told to stop."""
+        ranks, steps, self._unlogged = self.ranks, self._unlogged, ()
+        if not steps:
+            return self._stops_alone()
+        losses = [loss / ranks.world_size for _, loss in steps]
+        shared = ranks.sum(torch.tensor([*losses, float(self.signals.number > 0)], dtype=torch.float64))
+        *means, told_to_stop = shared.tolist()
+        for (step, _), mean_loss in zip(steps, means, strict=True):
+            self.log.step(step.number, mean_loss, step.lr, self.batch_size)
         return bool(told_to_stop)
 
-    def _note_bad_step(self, batch: Batch) -> None:
+    def _finish_steps(self) -> None:
+        """Read and log what is left, before a validation or a checkpoint."""
+        self._read_steps()
+        self._note_steps()
+
+    def _note_bad_step(self, step: UnreadStep) -> None:
         self.state.bad_steps += 1
-        mine = [self.loader.dataset.samples[index].image.name for index in batch.indices]
-        names = ", ".join(name for share in self.ranks.gather(mine) for name in share)
-        self.log.say(f"step {self.state.step}: loss or gradient is not finite, no step taken; photos: {names}")
+        names = ", ".join(name for share in self.ranks.gather(step.images) for name in share)
+        self.log.say(f"step {step.number}: loss or gradient is not finite, no step taken; photos: {names}")
         refuse_divergence(self.state.bad_steps, names)
 
     def _lr(self) -> float:
@@ -206,6 +244,7 @@ class Loop(ABC):
 
     def save(self) -> None:
         """Write a checkpoint from which the run goes on bit for bit; all ranks take part."""
+        self._finish_steps()
         values = self.state.state_dict()
         if self.ranks.is_main:
             with self.signals.writing:

@@ -28,8 +28,13 @@ def create_optimizer(model: Segmenter, section: OptimizerSection) -> torch.optim
     """Return a recipe's optimiser over the model's parameter groups."""
     groups = parameter_groups(model, section.lr, section.weight_decay, section.decoder_lr_factor, section.layer_decay)
     if section.name == "sgd":
-        # PyTorch has no fused SGD for parameters that ranks share out.
-        return torch.optim.SGD(groups, momentum=section.momentum, fused=not is_sharded(model))
+        if is_sharded(model):  # PyTorch has no fused SGD for parameters that ranks share out
+            return torch.optim.SGD(groups, momentum=section.momentum)
+        sgd = torch.optim.SGD(groups, momentum=section.momentum, fused=True)
+        for group in groups if section.momentum else []:
+            for parameter in group["params"]:  # else a first step that is not taken leaves them uninitialised
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     return torch.optim.AdamW(groups, betas=(section.momentum, 0.999), fused=True)
 
 

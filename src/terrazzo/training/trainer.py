@@ -236,6 +236,7 @@ class Trainer(Loop):
             if self.ranks.any(self.signals.number > 0):
                 self._save_and_stop()
 
+        self._finish_steps()
         self._gather()
         with told_of_divergence(self.state.step):
             val = self.val if count is None else replace(self.val, samples=self.val.samples[:count])

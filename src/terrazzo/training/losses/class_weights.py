@@ -32,5 +32,6 @@ def weight_of_labels(labels: Tensor, ignore_index: int, class_weights_K: Tensor 
         # One pass over the labels: picking the labelled ones out and looking up their weights takes ten times as long.
         counts = torch.bincount(labels.flatten(), minlength=max(len(class_weights_K), ignore_index + 1))
         counts[ignore_index] = 0
-        weight = counts[: len(class_weights_K)].double() @ class_weights_K.double()
+        exact = torch.float32 if labels.device.type == "mps" else torch.float64  # which Apple's GPUs do not have
+        weight = counts[: len(class_weights_K)].to(exact) @ class_weights_K.to(exact)
     return weight.float().clamp(min=1e-6)

@@ -22,9 +22,13 @@ VERBS = {
     "predict": ("terrazzo.cli.predict", "turn photos into masks and pictures"),
     "train": ("terrazzo.cli.train", "train a model on a folder of photos and masks"),
     "evaluate": ("terrazzo.cli.evaluate", "measure a model on labelled photos"),
+    "report": ("terrazzo.cli.report", "write the report of a training run as one HTML file"),
     "check-data": ("terrazzo.cli.check_data", "look through a data set and list what is wrong with it"),
+    "check-labels": ("terrazzo.cli.check_labels", "find the masks that are most likely wrong"),
+    "suggest": ("terrazzo.cli.suggest", "choose the photos to label next, with masks to correct"),
     "export": ("terrazzo.cli.export", "write a model as a file for ONNX Runtime, OpenVINO or torch.export"),
     "convert": ("terrazzo.cli.convert", "read any known checkpoint and write it for Terrazzo or transformers"),
+    "push": ("terrazzo.cli.push", "send a model to the Hugging Face hub"),
     "benchmark": ("terrazzo.cli.benchmark", "measure how fast a model runs here, engine by engine"),
     "explain": ("terrazzo.cli.explain", "show what a model looks at in a photo"),
     "pretrain": ("terrazzo.cli.pretrain", "train an encoder on photos without masks, to start from"),
@@ -32,6 +36,7 @@ VERBS = {
     "ablate": ("terrazzo.cli.ablate", "put the papers' claims to the test: train variants alike and compare them"),
     "serve": ("terrazzo.cli.serve", "serve models over HTTP"),
     "demo": ("terrazzo.cli.serve", "serve a page where people can try models"),
+    "check-weights": ("terrazzo.cli.check_weights", "compare NVIDIA's weights with logits that were published"),
     "models": ("terrazzo.cli.models", "list the models, their sizes, scores and licences"),
 }
 

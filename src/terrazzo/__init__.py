@@ -32,21 +32,26 @@ if TYPE_CHECKING:
     from terrazzo.inference.result import Segmentation
     from terrazzo.interpret.attention import attention_maps
     from terrazzo.interpret.receptive_field import receptive_fields
+    from terrazzo.labelling.check_labels import check_labels
+    from terrazzo.labelling.suggest import suggest
     from terrazzo.labels.spec import LabelSpec
     from terrazzo.models import list_models
     from terrazzo.models.spec import ModelSpec
     from terrazzo.notes import TerrazzoWarning
     from terrazzo.preprocess import Preprocess
     from terrazzo.profiling.benchmark import benchmark
+    from terrazzo.run_page.report import report
     from terrazzo.training.averaging import Average, average
     from terrazzo.training.pretrain import Pretraining, pretrain
     from terrazzo.training.pretrain_recipe import PretrainRecipe
     from terrazzo.training.recipe import Recipe
     from terrazzo.training.train import Run, train
+    from terrazzo.weights.check_weights import check_weights
     from terrazzo.weights.convert import convert
     from terrazzo.weights.create import create_model
     from terrazzo.weights.files import TrainedModel
     from terrazzo.weights.load import load
+    from terrazzo.weights.push import push
 
 __all__ = [
     "AsyncClient",
@@ -72,6 +77,8 @@ __all__ = [
     "average",
     "benchmark",
     "check_dataset",
+    "check_labels",
+    "check_weights",
     "convert",
     "create_model",
     "evaluate",
@@ -84,7 +91,10 @@ __all__ = [
     "predict_folder",
     "predict_video",
     "pretrain",
+    "push",
     "receptive_fields",
+    "report",
+    "suggest",
     "train",
 ]
 
@@ -114,6 +124,8 @@ _HOMES = {
     "average": "terrazzo.training.averaging",
     "benchmark": "terrazzo.profiling.benchmark",
     "check_dataset": "terrazzo.data.check",
+    "check_labels": "terrazzo.labelling.check_labels",
+    "check_weights": "terrazzo.weights.check_weights",
     "convert": "terrazzo.weights.convert",
     "create_model": "terrazzo.weights.create",
     "evaluate": "terrazzo.evaluation.evaluator",
@@ -126,7 +138,10 @@ _HOMES = {
     "predict_folder": "terrazzo.inference.predict_folder",
     "predict_video": "terrazzo.inference.predict_video",
     "pretrain": "terrazzo.training.pretrain",
+    "push": "terrazzo.weights.push",
     "receptive_fields": "terrazzo.interpret.receptive_field",
+    "report": "terrazzo.run_page.report",
+    "suggest": "terrazzo.labelling.suggest",
     "train": "terrazzo.training.train",
 }
 

@@ -42,7 +42,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 PNG_HEADER = len(PNG) + 25  # with IHDR, behind which the mark stands
 ZIP = b"PK\x03\x04"
 SOFTWARE = 305  # the TIFF tag
-Kind = Literal["predict", "evaluate", "explain", "ablate", "benchmark", "check-data", "export", "train"]
+Kind = Literal[
+    "predict", "evaluate", "explain", "ablate", "benchmark", "check-data", "export", "train", "suggest", "check-labels",
+]  # fmt: skip
 """The command whose result a file is."""
 
 IN_PLACE = (".mp4", ".mkv", ".gpkg")

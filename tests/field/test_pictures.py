@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from terrazzo import sheet as sheets
 from terrazzo.data import Dataset, Sample
 from terrazzo.evaluation import figures
 from terrazzo.evaluation.report import Report
@@ -34,7 +35,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         texts.extend(text.get_text() for text in figure.findobj(Text) if text.get_text())
         return b""
 
-    for module in (figures, pictures):
+    for module in (figures, pictures, sheets):
         monkeypatch.setattr(module, "to_png", keep)
     return texts
 

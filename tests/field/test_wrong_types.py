@@ -311,9 +311,32 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "device": "cpu",
         },
     ),
+    "check_labels": (
+        terrazzo.check_labels,
+        {**NOWHERE, "models": "nowhere", "split": "val", "worst": 3, "device": "cpu"},
+    ),
+    "check_weights": (terrazzo.check_weights, {"weights": "nowhere", "photo": "nowhere", "name": "x"}),
+    "push": (
+        terrazzo.push,
+        {
+            "model": "nowhere",
+            "repo": "a/b",
+            "to": "terrazzo",
+            "private": False,
+            "report": False,
+            "overwrite": False,
+            "dry_run": True,
+        },
+    ),
+    "report": (terrazzo.report, {"run": "nowhere", "data": None, "output": "x.html", "overwrite": False}),
+    "suggest": (
+        terrazzo.suggest,
+        {"images": "nowhere", "model": "nowhere", "budget": 2, "labelled": None, "device": "cpu", "reading": None},
+    ),
     "train": (
         terrazzo.train,
         {
+            "log": None,
             **NOWHERE,
             "output": "run",
             "model": "segformer_b0",

@@ -17,8 +17,9 @@ from terrazzo.data import Dataset, Sample
 from terrazzo.inference.predictor import Predictor
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
+from terrazzo.sheet import CELL
 from terrazzo.training.artifacts import write_artifacts
-from terrazzo.training.pictures import BEST, CELL, WRONG, choose_images, curves_png, sheet_png
+from terrazzo.training.pictures import BEST, WRONG, choose_images, curves_png, sheet_png
 from terrazzo.weights.files import load_folder, save_folder
 
 

@@ -97,27 +97,27 @@ def test_bytes_that_are_no_text_are_kept(tmp_path: Path) -> None:
 def test_a_folder_whose_name_is_not_text_is_trained_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tensorboard")
     folder = tmp_path / "caf\udce9"
-    log = RunLog(folder)
+    log = RunLog(folder, trackers=["tensorboard"])
     with log.progress(2, 0):
         close_an_epoch(log)
     said = capsys.readouterr().err
-    assert "TensorBoard's files could not be written (the folder's name is not text); log.csv has the same" in said
+    assert "tensorboard does not get the run's numbers (the folder's name is not text); log.csv has them" in said
     assert (folder / "log.csv").is_file()
 
 
-def test_tensorboard_files_that_cannot_be_written_do_not_end_the_run(
+def test_a_tracker_that_fails_does_not_end_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full:
-        def add_scalar(self, *_: object) -> None:
+        def log(self, *_: object) -> None:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(log_module, "_tensorboard_writer", lambda *_: Full())
-    log = RunLog(tmp_path)
+    monkeypatch.setattr(log_module, "open_tracker", lambda *_: Full())
+    log = RunLog(tmp_path, trackers=["tensorboard"])
     with log.progress(2, 0):
         log.begin_epoch()
         log.step(1, 0.5, 1e-3, 2)
         log.epoch(1, 1, 1, 1e-3, None, 1.0, False)
     said = capsys.readouterr().err
-    assert said.count("TensorBoard's files could not be written (No space left on device)") == 1
+    assert said.count("tensorboard does not get the run's numbers (No space left on device)") == 1
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 2

@@ -46,19 +46,33 @@ def test_a_run_folder_holds_what_people_and_programs_need(run: Run) -> None:
         "checkpoints/previous.pt",
         "curves.png",
         "log.csv",
+        "model/README.md",
         "model/config.json",
         "model/model.safetensors",
         "predictions.png",
         "recipe.yaml",
+        "report.html",
         "report/confusion.png",
         "report/per_class.csv",
         "report/per_class.png",
+        "report/photos.json",
         "report/report.json",
         "report/report.txt",
     ]
     for picture in run.output.rglob("*.png"):
         with Image.open(picture) as image:
             assert min(image.size) > 200
+
+
+def test_a_run_has_a_page_with_its_photos_and_a_card(run: Run, data: Path) -> None:
+    photos = json.loads((run.output / "report/photos.json").read_text())["photos"]
+    assert [photo["which"] for photo in photos] == ["worst"] * 3
+    page = (run.output / "report.html").read_text()
+    assert all(photo["name"] in page for photo in photos)
+    card = (run.output / "model/README.md").read_text()
+    assert 'library_name: "terrazzo"' in card and "| class 0 |" in card and "terrazzo.predict" in card
+    terrazzo.report(run.output, data)  # chosen again, from the same model and photos
+    assert json.loads((run.output / "report/photos.json").read_text())["photos"] == photos
 
 
 def test_the_report_is_what_evaluate_says_of_the_shipped_model(run: Run, data: Path) -> None:

@@ -82,7 +82,7 @@ def _run(arguments: list[str]) -> None:
     if verb == "help":
         verb, *options = [*options, "--help"]
     if verb in ("--help", "-h"):
-        verbs = "\n".join(f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items())
+        verbs = "\n".join(f"  {verb:<15}{text}" for verb, (_, text) in VERBS.items())
         say(*HELP.format(verbs=verbs).removesuffix("\n").split("\n"))
     elif verb in ("--version", "-V"):
         say(f"terrazzo {__version__}")

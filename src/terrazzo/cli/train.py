@@ -57,6 +57,7 @@ def train(
     resume: Annotated[bool, Parameter(negative=())] = False,
     workers: int | None = None,
     device: DeviceOption = None,
+    log: str | None = None,
 ) -> None:
     """Train a model on a folder of photos and masks.
 
@@ -172,6 +173,9 @@ def train(
         than before extend the run.
     workers
         Load photos in this many worker processes; by default one for each core but one, at most 8.
+    log
+        Report the numbers of every epoch to these trackers, with commas between: tensorboard, wandb, mlflow; by default
+        to TensorBoard, where it is installed.
     """
     from terrazzo.data.splits import SplitRule
     from terrazzo.training.overrides import parse_class_weights, parse_setting
@@ -226,6 +230,7 @@ def train(
         resume=resume,
         workers=workers,
         device=device,
+        log=log,
     )
     if run is not None:
         say(*run.report.table().split("\n"))

@@ -1,4 +1,4 @@
-"""What a run says while it goes on: progress on the terminal, ``log.csv`` and TensorBoard files in its folder."""
+"""What a run says while it goes on: progress on the terminal, ``log.csv`` in its folder, and experiment trackers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from terrazzo.atomic import make_folder, write_atomic
 from terrazzo.evaluation.confusion import Metrics
 from terrazzo.ownership import ANYBODY_WRITES, put_aside
 from terrazzo.profiling.machine import peak_memory
-from terrazzo.text import printable
+from terrazzo.text import printable, said_by
+from terrazzo.training.trackers import Tracked, Tracker, open_tracker
 
 __all__ = ["LOG_FILE", "RunLog"]
 
@@ -36,14 +37,23 @@ class RunLog:
     Args:
         output: the run's folder.
         is_main: whether this process writes files and talks to the user; the others only keep count.
+        trackers: names of those that get the numbers too.
+        settings: what they are told of the recipe.
 
     Attributes:
         rows: one for each finished epoch.
         losses: of the steps of the unfinished one.
     """
 
-    def __init__(self, output: Path, is_main: bool = True) -> None:
+    def __init__(
+        self,
+        output: Path,
+        is_main: bool = True,
+        trackers: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.output, self.is_main = output, is_main
+        self._names, self._settings = trackers, settings or {}
         self.rows: list[dict[str, Any]] = []
         self.losses: list[float] = []
         self._images, self._seconds = 0, 0.0
@@ -53,7 +63,7 @@ class RunLog:
         self._has_written = False
         self._bar: Any = None
         self._task: Any = None
-        self._tensorboard: Any = None
+        self._trackers: dict[str, Tracker] = {}
 
     @contextmanager
     def progress(self, total_steps: int, step: int) -> Iterator[None]:
@@ -66,10 +76,11 @@ class RunLog:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         make_folder(self.output)
-        try:
-            self._tensorboard = _tensorboard_writer(self.output / "tensorboard", step)
-        except (OSError, UnicodeEncodeError) as error:  # the latter for names that are not text
-            self._without_tensorboard(error)
+        for name in self._names:
+            try:
+                self._trackers[name] = open_tracker(name, Tracked(self.output, step, self._settings))
+            except Exception as error:
+                self._without(name, error)
         console = Console(stderr=True)
         columns = (BarColumn(12), MofNCompleteColumn(), TextColumn("{task.fields[status]}", markup=False))
         with Progress(
@@ -84,11 +95,11 @@ class RunLog:
                 yield
             finally:
                 self._bar = None
-                if self._tensorboard is not None:
+                for name, tracker in list(self._trackers.items()):
                     try:
-                        self._tensorboard.close()
-                    except OSError as error:
-                        self._without_tensorboard(error)
+                        tracker.close()
+                    except Exception as error:
+                        self._without(name, error)
 
     def begin_epoch(self) -> None:
         """Start the clock: what lies between two epochs, such as validation, does not count as training time."""
@@ -145,13 +156,11 @@ class RunLog:
         self.losses = []
         if self.is_main:
             self._write_csv()
-            if self._tensorboard is not None:
+            for name, tracker in list(self._trackers.items()):
                 try:
-                    for key in COLUMNS[2:]:
-                        if key in row:
-                            self._tensorboard.add_scalar(key, row[key], step)
-                except OSError as error:
-                    self._without_tensorboard(error)
+                    tracker.log({key: row[key] for key in COLUMNS[2:] if key in row}, step)
+                except Exception as error:
+                    self._without(name, error)
             scores = f"  mIoU {row['mIoU']:5.2f}{'  best so far' if best else ''}" if metrics else ""
             rates = f"lr {self._first_lr:.1e} to {lr:.1e}"
             self.say(
@@ -159,11 +168,13 @@ class RunLog:
                 f"{row['images_per_second']:.1f} img/s{scores}"
             )
 
-    def _without_tensorboard(self, error: OSError | UnicodeEncodeError) -> None:
-        """Go on without TensorBoard's files: log.csv has the same numbers."""
-        self._tensorboard = None
-        reason = error.strerror if isinstance(error, OSError) else "the folder's name is not text"
-        self.say(f"note: TensorBoard's files could not be written ({reason}); {LOG_FILE} has the same numbers")
+    def _without(self, name: str, error: Exception) -> None:
+        """Go on without a tracker: no server that is away, and no full disk, ends a run."""
+        self._trackers.pop(name, None)
+        reason = (error.strerror if isinstance(error, OSError) else None) or said_by(error)
+        if isinstance(error, UnicodeEncodeError):
+            reason = "the folder's name is not text"
+        self.say(f"note: {name} does not get the run's numbers ({reason}); {LOG_FILE} has them")
 
     def say(self, text: str) -> None:
         """Print lines above the bar, control characters in them escaped; silent on ranks other than the first."""
@@ -234,13 +245,3 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
-
-
-def _tensorboard_writer(folder: Path, step: int) -> Any:
-    """Return a TensorBoard writer, or None where the `train` extra is not installed: log.csv has the same numbers."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    # What a killed run wrote beyond its last checkpoint is dropped.
-    return SummaryWriter(str(folder), purge_step=step + 1 if step else None)

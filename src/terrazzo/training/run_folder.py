@@ -5,6 +5,7 @@ checkpoints/     state to resume from, two generations
 recipe.yaml      everything that decided the result
 log.csv          one row an epoch; tensorboard/ has the same numbers
 curves.png       loss, learning rate and mIoU over the epochs
+report.html      all of this as one page
 report/          scores of the best model: table, JSON, per-class chart, confusion matrix
 predictions.png  photos, labels, predictions and errors side by side
 batch.png        what a dry run draws: the first batch, as the network sees it
@@ -24,6 +25,7 @@ from pathlib import Path
 from terrazzo.atomic import PARTIAL_PREFIX, make_folder
 from terrazzo.errors import OutputError, TrainingError
 from terrazzo.ownership import is_unchanged, set_aside, write_result
+from terrazzo.run_page.page import PAGE_FILE
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.log import LOG_FILE
 from terrazzo.training.pretrain_recipe import PretrainRecipe
@@ -109,7 +111,7 @@ def refuse_or_resume(output: Path, resume: bool) -> None:
             code="training-output-taken",
         )
     # A run that was killed before its first checkpoint leaves nothing worth keeping, and its own recipe shows that.
-    kept = (MODEL_FOLDER, REPORT_FOLDER, CURVES_FILE, SHEET_FILE)
+    kept = (MODEL_FOLDER, REPORT_FOLDER, CURVES_FILE, SHEET_FILE, PAGE_FILE)
     began = is_unchanged(output / RECIPE_FILE, "train")
     foreign = kept if began else (*kept, CHECKPOINT_FOLDER, RECIPE_FILE, LOG_FILE, EVENTS_FOLDER)
     if not resume and (taken := [name for name in foreign if os.path.lexists(output / name)]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +45,7 @@ from terrazzo.training.run_folder import (
 from terrazzo.training.sections import UnlabelledSection
 from terrazzo.training.start import preprocess_changes, refuse_two_readings, starting_weights
 from terrazzo.training.teacher import load_teacher
+from terrazzo.training.trackers import find_trackers
 from terrazzo.training.trainer import Trainer
 from terrazzo.weights.backbones import brings_weights, normalisation_for, split_name
 from terrazzo.weights.load import StartingWeights
@@ -96,6 +97,7 @@ def train(
     find_lr: bool = False,
     workers: int | None = None,
     device: str | None = None,
+    log: str | Sequence[str] | None = None,
 ) -> Run | None:
     """Train a model and write a run folder: weights, configuration, log, curves, report, pictures.
 
@@ -129,6 +131,8 @@ def train(
             which rate to use.
         workers: loader processes; by default one for each core but one, at most 8, and no more than fit into /dev/shm.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
+        log: experiment trackers that get the numbers of every epoch, ``tensorboard``, ``wandb`` and ``mlflow``, as a
+            list or with commas between; by default TensorBoard, where it is installed.
 
     Returns:
         The finished run; None on the ranks that write no files, and after a dry run or a range test.
@@ -144,6 +148,7 @@ def train(
     data, output = Path(data), Path(output)
     resume = resume or (restarted_by_torchrun() and has_checkpoint(output / CHECKPOINT_FOLDER))
     refuse_or_resume(output, resume)
+    trackers = find_trackers(log)
     if resume and recipe is None and (output / RECIPE_FILE).exists():
         recipe = output / RECIPE_FILE
     given = {"model.encoder": encoder, "data.labels": labels, "model.weights": weights, "teacher.model": teacher}
@@ -194,7 +199,18 @@ def train(
             workers if workers is not None else usual_workers(), chosen, ranks.world_size, asked_for=asked_for
         )
         trainer = Trainer(
-            chosen, train_split, val_split, pixels_NK, output, ranks, count, start, reset_head, photos, taught_by
+            chosen,
+            train_split,
+            val_split,
+            pixels_NK,
+            output,
+            ranks,
+            count,
+            start,
+            reset_head,
+            photos,
+            taught_by,
+            trackers,
         )
         trainer.log.say(_plan(trainer, data, start))
         network = None if trainer.teacher is None else trainer.teacher.network

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -64,6 +64,7 @@ class Trainer(Loop):
         reset_head: start with a random classifier where theirs is for other classes.
         unlabelled: photos without masks, where the recipe has a section for them.
         teacher: what is distilled, where the recipe has a section for it.
+        trackers: what gets the log's numbers too, by the names of `trackers.TRACKERS`.
 
     Attributes:
         state: everything that a checkpoint holds.
@@ -90,6 +91,7 @@ class Trainer(Loop):
         reset_head: bool = False,
         unlabelled: Dataset | None = None,
         teacher: TrainedModel | None = None,
+        trackers: Sequence[str] = (),
     ) -> None:
         self.recipe, self.schedule = recipe, recipe.optimizer
         self.val, self.output, self.ranks = val, output, ranks
@@ -139,7 +141,7 @@ class Trainer(Loop):
         if teacher is not None and recipe.teacher is not None:
             self.teacher = Teacher(teacher, recipe.teacher, self.model, self.labels, preprocess, device)
 
-        self.log = RunLog(output, ranks.is_main)
+        self.log = RunLog(output, ranks.is_main, trackers, recipe.to_dict())
         taught = () if self.teacher is None else self.teacher.notes
         for text in (*left_out, *self.start.notes, *taught):
             self.log.say(text)

@@ -1,0 +1,1 @@
+"""Better labels: which photos to label next, masks to correct in labelling tools, and masks that are likely wrong."""

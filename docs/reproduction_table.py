@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 import torch
-
 from tables import markdown_table
+
 from terrazzo.costs import count_operations_of_size
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.training.recipe import Recipe

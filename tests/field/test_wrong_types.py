@@ -191,6 +191,9 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "only": None,
             "crowds": None,
             "reading": None,
+            "truth": None,
+            "attribute": None,
+            "raster": None,
         },
     ),
     "export": (

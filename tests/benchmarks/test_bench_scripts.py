@@ -158,3 +158,16 @@ def test_precision(start, tmp_path: Path) -> None:
         assert abs(float(rows["bf16, PyTorch"][2])) < 5 and abs(float(rows["bf16, OpenVINO"][2])) < 5
     else:
         assert rows["bf16, PyTorch"][1] == rows["bf16, OpenVINO"][1] == ""
+
+
+@pytest.mark.slow
+def test_rasters_of_growing_size(start, tmp_path: Path) -> None:
+    pytest.importorskip("rasterio")
+    photo = np.random.default_rng(0).integers(0, 255, (30, 30, 3), dtype=np.uint8).repeat(20, 0).repeat(20, 1)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(photo).save(tmp_path / "photos" / "photo.png")
+    options = ["--photos", str(tmp_path / "photos"), "--folder", str(tmp_path / "scenes"), "--sides", "", "--narrow"]
+    text = start("raster", *options, "1100")
+    assert "| 1100 x 1100 | 4 | narrow |" in text
+    again = start("raster", *options, "1100")  # what is done is kept
+    assert text.splitlines()[-1] == again.splitlines()[-1]

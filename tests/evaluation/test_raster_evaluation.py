@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 
 rasterio = pytest.importorskip("rasterio")
 
-from made_rasters import box, predictor, scene, write, write_polygons  # noqa: E402
+from made_rasters import WINDOWS, box, brightest, predictor, scene, write, write_polygons  # noqa: E402
 
 import terrazzo  # noqa: E402
 from terrazzo.cli.main import main  # noqa: E402
 from terrazzo.data.sources.region import parse_region  # noqa: E402
 from terrazzo.errors import ConfigError, DatasetError  # noqa: E402
 from terrazzo.evaluation.confusion import ConfusionMatrix  # noqa: E402
+from terrazzo.inference.predictor import Predictor  # noqa: E402
 from terrazzo.inference.raster import RasterOptions  # noqa: E402
 from terrazzo.labels.spec import LabelSpec  # noqa: E402
 from terrazzo.notes import TerrazzoWarning  # noqa: E402
+from terrazzo.preprocess import Preprocess  # noqa: E402
 
 IMAGE = scene()
 TRUTH = scene(seed=1)[..., 0] % 3
@@ -124,15 +126,13 @@ def test_polygons_of_classes(tmp_path: Path) -> None:
 def test_polygons_of_one_class_in_longitude_and_latitude(tmp_path: Path) -> None:
     from rasterio.warp import transform_geom
 
-    image, two = IMAGE[..., :2].copy(), LabelSpec.from_names(["background", "building"])
-    path = write(tmp_path / "scene.tif", image, photometric="minisblack")
+    path = write(tmp_path / "scene.tif", IMAGE)
     feature = box(10, 20, 100, 70)
     feature["geometry"] = transform_geom("EPSG:32616", "OGC:CRS84", feature["geometry"], precision=10)
     truth = write_polygons(tmp_path / "truth.geojson", [feature], "OGC:1.3:CRS84")
-    model = predictor(two)
-    model.__dict__["engine"] = lambda images: np.ascontiguousarray(images[:, :2, ::4, ::4])
-    reading = terrazzo.imaging.read.ReadOptions(bands=(1, 2, 1))
-    report = terrazzo.evaluate(model, path, truth=truth, reading=reading)
+    two = LabelSpec.from_names(["background", "building"])
+    model = Predictor(lambda images: brightest(images)[:, :2], Preprocess(), two, "toy", WINDOWS)
+    report = terrazzo.evaluate(model, path, truth=truth)
     assert report.confusion.sum(1).tolist() == [150 * 110 - 90 * 50, 90 * 50]
 
 

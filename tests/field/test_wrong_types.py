@@ -201,6 +201,9 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "only": None,
             "crowds": None,
             "reading": None,
+            "truth": None,
+            "attribute": None,
+            "raster": None,
         },
     ),
     "export": (

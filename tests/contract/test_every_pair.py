@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from terrazzo.errors import ConfigError
+from terrazzo.fields import fields_of
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import DECODERS, ModelSpec, Part, Segmenter, build
 from terrazzo.models.encoders import ENCODERS
@@ -49,7 +50,8 @@ def spec_of(encoder: str, decoder: str, in_channels: int = 3) -> ModelSpec:
     if encoder in FROM_TRANSFORMERS:
         pytest.importorskip("transformers", reason="transformers is not installed: pip install '.[backbones]'")
     part = {**TINY, **FROM_TRANSFORMERS}[encoder]
-    return ModelSpec(part, Part(decoder, {"embed_dim": WIDTH}), 3, in_channels=in_channels, image_size=(48, 64))
+    narrow = {"embed_dim": WIDTH} if "embed_dim" in fields_of(DECODERS[decoder].module) else {}
+    return ModelSpec(part, Part(decoder, narrow), 3, in_channels=in_channels, image_size=(48, 64))
 
 
 def network_of(spec: ModelSpec) -> Segmenter:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,9 @@ from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError, DatasetError
 from terrazzo.evaluation.boundary import BoundaryIoU
+from terrazzo.evaluation.calibration import Calibration, grid_step
 from terrazzo.evaluation.confusion import ConfusionMatrix
+from terrazzo.evaluation.intervals import ImageCounts, image_row
 from terrazzo.evaluation.report import Report
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.failure import Failure
@@ -46,6 +48,7 @@ __all__ = ["MANY_IMAGES", "evaluate", "in_order_of", "measure", "score", "select
 
 Mask = NDArray[np.integer[Any]]
 Pair = tuple[Image, Mask]
+T = TypeVar("T")
 
 MANY_IMAGES = Workload(images=100)
 """The engine is chosen as for this many: how many a split has is known only after the model's labels are."""
@@ -160,15 +163,23 @@ def measure(
     labels = dataset.labels
     total = ConfusionMatrix(labels.num_classes, labels.ignore_index)
     boundary = BoundaryIoU(labels.num_classes, labels.ignore_index)
-    image_scores, void, soft = [], 0, 0
+    calibration = Calibration(labels.num_classes, labels.ignore_index) if predictor.output == "logits" else None
+    rows, void, soft = [], 0, 0
     in_order = has_own_order(labels)
     pairs = ([dataset.read(index)] for index in range(len(dataset)))
-    for index, batch in enumerate(_predicted(predictor, pairs)):
-        image = _counted(batch, labels, boundary)
+
+    def segment(images: list[Image]) -> list[tuple[Mask, NDArray[np.float32] | None, int]]:
+        step = grid_step(images[0].shape[:2])
+        return [(mask, grid, step) for mask, grid in predictor.masks_and_grids(images, step)]
+
+    for index, [((prediction, grid, step), label)] in enumerate(_predicted(predictor, pairs, segment)):
+        image = _counted([(prediction, label)], labels, boundary)
         total.merge(image)
-        void += sum(int((label == labels.ignore_index).sum()) for _, label in batch)
-        soft += sum(in_order and is_soft(label) for _, label in batch)
-        image_scores.append(image.metrics().mIoU)
+        if calibration is not None and grid is not None:
+            calibration.update(grid, label[::step, ::step], step * step)
+        void += int((label == labels.ignore_index).sum())
+        soft += in_order and is_soft(label)
+        rows.append(image_row(image))
         if progress is not None:
             progress(index + 1, len(dataset))
     labelled: dict[Stored, int] = dict(enumerate(total.counts.sum(1).tolist()))
@@ -176,6 +187,7 @@ def measure(
         note(f"{dataset.split}: {doubt[0]}; {doubt[1]}")
     if soft:
         note(f"{dataset.split}: {soft} of {len(dataset)} masks have borders that run through classes in between")
+    counts = ImageCounts.of(rows)
     report = Report(
         labels=labels,
         confusion=total.counts,
@@ -187,8 +199,10 @@ def measure(
         protocol=predictor.protocol.name,
         protocol_hash=predictor.protocol.digest(predictor.preprocess),
         seconds=time.monotonic() - started,
+        image_counts=counts,
+        calibration=None if calibration is None else calibration.metrics(predictor.temperature),
     )
-    return report, image_scores
+    return report, counts.scores()
 
 
 def in_order_of(predictor: Predictor, dataset: Dataset) -> Dataset:
@@ -250,17 +264,19 @@ def score(
     """
     confusion = ConfusionMatrix(dataset.labels.num_classes, dataset.labels.ignore_index)
     pairs = (dataset.read(index) for index in indices)
-    for batch in _predicted(predictor, _batches(pairs, batch_size)):
+    for batch in _predicted(predictor, _batches(pairs, batch_size), predictor.masks):
         confusion.merge(_counted(batch, dataset.labels, boundary))
     return confusion
 
 
-def _predicted(predictor: Predictor, batches: Iterable[list[Pair]]) -> Iterator[list[tuple[Mask, Mask]]]:
-    """Predictions and labels of each batch, in order; the next batches are read and predicted meanwhile."""
+def _predicted(
+    predictor: Predictor, batches: Iterable[list[Pair]], segment: Callable[[list[Image]], Sequence[T]]
+) -> Iterator[list[tuple[T, Mask]]]:
+    """What is predicted of each batch, and its labels, in order; the next batches are read and predicted meanwhile."""
 
-    def predict(pairs: list[Pair]) -> list[tuple[Mask, Mask]]:
+    def predict(pairs: list[Pair]) -> list[tuple[T, Mask]]:
         try:
-            masks = predictor.masks([image for image, _ in pairs])
+            predictions = segment([image for image, _ in pairs])
         except Exception as error:
             if not is_out_of_memory(error):
                 raise Failure.of(None, error).error from error
@@ -271,12 +287,12 @@ def _predicted(predictor: Predictor, batches: Iterable[list[Pair]]) -> Iterator[
                 fix="evaluate with --protocol slide, or on a machine with more memory",
                 code="image-memory",
             ) from error
-        return [(mask, label) for mask, (_, label) in zip(masks, pairs, strict=True)]
+        return [(prediction, label) for prediction, (_, label) in zip(predictions, pairs, strict=True)]
 
     return predictor.side_by_side(predict, batches)
 
 
-def _counted(batch: list[tuple[Mask, Mask]], labels: LabelSpec, boundary: BoundaryIoU | None) -> ConfusionMatrix:
+def _counted(batch: Sequence[tuple[Mask, Mask]], labels: LabelSpec, boundary: BoundaryIoU | None) -> ConfusionMatrix:
     confusion = ConfusionMatrix(labels.num_classes, labels.ignore_index)
     for prediction, label in batch:
         confusion.update(prediction, label)

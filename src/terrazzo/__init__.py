@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from terrazzo.data.rules import DataRules
     from terrazzo.data.splits import SplitRule
     from terrazzo.errors import TerrazzoError
+    from terrazzo.evaluation.calibrate import calibrate
     from terrazzo.evaluation.evaluator import evaluate
     from terrazzo.evaluation.report import Report
     from terrazzo.exports.export import export
@@ -64,6 +65,7 @@ __all__ = [
     "ablate",
     "attention_maps",
     "benchmark",
+    "calibrate",
     "check_dataset",
     "convert",
     "create_model",
@@ -101,6 +103,7 @@ _HOMES = {
     "ablate": "terrazzo.ablation.ablate",
     "attention_maps": "terrazzo.interpret.attention",
     "benchmark": "terrazzo.profiling.benchmark",
+    "calibrate": "terrazzo.evaluation.calibrate",
     "check_dataset": "terrazzo.data.check",
     "convert": "terrazzo.weights.convert",
     "create_model": "terrazzo.weights.create",

@@ -42,6 +42,7 @@ def evaluate(
     mask_values: Literal["stored", "indices"] | None = None,
     only: str | None = None,
     crowds: Literal["ignore", "objects"] | None = None,
+    group_by: str | None = None,
     protocol: ProtocolOption = WHOLE.name,
     engine: EngineOption = "auto",
     device: DeviceOption = None,
@@ -78,6 +79,9 @@ def evaluate(
         Measure only on photos whose name matches this pattern in quotes.
     crowds
         Take iscrowd: 1 in COCO JSON for areas to ignore, or for objects; by default as in the model's training.
+    group_by
+        Draw confidence intervals from groups of photos whose names begin alike by this regular expression in quotes,
+        such as '[^_]+' for all up to the first _: photos of one drive or patient are not independent.
     precision
         Compute in fp32; bf16 where the processor has it; or auto: on a GPU float16 where that finds the same classes.
     output
@@ -124,6 +128,7 @@ def evaluate(
             mask_values=mask_values,
             only=only,
             crowds=crowds,
+            group_by=group_by,
             reading=reading,
             progress=progress,
         )

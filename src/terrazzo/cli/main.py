@@ -33,6 +33,7 @@ VERBS = {
     "predict": ("terrazzo.cli.predict", "turn photos into masks and pictures"),
     "train": ("terrazzo.cli.train", "train a model on a folder of photos and masks"),
     "evaluate": ("terrazzo.cli.evaluate", "measure a model on labelled photos"),
+    "calibrate": ("terrazzo.cli.calibrate", "make a model's probabilities as high as it is often right"),
     "check-data": ("terrazzo.cli.check_data", "look through a data set and list what is wrong with it"),
     "export": ("terrazzo.cli.export", "write a model as a file for ONNX Runtime, OpenVINO or torch.export"),
     "convert": ("terrazzo.cli.convert", "read any known checkpoint and write it for Terrazzo or transformers"),

@@ -16,7 +16,7 @@ from terrazzo.errors import ConfigError
 from terrazzo.fields import refuse_missing, refuse_unknown
 from terrazzo.text import list_names, show
 
-__all__ = ["SplitRule"]
+__all__ = ["SplitRule", "check_group_by", "groups_of"]
 
 
 LARGEST_SEED = 2**63
@@ -49,21 +49,7 @@ class SplitRule:
             )
         if not isinstance(self.seed, int) or isinstance(self.seed, bool) or abs(self.seed) > LARGEST_SEED:
             raise ConfigError(f"the split's seed is {show(self.seed)}", fix="give a whole number", code="split-rule")
-        if self.group_by is not None:
-            if not isinstance(self.group_by, str) or len(self.group_by) > 200 or ENDLESS.search(self.group_by):
-                raise ConfigError(
-                    f"{show(self.group_by)} is too long, or repeats what repeats, which may take for ever",
-                    fix="give a short expression, such as '[^_]+' for all up to the first _",
-                    code="split-rule",
-                )
-            try:
-                re.compile(self.group_by)
-            except (re.error, TypeError, RecursionError, OverflowError) as error:
-                raise ConfigError(
-                    f"{show(self.group_by)} is not a regular expression: {error}",
-                    fix="give one that matches the beginning of names, such as '[^_]+' for all up to the first _",
-                    code="split-rule",
-                ) from error
+        check_group_by(self.group_by)
 
     @classmethod
     def of_options(cls, val: float | None, group_by: str | None) -> SplitRule | None:
@@ -87,16 +73,10 @@ class SplitRule:
         Raises:
             ConfigError: there are fewer than two groups, or `group_by` matches not all names.
         """
+        of_samples = groups_of([sample.name for sample in samples], self.group_by)
         groups: dict[str, list[Sample]] = defaultdict(list)
-        for sample in samples:
-            groups[self._group(sample)].append(sample)
-        unmatched = [sample.name for sample in groups.pop("", [])]
-        if unmatched:
-            raise ConfigError(
-                f"{show(self.group_by)} does not match {list_names(unmatched)}",
-                fix="give an expression that matches the beginning of every photo's name",
-                code="split-rule",
-            )
+        for sample, group in zip(samples, of_samples, strict=True):
+            groups[group].append(sample)
         if len(groups) < 2:
             what = "photos" if self.group_by is None else f"groups by {show(self.group_by)}"
             raise ConfigError(
@@ -112,23 +92,70 @@ class SplitRule:
             if not chosen or abs(taken + size - wanted) < abs(taken - wanted):
                 chosen.add(name)
                 taken += size
-        val = [sample for sample in samples if self._group(sample) in chosen]
-        return [sample for sample in samples if self._group(sample) not in chosen], val
+        held = [group in chosen for group in of_samples]
+        learnt = [sample for sample, out in zip(samples, held, strict=True) if not out]
+        return learnt, [sample for sample, out in zip(samples, held, strict=True) if out]
 
     def told(self, samples: Sequence[Sample]) -> str:
         """Say what it makes of these photos."""
         train, val = self.divide(samples)
         by = "photos" if self.group_by is None else f"groups by {show(self.group_by)}"
-        groups = len({self._group(sample) for sample in val}), len({self._group(sample) for sample in samples})
+        groups = [len(set(groups_of([sample.name for sample in some], self.group_by))) for some in (val, samples)]
         counted = "" if self.group_by is None else f" ({groups[0]} of {groups[1]} groups)"
         return f"split by seed {self.seed}, in {by}: {len(train)} photos in train, {len(val)} in val{counted}"
 
-    def _group(self, sample: Sample) -> str:
-        name = same_name(sample.name)
-        if self.group_by is None:
-            return name
-        match = re.match(self.group_by, name)
-        return "" if match is None else (match[1] if match.re.groups else match[0]) or ""
-
     def _place(self, group: str) -> bytes:
         return hashlib.blake2b(f"{self.seed}/{group}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
+
+
+def check_group_by(group_by: str | None) -> None:
+    """Refuse an expression for groups that cannot be used.
+
+    Raises:
+        ConfigError: it is not a regular expression, or one that might never end (code "split-rule").
+    """
+    if group_by is None:
+        return
+    if not isinstance(group_by, str) or len(group_by) > 200 or ENDLESS.search(group_by):
+        raise ConfigError(
+            f"{show(group_by)} is too long, or repeats what repeats, which may take for ever",
+            fix="give a short expression, such as '[^_]+' for all up to the first _",
+            code="split-rule",
+        )
+    try:
+        re.compile(group_by)
+    except (re.error, TypeError, RecursionError, OverflowError) as error:
+        raise ConfigError(
+            f"{show(group_by)} is not a regular expression: {error}",
+            fix="give one that matches the beginning of names, such as '[^_]+' for all up to the first _",
+            code="split-rule",
+        ) from error
+
+
+def groups_of(names: Sequence[str], group_by: str | None) -> list[str]:
+    """Return the group of each photo: what a regular expression matches at the beginning of its name.
+
+    Args:
+        names: without their endings.
+        group_by: the expression, whose first group counts if it has one; None, and each photo is its own.
+
+    Raises:
+        ConfigError: it does not match every name.
+    """
+    check_group_by(group_by)
+    found = [_group(same_name(name), group_by) for name in names]
+    unmatched = [name for name, group in zip(names, found, strict=True) if not group]
+    if unmatched:
+        raise ConfigError(
+            f"{show(group_by)} does not match {list_names(unmatched)}",
+            fix="give an expression that matches the beginning of every photo's name",
+            code="split-rule",
+        )
+    return found
+
+
+def _group(name: str, group_by: str | None) -> str:
+    if group_by is None:
+        return name
+    match = re.match(group_by, name)
+    return "" if match is None else (match[1] if match.re.groups else match[0]) or ""

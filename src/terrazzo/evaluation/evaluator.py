@@ -20,6 +20,7 @@ from terrazzo.data.masks import Stored
 from terrazzo.data.readings import MaskValues, as_indices, read_by, refuse_mask_values
 from terrazzo.data.rules import Crowds
 from terrazzo.data.sources.source import Image
+from terrazzo.data.splits import check_group_by, groups_of
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.modes import keeps_mode
@@ -44,7 +45,7 @@ from terrazzo.weights.metadata import names_are_guessed
 if TYPE_CHECKING:
     from terrazzo.weights.files import TrainedModel
 
-__all__ = ["MANY_IMAGES", "evaluate", "in_order_of", "measure", "score", "select"]
+__all__ = ["MANY_IMAGES", "evaluate", "in_order_of", "measure", "open_labelled", "predicted", "score", "select"]
 
 Mask = NDArray[np.integer[Any]]
 Pair = tuple[Image, Mask]
@@ -69,6 +70,7 @@ def evaluate(
     device: str | None = None,
     engine: str = "auto",
     reading: ReadOptions | None = None,
+    group_by: str | None = None,
     trust: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -96,6 +98,8 @@ def evaluate(
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
         engine: ``auto``, or the name of one, as `make_predictor` takes it.
         reading: how photos are read, where their files leave that open.
+        group_by: a regular expression for what photos of one drive, patient or place have in common at the beginning of
+            their names, such as ``[^_]+``; confidence intervals are then drawn from these groups.
         trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
         progress: called with (photos done, photos in all).
 
@@ -107,12 +111,39 @@ def evaluate(
         MissingExtraError: the engine is not installed.
     """
     refuse_mask_values(mask_values)
+    check_group_by(group_by)
     if isinstance(model, Predictor):
         predictor = model
     else:
         predictor = make_predictor(
             model, device, protocol, engine=engine, precision="fp32", workload=MANY_IMAGES, trust=trust
         )
+    dataset = open_labelled(predictor, data, split, labels, mask_values, only, crowds, reading)
+    name = Path(data).resolve().name
+    report, _ = measure(predictor, dataset, name, progress=progress)
+    if group_by is not None:
+        assert report.image_counts is not None
+        groups = groups_of([sample.name for sample in dataset.samples], group_by)
+        report = replace(report, image_counts=report.image_counts.grouped(groups))
+    return report if only is None else replace(report, split=f"{split} ({only})")
+
+
+def open_labelled(
+    predictor: Predictor,
+    data: str | Path,
+    split: str,
+    labels: str | None = None,
+    mask_values: MaskValues | None = None,
+    only: str | None = None,
+    crowds: Crowds | None = None,
+    reading: ReadOptions | None = None,
+) -> Dataset:
+    """Open a labelled split as it was read in a model's training; arguments as `evaluate` has them.
+
+    Raises:
+        DatasetError: as `evaluate`.
+        ConfigError: mask values are given for data that says itself what its masks store.
+    """
     spec = LabelSpec.named(labels) if labels else None
     rules = DataRules.of_model(predictor.record, Path(data), split)
     if crowds is not None:
@@ -132,9 +163,7 @@ def evaluate(
             fix="leave them out",
             code="mask-values",
         )
-    name = Path(data).resolve().name
-    report, _ = measure(predictor, dataset, name, progress=progress)
-    return report if only is None else replace(report, split=f"{split} ({only})")
+    return dataset
 
 
 def measure(
@@ -172,7 +201,7 @@ def measure(
         step = grid_step(images[0].shape[:2])
         return [(mask, grid, step) for mask, grid in predictor.masks_and_grids(images, step)]
 
-    for index, [((prediction, grid, step), label)] in enumerate(_predicted(predictor, pairs, segment)):
+    for index, [((prediction, grid, step), label)] in enumerate(predicted(predictor, pairs, segment)):
         image = _counted([(prediction, label)], labels, boundary)
         total.merge(image)
         if calibration is not None and grid is not None:
@@ -264,12 +293,12 @@ def score(
     """
     confusion = ConfusionMatrix(dataset.labels.num_classes, dataset.labels.ignore_index)
     pairs = (dataset.read(index) for index in indices)
-    for batch in _predicted(predictor, _batches(pairs, batch_size), predictor.masks):
+    for batch in predicted(predictor, _batches(pairs, batch_size), predictor.masks):
         confusion.merge(_counted(batch, dataset.labels, boundary))
     return confusion
 
 
-def _predicted(
+def predicted(
     predictor: Predictor, batches: Iterable[list[Pair]], segment: Callable[[list[Image]], Sequence[T]]
 ) -> Iterator[list[tuple[T, Mask]]]:
     """What is predicted of each batch, and its labels, in order; the next batches are read and predicted meanwhile."""

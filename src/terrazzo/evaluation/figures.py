@@ -204,6 +204,7 @@ def _draw_bars(
             end = max(end, mark + 0.8)
         if known and intervals_K2 is not None and not np.isnan(intervals_K2[k]).any():
             low, high = intervals_K2[k]
+            axes.plot([low, high], [row, row], "-|", color="white", linewidth=3.0, ms=8, mew=3.0, clip_on=False)
             whisker = axes.plot([low, high], [row, row], "-|", color=INK, linewidth=1.1, ms=6, clip_on=False)[0]
             whisker.set_label("95% interval" if row == 0 else f"_{k}")
             end = max(end, high + 0.4)

@@ -20,7 +20,7 @@ from terrazzo.weights.metadata import names_are_guessed
 from terrazzo.weights.model_card import CARD_FILE
 from terrazzo.weights.processor import PROCESSOR_FILE
 
-__all__ = ["FORMATS", "convert"]
+__all__ = ["FORMATS", "convert", "refuse_taken"]
 
 FILES = {CONFIG_FILE, WEIGHTS_FILE, PROCESSOR_FILE, CARD_FILE}
 FORMATS = {"terrazzo": save_folder, "hf": save_huggingface}
@@ -56,7 +56,7 @@ def convert(
     folder = Path(destination)
     if to not in FORMATS:
         raise ConfigError(f"there is no format {show(to)}", fix=f"choose {' or '.join(FORMATS)}", code="convert-form")
-    _refuse_taken(folder, Path(source), overwrite)
+    refuse_taken(folder, Path(source), overwrite)
     model = load(source)
     if labels is not None:
         spec = LabelSpec.named(labels)
@@ -71,7 +71,7 @@ def convert(
     return model
 
 
-def _refuse_taken(folder: Path, source: Path, overwrite: bool) -> None:
+def refuse_taken(folder: Path, source: Path | None, overwrite: bool) -> None:
     """Refuse to replace anything but an empty folder, or, when asked to, a folder with nothing but a model in it."""
     clear_stale(folder.parent)
     if folder.is_dir() and not folder.is_symlink():
@@ -79,7 +79,7 @@ def _refuse_taken(folder: Path, source: Path, overwrite: bool) -> None:
         if not names:
             folder.rmdir()
             return
-        is_source = Path(os.path.realpath(source)).is_relative_to(os.path.realpath(folder))
+        is_source = source is not None and Path(os.path.realpath(source)).is_relative_to(os.path.realpath(folder))
         if overwrite and CONFIG_FILE in names and names <= FILES and not is_source:
             return
         others = sorted(names - FILES)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from terrazzo.data.splits import SplitRule
     from terrazzo.errors import TerrazzoError
     from terrazzo.evaluation.calibrate import calibrate
+    from terrazzo.evaluation.compare import compare
+    from terrazzo.evaluation.comparison import Comparison
     from terrazzo.evaluation.evaluator import evaluate
     from terrazzo.evaluation.report import Report
     from terrazzo.exports.export import export
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncClient",
     "Client",
+    "Comparison",
     "DataRules",
     "LabelSpec",
     "ModelSpec",
@@ -67,6 +70,7 @@ __all__ = [
     "benchmark",
     "calibrate",
     "check_dataset",
+    "compare",
     "convert",
     "create_model",
     "evaluate",
@@ -86,6 +90,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AsyncClient": "terrazzo.client",
+    "Comparison": "terrazzo.evaluation.comparison",
     "Client": "terrazzo.client",
     "DataRules": "terrazzo.data.rules",
     "LabelSpec": "terrazzo.labels.spec",
@@ -105,6 +110,7 @@ _HOMES = {
     "benchmark": "terrazzo.profiling.benchmark",
     "calibrate": "terrazzo.evaluation.calibrate",
     "check_dataset": "terrazzo.data.check",
+    "compare": "terrazzo.evaluation.compare",
     "convert": "terrazzo.weights.convert",
     "create_model": "terrazzo.weights.create",
     "evaluate": "terrazzo.evaluation.evaluator",

@@ -65,7 +65,7 @@ ZIP = b"PK\x03\x04"
 ANYBODY_WRITES = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 SOFTWARE = 305  # the TIFF tag
 SHOWN = 10  # files listed in one message
-Kind = Literal["predict", "evaluate", "explain", "ablate", "benchmark", "check-data", "export", "train"]
+Kind = Literal["predict", "evaluate", "explain", "ablate", "benchmark", "check-data", "compare", "export", "train"]
 """The command whose result a file is."""
 
 VIDEOS = (".mp4", ".mkv")

@@ -35,6 +35,7 @@ VERBS = {
     "evaluate": ("terrazzo.cli.evaluate", "measure a model on labelled photos"),
     "calibrate": ("terrazzo.cli.calibrate", "make a model's probabilities as high as it is often right"),
     "check-data": ("terrazzo.cli.check_data", "look through a data set and list what is wrong with it"),
+    "compare": ("terrazzo.cli.compare", "compare two models on the same labelled photos"),
     "export": ("terrazzo.cli.export", "write a model as a file for ONNX Runtime, OpenVINO or torch.export"),
     "convert": ("terrazzo.cli.convert", "read any known checkpoint and write it for Terrazzo or transformers"),
     "benchmark": ("terrazzo.cli.benchmark", "measure how fast a model runs here, engine by engine"),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-__all__ = ["confusion_png", "masks_png", "per_class_png", "reliability_png"]
+__all__ = ["confusion_png", "differences_png", "masks_png", "per_class_png", "reliability_png"]
 
 _ROWS_PER_COLUMN = 50
 _MOST_ANNOTATED = 20
@@ -146,6 +146,38 @@ def reliability_png(found: CalibrationMetrics, subject: str) -> bytes:
     lower.bar(left_B, np.nan_to_num(found.share_B), width, align="edge", color="#b9b9b9", edgecolor="white")
     plain_axes(lower, "pixels, %", grid="y")
     lower.set_xlabel("probability of the class given, %", color=INK)
+    return to_png(figure, 150, trimmed=True)
+
+
+def differences_png(
+    labels: LabelSpec, difference_K: NDArray[np.float64], intervals_K2: NDArray[np.float64], subject: str, summary: str
+) -> bytes:
+    """Draw how far the IoU of each class lies apart between two models, with intervals, the largest gain first.
+
+    Args:
+        labels: names.
+        difference_K: in points of IoU; NaN where a model has none.
+        intervals_K2: lower and upper ends; NaN where there is none.
+        subject: the models; the title's first line.
+        summary: the difference of the means; its second line.
+    """
+    from matplotlib.figure import Figure
+
+    order = [k for k in np.argsort(-np.nan_to_num(difference_K), kind="stable") if not np.isnan(difference_K[k])]
+    figure = Figure(figsize=(8, 1.35 + 0.27 * max(len(order), 3)), layout="constrained")
+    figure.suptitle(_title(subject, summary, 8), x=0.01, ha="left", fontsize=12, color=INK, parse_math=False)
+    axes = figure.subplots()
+    axes.axvline(0, color=INK, linewidth=0.9)
+    for row, k in enumerate(order):
+        low, high = intervals_K2[k]
+        shown = low > 0 or high < 0  # NaN is neither
+        color = "#1f5fa8" if shown else "#9a9a9a"
+        axes.plot([low, high], [row, row], "-|", color=color, linewidth=1.6, ms=7)
+        axes.plot(difference_K[k], row, "o", color=color, ms=6)
+    axes.set_yticks(range(len(order)), [clipped(labels.names[k]) for k in order], fontsize=9.5, parse_math=False)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    plain_axes(axes, grid="x")
+    axes.set_xlabel("IoU of B less IoU of A, points; grey where the interval holds 0", color=INK)
     return to_png(figure, 150, trimmed=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,28 +10,20 @@ from numpy.typing import NDArray
 
 from terrazzo.data import Dataset
 from terrazzo.evaluation.confusion import score_text
+from terrazzo.evaluation.sheet import PAPER, Color, Picture, SheetRow, class_legend, draw_sheet, drawable, fitted
 from terrazzo.inference.predictor import Predictor
-from terrazzo.plotting import FAINT, INK, clipped, plain_axes, to_png
+from terrazzo.plotting import INK, clipped, plain_axes, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["choose_images", "curves_png", "sheet_png"]
 
-Picture = NDArray[np.uint8]  # (H, W, 3) RGB
-Color = tuple[int, int, int]
-
 LINE, BEST = "#1f5fa8", "#c2410c"
 WRONG: Color = (230, 30, 45)
-PAPER: Color = (255, 255, 255)
 
 SMALLEST_SPAN = 5.0  # mIoU points on the axis: a difference of a tenth must not look like a fall
 SHEET_IMAGES = 8
-MOST_CLASSES = 60  # in the sheet's legend
-CELL, GAP, HEAD, TITLE, LINE_HEIGHT = 400, 12, 96, 40, 26  # pixels
-DPI = 100
-POINTS = 72 / DPI  # one pixel
-
 
 # -- curves -----------------------------------------------------------------------------------------------------------
 
@@ -98,15 +89,6 @@ def _curve(axes: Axes, rows: list[dict[str, Any]], key: str, name: str) -> None:
 # -- predictions ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One photo of the sheet: a line of text above four pictures of one size."""
-
-    name: str
-    scores: str
-    pictures: list[Picture]
-
-
 def sheet_png(predictor: Predictor, val: Dataset, scores: list[float], title: str) -> bytes:
     """Draw photos beside their labels, predictions and errors: from the best to the worst, evenly spaced by score.
 
@@ -117,7 +99,7 @@ def sheet_png(predictor: Predictor, val: Dataset, scores: list[float], title: st
         title: what was trained on what.
     """
     labels, chosen = val.labels, choose_images(scores)
-    rows, pixels = [], np.zeros(labels.ignore_index + 1, np.int64)
+    rows, pixels = list[SheetRow](), np.zeros(labels.ignore_index + 1, np.int64)
     flat: list[str] = []  # the class of each prediction that has only one, where the label has more
     for place, index in enumerate(chosen):
         bands, label = val.read(index)
@@ -132,20 +114,17 @@ def sheet_png(predictor: Predictor, val: Dataset, scores: list[float], title: st
         if (only := _only_class(prediction, labels.names)) and wrong.any():
             flat.append(only)
             text = f"nothing but {only} is predicted; {text}"
-        masks = [_fitted(labels.colorize(mask), smooth=False) for mask in (label, prediction)]
-        pictures = [_fitted(image), *masks, _fitted(_errors(image, labelled, wrong))]
-        rows.append(_Row(rank + _printable(val.samples[index].image.name), text, pictures))
-    legend = [(labels.names[k], labels.palette[k]) for k in np.argsort(-pixels[:-1], kind="stable") if pixels[k]]
-    if len(legend) > MOST_CLASSES:
-        legend[MOST_CLASSES:] = [(f"and {len(legend) - MOST_CLASSES} more", PAPER)]
-    if pixels[-1]:
-        legend.append(("not labelled", labels.ignore_color))
+        masks = [fitted(labels.colorize(mask), smooth=False) for mask in (label, prediction)]
+        pictures = [fitted(image), *masks, fitted(_errors(image, labelled, wrong))]
+        rows.append(SheetRow(rank + drawable(val.samples[index].image.name), text, pictures))
+    legend = class_legend(labels, pixels)
     which = f"{len(chosen)} of {len(val)} photos" if len(chosen) < len(val) else f"all {len(val)} photos"
     if len(flat) == len(rows) > 0 and len(set(flat)) == 1:
         which += ", one class everywhere (train longer, or lower the learning rate)"
     if not rows:
         legend, which = [("no photo has a labelled pixel", PAPER)], f"none of {len(val)} photos"
-    return _sheet(rows, legend, f"{title}: {which}, from the best mIoU to the worst")
+    headings = ("photo", "label", "prediction", "errors in red")
+    return draw_sheet(rows, legend, headings, f"{title}: {which}, from the best mIoU to the worst")
 
 
 def choose_images(scores: list[float], most: int = SHEET_IMAGES) -> list[int]:
@@ -167,57 +146,3 @@ def _errors(image_HW3: Picture, labelled_HW: NDArray[np.bool_], wrong_HW: NDArra
     picture_HW3 = np.repeat(np.where(labelled_HW, 150 + 0.4 * grey_HW, 20 + 0.35 * grey_HW)[..., None], 3, axis=2)
     picture_HW3[wrong_HW] = WRONG
     return picture_HW3.astype(np.uint8)
-
-
-def _fitted(picture: Picture, *, smooth: bool = True) -> Picture:
-    """Return the picture with its longer side at CELL pixels."""
-    import cv2
-
-    height, width = picture.shape[:2]
-    factor = CELL / max(height, width)
-    size = max(round(width * factor), 1), max(round(height * factor), 1)
-    how = cv2.INTER_NEAREST if not smooth else cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(picture, size, interpolation=how), dtype=np.uint8)
-
-
-def _sheet(rows: list[_Row], legend: list[tuple[str, Color]], title: str) -> bytes:
-    """Lay the rows out on one canvas, pixel for pixel, and write title, headings, names and legend around them."""
-    from matplotlib.figure import Figure
-
-    width = 4 * CELL + 5 * GAP
-    lefts = [GAP + column * (CELL + GAP) for column in range(4)]
-    names = [clipped(name, 24) for name, _ in legend]
-    entry = 60 + 9 * max(map(len, names))
-    columns = min(max((width - 2 * GAP) // entry, 1), len(names))
-    tops = np.cumsum([HEAD, *(TITLE + row.pictures[0].shape[0] for row in rows)]).tolist()
-    height = tops[-1] + 3 * GAP + LINE_HEIGHT * -(-len(names) // columns)
-    canvas = np.full((height, width, 3), PAPER, np.uint8)
-    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
-
-    def write(left: float, bottom: float, text: str, size: float, **style: Any) -> None:
-        style = {"color": INK, "ha": "left", **style}
-        figure.text(left / width, 1 - bottom / height, text, fontsize=size * POINTS, parse_math=False, **style)
-
-    write(GAP, 38, title, 21)
-    for left, name in zip(lefts, ("photo", "label", "prediction", "errors in red"), strict=True):
-        write(left, HEAD - 12, name, 18, color=FAINT)
-    for row, top in zip(rows, tops, strict=False):
-        write(lefts[0], top + TITLE - 10, clipped(row.name, 90), 16)
-        write(width - GAP, top + TITLE - 10, row.scores, 16, ha="right")
-        for left, picture in zip(lefts, row.pictures, strict=True):
-            rows_, columns_ = picture.shape[:2]
-            left += (CELL - columns_) // 2
-            canvas[top + TITLE : top + TITLE + rows_, left : left + columns_] = picture
-    for place, (name, (_, color)) in enumerate(zip(names, legend, strict=True)):
-        left, top = GAP + entry * (place % columns), tops[-1] + 2 * GAP + LINE_HEIGHT * (place // columns)
-        if color != PAPER:
-            canvas[top : top + 18, left : left + 18] = 128
-            canvas[top + 1 : top + 17, left + 1 : left + 17] = color
-        write(left + 26, top + 15, name, 16)
-    figure.figimage(canvas)
-    return to_png(figure, DPI)
-
-
-def _printable(text: str) -> str:
-    """Return a file name that can be drawn: it may hold bytes that are not text."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from terrazzo.evaluation.comparison import Comparison
     from terrazzo.evaluation.evaluator import evaluate
     from terrazzo.evaluation.report import Report
+    from terrazzo.evaluation.robustness import Robustness, evaluate_corruptions
     from terrazzo.exports.export import export
     from terrazzo.inference.predict import make_predictor, predict
     from terrazzo.inference.predict_folder import predict_folder
@@ -59,6 +60,7 @@ __all__ = [
     "Preprocess",
     "Recipe",
     "Report",
+    "Robustness",
     "Run",
     "Segmentation",
     "SplitRule",
@@ -74,6 +76,7 @@ __all__ = [
     "convert",
     "create_model",
     "evaluate",
+    "evaluate_corruptions",
     "export",
     "list_models",
     "load",
@@ -99,6 +102,7 @@ _HOMES = {
     "Preprocess": "terrazzo.preprocess",
     "Recipe": "terrazzo.training.recipe",
     "Report": "terrazzo.evaluation.report",
+    "Robustness": "terrazzo.evaluation.robustness",
     "Run": "terrazzo.training.train",
     "Segmentation": "terrazzo.inference.result",
     "SplitRule": "terrazzo.data.splits",
@@ -114,6 +118,7 @@ _HOMES = {
     "convert": "terrazzo.weights.convert",
     "create_model": "terrazzo.weights.create",
     "evaluate": "terrazzo.evaluation.evaluator",
+    "evaluate_corruptions": "terrazzo.evaluation.robustness",
     "export": "terrazzo.exports.export",
     "list_models": "terrazzo.models",
     "load": "terrazzo.weights.load",

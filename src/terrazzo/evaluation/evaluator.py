@@ -171,6 +171,7 @@ def measure(
     dataset: Dataset,
     name: str,
     *,
+    change: Callable[[int, Image], Image] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Report, list[float]]:
     """Run a predictor over every photo of a split.
@@ -179,6 +180,7 @@ def measure(
         predictor: the model, and the protocol to follow.
         dataset: the labelled photos.
         name: what the report calls the data set.
+        change: makes of each photo, by its place, what the model sees.
         progress: called with (photos done, photos in all).
 
     Returns:
@@ -195,7 +197,12 @@ def measure(
     calibration = Calibration(labels.num_classes, labels.ignore_index) if predictor.output == "logits" else None
     rows, void, soft = [], 0, 0
     in_order = has_own_order(labels)
-    pairs = ([dataset.read(index)] for index in range(len(dataset)))
+
+    def read(index: int) -> Pair:
+        image, mask = dataset.read(index)
+        return (image if change is None else change(index, image)), mask
+
+    pairs = ([read(index)] for index in range(len(dataset)))
 
     def segment(images: list[Image]) -> list[tuple[Mask, NDArray[np.float32] | None, int]]:
         step = grid_step(images[0].shape[:2])

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from terrazzo.notes import TerrazzoWarning
     from terrazzo.preprocess import Preprocess
     from terrazzo.profiling.benchmark import benchmark
+    from terrazzo.training.cross_validation import cross_validate
+    from terrazzo.training.folds import CrossValidation
     from terrazzo.training.recipe import Recipe
     from terrazzo.training.train import Run, train
     from terrazzo.weights.convert import convert
@@ -53,6 +55,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Comparison",
+    "CrossValidation",
     "DataRules",
     "LabelSpec",
     "ModelSpec",
@@ -75,6 +78,7 @@ __all__ = [
     "compare",
     "convert",
     "create_model",
+    "cross_validate",
     "evaluate",
     "evaluate_corruptions",
     "export",
@@ -94,6 +98,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AsyncClient": "terrazzo.client",
     "Comparison": "terrazzo.evaluation.comparison",
+    "CrossValidation": "terrazzo.training.folds",
     "Client": "terrazzo.client",
     "DataRules": "terrazzo.data.rules",
     "LabelSpec": "terrazzo.labels.spec",
@@ -117,6 +122,7 @@ _HOMES = {
     "compare": "terrazzo.evaluation.compare",
     "convert": "terrazzo.weights.convert",
     "create_model": "terrazzo.weights.create",
+    "cross_validate": "terrazzo.training.cross_validation",
     "evaluate": "terrazzo.evaluation.evaluator",
     "evaluate_corruptions": "terrazzo.evaluation.robustness",
     "export": "terrazzo.exports.export",

@@ -14,6 +14,7 @@ from PIL import Image
 
 from terrazzo.data import Dataset, Sample
 from terrazzo.evaluation import figures
+from terrazzo.evaluation import sheet as sheets
 from terrazzo.evaluation.report import Report
 from terrazzo.inference.predictor import Predictor
 from terrazzo.labels.spec import LabelSpec
@@ -34,7 +35,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         texts.extend(text.get_text() for text in figure.findobj(Text) if text.get_text())
         return b""
 
-    for module in (figures, pictures):
+    for module in (figures, pictures, sheets):
         monkeypatch.setattr(module, "to_png", keep)
     return texts
 

@@ -14,11 +14,12 @@ from PIL import Image
 from tiny_runs import make_data, tiny_trainer
 
 from terrazzo.data import Dataset, Sample
+from terrazzo.evaluation.sheet import CELL
 from terrazzo.inference.predictor import Predictor
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.artifacts import write_artifacts
-from terrazzo.training.pictures import BEST, CELL, WRONG, choose_images, curves_png, sheet_png
+from terrazzo.training.pictures import BEST, WRONG, choose_images, curves_png, sheet_png
 from terrazzo.weights.files import load_folder, save_folder
 
 

@@ -53,6 +53,7 @@ def test_a_run_folder_holds_what_people_and_programs_need(run: Run) -> None:
         "report/confusion.png",
         "report/per_class.csv",
         "report/per_class.png",
+        "report/reliability.png",
         "report/report.json",
         "report/report.txt",
     ]

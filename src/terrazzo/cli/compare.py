@@ -64,9 +64,9 @@ def compare(
     Parameters
     ----------
     a
-        Compare this model, of any form that `terrazzo evaluate` takes,
+        Take this model for A, in any form that `terrazzo evaluate` takes.
     b
-        with this one; the difference is its score less that of the first.
+        Take this model for B; the difference is its score less A's.
     data
         Read the data set in this folder.
     split

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from terrazzo.cli.options import DeviceOption, LearntBandsOption, NodataOption, learnt_bands
 from terrazzo.cli.say import say
+from terrazzo.errors import ConfigError
 
 __all__ = ["train"]
 
@@ -202,7 +203,6 @@ def train(
         },
         "reset_head": reset_head,
         "check": check,
-        "dry_run": dry_run,
         "resume": resume,
         "workers": workers,
         "device": device,
@@ -210,6 +210,12 @@ def train(
     if folds is not None:
         from terrazzo.training.cross_validation import cross_validate
 
+        if dry_run:
+            raise ConfigError(
+                "--dry-run shows one run, and --folds makes several",
+                fix="leave --folds out, and give --val 0.2 where the photos are not split",
+                code="folds-options",
+            )
         result = cross_validate(data, output, model, folds=folds, group_by=group_by, **arguments)
         say(*result.table().split("\n"))
         say(f"runs written to {output}; use the final model with: terrazzo predict PHOTO --model {result.model.parent}")
@@ -217,7 +223,7 @@ def train(
 
     from terrazzo.training.train import train as run_training
 
-    run = run_training(data, output, model, **arguments)
+    run = run_training(data, output, model, dry_run=dry_run, **arguments)
     if run is not None:
         say(*run.report.table().split("\n"))
         say(f"run written to {run.output}; use it with: terrazzo predict PHOTO --model {run.output}")

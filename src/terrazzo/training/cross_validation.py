@@ -57,17 +57,23 @@ def cross_validate(
     *,
     folds: int = 5,
     group_by: str | None = None,
+    encoder: str | None = None,
     recipe: str | Path | Recipe | None = None,
+    labels: str | None = None,
+    weights: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    reset_head: bool = False,
     resume: bool = False,
-    **rest: Any,
+    check: bool = False,
+    workers: int | None = None,
+    device: str | None = None,
 ) -> CrossValidation:
     """Train one model for each fold and a final one on all photos; write all of them and one report.
 
     Args:
         data: the data set's folder; photos of train and val are divided together, those of test are left out.
         output: the folder for the runs and the report.
-        model: as `train` takes it; and so `recipe`, `overrides`, and all arguments that are not named here.
+        model: as `train` takes it; and so all arguments that are not named here.
         folds: how many parts the photos are divided into.
         group_by: a regular expression for what photos of one drive, patient or place have in common at the beginning of
             their names, such as ``[^_]+``: they stay in one fold. None for single photos.
@@ -79,7 +85,7 @@ def cross_validate(
         OutputError: the output folder cannot be written to.
     """
     data, output, changes = Path(data), Path(output), full_paths(dict(overrides or {}))
-    _refuse_contradictions(changes, rest)
+    _refuse_contradictions(changes)
     rules = [SplitRule.of_fold(fold, folds, group_by) for fold in (*range(1, folds + 1), 0)]
     places = [output / f"fold-{rule.fold}" for rule in rules[:-1]] + [output / FINAL]
     begun = [has_checkpoint(place / CHECKPOINT_FOLDER) for place in places]
@@ -93,18 +99,29 @@ def cross_validate(
         refuse_or_resume(place, resume and has_begun)
     if not resume:
         check_outputs([output / name for name in FILES], "train")
-    base: Path | None = None
-    finished: list[Fold] = []
+    start = {"encoder": encoder, "labels": labels, "weights": weights, "model": model}
+    always = {"reset_head": reset_head, "check": check, "workers": workers, "device": device}
+
+    def part(place: Path, rule: SplitRule, values: Mapping[str, Any], has_begun: bool) -> None:
+        """Train one run, or the rest of it; nothing where it is finished."""
+        changed = {**values, SPLIT: rule}
+        if resume and has_begun:
+            own = Recipe.from_file(place / RECIPE_FILE)
+            _refuse_other_settings(place, own, changed)
+            if not (place / REPORT_FOLDER / "report.json").is_file():
+                train(data, place, overrides=changed, resume=True, **always)
+        elif place == places[0]:
+            train(data, place, recipe=recipe, overrides=changed, **start, **always)
+        else:
+            train(data, place, recipe=places[0] / RECIPE_FILE, overrides=changed, **always)
+
     for place, rule, has_begun in zip(places[:-1], rules[:-1], begun[:-1], strict=True):
-        _train_part(data, place, rule, model, base or recipe, changes, resume=resume and has_begun, **rest)
-        base = base or places[0] / RECIPE_FILE
-        finished.append(_fold(place))
+        part(place, rule, changes, has_begun)
+    finished = tuple(map(_fold, places[:-1]))
     epochs = max(1, round(statistics.median(fold.best_epoch for fold in finished)))
-    result = CrossValidation(output, tuple(finished), group_by, epochs, output / FINAL / MODEL_FOLDER)
-    last = {
-        **changes, "run.epochs": epochs, "run.steps": None, "run.validate_every": epochs, "run.patience": None,
-    }  # fmt: skip
-    _train_part(data, places[-1], rules[-1], model, base, last, resume=resume and begun[-1], **rest)
+    result = CrossValidation(output, finished, group_by, epochs, output / FINAL / MODEL_FOLDER)
+    length = {"run.epochs": epochs, "run.steps": None, "run.validate_every": epochs, "run.patience": None}
+    part(places[-1], rules[-1], {**changes, **length}, begun[-1])
     _complete_record(result)
     set_aside([output / name for name in FILES], "train")
     table, document = result.table() + "\n", result.to_json()
@@ -113,39 +130,14 @@ def cross_validate(
     return result
 
 
-def _train_part(
-    data: Path,
-    place: Path,
-    rule: SplitRule,
-    model: str | None,
-    recipe: str | Path | Recipe | None,
-    changes: Mapping[str, Any],
-    *,
-    resume: bool,
-    **rest: Any,
-) -> None:
-    """Train one run, or the rest of it; nothing where it is finished."""
-    if resume:
-        own = Recipe.from_file(place / RECIPE_FILE)
-        if own.changed({**changes, SPLIT: rule}) != own:
-            raise TrainingError(
-                f"{shown_path(place)} was made with other settings",
-                fix="resume with the folds and settings that it was started with, or choose another --output",
-                code="training-resume",
-            )
-        if (place / REPORT_FOLDER / "report.json").is_file():
-            return
-        recipe = own
-    takes = {key: value for key, value in rest.items() if recipe is None or key not in ("encoder", "labels", "weights")}
-    train(
-        data,
-        place,
-        None if recipe is not None and place.name != "fold-1" else model,
-        recipe=recipe,
-        overrides={**changes, SPLIT: rule},
-        resume=resume,
-        **(rest if place.name == "fold-1" and not resume else takes),
-    )
+def _refuse_other_settings(place: Path, own: Recipe, changes: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that was started with other folds or settings."""
+    if own.changed(changes) != own:
+        raise TrainingError(
+            f"{shown_path(place)} was made with other folds or settings",
+            fix="resume with those that it was started with, or choose another --output",
+            code="training-resume",
+        )
 
 
 def _fold(place: Path) -> Fold:
@@ -181,11 +173,10 @@ def _complete_record(result: CrossValidation) -> None:
     save_folder(result.model, replace(final, record={CROSS_VALIDATION: result.summary(), **record}), keep_others=True)
 
 
-def _refuse_contradictions(changes: Mapping[str, Any], rest: Mapping[str, Any]) -> None:
+def _refuse_contradictions(changes: Mapping[str, Any]) -> None:
     named = {SPLIT: "--val", "data.holdout": "--holdout"}
     named |= {"data.train_split": "--train-split", "data.val_split": "--val-split"}
     given = [option for path, option in named.items() if changes.get(path)]
-    given += ["--dry-run"] if rest.get("dry_run") else []
     if given:
         raise ConfigError(
             f"--folds divides the photos itself, and {given[0]} is given too",

@@ -34,6 +34,8 @@ from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import Protocol
 from terrazzo.labels.matching import match_classes, side_by_side
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.notes import note
+from terrazzo.text import show
 
 if TYPE_CHECKING:
     from terrazzo.weights.files import TrainedModel
@@ -123,6 +125,8 @@ def compare(
     if group_by is not None:
         groups = groups_of([sample.name for sample in datasets[0].samples], group_by)
         pair = pair[0].grouped(groups), pair[1].grouped(groups)
+        if len(set(groups)) == 1:
+            note(f"all photos are of one group, {show(groups[0])}: one group gives no confidence interval")
     return Comparison(
         labels=first.labels,
         models=(first.model, second.model),

@@ -38,7 +38,7 @@ from terrazzo.inference.protocols import Protocol
 from terrazzo.labels.matching import ends, match_classes, reordered, side_by_side
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
-from terrazzo.text import shown_path
+from terrazzo.text import show, shown_path
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.metadata import names_are_guessed
 
@@ -125,6 +125,8 @@ def evaluate(
         assert report.image_counts is not None
         groups = groups_of([sample.name for sample in dataset.samples], group_by)
         report = replace(report, image_counts=report.image_counts.grouped(groups))
+        if len(set(groups)) == 1:
+            note(f"all photos are of one group, {show(groups[0])}: one group gives no confidence interval")
     return report if only is None else replace(report, split=f"{split} ({only})")
 
 

@@ -67,7 +67,7 @@ def evaluate(
         terrazzo evaluate --data my-folder --split val --model runs/mine
         terrazzo evaluate --data camvid --model segformer_b0.camvid --output report
         terrazzo evaluate --data my-folder --model runs/mine --protocol multi-scale
-        terrazzo evaluate --data my-folder --model runs/mine --corruptions noise,blur --severities 1,3,5
+        terrazzo evaluate --data my-folder --model runs/mine --corruptions noise
 
     Parameters
     ----------

@@ -66,7 +66,7 @@ def train(
         terrazzo train --data my-folder --model segformer_b0 --output runs/mine
         terrazzo train --data camvid --recipe camvid.yaml --output runs/camvid
         terrazzo train --data my-folder --val 0.1 --output runs/mine
-        terrazzo train --data my-folder --folds 5 --group-by '[^_]+' --output runs/folds
+        terrazzo train --data my-folder --folds 5 --group-by '[^_]+' --output run
         terrazzo train --data camvid --encoder hf:OpenGVLab/pvt_v2_b2 --output pvt
 
     Parameters

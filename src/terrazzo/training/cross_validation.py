@@ -86,6 +86,7 @@ def cross_validate(
     """
     data, output, changes = Path(data), Path(output), full_paths(dict(overrides or {}))
     _refuse_contradictions(changes)
+    SplitRule.of_fold(1, folds, group_by)  # refuses what there cannot be, before so many are made
     rules = [SplitRule.of_fold(fold, folds, group_by) for fold in (*range(1, folds + 1), 0)]
     places = [output / f"fold-{rule.fold}" for rule in rules[:-1]] + [output / FINAL]
     begun = [has_checkpoint(place / CHECKPOINT_FOLDER) for place in places]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from tables import add_table, markdown_table
-
 from terrazzo.engines.engine import ENGINES, EngineRecord
 from terrazzo.weights.exported import FORMATS
 

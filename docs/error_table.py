@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from tables import add_table, markdown_table
-
 from terrazzo import errors
 
 CLASSES = {name: getattr(errors, name).code for name in errors.__all__}

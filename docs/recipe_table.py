@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from tables import markdown_table
-
 from terrazzo.fields import accepted
 from terrazzo.training.augment import AUGMENTATIONS
 from terrazzo.training.losses import LOSSES

@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 
-from terrazzo.atomic import PARTIAL_PREFIX, make_folder, replacing, replacing_together, write_atomic
+from terrazzo.atomic import (
+    PARTIAL_PREFIX,
+    discard_partials,
+    make_folder,
+    replacing,
+    replacing_together,
+    temporary_folder,
+    write_atomic,
+)
 from terrazzo.errors import OutputError
 
 
@@ -208,3 +216,25 @@ def test_make_folder_where_nothing_may_be_written(tmp_path: Path, monkeypatch: p
     with pytest.raises(OutputError) as caught:
         make_folder(tmp_path / "new")
     assert caught.value.code == "output-not-writable"
+
+
+def test_a_temporary_folder_is_gone_however_it_ends(tmp_path: Path) -> None:
+    with temporary_folder(tmp_path) as folder:
+        assert folder.parent == tmp_path and stat.S_IMODE(folder.stat().st_mode) == 0o700
+        (folder / "inside").mkdir()
+        (folder / "inside/file").write_text("x")
+    assert not any(tmp_path.iterdir())
+    with temporary_folder(tmp_path) as folder:
+        (folder / "file").write_text("x")
+        discard_partials()  # as a signal does
+        assert not any(tmp_path.iterdir())
+    killed = tmp_path / f"{PARTIAL_PREFIX}killed"
+    killed.mkdir()
+    with temporary_folder(tmp_path):
+        assert not killed.exists()
+
+
+def test_temporary_folders_lie_where_the_system_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with temporary_folder() as folder:
+        assert folder.parent == tmp_path

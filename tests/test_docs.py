@@ -14,7 +14,7 @@ import yaml
 
 import terrazzo
 from terrazzo import errors
-from terrazzo.cli.main import VERBS, verb_app
+from terrazzo.cli.verbs import VERBS, verb_app
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.training.augment import AUGMENTATIONS
 from terrazzo.training.losses import LOSSES

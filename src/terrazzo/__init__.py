@@ -42,8 +42,11 @@ if TYPE_CHECKING:
     from terrazzo.notes import TerrazzoWarning
     from terrazzo.preprocess import Preprocess
     from terrazzo.profiling.benchmark import benchmark
+    from terrazzo.training.averaging import Average, average
     from terrazzo.training.cross_validation import cross_validate
     from terrazzo.training.folds import CrossValidation
+    from terrazzo.training.pretrain import Pretraining, pretrain
+    from terrazzo.training.pretrain_recipe import PretrainRecipe
     from terrazzo.training.recipe import Recipe
     from terrazzo.training.train import Run, train
     from terrazzo.weights.convert import convert
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "Average",
     "Client",
     "Comparison",
     "CrossValidation",
@@ -61,6 +65,8 @@ __all__ = [
     "ModelSpec",
     "Predictor",
     "Preprocess",
+    "PretrainRecipe",
+    "Pretraining",
     "Recipe",
     "Report",
     "Robustness",
@@ -72,6 +78,7 @@ __all__ = [
     "TrainedModel",
     "ablate",
     "attention_maps",
+    "average",
     "benchmark",
     "calibrate",
     "check_dataset",
@@ -89,6 +96,7 @@ __all__ = [
     "predict",
     "predict_folder",
     "predict_video",
+    "pretrain",
     "receptive_fields",
     "train",
 ]
@@ -99,12 +107,15 @@ _HOMES = {
     "AsyncClient": "terrazzo.client",
     "Comparison": "terrazzo.evaluation.comparison",
     "CrossValidation": "terrazzo.training.folds",
+    "Average": "terrazzo.training.averaging",
     "Client": "terrazzo.client",
     "DataRules": "terrazzo.data.rules",
     "LabelSpec": "terrazzo.labels.spec",
     "ModelSpec": "terrazzo.models.spec",
     "Predictor": "terrazzo.inference.predictor",
     "Preprocess": "terrazzo.preprocess",
+    "PretrainRecipe": "terrazzo.training.pretrain_recipe",
+    "Pretraining": "terrazzo.training.pretrain",
     "Recipe": "terrazzo.training.recipe",
     "Report": "terrazzo.evaluation.report",
     "Robustness": "terrazzo.evaluation.robustness",
@@ -116,6 +127,7 @@ _HOMES = {
     "TrainedModel": "terrazzo.weights.files",
     "ablate": "terrazzo.ablation.ablate",
     "attention_maps": "terrazzo.interpret.attention",
+    "average": "terrazzo.training.averaging",
     "benchmark": "terrazzo.profiling.benchmark",
     "calibrate": "terrazzo.evaluation.calibrate",
     "check_dataset": "terrazzo.data.check",
@@ -133,6 +145,7 @@ _HOMES = {
     "predict": "terrazzo.inference.predict",
     "predict_folder": "terrazzo.inference.predict_folder",
     "predict_video": "terrazzo.inference.predict_video",
+    "pretrain": "terrazzo.training.pretrain",
     "receptive_fields": "terrazzo.interpret.receptive_field",
     "train": "terrazzo.training.train",
 }

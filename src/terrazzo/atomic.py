@@ -13,6 +13,7 @@ import fcntl
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "replacing",
     "replacing_folder",
     "replacing_together",
+    "temporary_folder",
     "write_atomic",
 ]
 
@@ -152,6 +154,24 @@ def replacing_folder(path: str | os.PathLike[str], *, keep_others: bool = False)
         if not _is_about(error, folder):
             raise
         raise _output_error(folder, error) from error
+
+
+@contextmanager
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Yield an empty folder of one's own that is gone when the block ends, and when a signal ends the process.
+
+    Args:
+        parent: where it is made; by default where the system has temporary files. What killed processes left there is
+            removed.
+    """
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
+    clear_stale(parent)
+    with _claimed(parent, folder=True) as folder:
+        os.chmod(folder, 0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

@@ -132,10 +132,10 @@ class _Session:
 
     def _attempts(self) -> Iterator[tuple[float, float]]:
         """Yield, for each attempt, how much time is left, and how long to pause if the server does not say so."""
-        end, pause = time.monotonic() + self.timeout, FIRST_PAUSE
-        while (left := end - time.monotonic()) > 0:
+        end, left, pause = time.monotonic() + self.timeout, self.timeout, FIRST_PAUSE
+        while left > 0:
             yield left, min(pause * random.uniform(0.75, 1.25), left / 2)  # not all clients at the same moment
-            pause = min(2 * pause, LONGEST_PAUSE)
+            left, pause = end - time.monotonic(), min(2 * pause, LONGEST_PAUSE)
 
     def _judged(
         self, outcome: httpx.Response | Exception, left: float, pause: float

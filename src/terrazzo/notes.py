@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from terrazzo.text import printable
@@ -26,8 +26,12 @@ def note(message: str) -> None:
 
 
 @contextmanager
-def notes_printed() -> Iterator[None]:
-    """Print every note of the block to stderr, each text once, in place of Python's warning with its source line."""
+def notes_printed(reworded: Callable[[str], str] = str) -> Iterator[None]:
+    """Print every note of the block to stderr, each text once, in place of Python's warning with its source line.
+
+    Args:
+        reworded: what is printed for a text.
+    """
     said: set[str] = set()
     usual = warnings.showwarning
 
@@ -36,7 +40,7 @@ def notes_printed() -> Iterator[None]:
             usual(message, category, *rest, **named)  # type: ignore[arg-type]
         elif str(message) not in said:
             said.add(str(message))
-            print(f"note: {printable(str(message))}", file=sys.stderr)
+            print(f"note: {printable(reworded(str(message)))}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", TerrazzoWarning)

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable, Sequence
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FAINT", "GRID", "INK", "clipped", "plain_axes", "to_png"]
+__all__ = ["FAINT", "GRID", "INK", "clipped", "name_lines", "plain_axes", "to_png"]
 
 INK, FAINT, GRID = "#222222", "#6a6a6a", "#e6e6e6"
+NAME_HEIGHT = 0.062  # of a line's name, of its chart's height
 
 
 def clipped(text: str, longest: int = 26) -> str:
@@ -31,6 +34,30 @@ def plain_axes(axes: Axes, title: str = "", grid: Literal["both", "x", "y"] = "b
     axes.tick_params(colors=FAINT, labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#b0b0b0")
+
+
+def name_lines(
+    axes: Axes, ends: Sequence[tuple[str, float]], colors: Sequence[str], scale: Callable[[float], Any]
+) -> None:
+    """Write the names of a chart's lines beside their right ends, moved apart where they would overlap.
+
+    Args:
+        axes: the chart.
+        ends: each line's name, and its last value.
+        colors: the lines', repeated where there are more.
+        scale: what the chart's vertical axis does with a value, such as its logarithm.
+    """
+    low, high = map(scale, axes.get_ylim())
+    places = [float((scale(end) - low) / (high - low)) for _, end in ends]
+    order, height = sorted(range(len(ends)), key=places.__getitem__), min(NAME_HEIGHT, 1 / len(ends))
+    for below, above in pairwise(order):
+        places[above] = max(places[above], places[below] + height)
+    places[order[-1]] = min(places[order[-1]], 1 - height / 2)
+    for above, below in pairwise(order[::-1]):
+        places[below] = min(places[below], places[above] - height)
+    for place, (name, _), color in zip(places, ends, cycle(colors), strict=False):
+        style: dict[str, Any] = {"color": color, "va": "center", "fontsize": 9, "parse_math": False}
+        axes.annotate(name, (1.01, place), xycoords="axes fraction", annotation_clip=False, **style)
 
 
 def to_png(figure: Figure, dpi: int, *, trimmed: bool = False) -> bytes:

@@ -13,7 +13,8 @@ import pytest
 
 import terrazzo
 from terrazzo import errors
-from terrazzo.cli.main import VERBS, main
+from terrazzo.cli.main import main
+from terrazzo.cli.verbs import VERBS
 
 HELP_TEXTS = Path(__file__).parent / "test_help"
 KINDS = [getattr(errors, name) for name in errors.__all__ if name != "MissingExtraError"]
@@ -103,7 +104,8 @@ def test_version(leave: Leave) -> None:
 def test_no_help_imports_torch() -> None:
     program = (
         "import sys, terrazzo\n"
-        "from terrazzo.cli.main import VERBS, main\n"
+        "from terrazzo.cli.main import main\n"
+        "from terrazzo.cli.verbs import VERBS\n"
         "heavy = {'torch', 'cv2', 'matplotlib', 'cyclopts', 'numpy', 'PIL', 'yaml', 'safetensors'}\n"
         "main(['--help']); main(['--version'])\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"

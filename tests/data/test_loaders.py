@@ -290,7 +290,7 @@ sys.held = TrainLoader(train, lambda index, rng: train.read(index), Preprocess()
 next(sys.held)
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code, str(train.root)], env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code, str(train.root)], env=environment, check=True, timeout=600)
 
 
 def test_an_error_ends_the_workers_though_its_traceback_is_kept(train: Dataset) -> None:

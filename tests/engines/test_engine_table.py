@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from small_files import logits_of, write_onnx_file
 
+from tables import with_rows, with_table
 from terrazzo.engines.auto import Workload, auto_engine, engine_for_file
 from terrazzo.engines.engine import ENGINES, EngineRecord
 from terrazzo.errors import ConfigError
@@ -70,7 +71,7 @@ def test_a_new_engine_is_one_file_and_one_row(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "numpy_engine.py").write_text(NUMPY_ENGINE)
     monkeypatch.syspath_prepend(str(tmp_path))
     row = EngineRecord("numpy", "numpy", ("onnx",), "numpy_engine", best_for=("one size",))
-    monkeypatch.setitem(ENGINES, "numpy", row)
+    table = with_rows(monkeypatch, ENGINES, {"numpy": row})
     path = write_onnx_file(tmp_path)
     images = np.random.default_rng(0).standard_normal((1, 3, 32, 48), dtype=np.float32)
     assert not make_predictor(path, engine="numpy").engine(images).any()
@@ -87,7 +88,7 @@ def test_a_new_engine_is_one_file_and_one_row(tmp_path: Path, monkeypatch: pytes
     assert "numpy" in caught.value.fix
     many = Workload(500, (480, 640), one_size=True)
     assert auto_engine(many, Preprocess()).name == "openvino"
-    monkeypatch.delitem(ENGINES, "openvino")
+    with_table(monkeypatch, table, {name: one for name, one in table.items() if name != "openvino"})
     assert auto_engine(many, Preprocess()).name == "numpy"
 
 

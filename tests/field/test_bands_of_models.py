@@ -398,7 +398,7 @@ def test_a_run_starts_from_weights_for_rgb_and_from_weights_for_these_bands(
     save_folder(tmp_path / "rgb", rgb)
     terrazzo.train(
         four, tmp_path / "run", TINY_MODEL, weights=tmp_path / "rgb", workers=0, device="cpu",
-        overrides={"data.bands": [1, 2, 3, 4], "run.steps": 1, "optimizer.lr": 0.0, "run.batch_size": 2},
+        overrides={"data.bands": [1, 2, 3, 4], "run.steps": 1, "optimizer.lr": 1e-30, "run.batch_size": 2},
     )  # fmt: skip
     theirs, mine = rgb.network.state_dict(), terrazzo.load(tmp_path / "run").network.state_dict()
     first = next(name for name, value in mine.items() if value.ndim == 4 and value.shape[1] == 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import datetime
+import json
 import pathlib
 import sys
 import types
@@ -127,6 +128,56 @@ def test_lightning(tmp_path: Path, nvlabs: dict[str, Tensor], strange_classes: C
     path = save(tmp_path / "last.ckpt", content)
     with pytest.warns(TerrazzoWarning, match=r"a loss \(criterion\.weight\); a metric \(val_iou\.confmat and 1 more\)"):
         assert is_ours(load(path))
+
+
+LEARNT = ["sky", "road", "tree", "car", "person"]
+
+
+@pytest.mark.parametrize(
+    ("noted", "way"),
+    [
+        ({"hyper_parameters": {"lr": 1e-4, "class_names": LEARNT}}, "hyper_parameters.class_names"),
+        ({"hyper_parameters": {"model": {"CLASSES": tuple(LEARNT)}}}, "hyper_parameters.model.CLASSES"),
+        ({"hyper_parameters": argparse.Namespace(classes=LEARNT)}, "hyper_parameters.classes"),
+        ({"config": {"id2label": dict(enumerate(LEARNT))}}, "config.id2label"),
+        ({"config": {"label2id": {name: k for k, name in enumerate(LEARNT)}}}, "config.label2id"),
+        ({"args": {"classes": 5, "class_names": LEARNT}}, "args.class_names"),
+        ({"classes": LEARNT, "epoch": 3}, "classes"),
+        ({"meta": {"cfg": {"class_names": LEARNT}, "classes": 5}}, "meta.cfg.class_names"),
+        ({"datamodule_hyper_parameters": {"idx_to_class": {str(k): n for k, n in enumerate(LEARNT)}}}, ""),
+    ],
+)
+def test_class_names_beside_the_weights(
+    tmp_path: Path, nvlabs: dict[str, Tensor], noted: dict[str, Any], way: str
+) -> None:
+    model = load(save(tmp_path / "x.ckpt", {"state_dict": nvlabs, **noted}))
+    assert model.labels.names == tuple(LEARNT)
+    assert str(model.record["labels from"]).startswith("the file's own, ") and way in str(model.record["labels from"])
+
+
+@pytest.mark.parametrize(
+    "noted",
+    [
+        {"classes": LEARNT[:4]},  # of something else, or without the background
+        {"classes": LEARNT, "hyper_parameters": {"class_names": LEARNT[::-1]}},  # which of the two?
+        {"classes": [1, 2, 3, 4, 5]},
+        {"classes": "abcde"},
+        {"id2label": {0: "a", 1: "b", 2: "c", 3: "d", 7: "e"}},
+        {"optimizer": {"class_names": LEARNT}},
+        {"classes": [*LEARNT[:4], " "]},
+    ],
+)
+def test_classes_are_numbered_where_their_names_are_not_clear(
+    tmp_path: Path, nvlabs: dict[str, Tensor], noted: dict[str, Any]
+) -> None:
+    model = load(save(tmp_path / "x.pth", {"state_dict": nvlabs, **noted}))
+    assert model.labels.names == tuple(f"class {k}" for k in range(5))
+    assert model.record["labels from"] == "numbered, for the file names none"
+
+
+def test_class_names_in_the_metadata_of_safetensors(tmp_path: Path, nvlabs: dict[str, Tensor]) -> None:
+    save_file(nvlabs, tmp_path / "x.safetensors", {"class_names": json.dumps(LEARNT), "config": "{", "classes": "5"})
+    assert load(tmp_path / "x.safetensors").labels.names == tuple(LEARNT)
 
 
 @pytest.mark.parametrize(

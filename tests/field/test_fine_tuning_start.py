@@ -57,7 +57,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fine_tune(data: Path, output: Path, start: Path, **options: Any) -> TrainedModel:
-    overrides = {"steps": 1, "batch_size": 2, "precision": "fp32", "lr": 0.0}
+    overrides = {"steps": 1, "batch_size": 2, "precision": "fp32", "lr": 1e-30}
     options.setdefault("overrides", overrides)
     if "recipe" not in options:
         options["model"] = NARROW

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from foreign_files import NAMES, random_model, save_checkpoint, state_in
+from tables import with_rows
 from terrazzo.errors import CheckpointError, ConfigError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import segformer as segformer_models
@@ -36,9 +37,8 @@ PIXELS = Preprocess(short_side=24, antialias=True, rounding="down")
 def nano() -> Iterator[None]:
     size = {"embed_dims": (8, 16, 40, 64), "depths": (1, 1, 1, 1)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(
-            segformer_models.VARIANTS, "segformer_nano", segformer_models.segformer_spec("segformer_nano", size, 32)
-        )
+        nano = segformer_models.segformer_spec("segformer_nano", size, 32)
+        with_rows(patch, segformer_models.VARIANTS, {"segformer_nano": nano})
         yield
 
 

@@ -11,6 +11,9 @@ from PIL import Image
 
 import terrazzo
 from terrazzo.cli.main import main
+from terrazzo.errors import ConfigError, ImageError
+from terrazzo.imaging.bands import Bands, numbered
+from terrazzo.imaging.read import ReadOptions
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import TerrazzoWarning
 from terrazzo.preprocess import Preprocess
@@ -55,6 +58,77 @@ def test_a_number_that_nothing_can_hold_is_called_so(
 ) -> None:
     lines = refused(capsys, "train", "--data", str(tmp_path), "--output", f"{tmp_path}/run", option, str(10**20))
     assert lines[0].endswith("is a whole number beyond 2**63") and lines[1] == "  fix: give a smaller one"
+
+
+@pytest.fixture(scope="module")
+def a_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pair")
+    for split in ("train", "val"):
+        for kind, pixels in (("images", np.zeros((8, 8, 3), np.uint8)), ("masks", np.eye(8, dtype=np.uint8))):
+            (root / split / kind).mkdir(parents=True)
+            Image.fromarray(pixels).save(root / split / kind / "a.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--lr", "0"], "optimizer.lr is 0.0"),
+        (["--lr", "1e-5", "--set", "optimizer.min_lr=1e-4"], "optimizer.min_lr is 0.0001"),
+        (["--set", "loss=[{name: tversky, alpha: 0, beta: 0}]"], "loss.tversky.alpha is 0"),
+        (["--epochs", "0"], "run.epochs is 0"),
+        (["--set", "optimizer.weight_decay=-1"], "optimizer.weight_decay is -1"),
+        (["--layer-decay", "0"], "optimizer.layer_decay is 0.0"),
+        (["--set", "run.ema_decay=1"], "run.ema_decay is 1"),
+    ],
+)
+def test_numbers_that_teach_nothing(
+    options: list[str], said: str, a_pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lines = refused(capsys, "train", "--data", str(a_pair), "--output", f"{tmp_path}/run", *options)
+    assert len(lines) == 2 and lines[0].startswith("error[recipe-value]") and said in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "explain", "check-data"])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--frame", "-1"], "the frame is -1"), (["--bands", "1,1,2"], "band 1 is chosen twice")],
+)
+def test_images_are_not_opened_where_no_option_could_read_them(
+    verb: str, options: list[str], said: str, a_pair: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    place = [str(a_pair)] if verb != "evaluate" else ["--data", str(a_pair)]
+    with pytest.raises(SystemExit) as ended:
+        main([verb, *place, *options, *(["--output", f"{tmp_path}/o"] if verb in ("predict", "explain") else [])])
+    assert ended.value.code == 2
+    assert said in "".join(capsys.readouterr())
+    assert not (tmp_path / "o").exists()
+
+
+def test_bands_to_learn_are_named_once() -> None:
+    bands = Bands(3, 3, names=("red", "green", "blue"))
+    assert numbered(["red", 3], bands) == (1, 3)
+    for chosen in ([1, 1], ["red", 1], ["blue", "Blue "]):
+        with pytest.raises(ImageError, match=r"band [13] is chosen twice"):
+            numbered(chosen, bands)
+
+
+def test_other_numbers_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="0 pixels are allowed"):
+        ReadOptions(max_pixels=0)
+    for loss in (-1.0, float("nan")):
+        with pytest.raises(ConfigError, match="max_loss is"):
+            terrazzo.export("there is no such model", tmp_path / "x.onnx", max_loss=loss)
+
+
+def test_a_warm_up_longer_than_the_run_is_said(
+    a_pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--set", "optimizer.warmup_steps=50", "--crop", "32", "32", "--batch-size", "2", "--workers", "0"]
+    main(["train", "--data", str(a_pair), "--output", f"{tmp_path}/run", "--steps", "1", "--dry-run", *settings])
+    said = capsys.readouterr().err
+    assert "learning rate 0.001, which is never reached: warm-up takes 50 steps" in said
 
 
 def test_a_folder_whose_name_is_not_text_keeps_its_models(tmp_path: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 import terrazzo
+from tables import with_rows
 from terrazzo.models import ModelSpec, segformer, setr
 from terrazzo.weights.create import create_model
 from terrazzo.weights.files import load_folder, save_folder
@@ -33,8 +33,8 @@ IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 @torch.no_grad()
 def test_a_file_of_one_label(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, layout = CASES[name]
-    table: Any = segformer.VARIANTS if spec.encoder.name == "mit" else setr.VARIANTS
-    monkeypatch.setitem(table, spec.name, spec)
+    table = segformer.VARIANTS if spec.encoder.name == "mit" else setr.VARIANTS
+    with_rows(monkeypatch, table, {str(spec.name): spec})
     torch.manual_seed(0)
     network = create_model(spec, 2, image_size=(64, 64)).eval()
     for key, value in network.state_dict().items():

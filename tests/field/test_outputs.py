@@ -33,8 +33,9 @@ from terrazzo.inference.predict_folder import predict_folder
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import find_protocol
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.marks import is_result, mark_files
 from terrazzo.notes import TerrazzoWarning
-from terrazzo.ownership import check_outputs, is_result, mark_files, write_result, write_results
+from terrazzo.ownership import check_outputs, write_result, write_results
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.recipe import automatic_recipe
 from terrazzo.training.run_folder import refuse_or_resume, write_recipe
@@ -571,7 +572,7 @@ def test_a_signal_ends_a_command_at_once_and_leaves_nothing(tmp_path: Path, numb
         assert len(os.listdir(tmp_path)) == 3
         child.send_signal(number)
         try:
-            assert child.wait(timeout=20) == 128 + number
+            assert child.wait(timeout=200) == 128 + number
         finally:
             child.kill()
     assert os.listdir(tmp_path) == []

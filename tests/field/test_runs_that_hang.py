@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from terrazzo.training import preflight
 from terrazzo.training.checkpoint import load_checkpoint
 from terrazzo.training.stopping import StopSignals
 from terrazzo.training.train import train
+from terrazzo.training.trainer import Trainer
 
 STEPS_DONE = "steps"
 
@@ -134,7 +136,7 @@ def test_a_slow_batch_is_waited_for_and_the_same(data: Path) -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_batch_that_never_comes_is_an_error(data: Path) -> None:
     with pytest.raises(TrainingError, match="no batch for 0 seconds") as caught:
-        list(loader(data, slow(2), stalled_seconds=0.3).batches(0))
+        list(loader(data, slow(10_000), stalled_seconds=0.3).batches(0))
     assert caught.value.code == "training-loader-stalled" and "--workers 0" in caught.value.fix
 
 
@@ -146,7 +148,7 @@ def test_being_told_to_stop_ends_the_wait(data: Path) -> None:
         asked.append(1)
         return len(asked) == 3
 
-    assert list(loader(data, slow(2)).batches(0, told_to_stop=told_to_stop)) == [] and len(asked) == 3
+    assert list(loader(data, slow(10_000)).batches(0, told_to_stop=told_to_stop)) == [] and len(asked) == 3
 
 
 def stuck_run(data: Path, output: Path) -> None:
@@ -155,10 +157,17 @@ def stuck_run(data: Path, output: Path) -> None:
 
     def stuck(self: Any, place: tuple[int, int]) -> Any:
         if place[1] >= 4:
-            (output / "stuck").touch()
-            time.sleep(1000)
+            time.sleep(10_000)
         return read(self, place)
 
+    def noted(self: Trainer, batch: Any) -> float:
+        loss = learn(self, batch)
+        if self.state.step == 4:
+            (output / "stuck").touch()
+        return loss
+
+    learn = Trainer.train_step
+    Trainer.train_step = noted  # type: ignore[method-assign]
     loaders_module._Samples.__getitem__ = stuck  # type: ignore[method-assign]
     train(data, output, recipe=tiny_recipe(epochs=3, batch_size=1), workers=1, device="cpu")
 
@@ -167,9 +176,8 @@ def test_sigterm_while_a_batch_is_waited_for_saves_and_ends(data: Path, tmp_path
     (process,) = start(stuck_run, data, tmp_path)
     assert process.pid is not None
     wait_for((tmp_path / "stuck").exists)
-    time.sleep(0.5)  # until the steps before it are done
     os.kill(process.pid, signal.SIGTERM)
-    assert finish([process], 60) == [143]
+    assert finish([process]) == [143]
     state, _ = load_checkpoint(tmp_path / "checkpoints")
     assert state["step"] == 4
 
@@ -187,7 +195,7 @@ def deaf(output: Path, gap: float) -> None:
     with StopSignals(speaks=True).noted():
         (output / "waiting").touch()
         while True:
-            lock.acquire(timeout=1000)
+            lock.acquire(timeout=10_000)
 
 
 def test_a_second_signal_ends_a_process_that_cannot_look_up(tmp_path: Path) -> None:
@@ -195,14 +203,22 @@ def test_a_second_signal_ends_a_process_that_cannot_look_up(tmp_path: Path) -> N
     assert process.pid is not None
     wait_for((tmp_path / "waiting").exists)
     os.kill(process.pid, signal.SIGTERM)
-    time.sleep(0.6)
+    time.sleep(0.4)
     assert process.is_alive()
-    os.kill(process.pid, signal.SIGINT)
-    assert finish([process], 30) == [130]
+    tell_until_it_ends(process, signal.SIGINT)
+    assert finish([process]) == [130]
+
+
+def tell_until_it_ends(process: BaseProcess, number: int) -> None:
+    """Signal again and again: those that are noticed soon after the first one are one with it."""
+    assert process.pid is not None
+    while process.is_alive():
+        os.kill(process.pid, number)
+        time.sleep(0.05)
 
 
 def test_signals_that_come_together_are_one(tmp_path: Path) -> None:
-    (process,) = start(deaf, tmp_path, 100.0)
+    (process,) = start(deaf, tmp_path, 10_000.0)
     assert process.pid is not None
     wait_for((tmp_path / "waiting").exists)
     for _ in range(3):
@@ -211,17 +227,20 @@ def test_signals_that_come_together_are_one(tmp_path: Path) -> None:
     time.sleep(0.3)
     assert process.is_alive()
     process.kill()
-    assert finish([process], 30) == [-signal.SIGKILL]
+    assert finish([process]) == [-signal.SIGKILL]
 
 
 def test_a_second_signal_waits_for_the_checkpoint_that_is_being_written(tmp_path: Path) -> None:
     (process,) = start(writing, tmp_path)
     assert process.pid is not None
     wait_for((tmp_path / "writing").exists)
-    for _ in range(2):
+    for _ in range(4):
         os.kill(process.pid, signal.SIGTERM)
-        time.sleep(0.2)
-    assert finish([process], 30) == [143]
+        time.sleep(0.1)
+        assert process.is_alive()
+    (tmp_path / "enough").touch()
+    tell_until_it_ends(process, signal.SIGTERM)
+    assert finish([process]) == [143]
     assert (tmp_path / "written").exists()
 
 
@@ -233,8 +252,6 @@ def writing(output: Path) -> None:
     with signals.noted():
         with signals.writing:
             (output / "writing").touch()
-            until = time.monotonic() + 1
-            while time.monotonic() < until:
-                time.sleep(0.01)
+            wait_for((output / "enough").exists)
             (output / "written").touch()
-        time.sleep(100)
+        time.sleep(10_000)

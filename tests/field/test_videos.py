@@ -522,6 +522,7 @@ def test_a_failure_of_the_network_leaves_nothing(drive: Path, tmp_path: Path, nu
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_leaves_nothing(drive: Path, tmp_path: Path, number: int) -> None:
+    (out := tmp_path / "out").mkdir()
     code = f"""
 import sys, time
 import numpy as np
@@ -531,22 +532,26 @@ from terrazzo.cli.stopping import stopped_cleanly
 from terrazzo.inference.predictor import Predictor
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
-def slow(images):
-    time.sleep(0.05)
+calls = []
+def held(images):
+    calls.append(0)
+    while len(calls) > 12 and not Path({str(tmp_path / "enough")!r}).exists():
+        time.sleep(0.01)
     return images.copy()
-predictor = Predictor(slow, Preprocess(), LabelSpec.from_names(["a", "b", "c"]))
+predictor = Predictor(held, Preprocess(), LabelSpec.from_names(["a", "b", "c"]))
 with stopped_cleanly():
-    terrazzo.predict_video({str(drive)!r}, {str(tmp_path)!r}, predictor, save="overlay,mask,mask-video,csv",
+    terrazzo.predict_video({str(drive)!r}, {str(out)!r}, predictor, save="overlay,mask,mask-video,csv",
                            progress=lambda done, total: print(done, flush=True))
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     process.stdout.readline()
-    assert list(tmp_path.iterdir())  # hidden
-    process.send_signal(number)
-    process.communicate(timeout=30)
+    assert list(out.iterdir())  # hidden
+    process.send_signal(number)  # and only then may it come to the end
+    (tmp_path / "enough").touch()
+    process.communicate(timeout=300)
     assert process.returncode != 0
-    assert not list(tmp_path.iterdir())
+    assert not list(out.iterdir())
 
 
 def test_memory_does_not_grow_with_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

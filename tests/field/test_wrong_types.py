@@ -191,6 +191,8 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "model": "segformer_b0",
             "folds": 2,
             "group_by": None,
+            "teacher": None,
+            "unlabelled": None,
             "encoder": None,
             "recipe": None,
             "weights": None,

@@ -13,8 +13,8 @@ def test_who_is_alone_waits_for_those_who_began_and_holds_up_those_who_did_not()
 
     def together() -> None:
         with turns.together():
-            both_in.wait(5)
-            leave.wait(5)
+            both_in.wait()
+            leave.wait()
             done.append("together")
 
     def alone() -> None:
@@ -27,14 +27,14 @@ def test_who_is_alone_waits_for_those_who_began_and_holds_up_those_who_did_not()
 
     with ThreadPoolExecutor(4) as pool:
         pool.submit(together), pool.submit(together)
-        both_in.wait(5)
+        both_in.wait()
         waits = pool.submit(alone)
         while not turns._alone:
             pass
         begins = pool.submit(later)
         assert not done
         leave.set()
-        waits.result(5), begins.result(5)
+        waits.result(), begins.result()
     assert done == ["together", "together", "alone", "later"]
 
 

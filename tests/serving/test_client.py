@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from running import LABELS, Running, picture, running, until
+from running import LABELS, PATIENCE, Running, picture, running, until
 
 import terrazzo
 from terrazzo.errors import ConfigError, ServiceError
@@ -38,7 +39,7 @@ def test_many_at_once(server: Running) -> None:
     pictures = [picture(seed) for seed in range(12)]
 
     async def segment_all() -> list[terrazzo.Segmentation]:
-        async with terrazzo.AsyncClient(server.url) as client:
+        async with terrazzo.AsyncClient(server.url, timeout=PATIENCE) as client:
             return list(await asyncio.gather(*(client.segment(data) for data, _ in pictures)))
 
     for result, (_, mask) in zip(asyncio.run(segment_all()), pictures, strict=True):
@@ -46,7 +47,7 @@ def test_many_at_once(server: Running) -> None:
 
 
 def test_a_busy_server_is_asked_again(server: Running) -> None:
-    with ThreadPoolExecutor(3) as pool, terrazzo.Client(server.url) as client:
+    with ThreadPoolExecutor(3) as pool, terrazzo.Client(server.url, timeout=PATIENCE) as client:
         client.segment(picture(0)[0])
         server.network.gate.clear()
         waiting = [pool.submit(client.segment, picture(seed)[0]) for seed in range(2)]
@@ -58,18 +59,16 @@ def test_a_busy_server_is_asked_again(server: Running) -> None:
         assert len([future.result() for future in waiting]) == 2
 
 
-def test_a_server_that_stays_busy(server: Running) -> None:
-    with ThreadPoolExecutor(2) as pool, terrazzo.Client(server.url) as client:
+def test_a_server_that_stays_busy(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server.house.admission, "retry_after", lambda: round(2 * PATIENCE))
+    with ThreadPoolExecutor(2) as pool, terrazzo.Client(server.url, timeout=PATIENCE) as client:
         client.segment(picture(0)[0])
         server.network.gate.clear()
         waiting = [pool.submit(client.segment, picture(seed)[0]) for seed in range(2)]
         until(lambda: server.house.admission.taken == 2)
-        hasty = terrazzo.Client(server.url, timeout=0.5)
-        hasty._models = client._models
         with pytest.raises(ServiceError, match="503") as caught:
-            hasty.segment(picture(2)[0])
+            client.segment(picture(2)[0])
         assert "later" in caught.value.fix
-        hasty.close()
         server.network.gate.set()
         assert len([future.result() for future in waiting]) == 2
 
@@ -84,8 +83,14 @@ def test_what_the_server_refuses(server: Running) -> None:
 
 
 def test_where_no_server_is() -> None:
-    with terrazzo.Client("http://127.0.0.1:9", timeout=0.3) as client, pytest.raises(ServiceError, match="reached"):
-        client.segment(b"x")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        for seconds in (1e-6, 0.3):
+            with (
+                terrazzo.Client(f"http://127.0.0.1:{taken.getsockname()[1]}", timeout=seconds) as client,
+                pytest.raises(ServiceError, match="reached"),
+            ):
+                client.segment(b"x")
     with pytest.raises(ConfigError, match="address"):
         terrazzo.Client("127.0.0.1:8000")
     with pytest.raises(ConfigError, match="timeout"):
@@ -116,5 +121,5 @@ def saying(body: bytes) -> Iterator[str]:
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}", b'[{"name": 1, "ready": true}]', b"[1]"])
 def test_another_server(body: bytes) -> None:
-    with saying(body) as url, terrazzo.Client(url, timeout=5) as client, pytest.raises(ServiceError):
+    with saying(body) as url, terrazzo.Client(url, timeout=PATIENCE) as client, pytest.raises(ServiceError):
         client.segment(b"x")

@@ -10,20 +10,21 @@ import gc
 import json
 import os
 import random
-import select
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import h11
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies
-from running import COLORS, Running, picture, running, until
+from running import COLORS, PATIENCE, Running, picture, post, running, until
 
-LIMITS = {"max_body": 500_000, "max_pixels": 200_000, "timeout": 5.0, "demo": True}
-SECONDS = 20
+from terrazzo.serving.batching import Job
+from terrazzo.serving.segmenting import Ticket
+
+LIMITS = {"max_body": 500_000, "max_pixels": 200_000, "demo": True}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_what_the_description_allows_and_what_it_does_not(server: Running, count
     seen: Counter[int] = Counter()
 
     def sends(case: Any) -> None:
-        answer = case.call(timeout=SECONDS)
+        answer = case.call(timeout=PATIENCE)
         seen[answer.status_code] += 1
         assert answer.status_code != 500, case.as_curl_command()
 
@@ -61,15 +62,28 @@ def test_what_the_description_allows_and_what_it_does_not(server: Running, count
 
 def raw(server: Running, request: bytes) -> int:
     """Send bytes as they are, and return the status; 0 if the connection is closed without one."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as connection:
         try:
             connection.sendall(request)
-            if not select.select([connection], [], [], 0.5)[0]:  # it waits for more than was sent
+            if not is_whole(request):  # the server waits for more
                 connection.shutdown(socket.SHUT_WR)
             first = connection.recv(4096).split(b" ")
         except ConnectionError:
             return 0
         return int(first[1]) if len(first) > 1 and first[1].isdigit() else 0
+
+
+def is_whole(request: bytes) -> bool:
+    """Whether HTTP finds the end of a request, or a fault, in some bytes."""
+    parser = h11.Connection(h11.SERVER)
+    try:
+        parser.receive_data(request)
+        while (event := parser.next_event()) is not h11.NEED_DATA:
+            if isinstance(event, h11.EndOfMessage) or event is h11.PAUSED:
+                return True
+    except h11.RemoteProtocolError:
+        return True
+    return False
 
 
 def good_requests() -> list[tuple[bytes, dict[bytes, bytes], bytes]]:
@@ -166,12 +180,19 @@ def test_good_requests_changed_at_random(server: Running, count: int) -> None:
         status = raw(server, request)
         seen[status] += 1
         assert status != 500, request[:2000]
-    until(lambda: server.house.admission.taken == 0 and server.house.models.waiting() == 0)
     assert seen[200] > count / 20 and seen[400] > count / 20, seen
-    grown = memory() - before
-    assert grown < 20 << 20, grown
+    until(lambda: server.house.admission.taken == 0 and left_behind() == 0)
+    if count > 1000:  # few say nothing: the allocator keeps megabytes now and then
+        grown = memory() - before
+        assert grown < 20 << 20, grown
     png, _ = picture(3)
-    assert httpx.post(server.url + "/v1/segment", content=png, headers={"Content-Type": "image/png"}).status_code == 200
+    assert post(server.url + "/v1/segment", content=png, headers={"Content-Type": "image/png"}).status_code == 200
+
+
+def left_behind() -> int:
+    """What requests hold, as long as they last."""
+    gc.collect()
+    return sum(type(each) in (Ticket, Job) for each in gc.get_objects())
 
 
 def memory() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from running import COLORS, Running, picture, running
+from running import COLORS, PATIENCE, Running, get, picture, post, running
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def server() -> Iterator[Running]:
 
 def infer(server: Running, body: Any, **headers: str) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx.post(f"{server.url}/v2/models/colors/infer", content=content, headers=headers, timeout=30)
+    return post(f"{server.url}/v2/models/colors/infer", content=content, headers=headers)
 
 
 def tensor(**changes: Any) -> dict[str, Any]:
@@ -31,14 +31,14 @@ def tensor(**changes: Any) -> dict[str, Any]:
 
 
 def test_health_and_metadata(server: Running) -> None:
-    assert httpx.get(server.url + "/v2").json()["extensions"] == ["binary_tensor_data"]
-    assert httpx.get(server.url + "/v2/health/live").status_code == 200
-    assert httpx.get(server.url + "/v2/models/colors/ready").status_code == 200
-    about = httpx.get(server.url + "/v2/models/colors").json()
+    assert get(server.url + "/v2").json()["extensions"] == ["binary_tensor_data"]
+    assert get(server.url + "/v2/health/live").status_code == 200
+    assert get(server.url + "/v2/models/colors/ready").status_code == 200
+    about = get(server.url + "/v2/models/colors").json()
     assert about["inputs"][0]["shape"] == [-1, -1, -1, 3] and about["outputs"][0]["datatype"] == "UINT8"
-    assert httpx.get(server.url + "/v2/models/colors/versions/1").json() == about
+    assert get(server.url + "/v2/models/colors/versions/1").json() == about
     for path in ("/v2/models/other", "/v2/models/other/ready", "/v2/models/colors/versions/7"):
-        assert httpx.get(server.url + path).status_code == 404
+        assert get(server.url + path).status_code == 404
 
 
 def test_json_in_json_out(server: Running) -> None:
@@ -59,7 +59,8 @@ def test_files_in_base64(server: Running) -> None:
 def test_tritons_client_gets_the_mask(server: Running, is_binary: bool) -> None:
     http = pytest.importorskip("tritonclient.http")
     masks = np.stack([picture(seed, (20, 30))[1] for seed in (1, 2)])
-    client = http.InferenceServerClient(f"127.0.0.1:{server.port}")
+    limits = {"connection_timeout": PATIENCE, "network_timeout": PATIENCE}
+    client = http.InferenceServerClient(f"127.0.0.1:{server.port}", **limits)
     assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("colors")
     assert client.get_model_metadata("colors")["name"] == "colors"
     image = http.InferInput("image", [2, 20, 30, 3], "UINT8")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import COLORS, Running, decoded, picture, png, running
+from running import COLORS, PATIENCE, Running, decoded, picture, png, running, until
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -26,7 +26,9 @@ document.addEventListener("securitypolicyviolation", (event) => console.error(`C
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=1000 * PATIENCE
+        )
         yield started
         started.close()
 
@@ -42,7 +44,7 @@ def opened(browser: Any, server: Running, **options: Any) -> Iterator[Any]:
     """The page; that it asked nobody else, and that nothing went wrong in it, is checked at the end."""
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
     page, asked, said = context.new_page(), [], []
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(1000 * PATIENCE)
     page.add_init_script(WATCH)
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
@@ -92,14 +94,14 @@ def test_classes_light_up_in_the_list_and_in_the_photo(browser: Any, server: Run
         shown(page)
         red = page.locator("#classes button", has_text="red")
         red.hover()
-        assert color_of_mask(page, 5, 20)[3] == 255 and color_of_mask(page, 55, 20)[3] < 100
+        until(lambda: color_of_mask(page, 5, 20)[3] == 255 and color_of_mask(page, 55, 20)[3] < 100)
         box = page.locator("#mask").bounding_box()
         page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.5)
-        assert page.locator("#under").inner_text() == "blue"
+        until(lambda: page.locator("#under").inner_text() == "blue")
         assert "lit" in page.locator("#classes button", has_text="blue").get_attribute("class")
         assert color_of_mask(page, 5, 20)[3] < 100 and color_of_mask(page, 55, 20)[3] == 255
         page.mouse.move(2, 2)
-        assert color_of_mask(page, 5, 20)[3] == color_of_mask(page, 55, 20)[3] == 255
+        until(lambda: color_of_mask(page, 5, 20)[3] == color_of_mask(page, 55, 20)[3] == 255)
 
 
 def test_sliders_fade_and_split(browser: Any, server: Running) -> None:
@@ -172,7 +174,7 @@ def test_the_page_asks_for_the_key(browser: Any) -> None:
     with running(demo=True, api_key=KEY) as server:
         context = browser.new_context()
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(1000 * PATIENCE)
         page.goto(server.url)
         page.locator("#key-dialog[open]").wait_for()
         page.keyboard.type("wrong-key-of-16-letters")
@@ -202,7 +204,7 @@ def test_it_works_by_keyboard(browser: Any, server: Running) -> None:
         shown(page)
         page.locator("#classes button").first.focus()
         page.keyboard.press("Space")
-        assert page.locator("#classes button").first.get_attribute("aria-pressed") == "true"
+        until(lambda: page.locator("#classes button").first.get_attribute("aria-pressed") == "true")
         assert page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
@@ -212,7 +214,7 @@ def test_it_fits_phones_and_dark_mode_and_axe_finds_no_fault(
 ) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme, "bypass_csp": True}
-    with opened(browser, server, **options) as page:
+    with opened(browser, server, reduced_motion="reduce", **options) as page:
         page.locator("#examples button").first.wait_for()
         assert_no_faults(axe, page)
         choose(page)

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 import pytest
-from running import COLORS, LABELS, POISON, Running, decoded, head_of, picture, png, running, until
+from running import COLORS, LABELS, PATIENCE, POISON, Running, decoded, get, head_of, picture, png, running, until
+from running import post as posted
 
 PNG = {"Content-Type": "image/png"}
 SMALL = {"max_body": 200_000, "max_pixels": 100_000}
@@ -27,7 +28,7 @@ def server() -> Iterator[Running]:
 
 
 def post(server: Running, content: object, path: str = "/v1/segment", **headers: str) -> httpx.Response:
-    return httpx.post(server.url + path, content=content, headers={**PNG, **headers}, timeout=30)  # type: ignore[arg-type]
+    return posted(server.url + path, content=content, headers={**PNG, **headers})  # type: ignore[arg-type]
 
 
 def test_a_body_is_an_image_and_the_answer_its_mask(server: Running) -> None:
@@ -40,7 +41,7 @@ def test_a_body_is_an_image_and_the_answer_its_mask(server: Running) -> None:
 
 def test_a_file_of_a_form(server: Running) -> None:
     data, mask = picture(1)
-    answer = httpx.post(server.url + "/v1/segment", files={"image": ("a.png", data, "image/png")})
+    answer = posted(server.url + "/v1/segment", files={"image": ("a.png", data, "image/png")})
     assert (decoded(answer.content) == mask).all()
 
 
@@ -85,11 +86,11 @@ def test_a_batch_answers_for_each_image_and_one_that_is_bad_fails_alone(server: 
     good = [picture(seed, (16 + seed, 20)) for seed in range(3)]
     files = [("image", (f"{n}.png", data, "image/png")) for n, (data, _) in enumerate(good)]
     files.insert(1, ("image", ("bad.png", b"no image", "image/png")))
-    entries = httpx.post(server.url + "/v1/segment/batch", files=files, timeout=30).json()
+    entries = posted(server.url + "/v1/segment/batch", files=files).json()
     assert [entry["file"] for entry in entries] == ["0.png", "bad.png", "1.png", "2.png"]
     assert entries[1]["error"]["code"] == "image-format"
     assert [entries[n]["height"] for n in (0, 2, 3)] == [16, 17, 18]
-    packed = httpx.post(server.url + "/v1/segment/batch?save=mask", files=files, timeout=30)
+    packed = posted(server.url + "/v1/segment/batch?save=mask", files=files)
     with zipfile.ZipFile(io.BytesIO(packed.content)) as archive:
         entries = json.loads(archive.read("results.json"))
         for number, (_, mask) in zip((0, 2, 3), good, strict=True):
@@ -122,10 +123,21 @@ def test_thirty_two_at_once_each_get_their_own_mask(server: Running) -> None:
         assert answer.status_code == 200 and (decoded(answer.content) == mask).all()
 
 
+def test_a_lone_request_does_not_wait_for_others() -> None:
+    with running(batch_wait=PATIENCE) as server:
+        assert post(server, picture(0)[0], "/v1/segment?timeout=100").status_code == 200
+
+
 def test_images_of_one_size_are_computed_together() -> None:
-    with running(batch_size=4, batch_wait=0.5) as server, ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda seed: post(server, picture(seed)[0]), range(4)))
-        assert server.network.calls == [4]
+    with running(batch_size=4) as server, ThreadPoolExecutor(8) as pool:
+        server.network.gate.clear()
+        first = pool.submit(post, server, picture(0)[0])
+        until(lambda: server.network.calls == [1])
+        others = [pool.submit(post, server, picture(seed)[0]) for seed in range(7)]
+        until(lambda: server.house.models.waiting() == 7)
+        server.network.gate.set()
+        assert all(future.result().status_code == 200 for future in (first, *others))
+        assert server.network.calls == [1, 4, 3]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +164,7 @@ def test_images_of_one_size_are_computed_together() -> None:
 def test_bodies_that_are_no_image(
     server: Running, headers: dict[str, str], content: bytes, status: int, code: str
 ) -> None:
-    answer = httpx.post(server.url + "/v1/segment", content=content, headers=headers)
+    answer = posted(server.url + "/v1/segment", content=content, headers=headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
@@ -172,7 +184,7 @@ def test_bodies_beyond_the_limit_declared_or_not(server: Running) -> None:
 def test_a_length_that_lies(server: Running) -> None:
     data, _ = picture(0)
     for declared in (str(10**15), "9" * 30):
-        with socket.create_connection(("127.0.0.1", server.port)) as raw:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as raw:
             raw.sendall(head_of(declared) + data)
             assert raw.recv(1000).split(b" ")[1] in (b"413", b"400")
     assert post(server, data).status_code == 200
@@ -198,7 +210,7 @@ def test_parameters_that_are_wrong(server: Running) -> None:
 
 @pytest.mark.parametrize("path", ["/../../etc/passwd", "/demo/../../pyproject.toml", "/%2e%2e/%2e%2e/etc/passwd", "/x"])
 def test_there_is_nothing_else(server: Running, path: str) -> None:
-    with socket.create_connection(("127.0.0.1", server.port)) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE) as raw:
         raw.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         assert b" 404 " in raw.recv(1000)
 
@@ -210,9 +222,9 @@ def test_a_message_has_an_id_which_a_client_may_choose(server: Running) -> None:
 
 
 def test_what_the_api_says_of_itself(server: Running) -> None:
-    document = httpx.get(server.url + "/openapi.json").json()
+    document = get(server.url + "/openapi.json").json()
     assert "multipart/form-data" in document["paths"]["/v1/segment"]["post"]["requestBody"]["content"]
-    (model,) = httpx.get(server.url + "/v1/models").json()
+    (model,) = get(server.url + "/v1/models").json()
     assert model["ready"] and [entry["name"] for entry in model["classes"]] == list(LABELS.names)
 
 
@@ -220,7 +232,7 @@ def test_figures(server: Running) -> None:
     before = server.metric('terrazzo_class_pixels_total{class_name="red",model="colors"}')
     post(server, png(np.broadcast_to(COLORS[0], (10, 10, 3)).copy()))
     assert server.metric('terrazzo_class_pixels_total{class_name="red",model="colors"}') == before + 100
-    text = httpx.get(server.url + "/metrics").text
+    text = get(server.url + "/metrics").text
     for name in ("terrazzo_queue_images", "terrazzo_batch_images_count", 'stage="decode"', 'stage="compute"'):
         assert name in text
 

@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
-from running import decoded, until
+from running import PATIENCE, decoded, is_up, post, until
 
 import terrazzo
 from terrazzo.exports.export import export
@@ -24,13 +23,16 @@ def test_an_exported_file_is_served_without_torch(tmp_path: Path) -> None:
     export(DEFAULT_MODEL, file)
     photo = example_image(DEFAULT_MODEL)
     assert photo is not None
-    command = [sys.executable, "-c", WITHOUT_TORCH, "serve", "--port", "0", "--model", str(file), "--threads", "1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    options = ["--port", "0", "--model", str(file), "--threads", "1", "--timeout", str(PATIENCE)]
+    command = [sys.executable, "-c", WITHOUT_TORCH, "serve", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().split()[-1]
-        until(lambda: httpx.get(url + "/v2/health/ready").status_code == 200, 60)
-        answer = httpx.post(
-            url + "/v1/segment", content=photo.read_bytes(), headers={"Content-Type": "image/jpeg"}, timeout=60
+        until(lambda: is_up(url))
+        answer = post(
+            url + "/v1/segment",
+            content=photo.read_bytes(),
+            headers={"Content-Type": "image/jpeg"},
         )
         process.terminate()
     assert answer.headers["x-terrazzo-model"] == "mine;version=1"

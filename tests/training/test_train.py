@@ -142,7 +142,7 @@ def test_steps_take_the_place_of_a_recipes_epochs(
 
 @pytest.mark.usefixtures("no_pictures")
 def test_starting_from_a_models_weights(run: Run, data: Path, tmp_path: Path) -> None:
-    recipe = tiny_recipe(epochs=1, lr=0.0, ema_decay=None, drop_path=0.0)
+    recipe = tiny_recipe(epochs=1, lr=1e-30, ema_decay=None, drop_path=0.0)
     later = train(data, tmp_path, recipe=recipe, weights=str(run.output), workers=0, device="cpu")
     assert later is not None
     assert Recipe.from_file(tmp_path / "recipe.yaml").model.weights == str(run.output)

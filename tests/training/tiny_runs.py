@@ -15,6 +15,7 @@ import numpy as np
 import rich.progress  # noqa: F401  # the first import draws from Python's generator, which checkpoints hold
 import torch
 from PIL import Image
+from torch.distributed import TCPStore
 
 from terrazzo.models import ModelSpec
 from terrazzo.models.segformer import segformer_spec
@@ -26,6 +27,7 @@ from terrazzo.training.trainer import Trainer
 from terrazzo.weights.load import StartingWeights
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
+PATIENCE = 600.0  # seconds after which something is taken to hang; it may be as slow as it likes before
 
 NANO = {"embed_dim": 16, "depth": 4, "num_heads": 2}
 TINY_MIT = {"embed_dims": (8, 16, 20, 32), "depths": (1, 1, 1, 1)}
@@ -87,17 +89,22 @@ def start(function: Callable[..., None], *arguments: Any, ranks: int | None = No
     context.set_forkserver_preload(
         ["terrazzo.training.train", "rich.progress", "torch.utils.tensorboard", "matplotlib.figure"]
     )
-    port = 20000 + os.getpid() % 20000 + int(time.monotonic() * 7) % 20000
+    # Ranks meet at a port that is listened on already, as torchrun's are, so that no other process can take it.
+    store = None if ranks is None else TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     processes: list[BaseProcess] = []
     for rank in range(ranks or 1):
-        place = {} if ranks is None else {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
+        place: dict[str, object] = {}
+        if store is not None:
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": store.port}
+            place["TORCHELASTIC_USE_AGENT_STORE"] = True
         process = context.Process(target=_entered, args=(place, function, arguments), daemon=False)
         process.start()
+        process.store = store  # type: ignore[attr-defined]  # which listens for as long as they are known
         processes.append(process)
     return processes
 
 
-def finish(processes: list[BaseProcess], seconds: float = 100) -> list[int | None]:
+def finish(processes: list[BaseProcess], seconds: float = PATIENCE) -> list[int | None]:
     """Wait for processes and return their exit codes; whatever is left of them is killed."""
     until = time.monotonic() + seconds
     for process in processes:
@@ -111,7 +118,7 @@ def finish(processes: list[BaseProcess], seconds: float = 100) -> list[int | Non
     return codes
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 100) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Return once a condition holds."""
     until = time.monotonic() + seconds
     while not condition():
@@ -119,7 +126,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 100) -> None:
         time.sleep(0.02)
 
 
-def _entered(place: dict[str, int], function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _entered(place: dict[str, object], function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     os.setsid()
     torch.set_num_threads(1)
     if place:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from foreign_files import key_list, meta_network, save_checkpoint, state_in
+from tables import with_rows
 from terrazzo.errors import CheckpointError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.models import Segmenter, find_spec
@@ -34,13 +35,15 @@ SMALL_IMAGE = (64, 64)
 @pytest.fixture(autouse=True)
 def small_mmseg_variants(monkeypatch: pytest.MonkeyPatch) -> None:
     """mmsegmentation's networks exist as T-Large alone; their smallest kin serve to compute with."""
+    rows = {}
     for decoder in ("naive", "pup", "mla"):
         tiny = setr_models.VARIANTS[f"setr_{decoder}_tiny"]
         large = setr_models.VARIANTS[f"setr_{decoder}_large_mmseg"]
         layers = tiny.encoder.fields["layers"]
         name = f"setr_{decoder}_tiny_mmseg"
         spec = setr_models.setr_spec(name, SIZES["vit_tiny"], decoder, layers, layers[: len(large.auxiliary)], True)  # type: ignore[arg-type]
-        monkeypatch.setitem(setr_models.VARIANTS, name, spec)
+        rows[name] = spec
+    with_rows(monkeypatch, setr_models.VARIANTS, rows)
 
 
 def random_setr(name: str, image_size: tuple[int, int] = SMALL_IMAGE) -> Segmenter:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from terrazzo.ablation.figures import study_png
-from terrazzo.ablation.results import Result, Row
+from terrazzo.ablation.results import Curves, Result, Row
 from terrazzo.ablation.runs import Setting, trained
 from terrazzo.ablation.studies import Study, Variant, find_study
 from terrazzo.arguments import checked
@@ -38,13 +38,9 @@ __all__ = ["ablate"]
 EPOCHS = 20
 NEVER = 1_000_000  # epochs between validations: the weights of the last step are compared
 
-COUNTED_SIDES = (128, 256, 384, 512, 768, 1024, 1536, 2048)
-"""Image sides for which operations are counted, without running the network."""
-
-MOST_SIDE = 1 << 16
-
+COUNTED_SIDES = (128, 256, 384, 512, 768, 1024, 1536, 2048)  # nothing is computed at these
 MEASURED_SIDES = (128, 256, 384, 512)
-"""Image sides for which time and memory are measured."""
+SIDES = range(8, (1 << 16) + 1)
 
 FILES = (".md", ".png", ".json")
 PICTURES = {"masks": "_masks.png", "resources": "_receptive_fields.png"}
@@ -109,28 +105,16 @@ def ablate(
     picture = output / f"{study.name}{PICTURES[study.measures]}" if study.measures in PICTURES else None
     inputs = [data, *([] if labels is None else [Path(labels)])]
     check_outputs([*files, *([] if picture is None else [picture])], "ablate", inputs=inputs, overwrite=overwrite)
-    if sides is not None and (not sides or min(sides) < 8):
-        given = ", ".join(map(str, sides)) or "none"
-        raise ConfigError(f"sides are {given}", fix="give some of at least 8 pixels", code="ablation-sides")
-    if sides is not None and max(sides) > MOST_SIDE:
-        raise ConfigError(
-            f"a side is {show(max(sides))}", fix=f"give at most {MOST_SIDE} pixels", code="ablation-sides"
-        )
-    if sides is not None and study.measures not in ("sizes", "attention", "resources"):
-        raise ConfigError(
-            f"the study {study.name} measures nothing at other sides",
-            fix="leave --sides out (sides in Python); position, reduction and models have them",
-            code="ablation-sides",
-        )
+    _check_sides(study, sides)
     keep_freed_memory()
     recipe = _recipe(data, labels, overrides or {}, short_side)
     setting = Setting(data, recipe, *open_splits(recipe.data, data), output / "runs", workers, device)
-    rows = [_counted(setting, study, variant, sides) for variant in study.variants]  # what cannot be built fails here
+    rows = [_counted(setting, variant) for variant in study.variants]  # what cannot be built fails here
     models = []
     for place, (variant, row) in enumerate(zip(study.variants, rows, strict=True)):
         _say(f"{place + 1}/{len(rows)}  {variant.title}: {row.parameters / 1e6:.2f} million parameters")
         model, scores = trained(setting, variant)
-        rows[place] = replace(row, **scores, curves={**row.curves, **_measured(setting, study, model, sides)})
+        rows[place] = replace(row, **scores, curves=_curves(setting, study, model, sides))
         models.append(model)
     photos = f"{len(setting.train)} photos to learn from, {len(setting.val)} to validate on"
     result = Result(
@@ -165,25 +149,32 @@ def _recipe(data: Path, labels: str | None, overrides: Mapping[str, Any], short_
     return recipe.changed({**own, **changes})
 
 
-def _counted(setting: Setting, study: Study, variant: Variant, sides: Sequence[int] | None) -> Row:
+def _check_sides(study: Study, sides: Sequence[int] | None) -> None:
+    if sides is None:
+        return
+    if study.measures not in ("sizes", "attention", "resources"):
+        raise ConfigError(
+            f"the study {study.name} measures nothing at other sides",
+            fix="leave --sides out (sides in Python); position, reduction and models have them",
+            code="ablation-sides",
+        )
+    if not sides or min(sides) not in SIDES or max(sides) not in SIDES:
+        given = ", ".join(map(show, sides)) or "none"
+        fix = f"give some of {SIDES.start} to {SIDES.stop - 1} pixels"
+        raise ConfigError(f"the sides are {given}", fix=fix, code="ablation-sides")
+
+
+def _counted(setting: Setting, variant: Variant) -> Row:
     """Return what is known of a network before training."""
     network = build(setting.spec(variant))
     operations = count_operations_of_size(network, *setting.side)
-    curves: dict[str, dict[int, float]] = {}
-    if study.measures in ("attention", "resources"):
-        counts = {side: count_operations_of_size(network, side, side) for side in sides or COUNTED_SIDES}
-        if study.measures == "attention":
-            curves["attention_by_side"] = {side: count.attention_macs for side, count in counts.items()}
-        else:
-            curves["operations_by_side"] = {side: count.macs for side, count in counts.items()}
-    parameters = count_parameters(network)
-    return Row(variant.key, variant.title, parameters, operations.macs, operations.attention_macs, curves=curves)
+    return Row(variant.key, variant.title, count_parameters(network), operations.macs, operations.attention_macs)
 
 
-def _measured(
-    setting: Setting, study: Study, model: TrainedModel, sides: Sequence[int] | None
-) -> dict[str, dict[int, float]]:
-    """Return the curves that a study measures of a trained network."""
+def _curves(setting: Setting, study: Study, model: TrainedModel, sides: Sequence[int] | None) -> Curves:
+    """Return what a study measures of a trained network against the image's side."""
+    network, device = model.network, find_device(setting.device)
+    counted, measured = sides or COUNTED_SIDES, sides or MEASURED_SIDES
     if study.measures == "sizes":
         side = min(setting.side)
         chosen = sides or (side // 2, side * 3 // 4, side, side * 3 // 2, side * 2)
@@ -192,11 +183,14 @@ def _measured(
             "mIoU_by_side": {side: setting.mIoU(model, side) for side in chosen},
             "mIoU_in_windows": {largest: setting.mIoU(model, largest, setting.windows)},
         }
+    if study.measures == "attention":
+        counts = {side: count_operations_of_size(network, side, side) for side in counted}
+        return {"attention_by_side": {side: count.attention_macs for side, count in counts.items()}}
     if study.measures == "resources":
-        chosen, device = sides or MEASURED_SIDES, find_device(setting.device)
         return {
-            "seconds_by_side": {side: seconds_of_forward(model.network, side, side, device) for side in chosen},
-            "memory_by_side": {side: memory_of_forward(model.network, side, side, device) for side in chosen},
+            "operations_by_side": {side: count_operations_of_size(network, side, side).macs for side in counted},
+            "seconds_by_side": {side: seconds_of_forward(network, side, side, device) for side in measured},
+            "memory_by_side": {side: memory_of_forward(network, side, side, device) for side in measured},
         }
     return {}
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from itertools import cycle, islice, pairwise
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from terrazzo.ablation.results import CURVES, Result, Row
-from terrazzo.plotting import FAINT, INK, plain_axes, to_png
+from terrazzo.plotting import FAINT, INK, name_lines, plain_axes, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,6 @@ COLORS = (
 )  # fmt: skip
 """Of the networks, the paper's own first; more of them begin again."""
 DPI = 150
-LINE = 0.062  # of a name beside a chart, of the chart's height
 
 
 def study_png(result: Result) -> bytes:
@@ -103,19 +102,4 @@ def _curves(axes: Axes, result: Result, name: str) -> None:
     axes.set_xticks(sides, [str(side) if side in written else "" for side in sides])
     axes.minorticks_off()
     plain_axes(axes, heading)
-    _name_ends(axes, [(row.title, line[-1]) for row, line in zip(rows, lines, strict=True)], scale)
-
-
-def _name_ends(axes: Axes, ends: Sequence[tuple[str, float]], scale: Callable[[float], Any]) -> None:
-    """Write names beside the ends of lines, in the ends' order and a line's height from each other."""
-    low, high = map(scale, axes.get_ylim())
-    places = [float((scale(end) - low) / (high - low)) for _, end in ends]
-    order, line = sorted(range(len(ends)), key=places.__getitem__), min(LINE, 1 / len(ends))
-    for below, above in pairwise(order):
-        places[above] = max(places[above], places[below] + line)
-    places[order[-1]] = min(places[order[-1]], 1 - line / 2)
-    for above, below in pairwise(order[::-1]):
-        places[below] = min(places[below], places[above] - line)
-    for height, (name, _), color in zip(places, ends, cycle(COLORS), strict=False):
-        style: dict[str, Any] = {"color": color, "va": "center", "fontsize": 9, "parse_math": False}
-        axes.annotate(name, (1.01, height), xycoords="axes fraction", annotation_clip=False, **style)
+    name_lines(axes, [(row.title, line[-1]) for row, line in zip(rows, lines, strict=True)], COLORS, scale)

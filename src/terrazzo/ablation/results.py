@@ -9,7 +9,10 @@ from typing import Any
 from terrazzo.text import printable
 from terrazzo.training.recipe import Recipe
 
-__all__ = ["CURVES", "Result", "Row"]
+__all__ = ["CURVES", "Curves", "Result", "Row"]
+
+Curves = Mapping[str, Mapping[int, float]]
+"""Values by the image's side, by the names of `CURVES`."""
 
 CURVES = {
     "mIoU_by_side": ("mIoU, %, of photos at other shorter sides", 1.0, ".1f"),
@@ -37,7 +40,7 @@ class Row:
         attention: those of them in attention's two products.
         mIoU: of the weights after the last step, on the validation photos; likewise mAcc and aAcc.
         steps: that it was trained for.
-        curves: values by the image's side, by the names of `CURVES`.
+        curves: what was measured against the image's side.
     """
 
     key: str
@@ -49,7 +52,7 @@ class Row:
     mAcc: float = float("nan")
     aAcc: float = float("nan")
     steps: int = 0
-    curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    curves: Curves = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def trained(setting: Setting, variant: Variant) -> tuple[TrainedModel, dict[str,
         try:
             run = train(data, folder, recipe=recipe, resume=begun, workers=workers, device=device)
         except SystemExit:
-            note("here --resume means the same `terrazzo ablate` once more")
+            note("where `terrazzo train` has --resume, give the same `terrazzo ablate` once more")
             raise
         if run is None:
             message, fix = "a study was started as one of several processes", "start it without torchrun"

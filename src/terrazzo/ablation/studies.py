@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 from terrazzo.errors import ConfigError
 from terrazzo.fields import refuse_unknown
 from terrazzo.models import DECODERS, MODELS, ModelSpec, Part, find_spec
-from terrazzo.text import did_you_mean, show
+from terrazzo.models.maps import Maps
 
 __all__ = ["STUDIES", "Study", "Variant", "find_study"]
 
@@ -72,12 +73,7 @@ def find_study(name: str) -> Study:
     Raises:
         ConfigError: the name is unknown.
     """
-    if name not in STUDIES:
-        raise ConfigError(
-            f"unknown study {show(name)}",
-            fix=f"{did_you_mean(name, STUDIES)}choose one of {', '.join(STUDIES)}",
-            code="ablation-study",
-        )
+    refuse_unknown([name], STUDIES, "the command", what="study", code="ablation-study")
     return STUDIES[name]
 
 
@@ -92,146 +88,140 @@ PVT_V2_B0 = {  # as published: arXiv 2106.13797, table 1
     "model_type": "pvt_v2", "hidden_sizes": WIDTHS, "depths": [2, 2, 2, 2], "num_attention_heads": [1, 2, 5, 8],
     "sr_ratios": [8, 4, 2, 1], "mlp_ratios": [8, 8, 4, 4],
 }  # fmt: skip
-NARROW_PVT = Part("pvt", {"depths": (2, 2, 2, 2), "embed_dims": tuple(WIDTHS)})
-NARROW_HYBRID = Part("hybrid", {"config": RESNET_18, "embed_dim": 192, "depth": 12, "num_heads": 3})
+ENCODERS = {
+    "resnet": Part("backbone", {"config": RESNET_18}),
+    "pvt_v2_b0": Part("backbone", {"config": PVT_V2_B0}),
+    "pvt": Part("pvt", {"depths": (2, 2, 2, 2), "embed_dims": tuple(WIDTHS)}),
+    "hybrid": Part("hybrid", {"config": RESNET_18, "embed_dim": 192, "depth": 12, "num_heads": 3}),
+}
 
 
-def _b0(title: str) -> Variant:
-    """SegFormer-B0 itself, under a title that says in what its rivals differ; all studies share its run."""
-    return Variant("segformer_b0", title, "segformer_b0")
+def _b0(title: str, **others: tuple[str, dict[str, Any]]) -> tuple[Variant, ...]:
+    """SegFormer-B0, under a title that says in what its rivals differ, and the rivals: B0 with other fields.
+
+    The rivals have names that no model has. All studies share the run of B0 itself.
+    """
+    variants = [Variant("segformer_b0", title, B0.title)]
+    for key, (name, fields) in others.items():
+        spec = B0.with_encoder(**fields) if fields.keys() <= B0.encoder.fields.keys() else B0.with_decoder(**fields)
+        variants.append(Variant(key, name, replace(spec, name=f"{B0.name} ({name})")))
+    return tuple(variants)
 
 
-def _changed(key: str, title: str, **fields: Any) -> Variant:
-    """SegFormer-B0 with other fields of its encoder, or of its decoder, under a name that no model has."""
-    spec = B0.with_encoder(**fields) if fields.keys() <= B0.encoder.fields.keys() else B0.with_decoder(**fields)
-    return Variant(key, title, replace(spec, name=f"{B0.name} ({title})"))
-
-
-def _setr(decoder: str, title: str) -> Variant:
+def _setr(decoder: str) -> Variant:
+    title = {"naive": "Naive"}.get(decoder, decoder.upper())
     return Variant(f"setr_{decoder}_tiny", f"SETR-{title}, DeiT-Tiny", f"setr_{decoder}_tiny")
 
 
-def _of_parts(key: str, title: str, encoder: Part, decoder: str) -> Variant:
-    return Variant(key, title, ModelSpec(encoder, Part(decoder), name=decoder))
-
-
-def _on_resnet(decoder: str, title: str) -> Variant:
-    encoder = Part("backbone", {"config": RESNET_18})
-    return _of_parts(f"{decoder}_resnet", f"{title}, narrow ResNet-18", encoder, decoder)
+def _pair(key: str, title: str, encoder: str, decoder: str) -> Variant:
+    return Variant(key, title, ModelSpec(ENCODERS[encoder], Part(decoder), name=decoder))
 
 
 def _on_mit(decoder: str) -> Variant:
-    model: str | ModelSpec = f"mit_b0+{decoder}"
+    spec = find_spec(f"mit_b0+{decoder}")
     if decoder == "upernet":  # at its usual width it would have eight times the parameters of the encoder
-        model = replace(find_spec(f"mit_b0+{decoder}").with_decoder(embed_dim=128), name=f"mit_b0+{decoder} (narrow)")
-    return Variant(f"mit_b0_{decoder}", f"{decoder}, MiT-B0", model)
+        spec = replace(spec.with_decoder(embed_dim=128), name=f"{spec.title} (narrow)")
+    return Variant(f"mit_b0_{decoder}", f"{decoder}, MiT-B0", spec)
+
+
+def _with(*maps: Maps, but: str) -> list[str]:
+    return [name for name, row in DECODERS.items() if row.maps in maps and name != but]
 
 
 # -- the comparisons --------------------------------------------------------------------------------------------------
 
-STUDIES = {
-    study.name: study
-    for study in (
-        Study(
-            "position",
-            "Position: Mix-FFN or learned embeddings",
-            "No positional encoding is needed: a depthwise 3 x 3 convolution tells tokens where they are, so testing "
-            "at another size than the training windows' costs little (SegFormer, section 3.1).",
-            (
-                _b0("Mix-FFN (the paper's)"),
-                _changed("learned_positions", "learned positions, plain FFN", ffn_convolution=False, positions=True),
-                _changed("no_positions", "plain FFN, no positions", ffn_convolution=False),
-            ),
-            "sizes",
+_ALL = (
+    Study(
+        "position",
+        "Position: Mix-FFN or learned embeddings",
+        "No positional encoding is needed: a depthwise 3 x 3 convolution tells tokens where they are, so testing "
+        "at another size than the training windows' costs little (SegFormer, section 3.1).",
+        _b0(
+            "Mix-FFN (the paper's)",
+            learned_positions=("learned positions, plain FFN", {"ffn_convolution": False, "positions": True}),
+            no_positions=("plain FFN, no positions", {"ffn_convolution": False}),
         ),
-        Study(
-            "patches",
-            "Patches: overlapping, plain, and larger",
-            "Overlapping patches keep the local continuity that patches side by side lose, and small patches of 4 x 4 "
-            "pixels suit dense prediction better than ViT's 16 x 16 (SegFormer, section 3.1).",
-            (
-                _b0("4 x 4, overlapping (the paper's)"),
-                _changed("plain_patches", "4 x 4, side by side", patch_sizes=(4, 2, 2, 2)),
-                # The coarsest maps stay at 1/32, and so do keys and values: only the pyramid's fine end is missing.
-                _changed(
-                    "patches_of_16",
-                    "16 x 16, overlapping",
-                    patch_sizes=(31, 3, 3, 3),
-                    patch_strides=(16, 2, 1, 1),
-                    sr_ratios=(2, 1, 1, 1),
-                ),
-            ),
-            "masks",
-        ),
-        Study(
-            "reduction",
-            "Sequence reduction: the ratio R of each stage",
-            "Self-attention over a sequence reduced R-fold costs N^2 / R in place of N^2, with R = 64, 16, 4, 1 from "
-            "stage to stage, sides of windows 8, 4, 2, 1 (SegFormer, section 3.1).",
-            (
-                _b0("8, 4, 2, 1 (the paper's)"),
-                _changed("reduction_4211", "4, 2, 1, 1", sr_ratios=(4, 2, 1, 1)),
-                _changed("reduction_1111", "1, 1, 1, 1 (none)", sr_ratios=(1, 1, 1, 1)),
-            ),
-            "attention",
-        ),
-        Study(
-            "width",
-            "Decoder width C",
-            "A decoder of C = 256 channels already does well, and wider ones cost more than they bring (SegFormer, "
-            "section 4.2, table 1b).",
-            (
-                _b0("C = 256 (the paper's)"),
-                _changed("width_64", "C = 64", embed_dim=64),
-                _changed("width_768", "C = 768", embed_dim=768),
+        "sizes",
+    ),
+    Study(
+        "patches",
+        "Patches: overlapping, plain, and larger",
+        "Overlapping patches keep the local continuity that patches side by side lose, and small patches of 4 x 4 "
+        "pixels suit dense prediction better than ViT's 16 x 16 (SegFormer, section 3.1).",
+        _b0(
+            "4 x 4, overlapping (the paper's)",
+            plain_patches=("4 x 4, side by side", {"patch_sizes": (4, 2, 2, 2)}),
+            patches_of_16=(  # the coarsest maps, keys and values stay at 1/32: only the pyramid's fine end is missing
+                "16 x 16, overlapping",
+                {"patch_sizes": (31, 3, 3, 3), "patch_strides": (16, 2, 1, 1), "sr_ratios": (2, 1, 1, 1)},
             ),
         ),
-        Study(
-            "stages",
-            "Encoder stages fed to the decoder",
-            "The all-MLP decoder is enough because the encoder's stages see both what is near (1 to 3) and everything "
-            "(4); it needs them together (SegFormer, section 3.2).",
-            (
-                _b0("1, 2, 3, 4 (the paper's)"),
-                _changed("stages_34", "3, 4", emitted=(3, 4)),
-                _changed("stages_4", "4", emitted=(4,)),
-                _changed("stages_123", "1, 2, 3 (no stage 4)", emitted=(1, 2, 3)),
+        "masks",
+    ),
+    Study(
+        "reduction",
+        "Sequence reduction: the ratio R of each stage",
+        "Self-attention over a sequence reduced R-fold costs N^2 / R in place of N^2, with R = 64, 16, 4, 1 from "
+        "stage to stage, sides of windows 8, 4, 2, 1 (SegFormer, section 3.1).",
+        _b0(
+            "8, 4, 2, 1 (the paper's)",
+            reduction_4211=("4, 2, 1, 1", {"sr_ratios": (4, 2, 1, 1)}),
+            reduction_1111=("1, 1, 1, 1 (none)", {"sr_ratios": (1, 1, 1, 1)}),
+        ),
+        "attention",
+    ),
+    Study(
+        "width",
+        "Decoder width C",
+        "A decoder of C = 256 channels already does well, and wider ones cost more than they bring (SegFormer, "
+        "section 4.2, table 1b).",
+        _b0(
+            "C = 256 (the paper's)",
+            width_64=("C = 64", {"embed_dim": 64}),
+            width_768=("C = 768", {"embed_dim": 768}),
+        ),
+    ),
+    Study(
+        "stages",
+        "Encoder stages fed to the decoder",
+        "The all-MLP decoder is enough because the encoder's stages see both what is near (1 to 3) and everything "
+        "(4); it needs them together (SegFormer, section 3.2).",
+        _b0(
+            "1, 2, 3, 4 (the paper's)",
+            stages_34=("3, 4", {"emitted": (3, 4)}),
+            stages_4=("4", {"emitted": (4,)}),
+            stages_123=("1, 2, 3 (no stage 4)", {"emitted": (1, 2, 3)}),
+        ),
+    ),
+    Study(
+        "decoders",
+        "SETR's decoders",
+        "An encoder that only transforms a sequence needs a decoder that restores the resolution: Naive, "
+        "progressive upsampling (PUP) or multi-level aggregation (MLA) (SETR, section 3.3).",
+        tuple(map(_setr, ("naive", "pup", "mla"))),
+    ),
+    Study(
+        "models",
+        "SegFormer, SETR, PVT, FCN and all other decoders",
+        "A plain transformer has one coarse scale and costs too much on large images; PVT has the pyramid and "
+        "neglects the decoder; an FCN's field grows only with its depth (SegFormer, sections 1 and 3; SETR, "
+        "section 1).",
+        (
+            *_b0("SegFormer-B0"),
+            _pair("pvt_v2_b0", "PVT v2-B0, all-MLP", "pvt_v2_b0", "all_mlp"),
+            _setr("mla"),
+            _pair("fcn_resnet", "FCN, narrow ResNet-18", "resnet", "fcn"),
+            _pair("fcn_dilated_resnet", "dilated FCN, narrow ResNet-18", "resnet", "fcn_dilated"),
+            _pair("pvt_fpn", "FPN, narrow PVT-Tiny", "pvt", "fpn"),
+            _pair("hybrid_naive", "SETR-Naive, narrow hybrid", "hybrid", "setr_naive"),
+            # Every other decoder; SETR-MLA's takes maps of one size, which neither encoder makes.
+            *map(_on_mit, _with("last", "levels", but="all_mlp")),
+            *(
+                _pair(f"{name}_resnet", f"{name}, narrow ResNet-18", "resnet", name)
+                for name in _with("dilated", but="fcn_dilated")
             ),
         ),
-        Study(
-            "decoders",
-            "SETR's decoders",
-            "An encoder that only transforms a sequence needs a decoder that restores the resolution: Naive, "
-            "progressive upsampling (PUP) or multi-level aggregation (MLA) (SETR, section 3.3).",
-            (_setr("naive", "Naive"), _setr("pup", "PUP"), _setr("mla", "MLA")),
-        ),
-        Study(
-            "models",
-            "SegFormer, SETR, PVT, FCN and all other decoders",
-            "A plain transformer has one coarse scale and costs too much on large images; PVT has the pyramid and "
-            "neglects the decoder; an FCN's field grows only with its depth (SegFormer, sections 1 and 3; SETR, "
-            "section 1).",
-            (
-                _b0("SegFormer-B0"),
-                _of_parts("pvt_v2_b0", "PVT v2-B0, all-MLP", Part("backbone", {"config": PVT_V2_B0}), "all_mlp"),
-                _setr("mla", "MLA"),
-                _on_resnet("fcn", "FCN"),
-                _on_resnet("fcn_dilated", "dilated FCN"),
-                _of_parts("pvt_fpn", "FPN, narrow PVT-Tiny", NARROW_PVT, "fpn"),
-                _of_parts("hybrid_naive", "SETR-Naive, narrow hybrid", NARROW_HYBRID, "setr_naive"),
-                # Every other decoder; SETR-MLA's takes maps of one size, which neither encoder makes.
-                *(
-                    _on_mit(name)
-                    for name, row in DECODERS.items()
-                    if row.maps in ("last", "levels") and name != "all_mlp"
-                ),
-                *(
-                    _on_resnet(name, name)
-                    for name, row in DECODERS.items()
-                    if row.maps == "dilated" and name != "fcn_dilated"
-                ),
-            ),
-            "resources",
-        ),
-    )
-}
+        "resources",
+    ),
+)
+STUDIES = MappingProxyType({study.name: study for study in _ALL})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from terrazzo.cli.advice import fitting
 from terrazzo.cli.options import (
     FrameOption,
     LearntBandsOption,
@@ -274,7 +275,7 @@ def _print_group(console: Console, check: DatasetCheck, problems: list[Problem])
             _print(console, f"... and {len(problems) - SHOWN_FILES:,} more", indent=2)
     if first.code == "mask-values" and len(problems) > 1:
         _print(console, f"in all: {_unexplained(check)}", indent=2)
-    _print(console, f"fix: {first.fix}", indent=2)
+    _print(console, f"fix: {fitting(first.fix, 'check-data')}", indent=2)
     console.print()
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from terrazzo.cli.advice import fitting
 from terrazzo.cli.options import (
     PHOTOS,
     BandsOption,
@@ -107,10 +108,11 @@ def explain(
     # Only here, so that a mistyped path is told at once and not after torch has been imported.
     from terrazzo.engines.torch import find_device
     from terrazzo.interpret.attention import attention_maps
-    from terrazzo.interpret.receptive_field import receptive_fields
+    from terrazzo.interpret.receptive_field import check_window, receptive_fields
     from terrazzo.weights.load import load
 
     find_device(device)  # a wrong one is told before anything else is
+    check_window(window)
     trained = load(model)
     chosen = None if layers is None else [layer.strip() for layer in layers.split(",")]
     tell_origin(model, trained.record)
@@ -131,7 +133,8 @@ def explain(
                 raise  # an option that fits no photo
             except Exception as error:
                 failure = Failure.of(path, error)
-                say(f"skipped: {failure.error.message}", f"  fix: {failure.error.fix}", error=True)
+                fix = fitting(failure.error.fix, "explain")
+                say(f"skipped: {failure.error.message}", f"  fix: {fix}", error=True)
             progress(number, len(paths))
     if good and "receptive-field" in kinds:
         with progress_bar("receptive field") as progress:

@@ -1,50 +1,27 @@
 """The `terrazzo` command: finds the verb, runs its function, and turns failures into two lines and exit status 2.
 
-A verb's module is imported only when that verb is asked for, so `terrazzo --help` answers at once. What a user can
-cause ends in two lines; any other exception is a fault of the program and keeps its traceback.
+What a user can cause ends in two lines; any other exception is a fault of the program and keeps its traceback.
 """
 
 from __future__ import annotations
 
-import inspect
 import io
 import os
 import re
 import sys
-from collections.abc import Sequence
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import NoReturn
 
 from terrazzo import __version__
-from terrazzo.arguments import checked
+from terrazzo.cli.advice import fitting
 from terrazzo.cli.say import say
 from terrazzo.cli.stopping import stopped_cleanly
+from terrazzo.cli.verbs import VERBS, verb_app
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.errors import TerrazzoError
 from terrazzo.notes import notes_printed
 from terrazzo.text import nearest
 
-if TYPE_CHECKING:
-    from cyclopts import App, Token
-
-__all__ = ["VERBS", "main", "verb_app"]
-
-VERBS = {
-    "predict": ("terrazzo.cli.predict", "turn photos into masks and pictures"),
-    "train": ("terrazzo.cli.train", "train a model on a folder of photos and masks"),
-    "evaluate": ("terrazzo.cli.evaluate", "measure a model on labelled photos"),
-    "calibrate": ("terrazzo.cli.calibrate", "make a model's probabilities as high as it is often right"),
-    "check-data": ("terrazzo.cli.check_data", "look through a data set and list what is wrong with it"),
-    "compare": ("terrazzo.cli.compare", "compare two models on the same labelled photos"),
-    "export": ("terrazzo.cli.export", "write a model as a file for ONNX Runtime, OpenVINO or torch.export"),
-    "convert": ("terrazzo.cli.convert", "read any known checkpoint and write it for Terrazzo or transformers"),
-    "benchmark": ("terrazzo.cli.benchmark", "measure how fast a model runs here, engine by engine"),
-    "explain": ("terrazzo.cli.explain", "show what a model looks at in a photo"),
-    "ablate": ("terrazzo.cli.ablate", "put the papers' claims to the test: train variants alike and compare them"),
-    "serve": ("terrazzo.cli.serve", "serve models over HTTP"),
-    "demo": ("terrazzo.cli.serve", "serve a page where people can try models"),
-    "models": ("terrazzo.cli.models", "list the models, their sizes, scores and licences"),
-}
+__all__ = ["main"]
 
 HELP = """\
 Terrazzo: transformer semantic segmentation for people who have to ship it.
@@ -80,12 +57,14 @@ def main(arguments: list[str] | None = None) -> None:
         # File names may hold bytes that are not text, and terminals may lack letters: escapes print everywhere.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    verb = arguments[0] if arguments and arguments[0] in VERBS else None
     try:
-        with notes_printed(), stopped_cleanly():
-            _run(sys.argv[1:] if arguments is None else arguments)
+        with notes_printed(lambda text: text if verb is None else fitting(text, verb)), stopped_cleanly():
+            _run(arguments)
         sys.stdout.flush()
     except TerrazzoError as error:
-        _fail(error.code, error.message, error.fix)
+        _fail(error.code, error.message, error.fix if verb is None else fitting(error.fix, verb))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
@@ -96,29 +75,6 @@ def main(arguments: list[str] | None = None) -> None:
         if not is_out_of_memory(error):
             raise
         _fail("memory", "there is not enough memory", "use smaller photos or a machine with more memory")
-
-
-def verb_app(verb: str) -> App:
-    """Return the parser of a verb's options, made from its function's signature and docstring."""
-    from cyclopts import App, Parameter
-
-    function = getattr(import_module(VERBS[verb][0]), verb.replace("-", "_"))
-    description, examples = _help_texts(function)
-    app = App(
-        name=f"terrazzo {verb}",
-        help=description,
-        help_epilogue=examples,
-        help_format="plaintext",
-        version_flags=[],
-        group_commands="Options",  # where --help is listed
-        group_parameters="Options",
-        default_parameter=Parameter(negative=(), show_default=_shown_default, converter=_converted),
-        result_action="return_value",
-    )
-    command = checked(function)
-    command.__doc__ = _on_one_line_each(inspect.getdoc(function) or "")
-    app.default(command)
-    return app
 
 
 def _run(arguments: list[str]) -> None:
@@ -150,47 +106,12 @@ def _run_verb(verb: str, options: list[str]) -> None:
         _fail("usage", str(error), f"{hint}see `terrazzo {verb} --help`")
 
 
-def _converted(kind: Any, tokens: Sequence[Token]) -> Any:
-    """Read an option's words as its type; cyclopts alone would round 2.5 to a whole number in silence."""
-    from cyclopts import convert
-
-    if kind is int or int in get_args(kind):
-        for token in tokens:
-            if "." in token.value:
-                raise ValueError(f"{token.value!r} is not a whole number")
-    return convert(kind, tokens)
-
-
 def _suggestion(verb: str) -> str:
     if near := nearest(verb, VERBS):
         return f"did you mean {near}?"
     if os.path.exists(verb):
         return f"to segment it, run `terrazzo predict {verb}`"
     return f"choose one of {', '.join(VERBS)}; see `terrazzo --help`"
-
-
-def _shown_default(value: object) -> str | None:
-    """A flag that is not given is off: that need not be said."""
-    return None if value is None or value is False else str(value)
-
-
-def _help_texts(function: object) -> tuple[str, str]:
-    """Return what a function's docstring says before its options, and its examples, one a line as it has them."""
-    text = (inspect.getdoc(function) or "").partition("\n\nParameters\n---")[0]
-    description, _, examples = text.partition("\n\nExamples:\n")
-    paragraphs = [" ".join(paragraph.split()) for paragraph in description.split("\n\n")]
-    return "\n\n".join(paragraphs), f"Examples:\n{examples}"
-
-
-def _on_one_line_each(text: str) -> str:
-    """Join the lines of each option's text, whose ends a help text would keep."""
-    lines: list[str] = []
-    for line in text.split("\n"):
-        if line.startswith("    ") and lines and lines[-1].startswith("    "):
-            lines[-1] += f" {line.strip()}"
-        else:
-            lines.append(line)
-    return "\n".join(lines)
 
 
 def _fail(code: str, message: str, fix: str) -> NoReturn:

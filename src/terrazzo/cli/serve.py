@@ -76,7 +76,7 @@ def serve(
     batch_size
         The most photos of equal size in the network that are computed together.
     batch_wait
-        Milliseconds that a photo waits for others to be computed with.
+        Milliseconds that a photo waits for others to be computed with, while some are being decoded.
     timeout
         Seconds that a request may take; a request may ask for less with ?timeout=.
     max_body

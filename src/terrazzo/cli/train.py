@@ -25,9 +25,11 @@ def train(
     bands: LearntBandsOption = None,
     nodata: NodataOption = None,
     weights: str | None = None,
+    teacher: str | None = None,
+    unlabelled: Path | None = None,
     epochs: int | None = None,
     steps: int | None = None,
-    batch_size: int | None = None,
+    batch_size: int | Literal["auto"] | None = None,
     accumulate: int | None = None,
     crop: tuple[int, int] | None = None,
     short_side: int | None = None,
@@ -40,6 +42,7 @@ def train(
     precision: str | None = None,
     checkpointing: bool | None = None,
     compile: bool | None = None,
+    fsdp: bool | None = None,
     patience: int | None = None,
     train_split: str | None = None,
     val_split: str | None = None,
@@ -52,6 +55,7 @@ def train(
     reset_head: Annotated[bool, Parameter(negative=())] = False,
     check: Annotated[bool, Parameter(negative=())] = False,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
+    find_lr: Annotated[bool, Parameter(negative=())] = False,
     resume: Annotated[bool, Parameter(negative=())] = False,
     workers: int | None = None,
     device: DeviceOption = None,
@@ -90,12 +94,19 @@ def train(
         Start from these weights: a model of the same architecture, whose preprocessing is kept unless a recipe has
         another, or an encoder alone (file, folder, hub id); by default from what the recipe says, else from random
         weights, which random asks for.
+    teacher
+        Learn from what this model of the same classes says of each window too (knowledge distillation), such as a
+        larger one that you have trained.
+    unlabelled
+        Learn from the photos of this folder too, which have no masks, by pseudo-labels of the weight average; to
+        resume, name it again.
     epochs
         Go through the training photos so many times; by default 100.
     steps
         Take so many optimiser steps, in place of --epochs.
     batch_size
-        Learn from so many photos in a step, over all processes; by default 8.
+        Learn from so many photos in a step, over all processes; by default 8. auto takes the largest power of two that
+        fits into the free memory.
     accumulate
         Compute each step's photos in so many parts, one after another (gradient accumulation), which takes less memory;
         by default 1.
@@ -126,6 +137,9 @@ def train(
         Use activation checkpointing: less memory for a longer step; by default it is off.
     compile
         Have PyTorch compile the network: a shorter step on GPUs, after some minutes; by default it is off.
+    fsdp
+        With several processes, let each keep a share of parameters, gradients and optimiser states (FSDP2); by default
+        each has all of them.
     patience
         Stop the run after so many validations without a better mIoU; by default 30.
     train_split
@@ -157,6 +171,9 @@ def train(
     dry_run
         Train nothing: print every setting and the memory, disk and time that the run takes, and draw the first batch
         into batch.png.
+    find_lr
+        Train nothing: try 100 steps with a growing learning rate, draw the loss over it into find_lr.png, and say which
+        rate to use.
     resume
         Continue from the newest checkpoint in the output folder, with the run's own recipe; more --epochs or --steps
         than before extend the run.
@@ -182,6 +199,7 @@ def train(
         "precision": precision,
         "checkpointing": checkpointing,
         "compile": compile,
+        "run.fsdp": fsdp,
         "patience": patience,
         "train_split": train_split,
         "val_split": val_split,
@@ -197,6 +215,8 @@ def train(
         "recipe": recipe,
         "labels": labels,
         "weights": weights,
+        "teacher": teacher,
+        "unlabelled": unlabelled,
         "overrides": {
             **{key: value for key, value in given.items() if value is not None},
             **dict(parse_setting(text) for text in settings or ()),
@@ -210,9 +230,9 @@ def train(
     if folds is not None:
         from terrazzo.training.cross_validation import cross_validate
 
-        if dry_run:
+        if dry_run or find_lr:
             raise ConfigError(
-                "--dry-run shows one run, and --folds makes several",
+                f"--{'dry-run' if dry_run else 'find-lr'} is for one run, and --folds makes several",
                 fix="leave --folds out, and give --val 0.2 where the photos are not split",
                 code="folds-options",
             )
@@ -223,7 +243,7 @@ def train(
 
     from terrazzo.training.train import train as run_training
 
-    run = run_training(data, output, model, dry_run=dry_run, **arguments)
+    run = run_training(data, output, model, dry_run=dry_run, find_lr=find_lr, **arguments)
     if run is not None:
         say(*run.report.table().split("\n"))
         say(f"run written to {run.output}; use it with: terrazzo predict PHOTO --model {run.output}")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.util import get_temp_dir
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakSet
 
 import numpy as np
@@ -29,7 +29,6 @@ from terrazzo.data.dataset import Dataset
 from terrazzo.data.loader_failures import not_handed_over, ran_out_of_files, refuse_if_dead
 from terrazzo.data.sources.source import Image
 from terrazzo.errors import ConfigError, DatasetError, TerrazzoError, TrainingError
-from terrazzo.preprocess import Preprocess
 
 __all__ = ["Batch", "TrainLoader", "batch_bytes", "pad_to", "shared_bytes"]
 
@@ -54,15 +53,23 @@ class Batch:
         images: (B, C, H, W) float32, normalised, in channels-last memory.
         labels: (B, H, W) int64 class indices.
         indices: the photos' places in the data set.
+        unlabelled: photos without masks that are learnt from in the same step.
     """
 
     images: Tensor
     labels: Tensor
     indices: list[int]
+    unlabelled: Batch | None = None
 
     def pin_memory(self) -> Batch:
         """Return the same in page-locked memory; PyTorch's loader calls this where there is a GPU."""
         return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices)
+
+    def parts(self, count: int) -> list[Batch]:
+        """Return so many batches of which this one consists."""
+        size = len(self.indices) // count
+        places = [slice(first, first + size) for first in range(0, size * count, size)]
+        return [Batch(self.images[place], self.labels[place], self.indices[place]) for place in places]
 
 
 def shared_bytes(workers: int, batch: int, crop_size: tuple[int, int], channels: int = 3) -> int:
@@ -74,6 +81,12 @@ def batch_bytes(batch: int, crop_size: tuple[int, int], channels: int = 3) -> in
     """Memory of a batch of so many crops: float32 images and int64 labels."""
     pixel = channels * torch.float32.itemsize + torch.int64.itemsize
     return batch * crop_size[0] * crop_size[1] * pixel
+
+
+class Normalization(Protocol):
+    """What makes the network's input of an image, such as a `Preprocess`."""
+
+    def normalize(self, image_HWC: Image) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,7 @@ class TrainLoader:
 
     dataset: Dataset
     augment: Callable[[int, np.random.Generator], tuple[Image, NDArray[np.integer]]]
-    preprocess: Preprocess
+    preprocess: Normalization
     crop_size: tuple[int, int]
     batch_size: int
     seed: int

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.atomic import temporary_folder
 from terrazzo.config import MOST_JSON_BYTES, parse_json
 from terrazzo.engines.cache import cached, keep
 from terrazzo.engines.engine import ENGINES, Engine, EngineOptions, EngineRecord, release_memory
@@ -86,8 +86,8 @@ def convert_once(model: Model, trained: TrainedModel, engine: EngineRecord) -> P
         return kept
 
     trained = on_cpu(trained)
-    with tempfile.TemporaryDirectory() as folder:
-        path = kept or Path(folder) / "model.onnx"
+    with temporary_folder() as folder:
+        path = kept or folder / "model.onnx"
         if kept is None:
             write_onnx(trained, path, target=engine.graph)
         compared = _compared(trained, path, engine)

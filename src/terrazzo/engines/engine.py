@@ -9,11 +9,12 @@ A new engine is one file with the functions that its `EngineRecord` names, and o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
@@ -203,41 +204,43 @@ class EngineRecord:
         return opened
 
 
-ENGINES: dict[str, EngineRecord] = {
-    record.name: record
-    for record in (
-        EngineRecord(
-            name="torch",
-            package="torch",
-            formats=("torch",),
-            file_module="terrazzo.engines.torch_export",
-            model_module="terrazzo.engines.torch",
-            devices=("cpu", "cuda", "mps", "xpu"),
-            precisions=("auto", "fp32", "bf16"),
-            imports_torch=True,
-        ),
-        EngineRecord(
-            name="onnxruntime",
-            package="onnxruntime",
-            formats=("onnx",),
-            file_module="terrazzo.engines.onnxruntime",
-            devices=("cpu", "cuda"),
-            best_for=("few images",),
-            extra="export",
-            graph="onnxruntime",
-        ),
-        EngineRecord(
-            name="openvino",
-            package="openvino",
-            formats=("openvino", "onnx"),
-            file_module="terrazzo.engines.openvino",
-            precisions=("auto", "fp32", "bf16"),
-            best_for=("few images", "one size"),
-            extra="export",
-            graph="openvino",
-        ),
-    )
-}
+ENGINES: Mapping[str, EngineRecord] = MappingProxyType(
+    {
+        record.name: record
+        for record in (
+            EngineRecord(
+                name="torch",
+                package="torch",
+                formats=("torch",),
+                file_module="terrazzo.engines.torch_export",
+                model_module="terrazzo.engines.torch",
+                devices=("cpu", "cuda", "mps", "xpu"),
+                precisions=("auto", "fp32", "bf16"),
+                imports_torch=True,
+            ),
+            EngineRecord(
+                name="onnxruntime",
+                package="onnxruntime",
+                formats=("onnx",),
+                file_module="terrazzo.engines.onnxruntime",
+                devices=("cpu", "cuda"),
+                best_for=("few images",),
+                extra="export",
+                graph="onnxruntime",
+            ),
+            EngineRecord(
+                name="openvino",
+                package="openvino",
+                formats=("openvino", "onnx"),
+                file_module="terrazzo.engines.openvino",
+                precisions=("auto", "fp32", "bf16"),
+                best_for=("few images", "one size"),
+                extra="export",
+                graph="openvino",
+            ),
+        )
+    }
+)
 """All engines. Where several fit, the first one is taken."""
 
 

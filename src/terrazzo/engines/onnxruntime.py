@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.atomic import temporary_folder
 from terrazzo.config import read_json
 from terrazzo.engines.engine import ENGINES, EngineOptions, at_least, refuse_other_ports, refuse_size
 from terrazzo.engines.layer_times import PASSES, LayerTime, mean_of_passes
+from terrazzo.engines.offline import imported_silently
 from terrazzo.engines.onnx_file import describe_onnx, unopened
 from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.regular_files import named_in_text
@@ -51,7 +52,7 @@ class OnnxRuntimeEngine:
         self.path = Path(path)
         self.description = describe_onnx(self.path)
         try:
-            import onnxruntime as ort
+            ort = imported_silently("onnxruntime")
         except ImportError as error:
             raise MissingExtraError("onnxruntime", "export") from error
         ENGINES["onnxruntime"].require(options.precision, device)
@@ -102,7 +103,7 @@ class OnnxRuntimeEngine:
         """Return the times of the layers by ONNX Runtime's profiler, which writes them to a file."""
         images = {"images": np.ascontiguousarray(images_B3HW)}
         settings = self._settings
-        with tempfile.TemporaryDirectory() as folder, self._opening:
+        with temporary_folder() as folder, self._opening:
             settings.enable_profiling, settings.profile_file_prefix = True, f"{folder}/pass"
             try:
                 session = self._open()

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from terrazzo.engines.children import end_with_parent
 from terrazzo.engines.engine import EngineOptions
 from terrazzo.engines.memory import is_out_of_memory, keep_freed_memory, share_freed_memory
 from terrazzo.engines.openvino import OpenVINOEngine
@@ -36,6 +37,7 @@ def serve(path: str, options: dict[str, Any], requests: IO[bytes], answers: IO[b
 
 
 if __name__ == "__main__":
+    end_with_parent()
     keep_freed_memory()
     share_freed_memory()
     answers = os.fdopen(os.dup(1), "wb")

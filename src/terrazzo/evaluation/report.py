@@ -21,7 +21,8 @@ from terrazzo.evaluation.confusion import FloatArray, IntArray, Metrics, score_t
 from terrazzo.evaluation.figures import confusion_png, per_class_png, reliability_png
 from terrazzo.evaluation.intervals import LEVEL, RESAMPLES, SEED, ImageCounts, Intervals, bootstrap
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.ownership import Kind, refuse_foreign, write_results
+from terrazzo.marks import Kind
+from terrazzo.ownership import refuse_foreign, write_results
 
 __all__ = ["Report", "report_files"]
 

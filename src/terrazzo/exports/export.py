@@ -37,9 +37,10 @@ from terrazzo.exports.openvino import openvino_model, save_openvino
 from terrazzo.exports.torch_export import write_torch
 from terrazzo.graphs import OPSET
 from terrazzo.graphs.onnx import describe, on_cpu, onnx_model, save_onnx
+from terrazzo.marks import mark_files
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.notes import note
-from terrazzo.ownership import check_outputs, mark_files
+from terrazzo.ownership import check_outputs
 from terrazzo.text import shown_path
 from terrazzo.weights.exported import FORMATS, ExportedDescription, Format, Output, Precision
 from terrazzo.weights.files import TrainedModel
@@ -153,6 +154,8 @@ def export(
     path = Path(output)
     kind = _format(path, format)
     _refuse_options(kind, output_kind, precision, bool(calibrate), data is not None)
+    if max_loss is not None and not max_loss >= 0:
+        raise ConfigError(f"max_loss is {max_loss:g}", fix="give 0 or more", code="export-loss")
     labelled = None if data is None else LabelledData(data, split, labels, mask_values, progress)
     images, checked = split_images(calibrate, hold_back=labelled is None) if calibrate else ([], [])
     paths = [path.with_suffix(".bin"), path] if kind == "openvino" else [path]

@@ -6,17 +6,17 @@ The file has QuantizeLinear and DequantizeLinear nodes around its layers, which 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.atomic import temporary_folder
+from terrazzo.engines.offline import imported_silently
 from terrazzo.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class OnnxQuantiser:
         """
         try:
             import onnx
+
+            imported_silently("onnxruntime")
             from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
         except ImportError as error:
             raise MissingExtraError(error.name or "onnxruntime", "export") from error
@@ -60,8 +62,8 @@ class OnnxQuantiser:
                 return None if images is None else {"images": images}
 
         layers = [node.name for node in self.exact.graph.node if node.output[0] not in kept and self._can(node)]
-        with tempfile.TemporaryDirectory() as folder, _no_logging_set_up():
-            path = Path(folder) / "int8.onnx"
+        with temporary_folder() as folder, _no_logging_set_up():
+            path = folder / "int8.onnx"
             quantize_static(
                 onnx.ModelProto.FromString(self.exact.SerializeToString()),  # it changes its argument
                 path,
@@ -89,7 +91,6 @@ class OnnxQuantiser:
         self, network: ModelProto, names: Sequence[str], inputs: Sequence[NDArray[np.float32]]
     ) -> Iterator[list[NDArray[np.float32]]]:
         """Yield, for each input, the values of these names in a network."""
-        import onnxruntime
         from onnx import ModelProto, TensorProto, helper
 
         probed = ModelProto.FromString(network.SerializeToString())
@@ -97,7 +98,9 @@ class OnnxQuantiser:
         for name, copy in zip(names, seen, strict=True):
             probed.graph.node.append(helper.make_node("Identity", [name], [copy]))
             probed.graph.output.append(helper.make_tensor_value_info(copy, TensorProto.FLOAT, None))
-        session = onnxruntime.InferenceSession(probed.SerializeToString(), providers=["CPUExecutionProvider"])
+        session = imported_silently("onnxruntime").InferenceSession(
+            probed.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
         for images in inputs:
             yield session.run(seen, {"images": images})
 

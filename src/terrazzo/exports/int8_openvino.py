@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.engines.offline import imported_silently
 from terrazzo.errors import MissingExtraError
 
 __all__ = ["OpenVINOQuantiser"]
@@ -41,7 +42,7 @@ class OpenVINOQuantiser:
             MissingExtraError: nncf is not installed.
         """
         try:
-            import nncf
+            nncf = imported_silently("nncf")
         except ImportError as error:
             raise MissingExtraError("nncf", "quant") from error
         logging.getLogger("nncf").setLevel(logging.ERROR)

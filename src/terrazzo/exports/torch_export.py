@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from terrazzo.graphs.onnx import describe
-from terrazzo.graphs.traced import free_sizes, network_of, refuse_untraceable, untraceable
+from terrazzo.graphs.traced import free_sizes, network_of, untraceable
 from terrazzo.weights.exported import METADATA_KEY, ExportedDescription, Output
 from terrazzo.weights.files import TrainedModel
 
@@ -33,7 +33,6 @@ def write_torch(model: TrainedModel, path: Path, output: Output = "logits") -> E
     """
     description = describe(model, output, "fp32")
     network = model.network.eval()
-    refuse_untraceable(network, ".pt2")
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns about itself
         try:

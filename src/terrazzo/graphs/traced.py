@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.graphs import OPSET
-from terrazzo.models.encoders.backbone import Backbone
 from terrazzo.models.segmenter import Segmenter
 from terrazzo.text import said_by
 from terrazzo.weights.exported import ExportedDescription, Output
@@ -24,10 +23,7 @@ from terrazzo.weights.exported import ExportedDescription, Output
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-__all__ = ["free_sizes", "network_of", "refuse_untraceable", "traced", "untraceable"]
-
-WINDOWED = ("swin", "swinv2", "maskformer-swin", "donut-swin")
-"""Families of encoders that pad each map to whole windows."""
+__all__ = ["free_sizes", "network_of", "traced", "untraceable"]
 
 
 class MaskNetwork(nn.Module):
@@ -54,28 +50,6 @@ def free_sizes() -> tuple[dict[int, object], ...]:
     return ({0: free, 2: free, 3: free},)
 
 
-def refuse_untraceable(network: Segmenter, format: str) -> None:
-    """Refuse Swin encoders, before minutes are spent on tracing.
-
-    A Swin pads every map to whole windows and branches on whether it did, so a trace is valid only for sizes that
-    branch as its example did. Without the branch, torch still has to track each map's size through the roundings of all
-    earlier stages; that took 40 s of processor time for two layers in two stages, and grows steeply with both.
-
-    Raises:
-        ConfigError: the network has such an encoder (code "export-operation").
-    """
-    if not isinstance(network.encoder, Backbone):
-        return
-    family = network.encoder.configuration()["model_type"]
-    if family in WINDOWED:
-        raise ConfigError(
-            f"a model with the encoder {family} cannot be written as {format}: how far its windows are padded depends "
-            "on the image's size, which PyTorch's exporters cannot express",
-            fix="run the model itself (--engine torch), or choose another encoder, such as pvt_v2 or convnext",
-            code="export-operation",
-        )
-
-
 def untraceable(description: ExportedDescription, format: str, error: Exception) -> ConfigError:
     """Return the error for a network that an exporter of torch gave up on."""
     cause: BaseException = error
@@ -100,7 +74,6 @@ def traced(network: Segmenter, description: ExportedDescription) -> ModelProto:
         import onnxscript  # noqa: F401  # what torch.onnx builds the model with
     except ImportError as error:
         raise MissingExtraError("onnxscript", "export") from error
-    refuse_untraceable(network, "ONNX")
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     with torch.no_grad(), warnings.catch_warnings():

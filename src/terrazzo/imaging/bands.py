@@ -181,7 +181,7 @@ def numbered(chosen: Sequence[int | str], bands: Bands) -> tuple[int, ...]:
     """Return the numbers of bands that are chosen by number or by name.
 
     Raises:
-        ImageError: no band, or more than one, is called so (code "image-bands").
+        ImageError: no band, or more than one, is called so, or a band is chosen twice (code "image-bands").
     """
     names = [name.strip().lower() for name in bands.names]
     for name in (band for band in chosen if isinstance(band, str)):
@@ -192,7 +192,19 @@ def numbered(chosen: Sequence[int | str], bands: Bands) -> tuple[int, ...]:
                 fix="choose by number, as in --bands 1,2,3,4",
                 code="image-bands",
             )
-    return tuple(names.index(band.strip().lower()) + 1 if isinstance(band, str) else band for band in chosen)
+    found = tuple(names.index(band.strip().lower()) + 1 if isinstance(band, str) else band for band in chosen)
+    refuse_repeated(found)
+    return found
+
+
+def refuse_repeated(chosen: Sequence[int]) -> None:
+    """Raise ImageError "image-bands" for a band that is chosen twice: there is nothing more to learn from it."""
+    if repeated := [band for place, band in enumerate(chosen) if band in chosen[:place]]:
+        raise ImageError(
+            f"band {repeated[0]} is chosen twice",
+            fix="name each band once; for a grey picture name one band",
+            code="image-bands",
+        )
 
 
 def check_chosen(chosen: tuple[int, ...], count: int) -> None:

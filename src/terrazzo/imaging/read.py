@@ -41,6 +41,7 @@ from terrazzo.imaging.bands import (
     bands_of,
     check_chosen,
     read_bands,
+    refuse_repeated,
     refuse_unclear,
     unread_packing,
 )
@@ -95,7 +96,7 @@ class ReadOptions:
         rule: the bands of a model that does not read photos; `bands` and `value_range` are then left out.
 
     Raises:
-        ImageError: the range is empty (code "image-value-range").
+        ImageError: the range is empty (code "image-value-range"), a band is named twice, or a number makes no sense.
     """
 
     bands: tuple[int, ...] | None = None
@@ -109,6 +110,13 @@ class ReadOptions:
         if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
             raise ImageError(
                 f"value range {self.value_range} is empty", fix="give the lower value first", code="image-value-range"
+            )
+        refuse_repeated(self.bands or ())
+        if self.frame is not None and self.frame < 0:
+            raise ImageError(f"the frame is {self.frame}", fix="count frames from 0", code="image-frames")
+        if self.max_pixels < 1:
+            raise ImageError(
+                f"{self.max_pixels} pixels are allowed in an image", fix="give at least 1", code="image-too-large"
             )
 
     def read(self, source: ImageSource) -> Pixels:

@@ -6,11 +6,11 @@ torch is imported only where PyTorch runs the model, or where a model must be co
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, overload
 
 from terrazzo.arguments import checked
 from terrazzo.data.choose_images import choose_images
@@ -38,10 +38,22 @@ from terrazzo.weights.exported import ExportedDescription, exported_format
 if TYPE_CHECKING:
     from terrazzo.weights.files import TrainedModel
 
-__all__ = ["make_predictor", "predict"]
+__all__ = ["RunOptions", "make_predictor", "predict", "predictor_for"]
 
 PROBABILITIES: Keep = frozenset({"probabilities"})
 Model: TypeAlias = "str | Path | TrainedModel"
+
+
+class RunOptions(TypedDict, total=False):
+    """How a model is run: the arguments of `make_predictor` that `predict_folder` and `predict_video` take too."""
+
+    device: str | None
+    protocol: str | Protocol
+    engine: str
+    threads: int | None
+    precision: Precision
+    compiled: bool
+    trust: bool
 
 
 @checked
@@ -211,6 +223,27 @@ def _open_conversion(
         return PYTORCH.open_model(load(model) if isinstance(model, (str, Path)) else model, EngineOptions(), "cpu")
 
     return FallingBack(engine.open_file(path, options, device), about.minimum_side, plain)
+
+
+def predictor_for(
+    model: Model | Predictor,
+    workload: Workload,
+    started: Callable[[Predictor], None] | None,
+    batch_size: int,
+    **options: Unpack[RunOptions],
+) -> Predictor:
+    """Return a predictor, which is made where a model is given, and tell `started` of it.
+
+    Raises:
+        ConfigError: the batch size is too small, or an option is wrong.
+        CheckpointError: the model cannot be loaded.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"the batch size is {batch_size}", fix="give at least 1")
+    predictor = model if isinstance(model, Predictor) else make_predictor(model, workload=workload, **options)
+    if started is not None:
+        started(predictor)
+    return predictor
 
 
 @overload

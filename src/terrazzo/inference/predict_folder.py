@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from terrazzo.arguments import checked
 from terrazzo.data.choose_images import choose_images
@@ -22,13 +22,12 @@ from terrazzo.data.sources.address import is_address, refuse_address
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.engine import Precision
 from terrazzo.engines.modes import evaluating, keeps_mode
-from terrazzo.errors import ConfigError
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.inference.areas import ClassArea
 from terrazzo.inference.failure import Failure
 from terrazzo.inference.kinds import DEFAULT_KINDS, KINDS, check_kinds, destinations, stem_of
 from terrazzo.inference.overlay import Style
-from terrazzo.inference.predict import make_predictor
+from terrazzo.inference.predict import RunOptions, predictor_for
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import Protocol, find_protocol
 from terrazzo.inference.raster import RASTER_KINDS, RasterOptions, rasters_among
@@ -117,19 +116,13 @@ def predict_folder(
     *,
     save: str | Iterable[str] = ...,
     overwrite: bool = ...,
-    protocol: str | Protocol = ...,
-    engine: str = ...,
-    device: str | None = ...,
-    threads: int | None = ...,
-    precision: Precision = ...,
-    compiled: bool = ...,
     batch_size: int = ...,
     reading: ReadOptions | None = ...,
     style: Style | None = ...,
     raster: RasterOptions | None = ...,
-    trust: bool = ...,
     started: Callable[[Predictor], None] | None = ...,
     progress: Callable[[Written | Failure, int, int], None] | None = ...,
+    **options: Unpack[RunOptions],
 ) -> Summary: ...
 @overload
 def predict_folder(
@@ -138,16 +131,10 @@ def predict_folder(
     model: str | Path | TrainedModel | Predictor = ...,
     *,
     save: str | Iterable[str] = ...,
-    protocol: str | Protocol = ...,
-    engine: str = ...,
-    device: str | None = ...,
-    threads: int | None = ...,
-    precision: Precision = ...,
-    compiled: bool = ...,
     batch_size: int = ...,
     reading: ReadOptions | None = ...,
-    trust: bool = ...,
     started: Callable[[Predictor], None] | None = ...,
+    **options: Unpack[RunOptions],
 ) -> Results: ...
 @checked
 @keeps_mode
@@ -216,8 +203,6 @@ def predict_folder(
         OutputError: something stands at a destination that is not an earlier result, or nothing can be written there.
     """
     kinds, style = check_kinds(save), style or Style()
-    if batch_size < 1:
-        raise ConfigError(f"the batch size is {batch_size}", fix="give at least 1")
     protocol, arguments = find_protocol(protocol), _listed(images)
     for argument in arguments:
         if is_address(argument):
@@ -229,22 +214,19 @@ def predict_folder(
     files = chain.from_iterable(place.values() for place in places)
     check_outputs(files, "predict", inputs=inputs, overwrite=overwrite)
 
-    if isinstance(model, Predictor):
-        predictor = model
-    else:
-        predictor = make_predictor(
-            model,
-            device,
-            protocol,
-            engine=engine,
-            threads=threads,
-            precision=precision,
-            compiled=compiled,
-            workload=Workload.of(paths),
-            trust=trust,
-        )
-    if started is not None:
-        started(predictor)
+    predictor = predictor_for(
+        model,
+        Workload.of(paths),
+        started,
+        batch_size,
+        device=device,
+        protocol=protocol,
+        engine=engine,
+        threads=threads,
+        precision=precision,
+        compiled=compiled,
+        trust=trust,
+    )
     style.unpainted(predictor.labels)  # which refuses classes that are not there, before the first image
     if "cutout" in kinds:
         style.cut(predictor.labels)

@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from terrazzo.arguments import checked
 from terrazzo.data.sources.animation import Animation, is_animated
@@ -27,7 +27,7 @@ from terrazzo.imaging.pyav import import_av
 from terrazzo.inference.areas import ClassArea, areas_of, count_classes
 from terrazzo.inference.failure import Failure
 from terrazzo.inference.overlay import Style
-from terrazzo.inference.predict import make_predictor
+from terrazzo.inference.predict import RunOptions, predictor_for
 from terrazzo.inference.predictor import Predictor
 from terrazzo.inference.protocols import Protocol
 from terrazzo.inference.result import Segmentation
@@ -118,17 +118,11 @@ def predict_video(
     stop: float | None = ...,
     smooth: float = ...,
     overwrite: bool = ...,
-    protocol: str | Protocol = ...,
-    engine: str = ...,
-    device: str | None = ...,
-    threads: int | None = ...,
-    precision: Precision = ...,
-    compiled: bool = ...,
     batch_size: int = ...,
     style: Style | None = ...,
-    trust: bool = ...,
     started: Callable[[Predictor], None] | None = ...,
     progress: Callable[[int, int], None] | None = ...,
+    **options: Unpack[RunOptions],
 ) -> VideoSummary: ...
 @overload
 def predict_video(
@@ -140,15 +134,9 @@ def predict_video(
     start: float = ...,
     stop: float | None = ...,
     smooth: float = ...,
-    protocol: str | Protocol = ...,
-    engine: str = ...,
-    device: str | None = ...,
-    threads: int | None = ...,
-    precision: Precision = ...,
-    compiled: bool = ...,
     batch_size: int = ...,
-    trust: bool = ...,
     started: Callable[[Predictor], None] | None = ...,
+    **options: Unpack[RunOptions],
 ) -> Frames: ...
 @checked
 @keeps_mode
@@ -215,8 +203,6 @@ def predict_video(
         OutputError: something stands at a destination that is not an earlier result, or nothing can be written there.
     """
     path, span, kinds, style = Path(video), _span(every, start, stop), check_video_kinds(save), style or Style()
-    if batch_size < 1:
-        raise ConfigError(f"the batch size is {batch_size}", fix="give at least 1")
     import_av()
     source: Video = Animation(path) if is_animated(path) else VideoFile(path)
     if source.duration is not None and span.start >= source.duration:
@@ -227,22 +213,19 @@ def predict_video(
     check_outputs(plain, "predict", inputs=inputs, overwrite=overwrite)
     keep_others = "mask" in files and check_mask_folder(files["mask"], overwrite)
 
-    if isinstance(model, Predictor):
-        predictor = model
-    else:
-        predictor = make_predictor(
-            model,
-            device,
-            protocol,
-            engine=engine,
-            threads=threads,
-            precision=precision,
-            compiled=compiled,
-            workload=Workload(_expected(source, span) or 1000),
-            trust=trust,
-        )
-    if started is not None:
-        started(predictor)
+    predictor = predictor_for(
+        model,
+        Workload(_expected(source, span) or 1000),
+        started,
+        batch_size,
+        device=device,
+        protocol=protocol,
+        engine=engine,
+        threads=threads,
+        precision=precision,
+        compiled=compiled,
+        trust=trust,
+    )
     if predictor.preprocess.bands is not None:
         raise ImageError(
             f"{shown_path(path)} has red, green and blue, and the model reads {predictor.preprocess.bands}",

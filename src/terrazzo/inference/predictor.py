@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from terrazzo.data.sources.image_file import ImageFile
-from terrazzo.data.sources.raster import is_vrt
+from terrazzo.data.sources.mosaic import is_vrt
 from terrazzo.data.sources.source import Image, Source
 from terrazzo.engines.engine import release_memory
 from terrazzo.engines.memory import return_freed_memory

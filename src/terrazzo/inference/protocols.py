@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -246,35 +247,37 @@ _SETR_ADE20K_MS = replace(_SETR_ADE20K, name="setr-ade20k-ms", long_side=None, r
 _SETR_CITYSCAPES = Protocol("setr-cityscapes", short_side=1025, long_side=2049, window=768, stride=512)
 _SETR_PASCAL_CONTEXT = Protocol("setr-pascal-context", short_side=520, at_least=480, window=480, stride=320)
 
-PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (
-        # Terrazzo's own, at the size that the weights' preprocessing gives.
-        WHOLE,
-        Protocol("slide", window=1024, stride=768, blend="linear"),
-        Protocol("multi-scale", ratios=_SIX, flip=True),
-        # SegFormer. B5's ADE20K weights were trained, and are tested, at 640.
-        _SEGFORMER_ADE20K,
-        replace(_SEGFORMER_ADE20K, name="segformer-ade20k-ms", ratios=_SEGFORMER_ADE20K_RATIOS, flip=True),
-        _SEGFORMER_ADE20K_640,
-        replace(_SEGFORMER_ADE20K_640, name="segformer-ade20k-640-ms", ratios=_SEGFORMER_ADE20K_RATIOS, flip=True),
-        _SEGFORMER_CITYSCAPES,
-        replace(_SEGFORMER_CITYSCAPES, name="segformer-cityscapes-ms", ratios=(*_SIX, 2.0), flip=True),
-        # B0 on smaller Cityscapes images (table 2 of the paper).
-        Protocol("segformer-cityscapes-512", short_side=512, long_side=1024),
-        Protocol("segformer-cityscapes-640", short_side=640, long_side=1280),
-        Protocol("segformer-cityscapes-768", short_side=768, long_side=1536, window=768, stride=768),
-        replace(_SEGFORMER_ADE20K, name="segformer-coco-stuff"),
-        # SETR.
-        _SETR_CITYSCAPES,
-        replace(_SETR_CITYSCAPES, name="setr-cityscapes-ms", long_side=None, ratios=_SIX, at_least=768, flip=True),
-        _SETR_ADE20K,
-        _SETR_ADE20K_MS,
-        replace(_SETR_ADE20K_MS, name="setr-ade20k-ms3", ratios=_SIX[:3]),
-        _SETR_PASCAL_CONTEXT,
-        replace(_SETR_PASCAL_CONTEXT, name="setr-pascal-context-ms", ratios=_SIX, flip=True),
-    )
-}
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
+    {
+        protocol.name: protocol
+        for protocol in (
+            # Terrazzo's own, at the size that the weights' preprocessing gives.
+            WHOLE,
+            Protocol("slide", window=1024, stride=768, blend="linear"),
+            Protocol("multi-scale", ratios=_SIX, flip=True),
+            # SegFormer. B5's ADE20K weights were trained, and are tested, at 640.
+            _SEGFORMER_ADE20K,
+            replace(_SEGFORMER_ADE20K, name="segformer-ade20k-ms", ratios=_SEGFORMER_ADE20K_RATIOS, flip=True),
+            _SEGFORMER_ADE20K_640,
+            replace(_SEGFORMER_ADE20K_640, name="segformer-ade20k-640-ms", ratios=_SEGFORMER_ADE20K_RATIOS, flip=True),
+            _SEGFORMER_CITYSCAPES,
+            replace(_SEGFORMER_CITYSCAPES, name="segformer-cityscapes-ms", ratios=(*_SIX, 2.0), flip=True),
+            # B0 on smaller Cityscapes images (table 2 of the paper).
+            Protocol("segformer-cityscapes-512", short_side=512, long_side=1024),
+            Protocol("segformer-cityscapes-640", short_side=640, long_side=1280),
+            Protocol("segformer-cityscapes-768", short_side=768, long_side=1536, window=768, stride=768),
+            replace(_SEGFORMER_ADE20K, name="segformer-coco-stuff"),
+            # SETR.
+            _SETR_CITYSCAPES,
+            replace(_SETR_CITYSCAPES, name="setr-cityscapes-ms", long_side=None, ratios=_SIX, at_least=768, flip=True),
+            _SETR_ADE20K,
+            _SETR_ADE20K_MS,
+            replace(_SETR_ADE20K_MS, name="setr-ade20k-ms3", ratios=_SIX[:3]),
+            _SETR_PASCAL_CONTEXT,
+            replace(_SETR_PASCAL_CONTEXT, name="setr-pascal-context-ms", ratios=_SIX, flip=True),
+        )
+    }
+)
 
 
 def find_protocol(protocol: str | Protocol) -> Protocol:

@@ -21,14 +21,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.atomic import PARTIAL_PREFIX, make_folder
-from terrazzo.data.sources.raster import Raster, crs_name, has_rasterio, is_raster, is_vrt
+from terrazzo.atomic import make_folder, temporary_folder
+from terrazzo.data.sources.mosaic import is_vrt
+from terrazzo.data.sources.raster import Raster, crs_name, has_rasterio, is_raster
 from terrazzo.data.sources.region import Region
 from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.imaging.read import ReadOptions
@@ -120,8 +120,7 @@ class SegmentedRaster(Streamed):
         with ExitStack() as stack:
             written = {kind: path for kind, path in files.items() if kind not in ("json", "polygons")}
             if "polygons" in files and "mask" not in files:
-                hidden = stack.enter_context(TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=folder))
-                written["mask"] = Path(hidden) / "mask.tif"
+                written["mask"] = stack.enter_context(temporary_folder(folder)) / "mask.tif"
             writers = {
                 kind: stack.enter_context(geotiff(path, raster, _layer(kind, labels), is_cog=self.is_cog))
                 for kind, path in written.items()

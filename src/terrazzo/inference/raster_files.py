@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +13,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from terrazzo.atomic import PARTIAL_PREFIX, replacing
+from terrazzo.atomic import replacing, temporary_folder
 from terrazzo.data.sources.raster import Raster, gdal_failures, rasterio_env
 from terrazzo.errors import OutputError
-from terrazzo.ownership import blank_mark, mark_files
+from terrazzo.marks import blank_mark, mark_files
 from terrazzo.text import shown_path
 
 __all__ = ["GeoTiffRows", "Layer", "geotiff"]
@@ -61,8 +60,8 @@ def geotiff(path: Path, raster: Raster, layer: Layer, *, is_cog: bool = False) -
     with replacing(path) as partial:
         with _naming(path):
             if is_cog:
-                with tempfile.TemporaryDirectory(prefix=PARTIAL_PREFIX, dir=partial.parent) as folder:
-                    plain = Path(folder) / f"rows{path.suffix}"
+                with temporary_folder(partial.parent) as folder:
+                    plain = folder / f"rows{path.suffix}"
                     with GeoTiffRows(plain, raster, layer) as rows:
                         yield rows
                     _lay_out(plain, partial, layer, rows.block)

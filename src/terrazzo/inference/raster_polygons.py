@@ -12,7 +12,7 @@ from typing import Any
 from terrazzo.atomic import replacing
 from terrazzo.data.sources.raster import crs_name, rasterio_env
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.ownership import mark_files
+from terrazzo.marks import mark_files
 
 __all__ = ["write_polygons"]
 

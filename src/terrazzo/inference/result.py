@@ -27,8 +27,9 @@ from terrazzo.inference.overlay import Style, cut_out, legend_entries, line_widt
 from terrazzo.inference.polygons import Polygon, class_polygons
 from terrazzo.labels.matching import find_class
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.marks import mark_files
 from terrazzo.notes import note
-from terrazzo.ownership import mark_files, refuse_foreign, write_result
+from terrazzo.ownership import refuse_foreign, write_result
 
 __all__ = ["Segmentation", "as_uint16", "png_palette"]
 
@@ -257,7 +258,7 @@ class Segmentation:
     ) -> dict[str, Path]:
         """Write the chosen kinds of files, each atomically, and return their paths by kind.
 
-        Earlier results that are there are replaced, other files are not: results carry a mark (`ownership.py`). A
+        Earlier results that are there are replaced, other files are not: results carry a mark (`marks.py`). A
         caller with two images of one name gives each its own `stem`.
 
         Args:

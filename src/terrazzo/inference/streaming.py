@@ -28,7 +28,8 @@ from terrazzo.inference.result import Segmentation, as_uint16, png_palette
 from terrazzo.inference.scores import CERTAINTY, Keep, Pixels
 from terrazzo.inference.scratch import CompressedRows
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.ownership import blank_png_mark, mark_files, refuse_foreign, write_result
+from terrazzo.marks import blank_png_mark, mark_files
+from terrazzo.ownership import refuse_foreign, write_result
 
 __all__ = ["STREAMED_KINDS", "Bands", "Streamed"]
 

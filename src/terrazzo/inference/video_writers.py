@@ -23,8 +23,8 @@ from terrazzo.inference.areas import areas_of, count_classes, file_name
 from terrazzo.inference.audio import Audio
 from terrazzo.inference.result import Segmentation
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.marks import blank_mark, mark_files
 from terrazzo.notes import note
-from terrazzo.ownership import blank_mark, mark_files
 from terrazzo.text import shown_path
 
 __all__ = ["Write", "folder_of_masks", "h264_video", "mask_video", "tables"]

@@ -49,7 +49,7 @@ from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.files import TrainedModel
 from terrazzo.weights.load import load
 
-__all__ = ["PASSES", "ReceptiveFields", "contributions", "receptive_fields"]
+__all__ = ["PASSES", "ReceptiveFields", "check_window", "contributions", "receptive_fields"]
 
 FILES = ("receptive_field.png", "receptive_field.npz")
 PASSES = 8
@@ -115,6 +115,12 @@ class ReceptiveFields:
         return [picture, numbers]
 
 
+def check_window(window: int) -> None:
+    """Refuse a window of no pixels."""
+    if window < 1:
+        raise ConfigError(f"the window is {window} pixels", fix="give at least 1", code="explain-window")
+
+
 @keeps_mode
 @checked
 def receptive_fields(
@@ -145,8 +151,7 @@ def receptive_fields(
     sources: list[Any] = list(images) if isinstance(images, (list, tuple)) else [images]
     if not sources:
         raise ConfigError("there is no photo to measure receptive fields on", fix="give at least one")
-    if window < 1:
-        raise ConfigError(f"the window is {window} pixels", fix="give at least 1", code="explain-window")
+    check_window(window)
     trained = model if isinstance(model, TrainedModel) else load(model)
     reading = (reading or ReadOptions()).for_model(trained.preprocess.bands)
     network = trained.network.eval().to(find_device(device))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from terrazzo.errors import ConfigError
@@ -15,7 +16,7 @@ from terrazzo.text import did_you_mean, show
 
 __all__ = ["MODELS", "ON", "find_spec", "list_models", "refuse_unknown_encoder", "refuse_unknown_model"]
 
-MODELS: dict[str, ModelSpec] = SEGFORMERS | SETRS
+MODELS: Mapping[str, ModelSpec] = MappingProxyType({**SEGFORMERS, **SETRS})
 """The papers' variants, and those of other programs whose weights are loaded here."""
 
 ON = "+"

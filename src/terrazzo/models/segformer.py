@@ -14,6 +14,7 @@ files' docstrings.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from terrazzo.models.encoders.mit import SIZES
@@ -40,16 +41,18 @@ def segformer_spec(name: str, size: Mapping[str, Any], width: int, mmseg: bool =
     return ModelSpec(Part("mit", size), Part("all_mlp", {"embed_dim": width}), name=name)
 
 
-VARIANTS: dict[str, ModelSpec] = {
-    str(spec.name): spec
-    for spec in (
-        *(segformer_spec(f"segformer_{b}", SIZES[f"mit_{b}"], width) for b, width in DECODER_WIDTHS.items()),
-        *(segformer_spec(f"segformer_{b}_mmseg", SIZES[f"mit_{b}"], 256, mmseg=True) for b in DECODER_WIDTHS),
-        # The larger sizes with the smaller ones' decoder, which segmentation_models.pytorch builds by default.
-        *(
-            segformer_spec(f"segformer_{b}_256", SIZES[f"mit_{b}"], 256)
-            for b, width in DECODER_WIDTHS.items()
-            if width != 256
-        ),
-    )
-}
+VARIANTS: Mapping[str, ModelSpec] = MappingProxyType(
+    {
+        str(spec.name): spec
+        for spec in (
+            *(segformer_spec(f"segformer_{b}", SIZES[f"mit_{b}"], width) for b, width in DECODER_WIDTHS.items()),
+            *(segformer_spec(f"segformer_{b}_mmseg", SIZES[f"mit_{b}"], 256, mmseg=True) for b in DECODER_WIDTHS),
+            # The larger sizes with the smaller ones' decoder, which segmentation_models.pytorch builds by default.
+            *(
+                segformer_spec(f"segformer_{b}_256", SIZES[f"mit_{b}"], 256)
+                for b, width in DECODER_WIDTHS.items()
+                if width != 256
+            ),
+        )
+    }
+)

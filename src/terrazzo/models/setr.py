@@ -37,6 +37,7 @@ data and small machines; the decoders keep the paper's widths.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from terrazzo.models.encoders.vit import SIZES
@@ -93,26 +94,28 @@ def _auxiliary(decoder: Decoder, level: int, mmseg: bool) -> Part:
 NAIVE, PUP = (3, 6, 9, 12), (5, 8, 10, 12)
 LARGE, LARGE_MLA = (10, 15, 20, 24), (6, 12, 18, 24)
 
-VARIANTS: dict[str, ModelSpec] = {
-    str(spec.name): spec
-    for spec in (
-        setr_spec("setr_naive_large", SIZES["vit_large"], "naive", LARGE, LARGE[:3]),
-        *(
-            setr_spec(f"setr_naive_{name}", SIZES[f"vit_{size}"], "naive", NAIVE, NAIVE[:3])
-            for name, size in (("base", "base"), ("deit_base", "base"), ("small", "small"), ("tiny", "tiny"))
-        ),
-        setr_spec("setr_pup_large", SIZES["vit_large"], "pup", LARGE, LARGE),
-        *(
-            setr_spec(f"setr_pup_{name}", SIZES[f"vit_{size}"], "pup", PUP, PUP)
-            for name, size in (("base", "base"), ("deit_base", "base"), ("small", "small"), ("tiny", "tiny"))
-        ),
-        setr_spec("setr_mla_large", SIZES["vit_large"], "mla", LARGE_MLA, LARGE_MLA),
-        *(
-            setr_spec(f"setr_mla_{name}", SIZES[f"vit_{size}"], "mla", NAIVE, NAIVE)
-            for name, size in (("base", "base"), ("deit_base", "base"), ("small", "small"), ("tiny", "tiny"))
-        ),
-        setr_spec("setr_naive_large_mmseg", SIZES["vit_large"], "naive", LARGE, LARGE[:3], mmseg=True),
-        setr_spec("setr_pup_large_mmseg", SIZES["vit_large"], "pup", LARGE, LARGE[:3], mmseg=True),
-        setr_spec("setr_mla_large_mmseg", SIZES["vit_large"], "mla", LARGE_MLA, LARGE_MLA, mmseg=True),
-    )
-}
+VARIANTS: Mapping[str, ModelSpec] = MappingProxyType(
+    {
+        str(spec.name): spec
+        for spec in (
+            setr_spec("setr_naive_large", SIZES["vit_large"], "naive", LARGE, LARGE[:3]),
+            *(
+                setr_spec(f"setr_naive_{name}", SIZES[f"vit_{size}"], "naive", NAIVE, NAIVE[:3])
+                for name, size in (("base", "base"), ("deit_base", "base"), ("small", "small"), ("tiny", "tiny"))
+            ),
+            setr_spec("setr_pup_large", SIZES["vit_large"], "pup", LARGE, LARGE),
+            *(
+                setr_spec(f"setr_pup_{name}", SIZES[f"vit_{size}"], "pup", PUP, PUP)
+                for name, size in (("base", "base"), ("deit_base", "base"), ("small", "small"), ("tiny", "tiny"))
+            ),
+            setr_spec("setr_mla_large", SIZES["vit_large"], "mla", LARGE_MLA, LARGE_MLA),
+            *(
+                setr_spec(f"setr_mla_{name}", SIZES[f"vit_{size}"], "mla", NAIVE, NAIVE)
+                for name, size in (("base", "base"), ("deit_base", "base"), ("small", "small"), ("tiny", "tiny"))
+            ),
+            setr_spec("setr_naive_large_mmseg", SIZES["vit_large"], "naive", LARGE, LARGE[:3], mmseg=True),
+            setr_spec("setr_pup_large_mmseg", SIZES["vit_large"], "pup", LARGE, LARGE[:3], mmseg=True),
+            setr_spec("setr_mla_large_mmseg", SIZES["vit_large"], "mla", LARGE_MLA, LARGE_MLA, mmseg=True),
+        )
+    }
+)

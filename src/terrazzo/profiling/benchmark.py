@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from terrazzo.arguments import checked
+from terrazzo.atomic import temporary_folder
 from terrazzo.data.choose_images import choose_images
 from terrazzo.engines.engine import ENGINES, EngineOptions, Precision, available_cores
 from terrazzo.engines.layer_times import LayerTime
@@ -87,8 +87,7 @@ def benchmark(
     paths = [] if images is None else choose_images([str(images)])[0][:MOST_IMAGES]
     steps = _Steps(progress, 1 + 2 * len(wanted) + rounds + len(paths) + (len(wanted) if profile else 0))
     work: dict[str, Any] = {"model": str(model), "threads": threads, "size": size, "batch_size": batch_size}
-    with tempfile.TemporaryDirectory(prefix="terrazzo-benchmark-") as name, ExitStack() as stack:
-        folder = Path(name)
+    with temporary_folder() as folder, ExitStack() as stack:
         with EngineProcess("PyTorch", threads, folder) as process:
             process.ask("check", model=work["model"], device=device, images=[str(path) for path in paths])
             facts = process.ask("facts", **work, logits=str(folder / REFERENCE))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from terrazzo.engines.children import end_with_parent
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.errors import TerrazzoError
 
@@ -157,6 +158,7 @@ def main() -> None:
     # What libraries print must not get among the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    end_with_parent()
     worker = Worker()
     with answers:
         for line in sys.stdin:

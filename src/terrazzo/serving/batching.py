@@ -1,7 +1,7 @@
 """Dynamic batching: a queue whose images of one network size are computed together.
 
-An image waits at most `wait` seconds for others. What is past its deadline, or whose client has gone, is dropped
-without being computed.
+An image waits at most `wait` seconds for others, and only while some are on their way. What is past its deadline, or
+whose client has gone, is dropped without being computed.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class BatchQueue(Generic[T, R]):
         streams: threads.
         most: jobs that are computed together.
         wait: seconds that a job waits for others of its kind.
+        others_come: whether there may be others soon; where there are none, a job is computed at once.
         watch: told how long each job of a batch waited, and how long the batch took, in seconds.
     """
 
@@ -61,9 +62,11 @@ class BatchQueue(Generic[T, R]):
         streams: int,
         most: int,
         wait: float,
+        others_come: Callable[[], bool] = lambda: True,
         watch: Callable[[Sequence[float], float], None] = lambda waited, took: None,
     ) -> None:
         self._compute, self._most, self._wait, self._watch = compute, most, wait, watch
+        self._others_come = others_come
         self._jobs: deque[Job[T, R]] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
@@ -96,38 +99,51 @@ class BatchQueue(Generic[T, R]):
             thread.join()
 
     def _work(self) -> None:
-        while batch := self._next():
-            begun = time.monotonic()
-            try:
-                results: Sequence[R] = self._compute([job.item for job in batch])
-            except Exception as error:
-                for job in batch:
-                    job.future.set_exception(error)
+        while self._answer(self._next()):
+            pass
+
+    def _answer(self, batch: list[Job[T, R]]) -> bool:
+        """Compute a batch; a method of its own, so that a thread without work holds no image of the last one."""
+        begun, failure = time.monotonic(), None
+        results: Sequence[R] = ()
+        try:
+            results = self._compute([job.item for job in batch]) if batch else ()
+        except Exception as error:
+            failure = error
+        if batch:
+            self._watch([begun - job.queued for job in batch], time.monotonic() - begun)  # before anybody is answered
+        for place, job in enumerate(batch):
+            if failure is not None:
+                job.future.set_exception(failure)
             else:
-                for job, result in zip(batch, results, strict=True):
-                    job.future.set_result(result)
-            self._watch([begun - job.queued for job in batch], time.monotonic() - begun)
+                job.future.set_result(results[place])
+        return bool(batch)
 
     def _next(self) -> list[Job[T, R]]:
         """Wait for the next batch; none once the queue is closed and empty."""
         with self._changed:
             while True:
                 self._drop()
-                if self._jobs:
-                    first = self._jobs[0]
-                    alike = [job for job in self._jobs if job.kind == first.kind][: self._most]
-                    left = first.queued + self._wait - time.monotonic()
-                    if len(alike) == self._most or left <= 0 or self._is_closed:
-                        batch = [job for job in alike if job.future.set_running_or_notify_cancel()]
-                        self._jobs = deque(job for job in self._jobs if job not in alike)
-                        if batch:
-                            return batch
-                    else:
-                        self._changed.wait(left)
-                elif self._is_closed:
+                seconds = self._seconds_to_wait()
+                if seconds is None or seconds > 0:
+                    self._changed.wait(seconds)
+                elif not self._jobs:
                     return []
-                else:
-                    self._changed.wait()
+                elif batch := [job for job in self._alike() if job.future.set_running_or_notify_cancel()]:
+                    self._jobs = deque(job for job in self._jobs if job not in batch)
+                    return batch
+
+    def _seconds_to_wait(self) -> float | None:
+        """Until the next batch is computed; None where there is nothing to compute."""
+        if not self._jobs:
+            return 0 if self._is_closed else None
+        if self._is_closed or len(self._alike()) == self._most or not self._others_come():
+            return 0
+        return self._jobs[0].queued + self._wait - time.monotonic()
+
+    def _alike(self) -> list[Job[T, R]]:
+        """The first job, and those that can be computed with it."""
+        return [job for job in self._jobs if job.kind == self._jobs[0].kind][: self._most]
 
     def _drop(self) -> None:
         now = time.monotonic()

@@ -56,12 +56,14 @@ class ServedModel:
         predictor: computes.
         version: counts the times that it was loaded, from 1.
         seconds: that loading and the first pass took.
+        decoding: images for it that are being decoded.
     """
 
     def __init__(
         self, name: str, predictor: Predictor, settings: ServeSettings, metrics: Metrics, version: int, seconds: float
     ) -> None:
         self.name, self.predictor, self.version, self.seconds = name, predictor, version, seconds
+        self.decoding = 0
 
         def computed(waited: Sequence[float], took: float) -> None:
             metrics.batch(name, waited, took)
@@ -71,6 +73,7 @@ class ServedModel:
             streams=predictor.streams,
             most=settings.batch_size,
             wait=settings.batch_wait if settings.batch_size > 1 else 0,
+            others_come=lambda: self.decoding > 0,
             watch=computed,
         )
 

@@ -153,7 +153,11 @@ class Segmenter:
             self.check_values(model, height * width, keep)
             with self.admission.place(height * width // PIXELS_OF_A_PLACE, held=1):
                 begun = time.monotonic()
-                image = await self._apart(ticket, self._decoders, lambda: reading.read(data))
+                model.decoding += 1
+                try:
+                    image = await self._apart(ticket, self._decoders, lambda: reading.read(data))
+                finally:
+                    model.decoding -= 1
                 self.metrics.stage(model.name, "decode", time.monotonic() - begun)
                 return await self.segment_array(ticket, model, image, keep)
         except TerrazzoError as error:

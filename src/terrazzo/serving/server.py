@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -50,15 +51,14 @@ def serve(
         TerrazzoError: a model cannot be loaded.
     """
     settings = settings or ServeSettings()
-    _log_to_stderr()
     metrics = Metrics(drift=settings.drift)
     house = Segmenter(Models(named_sources(models), options or LoadOptions(), settings, metrics), settings, metrics)
-    listening = _listening(settings)
-    if started is not None:
-        host, port = listening.getsockname()[:2]
-        started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
     errors: list[TerrazzoError] = []
-    make_server(house, errors.append).run([listening])
+    with _listening(settings) as listening, _log_on_stderr():
+        if started is not None:
+            host, port = listening.getsockname()[:2]
+            started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        make_server(house, errors.append).run([listening])
     if errors:
         raise errors[0]
 
@@ -110,12 +110,22 @@ def _listening(settings: ServeSettings) -> socket.socket:
     return listening
 
 
-def _log_to_stderr() -> None:
-    log = logging.getLogger("terrazzo.serving")
-    if not log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False
+@contextmanager
+def _log_on_stderr() -> Iterator[None]:
+    """Write the log to stderr while the server runs, unless its caller has told logging where to write it."""
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the answer says what is wrong with a form
+    log = logging.getLogger("terrazzo.serving")
+    if log.handlers:
+        yield
+        return
+    handler, level, propagate = logging.StreamHandler(sys.stderr), log.level, log.propagate
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate

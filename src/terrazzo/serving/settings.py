@@ -23,7 +23,7 @@ class ServeSettings:
         port: TCP port; 0 lets the system choose one.
         capacity: requests in the house at once: being read, waiting, computed or answered. One more gets 503.
         batch_size: the most images that are computed together.
-        batch_wait: seconds that an image waits for others to be computed with.
+        batch_wait: seconds that an image waits for others to be computed with, while some are being decoded.
         timeout: seconds that a request may take, from its first byte to its answer; a request may ask for less.
         max_body: bytes of a request's body, after decompression.
         max_pixels: pixels of an image.

@@ -61,6 +61,8 @@ def cross_validate(
     recipe: str | Path | Recipe | None = None,
     labels: str | None = None,
     weights: str | Path | None = None,
+    teacher: str | Path | None = None,
+    unlabelled: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     reset_head: bool = False,
     resume: bool = False,
@@ -100,8 +102,15 @@ def cross_validate(
         refuse_or_resume(place, resume and has_begun)
     if not resume:
         check_outputs([output / name for name in FILES], "train")
-    start = {"encoder": encoder, "labels": labels, "weights": weights, "model": model}
-    always = {"reset_head": reset_head, "check": check, "workers": workers, "device": device}
+    start: dict[str, Any] = {
+        "encoder": encoder,
+        "labels": labels,
+        "weights": weights,
+        "teacher": teacher,
+        "model": model,
+    }
+    always: dict[str, Any] = {"reset_head": reset_head, "check": check, "workers": workers, "device": device}
+    always["unlabelled"] = unlabelled
 
     def part(place: Path, rule: SplitRule, values: Mapping[str, Any], has_begun: bool) -> None:
         """Train one run, or the rest of it; nothing where it is finished."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 from terrazzo.engines.torch import find_device
 from terrazzo.errors import ConfigError
 from terrazzo.text import show
+from terrazzo.training.sharding import alone, is_sharded, shard
 
 __all__ = ["Ranks", "joined_ranks", "ranks_here", "restarted_by_torchrun"]
 
@@ -44,20 +45,34 @@ class Ranks:
         """Whether this process writes files and talks to the user."""
         return self.rank == 0
 
-    def wrap(self, model: nn.Module, sync_batchnorm: bool) -> nn.Module:
+    def share_weights(self, model: nn.Module) -> None:
+        """Give all ranks the weights of rank 0."""
+        if self.world_size > 1:
+            for tensor in [*model.parameters(), *model.buffers()]:
+                dist.broadcast(tensor.data, 0)
+
+    def wrap(self, model: nn.Module, sync_batchnorm: bool, sharded: bool = False) -> nn.Module:
         """Return the module to call in training: averaged gradients, and on GPUs shared BatchNorm statistics.
 
-        The model itself takes over the weights of rank 0.
-
         Args:
-            model: what to train, in place.
+            model: what to train, in place, with the same weights on all ranks.
             sync_batchnorm: share the statistics; on the CPU PyTorch cannot, and each rank keeps its own.
+            sharded: have each rank keep a share of the parameters and of what belongs to them.
         """
         if self.world_size == 1:
             return model
         if sync_batchnorm and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        if sharded:
+            return shard(model)
         return nn.parallel.DistributedDataParallel(model)
+
+    def apart(self, wrapped: nn.Module) -> AbstractContextManager[None]:
+        """Have gradients of this process stay its own for a while: they are averaged with the next ones."""
+        if isinstance(wrapped, nn.parallel.DistributedDataParallel):
+            without: AbstractContextManager[None] = wrapped.no_sync()
+            return without
+        return alone(wrapped) if is_sharded(wrapped) else nullcontext()
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum of a tensor over all ranks."""

@@ -35,7 +35,7 @@ def rehearse(trainer: Trainer) -> None:
     """Print every setting, draw the first batch, and time a few steps; the only file is the picture of the batch."""
     recipe, log = trainer.recipe, trainer.log
     log.say(recipe_text(recipe).rstrip())
-    batches = list(trainer.loader.batches(0, count=min(STEPS + 1, trainer.loader.batches_per_epoch)))
+    batches = list(trainer.batches(min(STEPS + 1, trainer.loader.batches_per_epoch)))
     if trainer.ranks.is_main:
         picture = batch_picture(batches[0], recipe.data.preprocess, trainer.labels)
         path = trainer.output / BATCH_FILE

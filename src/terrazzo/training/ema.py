@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import nn
 
+from terrazzo.training.sharding import local
+
 __all__ = ["WeightAverage"]
 
 
@@ -29,7 +31,9 @@ class WeightAverage:
         """Move the average towards the model."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        source, target = model.state_dict(), self.module.state_dict()
+        source, target = (
+            {key: local(value) for key, value in network.state_dict().items()} for network in (model, self.module)
+        )
         floating = [key for key, value in target.items() if value.is_floating_point()]
         torch._foreach_lerp_([target[key] for key in floating], [source[key] for key in floating], 1.0 - decay)
         for key, value in target.items():

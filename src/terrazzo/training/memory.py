@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from terrazzo.costs import LiveTensors
 from terrazzo.models import Segmenter
 from terrazzo.training.losses import CombinedLoss
+from terrazzo.training.losses.distillation import distillation
 
 __all__ = ["Memory", "StepMemory", "estimate_step_memory", "memory_of"]
 
@@ -63,6 +64,9 @@ def estimate_step_memory(
     bf16: bool,
     ranks: int = 1,
     recompute_blocks: bool = False,
+    teacher: Segmenter | None = None,
+    unlabelled: int = 0,
+    sharded: bool = False,
 ) -> StepMemory:
     """Run a step of a copy of the model whose tensors are fake.
 
@@ -76,24 +80,43 @@ def estimate_step_memory(
         bf16: whether the forward pass is under autocast.
         ranks: how many processes share their gradients.
         recompute_blocks: count as if the encoder's blocks were computed again in the backward pass.
+        teacher: a second network, whose logits are learnt from.
+        unlabelled: images without masks in the same step.
+        sharded: whether the processes share the parameters out, and what belongs to them.
     """
     weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
     trained = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     kept = weights * (1 + has_average) + trained * optimizer_states
-    gradients = (
-        trained if ranks == 1 else 2 * trained
-    )  # with several ranks, a second time in the buckets they travel in
-    peak = _peak_of_step(model, batch, crop, loss, bf16, recompute_blocks) + gradients - trained
+    if teacher is not None:
+        kept += sum(tensor.nbytes for tensor in [*teacher.parameters(), *teacher.buffers()])
+    # With several ranks, gradients are there a second time, in the buckets that they travel in.
+    gradients = trained if ranks == 1 else 2 * trained
+    if sharded:  # of one block they are whole for a moment, and one whole network is there to be validated
+        kept, gradients = kept // ranks + weights, trained // ranks
+    peak = _peak_of_step(model, batch, crop, loss, bf16, recompute_blocks, teacher, unlabelled) + gradients - trained
     return StepMemory(kept, gradients, max(peak, gradients), batch)
 
 
 def _peak_of_step(
-    model: Segmenter, batch: int, crop: tuple[int, int], loss: CombinedLoss, bf16: bool, recompute_blocks: bool
+    model: Segmenter,
+    batch: int,
+    crop: tuple[int, int],
+    loss: CombinedLoss,
+    bf16: bool,
+    recompute_blocks: bool,
+    teacher: Segmenter | None,
+    unlabelled: int,
 ) -> int:
     device = next(model.parameters()).device
     with FakeTensorMode(allow_non_fake_inputs=True) as without_content:
-        tensors = [*model.parameters(), *model.buffers()]
-        network = copy.deepcopy(model, {id(tensor): without_content.from_tensor(tensor) for tensor in tensors}).train()
+
+        def fake(network: Segmenter) -> Segmenter:
+            tensors = [*network.parameters(), *network.buffers()]
+            return copy.deepcopy(network, {id(tensor): without_content.from_tensor(tensor) for tensor in tensors})
+
+        network = fake(model).train()
+        # Without gradients by their parameters: some layers keep results by their place in memory, which is none here.
+        its_teacher = None if teacher is None else fake(teacher).eval().requires_grad_(False)
         for module in network.modules():
             if isinstance(module, nn.SyncBatchNorm):
                 # Which takes as much, and talks to no other process.
@@ -101,16 +124,27 @@ def _peak_of_step(
         if recompute_blocks:
             encoder: Any = network.encoder
             encoder.recompute_blocks()
-        with LiveTensors() as tensors_of_step, _FusedAttention():
-            images = torch.empty(batch, model.in_channels, *crop, device=device)
-            labels = torch.empty(batch, *crop, dtype=torch.int64, device=device)
+
+        def learn(images: Tensor, labels: Tensor, auxiliary: bool) -> None:
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                outputs = network(images, auxiliary=True)
+                outputs = network(images, auxiliary=True) if auxiliary else [network(images)]
             total = torch.zeros((), device=device)
             for logits in outputs:
                 total = total + loss.rehearse(logits, labels)
+            if its_teacher is not None:
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    theirs = its_teacher(images)
+                total = total + distillation(outputs[0], theirs[:, : outputs[0].shape[1]], 1.0)
             del outputs, logits
             total.backward()  # type: ignore[no-untyped-call]
+
+        with LiveTensors() as tensors_of_step, _FusedAttention():
+            images = torch.empty(batch, model.in_channels, *crop, device=device)
+            labels = torch.empty(batch, *crop, dtype=torch.int64, device=device)
+            if unlabelled:  # the average's look at the weak views is over by then, and takes less
+                _, strong = torch.empty(2, unlabelled, model.in_channels, *crop, device=device)
+                learn(strong, torch.empty(unlabelled, *crop, dtype=torch.int64, device=device), False)
+            learn(images, labels, True)
     peak: int = tensors_of_step.peak
     return peak
 

@@ -18,7 +18,7 @@ from terrazzo.training.memory import StepMemory, estimate_step_memory, memory_of
 from terrazzo.training.optim import optimizer_states
 from terrazzo.training.recipe import Recipe
 
-__all__ = ["MemoryPlan", "in_words", "memory_plan"]
+__all__ = ["ALONGSIDE", "MemoryPlan", "in_words", "memory_plan", "step_memory"]
 
 TOLERANCE = 0.25
 """A step may take this much less than estimated; a run that cannot fit even then is refused."""
@@ -44,7 +44,9 @@ class MemoryPlan:
     plenty: bool
 
 
-def memory_plan(model: Segmenter, recipe: Recipe, loss: CombinedLoss, ranks: Ranks) -> MemoryPlan:
+def memory_plan(
+    model: Segmenter, recipe: Recipe, loss: CombinedLoss, ranks: Ranks, teacher: Segmenter | None = None
+) -> MemoryPlan:
     """Compare what a step will take with what there is.
 
     Args:
@@ -52,13 +54,14 @@ def memory_plan(model: Segmenter, recipe: Recipe, loss: CombinedLoss, ranks: Ran
         recipe: how.
         loss: what is minimised.
         ranks: this process among those of the run.
+        teacher: what is distilled.
 
     Raises:
         TrainingError: a step cannot fit, not even if nothing else were in memory; or a BatchNorm sees a single value.
     """
     _refuse_immense(recipe, ranks)
     try:
-        estimate = _estimate(model, recipe, loss, ranks)
+        estimate = step_memory(model, recipe, loss, ranks, teacher)
     except ValueError as error:
         height, width = recipe.crop
         shares_statistics = recipe.run.sync_batchnorm and ranks.device.type == "cuda" and ranks.world_size > 1
@@ -83,15 +86,18 @@ def memory_plan(model: Segmenter, recipe: Recipe, loss: CombinedLoss, ranks: Ran
     line = f"memory    about {in_words(needed)} for training"
     if memory is None:
         return MemoryPlan([line], plenty=False)
-    # The weights, and the average if there is one, are in memory already.
+    # The weights, and the average and the teacher if there are any, are in memory already.
     there = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
-    free = memory.free + there * (1 if recipe.run.ema_decay is None else 2) * sharing
+    there *= 1 if recipe.run.ema_decay is None else 2
+    if teacher is not None:
+        there += sum(tensor.nbytes for tensor in [*teacher.parameters(), *teacher.buffers()])
+    free = memory.free + there * sharing
     line += f", {in_words(free)} free"
     if needed <= free:
         return MemoryPlan([line], plenty=needed * PLENTY <= free)
     less = None
     if not recipe.run.checkpointing and _can_recompute(model):
-        less = _estimate(model, recipe, loss, ranks, recompute_blocks=True)
+        less = step_memory(model, recipe, loss, ranks, teacher, recompute_blocks=True)
     way_out = _way_out(estimate, less, free // sharing - alongside, recipe)
     place = "this machine" if on_cpu else "the GPU"
     if needed * (1 - TOLERANCE) > memory.total:
@@ -123,12 +129,20 @@ def _unknown(error: Exception) -> MemoryPlan:
     return MemoryPlan([f"memory    not known beforehand ({reason})"], plenty=False)
 
 
-def _estimate(
-    model: Segmenter, recipe: Recipe, loss: CombinedLoss, ranks: Ranks, recompute_blocks: bool = False
+def step_memory(
+    model: Segmenter,
+    recipe: Recipe,
+    loss: CombinedLoss,
+    ranks: Ranks,
+    teacher: Segmenter | None = None,
+    *,
+    recompute_blocks: bool = False,
 ) -> StepMemory:
+    """Estimate what a recipe's step takes of each process, as `memory_plan` has it."""
+    images = recipe.run.batch_size // ranks.world_size // recipe.run.accumulate
     return estimate_step_memory(
         model,
-        recipe.run.batch_size // ranks.world_size // recipe.run.accumulate,
+        images,
         recipe.crop,
         loss=loss,
         optimizer_states=optimizer_states(recipe.optimizer),
@@ -136,6 +150,9 @@ def _estimate(
         bf16=uses_bf16(recipe.run.precision, ranks.device),
         ranks=ranks.world_size,
         recompute_blocks=recompute_blocks,
+        teacher=teacher,
+        unlabelled=0 if recipe.unlabelled is None else images * recipe.unlabelled.ratio,
+        sharded=recipe.run.fsdp and ranks.world_size > 1,
     )
 
 

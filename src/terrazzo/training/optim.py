@@ -11,6 +11,7 @@ from terrazzo.errors import ConfigError
 from terrazzo.models import Segmenter
 from terrazzo.models.decoders.mla import MLADecoder
 from terrazzo.training.sections import OptimizerSection
+from terrazzo.training.sharding import is_sharded
 
 __all__ = [
     "create_optimizer",
@@ -27,7 +28,8 @@ def create_optimizer(model: Segmenter, section: OptimizerSection) -> torch.optim
     """Return a recipe's optimiser over the model's parameter groups."""
     groups = parameter_groups(model, section.lr, section.weight_decay, section.decoder_lr_factor, section.layer_decay)
     if section.name == "sgd":
-        return torch.optim.SGD(groups, momentum=section.momentum, fused=True)
+        # PyTorch has no fused SGD for parameters that ranks share out.
+        return torch.optim.SGD(groups, momentum=section.momentum, fused=not is_sharded(model))
     return torch.optim.AdamW(groups, betas=(section.momentum, 0.999), fused=True)
 
 

@@ -15,10 +15,11 @@ from terrazzo.training.flat_recipe import PATHS
 from terrazzo.training.losses import LOSSES, SHORT_NAMES
 from terrazzo.training.losses.row import ClassWeightedLoss, Loss
 from terrazzo.training.rows import plain, refuse_unknown_row
+from terrazzo.training.sections import OPTIONAL
 
 __all__ = ["CLASS_WEIGHTS", "TABLES", "full_paths", "parse_class_weights", "parse_setting", "with_values"]
 
-SECTIONS = ("model", "data", "augment", "loss", "optimizer", "run")
+SECTIONS = ("model", "data", "augment", "loss", "optimizer", "run", *OPTIONAL)
 TABLES: Mapping[str, Mapping[str, type[Any]]] = {"augment": AUGMENTATIONS, "loss": LOSSES}
 """The sections that are lists, and the rows that they may have."""
 
@@ -81,6 +82,7 @@ def full_paths(changes: Mapping[str, Any], where: str = "the options") -> dict[s
 
 def _full_path(name: str, value: Any) -> str:
     is_whole_section = isinstance(value, (Mapping, list, tuple)) or (name == "loss" and isinstance(value, str))
+    is_whole_section = is_whole_section or (name in OPTIONAL and value is None)
     if name.partition(".")[0] in SECTIONS and ("." in name or is_whole_section):
         return name
     if name not in PATHS:
@@ -91,7 +93,8 @@ def _full_path(name: str, value: Any) -> str:
 def with_values(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recipe's plain values with some of them changed.
 
-    A row that `augment` lacks is put in at its usual place, with its own fields as they are by default.
+    A row that `augment` lacks is put in at its usual place, and a section that a recipe may lack at the end, with their
+    own fields as they are by default.
 
     Args:
         recipe: its sections.
@@ -109,6 +112,8 @@ def with_values(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
         _set_class_weights(values["loss"], changes.pop(CLASS_WEIGHTS))
     for path, value in changes.items():
         *places, field = path.split(".")
+        if places and places[0] in OPTIONAL and values.get(places[0]) is None:
+            values[places[0]] = {}
         inner: Any = values
         for depth, place in enumerate(places):
             section = places[0]

@@ -8,14 +8,16 @@ from pathlib import Path
 from terrazzo.errors import TrainingError
 from terrazzo.labels.matching import match_classes, side_by_side
 from terrazzo.labels.spec import LabelSpec
+from terrazzo.training.pretrain_recipe import PretrainRecipe
 from terrazzo.training.recipe import Recipe
 
 __all__ = ["Plan", "refuse_other_labels", "refuse_other_plan"]
 
-FREE = ("run.checkpointing",)
-"""Fields that may change: computing inner values again changes no result, and helps a run that ran out of memory."""
+FREE = ("run.checkpointing", "run.fsdp")
+"""Fields that may change: neither computing inner values again nor sharing parameters out changes what is learnt, and
+both help a run that ran out of memory."""
 
-LENGTH = ("run.epochs", "run.steps")
+LENGTH = ("run.epochs", "run.steps", "epochs")
 """Fields that may change to more steps: a run that has ended is extended by them."""
 
 
@@ -25,11 +27,12 @@ class Plan:
 
     Attributes:
         recipe: what is learnt and how.
-        labels: the classes, and what the masks store for them; None in checkpoints from before they were noted.
+        labels: the classes, and what the masks store for them; None in pretraining, and in checkpoints from before they
+            were noted.
         total_steps: steps of the whole run; None likewise.
     """
 
-    recipe: Recipe
+    recipe: Recipe | PretrainRecipe
     labels: LabelSpec | None
     total_steps: int | None
 
@@ -45,7 +48,7 @@ def refuse_other_plan(before: Plan, now: Plan, output: Path) -> None:
     Raises:
         TrainingError: they differ in what decides the result.
     """
-    changed = [path for path in now.recipe.differences(before.recipe) if path not in FREE]
+    changed = [path for path in _differences(now.recipe, before.recipe) if path not in FREE]
     is_longer = before.total_steps is not None and (now.total_steps or 0) > before.total_steps
     if set(changed) & set(LENGTH) and not set(changed) - set(LENGTH) and not is_longer:
         raise TrainingError(
@@ -67,6 +70,14 @@ def refuse_other_plan(before: Plan, now: Plan, output: Path) -> None:
         )
     if before.labels is not None and now.labels is not None:
         refuse_other_labels(before.labels, now.labels, output)
+
+
+def _differences(now: Recipe | PretrainRecipe, before: Recipe | PretrainRecipe) -> list[str]:
+    if isinstance(now, Recipe) and isinstance(before, Recipe):
+        return now.differences(before)
+    assert isinstance(now, PretrainRecipe)
+    assert isinstance(before, PretrainRecipe)
+    return now.differences(before)
 
 
 def refuse_other_labels(before: LabelSpec, now: LabelSpec, output: Path) -> None:

@@ -90,7 +90,11 @@ def fitting_workers(workers: int, recipe: Recipe, world_size: int, *, asked_for:
     batch = recipe.run.batch_size // world_size
 
     def needed(count: int) -> int:
-        return shared_bytes(count, batch, recipe.crop, recipe.data.preprocess.in_channels) * ranks_here()
+        channels = recipe.data.preprocess.in_channels
+        bytes_here = shared_bytes(count, batch, recipe.crop, channels)
+        if recipe.unlabelled is not None:  # photos without masks come in two views, from as many processes again
+            bytes_here += shared_bytes(count, batch * recipe.unlabelled.ratio, recipe.crop, 2 * channels)
+        return bytes_here * ranks_here()
 
     if free is None or needed(workers) <= free:
         return workers, []

@@ -29,7 +29,16 @@ from terrazzo.training.losses import LOSSES, Loss
 from terrazzo.training.losses.cross_entropy import CrossEntropy
 from terrazzo.training.overrides import TABLES, full_paths, with_values
 from terrazzo.training.rows import plain, read_fields, read_row, row_name
-from terrazzo.training.sections import SECTIONS, DataSection, ModelSection, OptimizerSection, RunSection
+from terrazzo.training.sections import (
+    OPTIONAL,
+    SECTIONS,
+    DataSection,
+    ModelSection,
+    OptimizerSection,
+    RunSection,
+    TeacherSection,
+    UnlabelledSection,
+)
 
 __all__ = ["Recipe", "automatic_recipe"]
 
@@ -45,9 +54,11 @@ class Recipe:
         loss: what is minimised: the weighted sum of these.
         optimizer: the optimiser and its schedule.
         run: how long, in what batches and numbers, and what is kept.
+        teacher: another model that is learnt from, or None.
+        unlabelled: how photos without masks are learnt from, or None.
 
     Raises:
-        ConfigError: there is not one crop, or nothing to minimise.
+        ConfigError: there is not one crop, nothing to minimise, or nothing that labels photos without masks.
     """
 
     model: ModelSection
@@ -56,6 +67,8 @@ class Recipe:
     loss: tuple[Loss, ...]
     optimizer: OptimizerSection
     run: RunSection
+    teacher: TeacherSection | None = None
+    unlabelled: UnlabelledSection | None = None
 
     def __post_init__(self) -> None:
         names = [row_name(AUGMENTATIONS, step) for step in self.augment]
@@ -68,6 +81,18 @@ class Recipe:
         if not any(row.weight for row in self.loss):
             raise ConfigError(
                 "loss has no row with a weight", fix="write `loss: [{name: cross_entropy}]`", code="recipe-loss"
+            )
+        if self.unlabelled is not None and self.unlabelled.weight and self.run.ema_decay is None:
+            raise ConfigError(
+                "unlabelled takes its pseudo-labels from the weight average, and run.ema_decay is null",
+                fix="set run.ema_decay=0.999, or unlabelled.weight=0 where a teacher labels them",
+                code="recipe-unlabelled",
+            )
+        if self.unlabelled is not None and not self.unlabelled.weight and self.teacher is None:
+            raise ConfigError(
+                "unlabelled.weight is 0 and there is no teacher: nothing labels the photos without masks",
+                fix="give unlabelled.weight, or a teacher",
+                code="recipe-unlabelled",
             )
 
     @property
@@ -103,7 +128,10 @@ class Recipe:
         if (self.model.spec is None) != (other.model.spec is None):
             for values in (mine, theirs):
                 values["model"] = {k: v for k, v in values["model"].items() if k not in ("spec", "encoder")}
-        for section in mine:
+        for section in {**mine, **theirs}:
+            if section not in mine or section not in theirs:
+                found.append(section)
+                continue
             pairs = [(section, mine[section], theirs[section])]
             if section in TABLES:
                 names = [[row["name"] for row in recipe[section]] for recipe in (mine, theirs)]
@@ -127,6 +155,7 @@ class Recipe:
             "loss": [{"name": row_name(LOSSES, row), **as_plain(row)} for row in self.loss],
             "optimizer": as_plain(self.optimizer),
             "run": as_plain(self.run),
+            **{name: as_plain(section) for name in OPTIONAL if (section := getattr(self, name)) is not None},
         }
 
     @classmethod
@@ -146,10 +175,14 @@ class Recipe:
         if flat := next((key for key in values if key not in names and key in PATHS), None):
             raise ConfigError(f"{where} has an unknown key {flat!r}", fix=f"write it in its section, as {PATHS[flat]}")
         refuse_unknown(values, names, where)
-        refuse_missing(values, names, where, fix="a recipe is complete: copy the section from another")
+        needed = [name for name in names if name not in OPTIONAL]
+        refuse_missing(values, needed, where, fix="a recipe is complete: copy the section from another")
         read: dict[str, Any] = {
             name: read_fields(kind, values[name], f"{where}: {name}") for name, kind in SECTIONS.items()
         }
+        for name, kind in OPTIONAL.items():
+            if values.get(name) is not None:
+                read[name] = read_fields(kind, values[name], f"{where}: {name}")
         for name, table in TABLES.items():
             rows = values[name]
             if not isinstance(rows, list | tuple):

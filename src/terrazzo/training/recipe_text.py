@@ -7,15 +7,16 @@ from typing import Any
 import yaml
 
 from terrazzo.training.overrides import TABLES
+from terrazzo.training.pretrain_recipe import PretrainRecipe
 from terrazzo.training.recipe import Recipe
 
 __all__ = ["recipe_text"]
 
 
-def recipe_text(recipe: Recipe) -> str:
+def recipe_text(recipe: Recipe | PretrainRecipe) -> str:
     """Write a recipe in full, with the fields in their order."""
     values = recipe.to_dict()
-    for section in TABLES:
+    for section in TABLES.keys() & values.keys():
         values[section] = [_Row(row) for row in values[section]]
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=120)
 

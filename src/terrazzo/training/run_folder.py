@@ -8,6 +8,7 @@ curves.png       loss, learning rate and mIoU over the epochs
 report/          scores of the best model: table, JSON, per-class chart, confusion matrix
 predictions.png  photos, labels, predictions and errors side by side
 batch.png        what a dry run draws: the first batch, as the network sees it
+find_lr.png      what a learning-rate range test draws: the loss over the rate
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from terrazzo.errors import OutputError, TrainingError
 from terrazzo.ownership import is_unchanged, set_aside, write_result
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.log import LOG_FILE
+from terrazzo.training.pretrain_recipe import PretrainRecipe
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.recipe_text import recipe_text
 from terrazzo.weights.files import CONFIG_FILE
@@ -34,6 +36,7 @@ __all__ = [
     "CHECKPOINT_FOLDER",
     "CURVES_FILE",
     "MODEL_FOLDER",
+    "RATES_FILE",
     "RECIPE_FILE",
     "REPORT_FOLDER",
     "SHEET_FILE",
@@ -45,7 +48,7 @@ __all__ = [
 
 MODEL_FOLDER, CHECKPOINT_FOLDER, REPORT_FOLDER = "model", "checkpoints", "report"
 RECIPE_FILE, CURVES_FILE, SHEET_FILE = "recipe.yaml", "curves.png", "predictions.png"
-BATCH_FILE = "batch.png"
+BATCH_FILE, RATES_FILE = "batch.png", "find_lr.png"
 
 EVENTS_FOLDER = "tensorboard"
 
@@ -137,13 +140,15 @@ def clear_leftovers(output: Path) -> None:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
-def write_recipe(output: Path, recipe: Recipe) -> None:
+def write_recipe(output: Path, recipe: Recipe | PretrainRecipe) -> None:
     """Write the recipe in full, with the fields in their order, so that it reads on its own.
 
     Raises:
         OutputError: the folder cannot be written to.
     """
     command = f"terrazzo train --recipe {RECIPE_FILE} --data FOLDER --output ANOTHER-RUN"
+    if isinstance(recipe, PretrainRecipe):
+        command = f"terrazzo pretrain FOLDER --recipe {RECIPE_FILE} --output ANOTHER-RUN"
     head = f"# Everything that decided the result of this run; to repeat it:\n#\n#   {command}\n"
     set_aside([output / RECIPE_FILE], "train")
     write_result(output / RECIPE_FILE, f"{head}{recipe_text(recipe)}".encode(), "train")

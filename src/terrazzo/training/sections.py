@@ -18,7 +18,16 @@ from terrazzo.models import ModelSpec
 from terrazzo.preprocess import Preprocess
 from terrazzo.training.rows import Checked
 
-__all__ = ["SECTIONS", "DataSection", "ModelSection", "OptimizerSection", "RunSection"]
+__all__ = [
+    "OPTIONAL",
+    "SECTIONS",
+    "DataSection",
+    "ModelSection",
+    "OptimizerSection",
+    "RunSection",
+    "TeacherSection",
+    "UnlabelledSection",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +116,14 @@ class OptimizerSection(Checked):
         warmup_steps: steps of the linear warm-up.
         warmup_ratio: factor on the rate at the first step.
         power: exponent of the poly decay.
-        min_lr: learning rate at the end of the decay.
+        min_lr: learning rate at the end of the decay, at most `lr`.
         clip_norm: largest gradient norm, or null.
         layer_decay: layer-wise learning-rate decay: factor on the rate from each encoder block to the one before it;
             the decoder keeps its own rate. 1 is off.
     """
 
     name: Literal["adamw", "sgd"]
-    lr: NotNegative
+    lr: Annotated[float, Within(above=0)]
     momentum: BelowOne
     weight_decay: NotNegative
     decoder_lr_factor: NotNegative
@@ -124,6 +133,10 @@ class OptimizerSection(Checked):
     min_lr: NotNegative
     clip_norm: Annotated[float | None, Within(above=0)]
     layer_decay: Annotated[float, Within(above=0, at_most=1)] = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("min_lr", self.min_lr <= self.lr, f"at most lr, which is {self.lr:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +160,8 @@ class RunSection(Checked):
         patience: validations without a better mIoU before the run stops early, or null.
         accumulate: gradient accumulation: parts that each step's photos are computed in, one after another. It takes
             less memory, and the step is the same, but that BatchNorm's statistics are those of each part.
+        fsdp: with several processes, have each keep a share of parameters, gradients and optimiser states (FSDP2), for
+            networks that are too large to be in each GPU's memory as a whole.
     """
 
     epochs: Count | None
@@ -162,12 +177,51 @@ class RunSection(Checked):
     validate_every: Annotated[int, Within(at_least=1)]
     patience: Annotated[int | None, Within(at_least=0)]
     accumulate: Count = 1
+    fsdp: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         is_one = (self.epochs is None) != (self.steps is None)
         self._require("steps", is_one, "given where epochs is null, and only there")
         find_protocol(self.protocol)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSection(Checked):
+    """Knowledge distillation from another model, whose classes are matched by name.
+
+    Attributes:
+        model: the teacher: a run, a model folder or a name, as everywhere.
+        weight: what the divergence from the teacher's probabilities counts beside the loss of the labels.
+        temperature: that logits of both are divided by; above 1 the less likely classes count more.
+        features: what the distance of the encoders' maps counts, of those that have one shape; 0 compares none.
+    """
+
+    model: str
+    weight: NotNegative = 1.0
+    temperature: Annotated[float, Within(at_least=0.1, at_most=100)] = 2.0
+    features: NotNegative = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("model", bool(self.model.strip()), "the name or the folder of a model")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlabelledSection(Checked):
+    """Consistency training on photos without masks, by pseudo-labels of the weight average.
+
+    Attributes:
+        weight: what the loss of the pseudo-labels counts beside that of the labels; with 0 only a teacher labels them.
+        threshold: a pixel has a pseudo-label where the average gives its class at least this probability.
+        ratio: photos without masks in a step, for each with a mask.
+        cutmix: probability that a rectangle of another photo, with its pseudo-labels, is put into a strong view.
+    """
+
+    weight: NotNegative = 1.0
+    threshold: Share = 0.95
+    ratio: Annotated[int, Within(at_least=1, at_most=64)] = 1
+    cutmix: Share = 0.5
 
 
 SECTIONS: Mapping[str, type[Any]] = {
@@ -177,3 +231,6 @@ SECTIONS: Mapping[str, type[Any]] = {
     "run": RunSection,
 }
 """The sections that are not lists."""
+
+OPTIONAL: Mapping[str, type[Any]] = {"teacher": TeacherSection, "unlabelled": UnlabelledSection}
+"""The sections that a recipe may lack, or have as null."""

@@ -28,7 +28,15 @@ from terrazzo.weights.load import StartingWeights, load_starting_weights
 from terrazzo.weights.model_card import licence_in_model_card
 from terrazzo.weights.origin import origin_of_run
 
-__all__ = ["Start", "preprocess_changes", "refuse_two_readings", "start_from", "start_network", "starting_weights"]
+__all__ = [
+    "Start",
+    "in_order",
+    "preprocess_changes",
+    "refuse_two_readings",
+    "start_from",
+    "start_network",
+    "starting_weights",
+]
 
 CLASSIFIER = re.compile(r"(decoder|auxiliary\.\d+)\.classifier\.")
 
@@ -163,9 +171,12 @@ def start_from(
     if differs:
         theirs = {key: value for key, value in theirs.items() if not CLASSIFIER.match(key)}
     elif matching is not None and matching.table is not None:
-        theirs = _in_order(theirs, matching.table)
+        theirs = in_order(theirs, matching.table)
     network.load_state_dict({**mine, **theirs})
     notes = [] if matching is None or matching.note is None else [matching.note]
+    if encoder_only:
+        rest = sum(key not in theirs for key in mine)
+        notes.append(f"start     all {len(theirs)} tensors of the encoder are taken; {rest} others start at random")
     if (before := initial.in_channels) != network.in_channels:
         notes.append(
             f"the weights are for images of {before} band(s): their first convolution was fitted to "
@@ -191,7 +202,7 @@ def _of_another_architecture(
     return CheckpointError(message, fix=fix, code="checkpoint-architecture")
 
 
-def _in_order(tensors: Mapping[str, Tensor], table: tuple[int, ...]) -> dict[str, Tensor]:
+def in_order(tensors: Mapping[str, Tensor], table: tuple[int, ...]) -> dict[str, Tensor]:
     """Put the rows of all classifiers into the order of a data set whose class k is the model's ``table[k]``."""
     rows = torch.tensor(table)
     return {key: value[rows] if CLASSIFIER.match(key) else value for key, value in tensors.items()}

@@ -24,8 +24,10 @@ from terrazzo.training.distributed import Ranks
 from terrazzo.training.ema import WeightAverage
 from terrazzo.training.log import RunLog
 from terrazzo.training.plan import Plan, refuse_other_plan
+from terrazzo.training.pretrain_recipe import PretrainRecipe
 from terrazzo.training.recipe import Recipe
 from terrazzo.training.rng import generator_states, set_generators
+from terrazzo.training.sharding import spread, spread_optimizer, whole_tree
 
 __all__ = ["TrainState"]
 
@@ -127,10 +129,10 @@ class TrainState:
             "best_mIoU": self.best_mIoU,
             "stale_validations": self.stale_validations,
             "bad_steps": self.bad_steps,
-            "model": self.model.state_dict(),
-            "average": None if average is None else average.module.state_dict(),
+            "model": whole_tree(self.model.state_dict()),
+            "average": None if average is None else whole_tree(average.module.state_dict()),
             "average_updates": 0 if average is None else average.updates,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": whole_tree(self.optimizer.state_dict()),
             "rng": self.ranks.gather(mine),
             "log": list(self.log.rows),
             "losses": list(self.log.losses),
@@ -148,14 +150,14 @@ class TrainState:
         """
         where = f"the checkpoint in {self.log.output}"
         state = _checked(_of_this_format(state, self.ranks.device), where)
-        before = _plan(state, where)
+        before = _plan(state, where, type(self.plan.recipe))
         refuse_other_plan(before, self.plan, self.log.output)
         try:
-            self.model.load_state_dict(state["model"])
+            self.model.load_state_dict(spread(self.model, state["model"]))
             if self.average is not None:
-                self.average.module.load_state_dict(state["average"])
+                self.average.module.load_state_dict(spread(self.average.module, state["average"]))
                 self.average.updates = state["average_updates"]
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(spread_optimizer(self.optimizer, state["optimizer"]))
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _not_ours(f"{where} does not fit the network: {said_by(error, 200)}") from error
         if self.ranks.rank < len(state["rng"]):  # a rank that was not there before keeps its fresh generators
@@ -221,10 +223,10 @@ def _checked(state: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     return state
 
 
-def _plan(state: Mapping[str, Any], where: str) -> Plan:
+def _plan(state: Mapping[str, Any], where: str, kind: type[Recipe] | type[PretrainRecipe]) -> Plan:
     """Return what the run of a state was started with."""
     try:
-        recipe = Recipe.from_dict(state["recipe"], f"the recipe in {where}")
+        recipe = kind.from_dict(state["recipe"], f"the recipe in {where}")
         labels = None if state["labels"] is None else LabelSpec.from_dict(state["labels"])
     except TerrazzoError as error:
         raise _not_ours(f"{where}: {error.message}") from error

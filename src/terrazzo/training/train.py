@@ -10,6 +10,7 @@ from typing import Any
 
 from terrazzo.arguments import checked
 from terrazzo.data import DataRules, open_dataset
+from terrazzo.data.photos import open_photos
 from terrazzo.engines.memory import keep_freed_memory
 from terrazzo.errors import ConfigError, ImageError
 from terrazzo.evaluation.report import Report
@@ -20,11 +21,13 @@ from terrazzo.models import ModelSpec
 from terrazzo.text import printable
 from terrazzo.training.artifacts import write_artifacts
 from terrazzo.training.bands import band_rule, bands_to_choose, measured, read_by
+from terrazzo.training.batch_size import AUTO, with_fitting_batch
 from terrazzo.training.checkpoint import has_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
 from terrazzo.training.decoded import decoded_where_they_fit
 from terrazzo.training.distributed import joined_ranks, restarted_by_torchrun
 from terrazzo.training.dry_run import rehearse
+from terrazzo.training.find_lr import find_learning_rate
 from terrazzo.training.memory_plan import memory_plan
 from terrazzo.training.overrides import full_paths
 from terrazzo.training.preflight import disk_lines, fitting_workers, refuse_unreadable, usual_workers
@@ -39,7 +42,9 @@ from terrazzo.training.run_folder import (
     refuse_or_resume,
     write_recipe,
 )
+from terrazzo.training.sections import UnlabelledSection
 from terrazzo.training.start import preprocess_changes, refuse_two_readings, starting_weights
+from terrazzo.training.teacher import load_teacher
 from terrazzo.training.trainer import Trainer
 from terrazzo.weights.backbones import brings_weights, normalisation_for, split_name
 from terrazzo.weights.load import StartingWeights
@@ -81,11 +86,14 @@ def train(
     recipe: str | Path | Recipe | None = None,
     labels: str | None = None,
     weights: str | Path | None = None,
+    teacher: str | Path | None = None,
+    unlabelled: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     reset_head: bool = False,
     resume: bool = False,
     check: bool = False,
     dry_run: bool = False,
+    find_lr: bool = False,
     workers: int | None = None,
     device: str | None = None,
 ) -> Run | None:
@@ -104,19 +112,26 @@ def train(
         weights: what to start from: a model of the same architecture, as `terrazzo.load` takes it, or an encoder alone,
             such as the ImageNet files that the papers start from; ``random`` where the recipe has weights and you have
             not.
+        teacher: a model of the same classes, as `terrazzo.load` takes it, whose logits are learnt from too (knowledge
+            distillation); the recipe's `teacher` says how.
+        unlabelled: a folder of photos without masks, which are learnt from too, by pseudo-labels of the weight average;
+            the recipe's `unlabelled` says how. Photos of the training and validation splits in it are left out.
         overrides: recipe fields that take other values, by their paths, such as ``{"run.epochs": 20, "augment.flip.p":
-            0}``; for the fields of old flat recipes the old name is enough, as in ``{"epochs": 20}``.
+            0}``; for the fields of old flat recipes the old name is enough, as in ``{"epochs": 20}``. ``auto`` as the
+            batch size is the largest power of two that fits into the free memory.
         reset_head: where the classes of `weights` are not the data set's, let its classifier start at random.
         resume: go on from the newest checkpoint in `output`; the result is the same as without the break. With more
             epochs or steps than were planned, the run is extended.
         check: decode every photo and mask before the first step; else only the photos' headers and the masks are read.
         dry_run: train nothing: say what the run would do, with every setting, time a few steps, and draw the first
             batch as a picture into `output`.
+        find_lr: train nothing: try 100 steps with a growing learning rate, draw the loss over it into `output`, and say
+            which rate to use.
         workers: loader processes; by default one for each core but one, at most 8, and no more than fit into /dev/shm.
         device: ``cpu`` or ``cuda``; by default a GPU where there is one.
 
     Returns:
-        The finished run; None on the ranks that write no files, and after a dry run.
+        The finished run; None on the ranks that write no files, and after a dry run or a range test.
 
     Raises:
         ConfigError: an argument has another type, or the recipe or an override is not usable.
@@ -131,7 +146,7 @@ def train(
     refuse_or_resume(output, resume)
     if resume and recipe is None and (output / RECIPE_FILE).exists():
         recipe = output / RECIPE_FILE
-    given = {"model.encoder": encoder, "data.labels": labels, "model.weights": weights}
+    given = {"model.encoder": encoder, "data.labels": labels, "model.weights": weights, "teacher.model": teacher}
     changes = full_paths({path: value for path, value in given.items() if value is not None} | dict(overrides or {}))
     if changes.get("model.weights") == RANDOM:
         changes["model.weights"] = None
@@ -139,7 +154,11 @@ def train(
         if changes.get(length) is not None:
             changes.setdefault(other, None)  # whichever of the two the recipe has
     changes = with_training_at(changes)
+    fits = changes.get("run.batch_size") == AUTO
+    if fits:
+        del changes["run.batch_size"]
     chosen, initial = _recipe(recipe, model, data, changes)
+    chosen = with_photos_without_masks(chosen, unlabelled)
     train_split, val_split = open_splits(chosen.data, data)
     pixels_NK, _ = labelled_pixels(train_split, learns=True), labelled_pixels(val_split)
     rule = band_rule(chosen.data, train_split)
@@ -152,6 +171,13 @@ def train(
     (train_split, val_split), kept = decoded_where_they_fit((train_split, val_split))
     if check and not kept:
         refuse_unreadable((train_split, val_split), decode=True)
+    photos, left_out = None, list[str]()
+    if unlabelled is not None:
+        photos, left_out = open_photos(
+            Path(unlabelled), train_split.labels, train_split.reading, (train_split, val_split)
+        )
+        refuse_unreadable((photos,), decode=check)
+    taught_by = None if chosen.teacher is None else load_teacher(chosen.teacher)
     if initial is None and not resume:
         initial = starting_weights(chosen.model.weights)
     if initial is not None:
@@ -160,19 +186,28 @@ def train(
     with joined_ranks(device) as ranks, locked(output) if ranks.is_main else nullcontext():
         if ranks.is_main:
             clear_leftovers(output)
+        if fits and not resume:
+            chosen, line = with_fitting_batch(chosen, train_split, pixels_NK, ranks, taught_by, recipe is None)
+            left_out.append(line)
         asked_for = workers is not None
         count, lines = fitting_workers(
             workers if workers is not None else usual_workers(), chosen, ranks.world_size, asked_for=asked_for
         )
-        trainer = Trainer(chosen, train_split, val_split, pixels_NK, output, ranks, count, start, reset_head)
+        trainer = Trainer(
+            chosen, train_split, val_split, pixels_NK, output, ranks, count, start, reset_head, photos, taught_by
+        )
         trainer.log.say(_plan(trainer, data, start))
-        plan = memory_plan(trainer.model, chosen, trainer.loss, ranks)
-        for line in [*lines, *plan.lines, *disk_lines(trainer.model, chosen, output), *kept]:
+        network = None if trainer.teacher is None else trainer.teacher.network
+        plan = memory_plan(trainer.unsharded, chosen, trainer.loss, ranks, network)
+        for line in [*left_out, *lines, *plan.lines, *disk_lines(trainer.unsharded, chosen, output), *kept]:
             trainer.log.say(line)
         if plan.plenty:
             keep_freed_memory()  # which makes steps shorter, and the process larger
         if dry_run:
             rehearse(trainer)
+            return None
+        if find_lr:
+            find_learning_rate(trainer)
             return None
         if resume:
             trainer.resume()
@@ -253,6 +288,23 @@ def recipe_for(data: Path, model: str | ModelSpec, changes: Mapping[str, Any]) -
     return recipe, initial
 
 
+def with_photos_without_masks(recipe: Recipe, folder: str | Path | None) -> Recipe:
+    """Give a recipe the section for photos without masks where a folder of them is named, and refuse it without one.
+
+    Raises:
+        ConfigError: the recipe has the section, and no folder is named (code "recipe-unlabelled").
+    """
+    if folder is not None and recipe.unlabelled is None:
+        return replace(recipe, unlabelled=UnlabelledSection())
+    if folder is None and recipe.unlabelled is not None:
+        raise ConfigError(
+            "this recipe learns from photos without masks too, and no folder of them is named",
+            fix="add --unlabelled FOLDER, or --set unlabelled=null to do without them",
+            code="recipe-unlabelled",
+        )
+    return recipe
+
+
 def with_training_at(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Have training see photos at the size that validation and prediction will, where that is changed.
 
@@ -284,19 +336,32 @@ def _plan(trainer: Trainer, data: Path, initial: StartingWeights | None) -> str:
     shared = f" on each of {ranks.world_size} processes" if ranks.world_size > 1 else ""
     if shared and recipe.run.sync_batchnorm and ranks.device.type == "cpu":
         shared += ", each with BatchNorm statistics of its own"
+    schedule += f", {trainer.total_steps} in all; learning rate {recipe.optimizer.lr:g}"
+    if recipe.optimizer.warmup_steps >= trainer.total_steps:
+        schedule += f", which is never reached: warm-up takes {_counted(recipe.optimizer.warmup_steps, 'step')}"
     lines = {
         "model": f"{recipe.network}, {parameters:,} parameters, {start}",
         "data": f"{data}, taken for {loader.dataset.layout}: {trainer.labels.num_classes} classes, "
         f"{_counted(len(loader.dataset), 'photo')} to learn from, {len(trainer.val)} to validate on",
         **({} if initial is None or initial.preprocess is None else {"photos": _seen(recipe, initial)}),
         **({} if bands is None else {"bands": _in_words(bands)}),
+        **_without_masks(trainer),
         "batch": f"{_counted(recipe.run.batch_size, 'window')} of {width} x {height}",
-        "schedule": f"{schedule}, {trainer.total_steps} in all; learning rate {recipe.optimizer.lr:g}",
+        "schedule": schedule,
         "machine": f"{machine_name(ranks.device)}, {'bf16' if trainer.bf16 else 'fp32'}, "
         f"{_counted(loader.workers, 'loader process')}{shared}",
         "output": str(trainer.output),
     }
     return "\n".join(f"{name:<9} {printable(text)}" for name, text in lines.items())
+
+
+def _without_masks(trainer: Trainer) -> dict[str, str]:
+    section = trainer.recipe.unlabelled
+    if trainer.unlabelled is None or section is None:
+        return {}
+    how = f"pseudo-labels from {section.threshold:g} on" if section.weight else "labelled by the teacher alone"
+    photos = _counted(len(trainer.unlabelled.dataset), "photo")
+    return {"no masks": f"{photos}, {section.ratio} a step for each with a mask; {how}"}
 
 
 def _seen(recipe: Recipe, initial: StartingWeights) -> str:

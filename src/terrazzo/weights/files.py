@@ -197,6 +197,12 @@ def _read_config(path: Path) -> dict[str, Any]:
     needed = {"format_version", "architecture", "labels", "preprocess", "sha256", "record"}
     needed |= {"model"} if version == FORMAT_VERSION else set()
     kinds = {"architecture": str, "labels": dict, "preprocess": dict, "record": dict}
+    if "encoder_of" in config:
+        raise CheckpointError(
+            f"{path.parent} is an encoder alone, which cannot segment anything",
+            fix=f"train a model that starts from it: terrazzo train --weights {path.parent}",
+            code="checkpoint-encoder",
+        )
     if needed - config.keys() or not all(isinstance(config[key], kind) for key, kind in kinds.items()):
         raise CheckpointError(
             f"{path} is not the configuration of a Terrazzo model", fix="give a folder written by terrazzo"

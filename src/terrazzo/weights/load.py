@@ -21,6 +21,7 @@ from terrazzo.text import nearest, show, shown_path
 from terrazzo.weights.adapters import ADAPTER_CONFIG, MERGE_THERE, is_adapter, merge_adapter, read_adapter
 from terrazzo.weights.bands import fitted_bands
 from terrazzo.weights.catalog import bundled_folder, bundled_names, known_licence, published
+from terrazzo.weights.encoder_files import find_encoder, load_encoder
 from terrazzo.weights.exported import exported_format
 from terrazzo.weights.files import CONFIG_FILE, TrainedModel, load_folder
 from terrazzo.weights.foreign_files import nothing_in
@@ -126,10 +127,13 @@ def load_starting_weights(model: str | Path) -> StartingWeights:
     """Load the weights that a training run starts from: a whole model as `load` takes it, or an encoder alone.
 
     Encoders are the ImageNet files that the papers start from: MiT for SegFormer; ViT, DeiT and DINOv2 for SETR; PVT.
+    Those that `pretrain` wrote are read too.
 
     Raises:
         CheckpointError: as `load`.
     """
+    if (folder := find_encoder(Path(model))) is not None:
+        return _pretrained(folder, str(model))
     opened = _open(model)
     if isinstance(opened, Foreign) and opened.found.num_classes is None:
         return _encoder(opened)
@@ -160,6 +164,19 @@ def _encoder(foreign: Foreign) -> StartingWeights:
         record["licence"],
         preprocess=normalised,
         origin=origin_of_run(foreign.name, record, foreign.sha256),
+        in_channels=found.spec.in_channels,
+    )
+
+
+def _pretrained(folder: Path, name: str) -> StartingWeights:
+    found = load_encoder(folder)
+    return StartingWeights(
+        f"a pretrained {found.spec.encoder.name}",
+        found.spec.title,
+        found.tensors,
+        licence_of(found.record) or "that of your own run",
+        preprocess=found.preprocess,
+        origin=origin_of_run(name, found.record, found.sha256),
         in_channels=found.spec.in_channels,
     )
 

@@ -13,7 +13,8 @@ from terrazzo.errors import CheckpointError, LabelError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.labels.validation import MAX_STORED, Target
 from terrazzo.preprocess import Preprocess
-from terrazzo.text import shown_path
+from terrazzo.text import printable, shown_path
+from terrazzo.weights.noted_classes import CLASS_NAMES, choose_names
 
 __all__ = [
     "ONE_LABEL",
@@ -122,6 +123,7 @@ def labels_from_meta(
     """
     noted = meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), Mapping) else meta
     names = noted.get("CLASSES", noted.get("classes"))
+    names = None if isinstance(names, int) else names  # their number alone
     palette = noted.get("PALETTE", noted.get("palette"))
     reduced, label_map = noted.get("reduce_zero_label"), noted.get("label_map")
     config = meta.get("config", meta.get("cfg"))  # the program text of the run; version 0 says it there alone
@@ -129,11 +131,16 @@ def labels_from_meta(
         reduced = True
     says_stored = isinstance(reduced, bool) or isinstance(label_map, Mapping)
     stored = stored_values(num_classes, where, reduced=bool(reduced), label_map=label_map)
+    source = "the file's own"
+    for count in {1 if one_label else num_classes, num_classes}:
+        if names is None:
+            names, way = choose_names(meta.get(CLASS_NAMES), count)
+            source = source if names is None else f"{source}, {printable(way)}"
     if one_label and (names is None or (isinstance(names, (list, Mapping)) and len(names) == 1)):
         names = with_background(names)
     if names is not None:
         spec = labels_from_names(names, num_classes, where, palette, stored=stored, says_stored=says_stored)
-        return spec, "the file's own"
+        return spec, source
     if num_classes in PAPERS_DATA:
         name = PAPERS_DATA[num_classes]
         return LabelSpec.bundled(name), f"{GUESSED} {name}, for there are {num_classes} and the file names none"

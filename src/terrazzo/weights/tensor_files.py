@@ -26,6 +26,7 @@ from terrazzo.regular_files import named_in_text, open_regular
 from terrazzo.text import list_names, printable, said_by
 from terrazzo.weights.foreign_files import refuse_foreign_file
 from terrazzo.weights.metadata import read_json
+from terrazzo.weights.noted_classes import CLASS_NAMES, noted_classes, noted_in_text
 from terrazzo.weights.pickled_values import plain
 from terrazzo.weights.torch_files import StoredTensor, damaged, open_torch_file
 from terrazzo.weights.weight_sets import choose_set, find_sets, sets_in_names
@@ -138,7 +139,7 @@ def _read_safetensors(path: Path, part: str) -> TensorFile:
             header = file.read(int.from_bytes(start, "little"))
             digest.update(start + header)
             entries = parse_json(header, str(path), error=CheckpointError, code="checkpoint-damaged")
-            entries.pop("__metadata__", None)
+            noted = noted_in_text(entries.pop("__metadata__", None))
             chosen = choose_set(sets_in_names(entries), part, path)
             for key, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
                 if entry["dtype"] not in DTYPES:
@@ -151,7 +152,7 @@ def _read_safetensors(path: Path, part: str) -> TensorFile:
                 tensors[key] = tensor
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:  # torch's, for [0, 2**63]
         raise damaged(path, f"not a valid safetensors file: {said_by(error, 200)}") from error
-    return TensorFile({key: tensors[key] for key in chosen.tensors}, {}, digest.hexdigest())
+    return TensorFile({key: tensors[key] for key in chosen.tensors}, {CLASS_NAMES: noted}, digest.hexdigest())
 
 
 def _read_torch(path: Path, size: int, part: str) -> TensorFile:
@@ -173,6 +174,7 @@ def _read_torch(path: Path, size: int, part: str) -> TensorFile:
         meta: dict[str, Any] = {}
         for noted in chosen.meta:
             meta |= plain(noted)
+        meta[CLASS_NAMES] = noted_classes(file.content)
         return TensorFile({key: file.tensor(stored) for key, stored in chosen.tensors.items()}, meta)
 
 

@@ -11,8 +11,9 @@ from terrazzo.data.sources.animation import is_animated
 from terrazzo.data.sources.video import VIDEO_SUFFIXES, opened_video, video_format
 from terrazzo.errors import ImageError
 from terrazzo.imaging.find_images import IMAGE_SUFFIXES, files_in
+from terrazzo.marks import MARK
 from terrazzo.notes import note
-from terrazzo.ownership import MARK, leave_out_results
+from terrazzo.ownership import leave_out_results
 from terrazzo.text import shown_path
 
 __all__ = ["find_videos", "is_video"]

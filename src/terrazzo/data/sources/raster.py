@@ -6,7 +6,6 @@ fully transparent, not finite, or outside of the outline that was chosen. They a
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.data.sources.mosaic import is_vrt, refuse_remote
 from terrazzo.data.sources.region import PixelWindow, Region
 from terrazzo.data.sources.source import Image
 from terrazzo.errors import ImageError, MissingExtraError, TerrazzoError
@@ -26,13 +26,20 @@ from terrazzo.imaging.bands import Bands, check_chosen, refuse_unclear
 from terrazzo.imaging.read import ReadOptions
 from terrazzo.imaging.values import remark_on_range, scaled
 from terrazzo.notes import note
-from terrazzo.text import printable, show, shown_path
+from terrazzo.text import printable, shown_path
 from terrazzo.tiff_tags import first_directory
 
-__all__ = ["CACHE_MB", "Raster", "crs_name", "gdal_failures", "has_rasterio", "is_raster", "is_vrt", "rasterio_env"]
+__all__ = ["CACHE_MB", "Raster", "crs_name", "gdal_failures", "has_rasterio", "is_raster", "rasterio_env"]
 
 GEOREFERENCE = {33550, 33922, 34264, 34735}  # pixel scale, tie points, matrix, keys of the reference system
-REMOTE = re.compile(rb"<Source[^>]*>\s*((?:/vsi(?!zip|gzip|tar|mem|subfile|sparse)|(?:https?|ftp):|&lt;)[^<]*)", re.I)
+OFFLINE = {
+    "CPL_VSIL_CURL_ALLOWED_FILENAME": "nothing is downloaded unasked",
+    "GDAL_HTTP_PROXY": "http://127.0.0.1:1",  # which nobody answers
+    "GDAL_HTTPS_PROXY": "http://127.0.0.1:1",
+    "GDAL_VRT_ENABLE_PYTHON": "NO",
+}
+"""GDAL's settings by which no file makes it ask a server, behind what `refuse_remote` knows of, or run a program."""
+
 CACHE_MB = 64  # of GDAL, which by default takes a twentieth of the machine's memory
 WHITE = (255, 255, 255)
 
@@ -44,17 +51,6 @@ def is_raster(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
             return not GEOREFERENCE.isdisjoint(first_directory(file))
-    except (OSError, ValueError):
-        return False
-
-
-def is_vrt(path: Path) -> bool:
-    """Whether a file is a mosaic in GDAL's format VRT."""
-    try:
-        if not path.is_file():  # opening a pipe would wait
-            return False
-        with open(path, "rb") as file:
-            return file.read(200).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<VRTDataset")
     except (OSError, ValueError):
         return False
 
@@ -74,19 +70,7 @@ def rasterio_env() -> Any:
         import rasterio
     except ImportError as error:
         raise MissingExtraError("rasterio", "geo") from error
-    return rasterio.Env(GDAL_CACHEMAX=CACHE_MB, CPL_VSIL_CURL_ALLOWED_FILENAME="nothing is downloaded unasked")
-
-
-def _refuse_remote(path: Path) -> None:
-    """Refuse a mosaic that names files on the web, which GDAL would fetch."""
-    remote = REMOTE.search(path.read_bytes())
-    if remote is not None:
-        raise ImageError(
-            f"{shown_path(path)}: it names {show(remote[1].decode(errors='replace'))}, and nothing is downloaded "
-            "unasked",
-            fix="download its files, and make the mosaic of these",
-            code="image-address",
-        )
+    return rasterio.Env(GDAL_CACHEMAX=CACHE_MB, **OFFLINE)
 
 
 def crs_name(crs: Any) -> str | None:
@@ -142,8 +126,7 @@ class Raster:
             import rasterio
 
             try:
-                if is_vrt(self.path):
-                    _refuse_remote(self.path)
+                refuse_remote(self.path)
                 with gdal_failures(), warnings.catch_warnings():  # of rasters without a place in the world
                     warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
                     self.dataset: Any = rasterio.open(self.path, driver="VRT" if is_vrt(self.path) else "GTiff")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -42,30 +43,39 @@ class DecoderRow:
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
-DECODERS: dict[str, DecoderRow] = {
+ON_LAST_MAP = {
     "fcn": DecoderRow(FCNDecoder, "last", "FCN head on the last map"),
-    "fcn_dilated": DecoderRow(FCNDecoder, "dilated", "FCN head on the last map of a ResNet at output stride 8"),
-    "fcn_16s": DecoderRow(FCNSkipsDecoder, "levels", "FCN-16s: scores of the last two maps", {"skips": 1}),
-    "fcn_8s": DecoderRow(FCNSkipsDecoder, "levels", "FCN-8s: scores of the last three maps", {"skips": 2}),
     "fcn_attention": DecoderRow(FCNAttentionDecoder, "last", "FCN head with DANet's position attention"),
-    "fcn_attention_dilated": DecoderRow(FCNAttentionDecoder, "dilated", "the same on a ResNet at output stride 8"),
     "psp": DecoderRow(PSPDecoder, "last", "PSPNet's pyramid pooling on the last map"),
-    "psp_dilated": DecoderRow(PSPDecoder, "dilated", "the same on a ResNet at output stride 8"),
     "aspp": DecoderRow(ASPPDecoder, "last", "DeepLabV3's atrous spatial pyramid pooling on the last map"),
-    "aspp_dilated": DecoderRow(ASPPDecoder, "dilated", "the same on a ResNet at output stride 8"),
-    "upernet": DecoderRow(UPerNetDecoder, "levels", "UPerNet: pyramid pooling and a fused feature pyramid"),
-    "fpn": DecoderRow(FPNDecoder, "levels", "feature pyramid with Panoptic FPN's semantic branch"),
-    "all_mlp": DecoderRow(AllMLPDecoder, "levels", "SegFormer's all-MLP decoder"),
-    "conv_mlp": DecoderRow(ConvMLPDecoder, "levels", "the decoder of mmsegmentation's SegFormer"),
-    "setr_naive": DecoderRow(NaiveDecoder, "last", "SETR's Naive decoder"),
-    "setr_pup": DecoderRow(PUPDecoder, "last", "SETR's progressive upsampling"),
-    "setr_mla": DecoderRow(MLADecoder, "one_size", "SETR's multi-level aggregation, on maps of one size"),
 }
+"""Those that also exist as ``NAME_dilated``, on the last map of a ResNet at output stride 8."""
 
-AUXILIARY_HEADS: dict[str, Callable[..., nn.Module]] = {
-    "setr_naive": NaiveDecoder,
-    "setr_pup": PUPDecoder,
-    "setr_mla": MLAAuxiliaryHead,
-    "fcn": FCNDecoder,
-}
+DECODERS: Mapping[str, DecoderRow] = MappingProxyType(
+    {
+        **ON_LAST_MAP,
+        **{
+            f"{name}_dilated": replace(row, maps="dilated", about=f"{name} on a ResNet at output stride 8")
+            for name, row in ON_LAST_MAP.items()
+        },
+        "fcn_16s": DecoderRow(FCNSkipsDecoder, "levels", "FCN-16s: scores of the last two maps", {"skips": 1}),
+        "fcn_8s": DecoderRow(FCNSkipsDecoder, "levels", "FCN-8s: scores of the last three maps", {"skips": 2}),
+        "upernet": DecoderRow(UPerNetDecoder, "levels", "UPerNet: pyramid pooling and a fused feature pyramid"),
+        "fpn": DecoderRow(FPNDecoder, "levels", "feature pyramid with Panoptic FPN's semantic branch"),
+        "all_mlp": DecoderRow(AllMLPDecoder, "levels", "SegFormer's all-MLP decoder"),
+        "conv_mlp": DecoderRow(ConvMLPDecoder, "levels", "the decoder of mmsegmentation's SegFormer"),
+        "setr_naive": DecoderRow(NaiveDecoder, "last", "SETR's Naive decoder"),
+        "setr_pup": DecoderRow(PUPDecoder, "last", "SETR's progressive upsampling"),
+        "setr_mla": DecoderRow(MLADecoder, "one_size", "SETR's multi-level aggregation, on maps of one size"),
+    }
+)
+
+AUXILIARY_HEADS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
+    {
+        "setr_naive": NaiveDecoder,
+        "setr_pup": PUPDecoder,
+        "setr_mla": MLAAuxiliaryHead,
+        "fcn": FCNDecoder,
+    }
+)
 """Heads for auxiliary losses. Those under an `AggregatingDecoder` get the maps that it makes of the encoder's."""

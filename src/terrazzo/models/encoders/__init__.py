@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -35,15 +36,17 @@ class EncoderRow:
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-ENCODERS: dict[str, EncoderRow] = {
-    "mit": EncoderRow(MixTransformer, "Mix Transformer, SegFormer's pyramid", mit.SIZES),
-    "vit": EncoderRow(VisionTransformer, "Vision Transformer, SETR's plain encoder", vit.SIZES),
-    "pvt": EncoderRow(PyramidVisionTransformer, "Pyramid Vision Transformer, its first version", pvt.SIZES),
-    "hybrid": EncoderRow(HybridEncoder, "SETR's hybrid: a ResNet in front of a Vision Transformer", hybrid.SIZES),
-    "backbone": EncoderRow(create_backbone, "a backbone of Hugging Face transformers, by its configuration"),
-}
+ENCODERS: Mapping[str, EncoderRow] = MappingProxyType(
+    {
+        "mit": EncoderRow(MixTransformer, "Mix Transformer, SegFormer's pyramid", mit.SIZES),
+        "vit": EncoderRow(VisionTransformer, "Vision Transformer, SETR's plain encoder", vit.SIZES),
+        "pvt": EncoderRow(PyramidVisionTransformer, "Pyramid Vision Transformer, its first version", pvt.SIZES),
+        "hybrid": EncoderRow(HybridEncoder, "SETR's hybrid: a ResNet in front of a Vision Transformer", hybrid.SIZES),
+        "backbone": EncoderRow(create_backbone, "a backbone of Hugging Face transformers, by its configuration"),
+    }
+)
 
-SIZES: dict[str, tuple[str, Mapping[str, Any]]] = {
-    size: (name, fields) for name, row in ENCODERS.items() for size, fields in row.sizes.items()
-}
+SIZES: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {size: (name, fields) for name, row in ENCODERS.items() for size, fields in row.sizes.items()}
+)
 """The row and the fields of every published size."""

@@ -20,6 +20,7 @@ Those are not trained.
   stride, and cells that lie outside of it are cut off the maps. So cells lie as they do in a pyramid that rounds up.
 * Plain transformers drop them too. Here the image is resized, bilinearly, as in SETR's own encoder (encoders/vit.py):
   all tokens see the image and nothing else, and their grid covers it evenly, which enlarging the logits relies on.
+* LW-DETR and RF-DETR cut their map into a fixed number of windows. The image is extended to whole windows.
 * An image smaller than the coarsest stride is extended to it: PVT v2's reduction windows would not fit into its maps.
 
 Images are extended by repeating their last row and column, so that no edge appears that the image lacks.
@@ -44,6 +45,7 @@ from torch import Tensor, nn
 from terrazzo.costs import machine_memory
 from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.fields import BelowOne
+from terrazzo.models.encoders.swin_export import SWIN_FAMILIES, swin_maps
 from terrazzo.models.layers import NothingToInitialize, ceil_div, first_cells
 from terrazzo.models.maps import Maps
 from terrazzo.text import printable, said_by
@@ -78,10 +80,12 @@ class Backbone(nn.Module):
         super().__init__()
         self.backbone = backbone
         config: Any = backbone.config
-        self.is_pyramid = hasattr(config, "depths")
         patch = getattr(config, "patch_size", 1)
+        # LW-DETR's and RF-DETR's cut their map into so many windows a side.
+        windows = getattr(config, "num_windows_side", getattr(config, "num_windows", 1))
+        self.is_extended = hasattr(config, "depths") or windows > 1
         # Of every stride up to 32, and of the patch.
-        side = math.lcm(32, *(patch if isinstance(patch, Sequence) else [patch]))
+        side = windows * math.lcm(32, *(patch if isinstance(patch, Sequence) else [patch]))
         backbone.eval()
         try:
             maps = self._maps_of_zeros(side, 2 * side)
@@ -103,7 +107,7 @@ class Backbone(nn.Module):
         for parameter in _unused(backbone, maps):
             parameter.requires_grad = False
         self.in_channels = self._in_channels()
-        self.multiple = 1 if self._rounds_up(side + 1) else max(self.strides)
+        self.multiple = 1 if self._rounds_up(side + 1) else windows * max(self.strides)
         backbone.train()
 
     def forward(self, images_B3HW: Tensor) -> list[Tensor]:
@@ -112,11 +116,14 @@ class Backbone(nn.Module):
         whole_H, whole_W = self._whole(H), self._whole(W)
         # An exported file of free sizes always goes through this: it leaves whole sizes as they are.
         if (self.multiple > 1 and torch.compiler.is_exporting()) or (whole_H, whole_W) != (H, W):
-            if self.is_pyramid:
+            if self.is_extended:
                 images_B3HW = F.pad(images_B3HW, (0, whole_W - W, 0, whole_H - H), mode="replicate")
             else:
                 images_B3HW = F.interpolate(images_B3HW, (whole_H, whole_W), mode="bilinear", align_corners=False)
-        maps = self.backbone(images_B3HW).feature_maps
+        if torch.compiler.is_exporting() and self._family() in SWIN_FAMILIES:
+            maps = swin_maps(self.backbone, images_B3HW)
+        else:
+            maps = self.backbone(images_B3HW).feature_maps
         return [
             first_cells(x_BChw, ceil_div(H, stride), ceil_div(W, stride)).contiguous(memory_format=torch.channels_last)
             for x_BChw, stride in zip(maps, self.strides, strict=True)
@@ -141,6 +148,10 @@ class Backbone(nn.Module):
         """Return what `create_backbone` needs to build the network again, in JSON's types."""
         config: Any = self.backbone.config
         return {key: value for key, value in config.to_dict().items() if key not in NOT_THE_NETWORK}
+
+    def _family(self) -> str:
+        config: Any = self.backbone.config
+        return str(config.model_type)
 
     def _whole(self, side: int) -> int:
         return max(ceil_div(side, self.multiple) * self.multiple, max(self.strides))

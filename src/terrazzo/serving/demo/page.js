@@ -307,7 +307,7 @@ at("downloads").addEventListener("click", async (event) => {
     link.href = URL.createObjectURL(await answer.blob());
     link.download = state.name + ending;
     link.click();
-    URL.revokeObjectURL(link.href);
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // browsers may open it later than the click
     tell(`${link.download} is saved.`);
   } catch (error) { fail(error); }
 });

@@ -8,6 +8,7 @@ recipes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from terrazzo.training.augment.affine import RandomAffine
 from terrazzo.training.augment.blur import RandomBlur
@@ -27,20 +28,22 @@ from terrazzo.training.augment.step import Augmentation, Context, Step
 
 __all__ = ["AUGMENTATIONS", "Augmentation", "Context", "Step"]
 
-AUGMENTATIONS: Mapping[str, type[Step]] = {
-    "resize": RandomResize,
-    "copy_paste": CopyPaste,
-    "quarter_turn": RandomQuarterTurn,
-    "rotate": RandomRotate,
-    "affine": RandomAffine,
-    "crop": RandomCrop,
-    "flip": RandomFlip,
-    "photometric": PhotometricDistortion,
-    "gamma": RandomGamma,
-    "gray": RandomGray,
-    "blur": RandomBlur,
-    "erasing": RandomErasing,
-    "cutmix": CutMix,
-    "classmix": ClassMix,
-}
+AUGMENTATIONS: Mapping[str, type[Step]] = MappingProxyType(
+    {
+        "resize": RandomResize,
+        "copy_paste": CopyPaste,
+        "quarter_turn": RandomQuarterTurn,
+        "rotate": RandomRotate,
+        "affine": RandomAffine,
+        "crop": RandomCrop,
+        "flip": RandomFlip,
+        "photometric": PhotometricDistortion,
+        "gamma": RandomGamma,
+        "gray": RandomGray,
+        "blur": RandomBlur,
+        "erasing": RandomErasing,
+        "cutmix": CutMix,
+        "classmix": ClassMix,
+    }
+)
 """Every row that `augment` may have, in the order in which they are usually applied."""

@@ -26,12 +26,21 @@ class RandomCrop(Checked):
         size: (height, width) of the window in pixels.
         cat_max_ratio: a window is taken when it shows at least two classes and the largest fills less than this share
             of its labelled pixels; after ten more draws the last window is taken. 1 accepts every window.
+        rare: probability that the window is laid around a pixel of a rare class, where the photo shows one: one of
+            these classes is drawn, each alike, and then one of its pixels. Such a window is taken as it is.
+        rarer_than: share of all labelled training pixels below which a class is rare.
     """
 
     size: Annotated[tuple[int, int], Within(above=0, pixels=MAX_PIXELS)]
     cat_max_ratio: Share = 0.75
+    rare: Share = 0.0
+    rarer_than: Share = 0.02
 
     def __call__(self, image: Image, mask: Mask, context: Context) -> tuple[Image, Mask]:
+        if self.rare and context.rng.random() < self.rare:  # without the option nothing is drawn for it
+            around = self._window_of_rare(mask, context)
+            if around is not None:
+                return image[around], mask[around]
         window = self._window(mask, context.rng)
         if self.cat_max_ratio < 1.0:
             for _ in range(RETRIES):
@@ -45,6 +54,21 @@ class RandomCrop(Checked):
         top = int(rng.integers(0, max(height - crop_height, 0) + 1))
         left = int(rng.integers(0, max(width - crop_width, 0) + 1))
         return slice(top, top + crop_height), slice(left, left + crop_width)
+
+    def _window_of_rare(self, mask: Mask, context: Context) -> tuple[slice, slice] | None:
+        """Draw a window around a pixel of a rare class that is there; None where there is none."""
+        rng, pixels_K = context.rng, context.pixels_K
+        rare = np.flatnonzero((pixels_K > 0) & (pixels_K < self.rarer_than * pixels_K.sum()))
+        there = rare[np.bincount(mask.ravel(), minlength=context.ignore_index + 1)[rare] > 0]
+        if not len(there):
+            return None
+        places = np.flatnonzero(mask == rng.choice(there))
+        row, column = np.unravel_index(int(rng.choice(places)), mask.shape)
+        first = [
+            int(rng.integers(max(int(at) - crop + 1, 0), min(int(at), max(side - crop, 0)) + 1))
+            for at, side, crop in zip((row, column), mask.shape, self.size, strict=True)
+        ]
+        return slice(first[0], first[0] + self.size[0]), slice(first[1], first[1] + self.size[1])
 
     def _is_varied(self, mask: Mask, ignore_index: int) -> bool:
         counts = np.bincount(mask.ravel(), minlength=ignore_index + 1)

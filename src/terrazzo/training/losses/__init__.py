@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -21,15 +22,17 @@ from terrazzo.training.losses.tversky import Tversky
 
 __all__ = ["LOSSES", "SHORT_NAMES", "CombinedLoss", "Loss"]
 
-LOSSES: Mapping[str, type[Loss]] = {
-    "cross_entropy": CrossEntropy,
-    "ohem": OHEMCrossEntropy,
-    "focal": Focal,
-    "dice": Dice,
-    "tversky": Tversky,
-    "lovasz": LovaszSoftmax,
-    "boundary": Boundary,
-}
+LOSSES: Mapping[str, type[Loss]] = MappingProxyType(
+    {
+        "cross_entropy": CrossEntropy,
+        "ohem": OHEMCrossEntropy,
+        "focal": Focal,
+        "dice": Dice,
+        "tversky": Tversky,
+        "lovasz": LovaszSoftmax,
+        "boundary": Boundary,
+    }
+)
 """Every row that a recipe's `loss` may have."""
 
 

@@ -30,6 +30,10 @@ class Tversky(Loss):
     gamma: Annotated[float, Within(above=0)] = 1.0
     smooth: Annotated[float, Within(above=0)] = 1.0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("alpha", self.alpha + self.beta > 0, "above 0 where beta is 0: else no mistake costs anything")
+
     def __call__(
         self, logits_BKhw: Tensor, labels_BHW: Tensor, ignore_index: int, class_weights_K: Tensor | None
     ) -> Tensor:

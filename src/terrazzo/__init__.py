@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from terrazzo.data.rules import DataRules
     from terrazzo.data.splits import SplitRule
     from terrazzo.errors import TerrazzoError
+    from terrazzo.evaluation.calibrate import calibrate
+    from terrazzo.evaluation.compare import compare
+    from terrazzo.evaluation.comparison import Comparison
     from terrazzo.evaluation.evaluator import evaluate
     from terrazzo.evaluation.report import Report
+    from terrazzo.evaluation.robustness import Robustness, evaluate_corruptions
     from terrazzo.exports.export import export
     from terrazzo.inference.predict import make_predictor, predict
     from terrazzo.inference.predict_folder import predict_folder
@@ -42,6 +46,8 @@ if TYPE_CHECKING:
     from terrazzo.profiling.benchmark import benchmark
     from terrazzo.run_page.report import report
     from terrazzo.training.averaging import Average, average
+    from terrazzo.training.cross_validation import cross_validate
+    from terrazzo.training.folds import CrossValidation
     from terrazzo.training.pretrain import Pretraining, pretrain
     from terrazzo.training.pretrain_recipe import PretrainRecipe
     from terrazzo.training.recipe import Recipe
@@ -57,6 +63,8 @@ __all__ = [
     "AsyncClient",
     "Average",
     "Client",
+    "Comparison",
+    "CrossValidation",
     "DataRules",
     "LabelSpec",
     "ModelSpec",
@@ -66,6 +74,7 @@ __all__ = [
     "Pretraining",
     "Recipe",
     "Report",
+    "Robustness",
     "Run",
     "Segmentation",
     "SplitRule",
@@ -76,12 +85,16 @@ __all__ = [
     "attention_maps",
     "average",
     "benchmark",
+    "calibrate",
     "check_dataset",
     "check_labels",
     "check_weights",
+    "compare",
     "convert",
     "create_model",
+    "cross_validate",
     "evaluate",
+    "evaluate_corruptions",
     "export",
     "list_models",
     "load",
@@ -102,6 +115,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AsyncClient": "terrazzo.client",
+    "Comparison": "terrazzo.evaluation.comparison",
+    "CrossValidation": "terrazzo.training.folds",
     "Average": "terrazzo.training.averaging",
     "Client": "terrazzo.client",
     "DataRules": "terrazzo.data.rules",
@@ -113,6 +128,7 @@ _HOMES = {
     "Pretraining": "terrazzo.training.pretrain",
     "Recipe": "terrazzo.training.recipe",
     "Report": "terrazzo.evaluation.report",
+    "Robustness": "terrazzo.evaluation.robustness",
     "Run": "terrazzo.training.train",
     "Segmentation": "terrazzo.inference.result",
     "SplitRule": "terrazzo.data.splits",
@@ -123,12 +139,16 @@ _HOMES = {
     "attention_maps": "terrazzo.interpret.attention",
     "average": "terrazzo.training.averaging",
     "benchmark": "terrazzo.profiling.benchmark",
+    "calibrate": "terrazzo.evaluation.calibrate",
     "check_dataset": "terrazzo.data.check",
     "check_labels": "terrazzo.labelling.check_labels",
     "check_weights": "terrazzo.weights.check_weights",
+    "compare": "terrazzo.evaluation.compare",
     "convert": "terrazzo.weights.convert",
     "create_model": "terrazzo.weights.create",
+    "cross_validate": "terrazzo.training.cross_validation",
     "evaluate": "terrazzo.evaluation.evaluator",
+    "evaluate_corruptions": "terrazzo.evaluation.robustness",
     "export": "terrazzo.exports.export",
     "list_models": "terrazzo.models",
     "load": "terrazzo.weights.load",

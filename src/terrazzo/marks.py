@@ -43,7 +43,8 @@ PNG_HEADER = len(PNG) + 25  # with IHDR, behind which the mark stands
 ZIP = b"PK\x03\x04"
 SOFTWARE = 305  # the TIFF tag
 Kind = Literal[
-    "predict", "evaluate", "explain", "ablate", "benchmark", "check-data", "export", "train", "suggest", "check-labels",
+    "predict", "evaluate", "explain", "ablate", "benchmark", "check-data", "compare", "export", "train", "suggest",
+    "check-labels",
 ]  # fmt: skip
 """The command whose result a file is."""
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.labels.spec import LabelSpec
 from terrazzo.plotting import FAINT, INK, clipped, to_png
 
-__all__ = ["CELL", "PAPER", "Color", "Picture", "Row", "contact_sheet", "drawable", "fitted"]
+__all__ = ["CELL", "PAPER", "Color", "Picture", "Row", "class_legend", "contact_sheet", "drawable", "fitted"]
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Color = tuple[int, int, int]
@@ -19,6 +20,7 @@ Color = tuple[int, int, int]
 PAPER: Color = (255, 255, 255)
 """As the colour of a legend's entry: no colour is shown, only the text."""
 
+MOST_CLASSES = 60  # in a legend
 CELL, GAP, HEAD, TITLE, LINE_HEIGHT = 400, 12, 96, 40, 26  # pixels
 LETTER = 9  # pixels of a letter, on average
 DPI = 100
@@ -38,6 +40,21 @@ class Row:
     name: str
     text: str
     pictures: Sequence[Picture]
+
+
+def class_legend(labels: LabelSpec, pixels: NDArray[np.int64]) -> list[tuple[str, Color]]:
+    """Return names and colours of the classes that occur, the largest first.
+
+    Args:
+        labels: the classes.
+        pixels: how many pixels of the masks shown have each class, and up to the ignore index each other value.
+    """
+    legend = [(labels.names[k], labels.palette[k]) for k in np.argsort(-pixels[:-1], kind="stable") if pixels[k]]
+    if len(legend) > MOST_CLASSES:
+        legend[MOST_CLASSES:] = [(f"and {len(legend) - MOST_CLASSES} more", PAPER)]
+    if pixels[-1]:
+        legend.append(("not labelled", labels.ignore_color))
+    return legend
 
 
 def fitted(picture: Picture, *, smooth: bool = True) -> Picture:

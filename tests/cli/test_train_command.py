@@ -66,7 +66,8 @@ def test_val_and_group_by_reach_the_recipe(data: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr("terrazzo.training.train.train", stop)
     with pytest.raises(Reached) as caught:
         main(["train", "--data", str(data / "train"), "--output", "x", "--val", "0.25", "--group-by", "[0-9]"])
-    assert caught.value.args == ({"val": 0.25, "group_by": "[0-9]", "seed": 0},)
+    rule = {"val": 0.25, "group_by": "[0-9]", "seed": 0, "folds": None, "fold": None}
+    assert caught.value.args == (rule,)
     recipe = automatic_recipe(DEFAULT_ARCHITECTURE, [(40, 40)]).changed(
         {"split": SplitRule(val=0.25, group_by="[0-9]")}
     )

@@ -308,10 +308,10 @@ def test_smoothing_averages_logits_over_frames(drive: Path) -> None:
     assert turned == list(range(12, 20))
 
 
-def test_smoothing_needs_whole_frames(drive: Path) -> None:
-    slide = terrazzo.inference.protocols.find_protocol("slide")
+def test_smoothing_needs_one_view_of_each_frame(drive: Path) -> None:
+    views = terrazzo.inference.protocols.find_protocol("multi-scale")
     with pytest.raises(ConfigError) as caught:
-        terrazzo.predict_video(drive, model=Predictor(brightest, UNIT, LABELS, protocol=slide), smooth=0.5)
+        terrazzo.predict_video(drive, model=Predictor(brightest, UNIT, LABELS, protocol=views), smooth=0.5)
     assert caught.value.code == "video-smoothing"
 
 

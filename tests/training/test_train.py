@@ -56,6 +56,7 @@ def test_a_run_folder_holds_what_people_and_programs_need(run: Run) -> None:
         "report/per_class.csv",
         "report/per_class.png",
         "report/photos.json",
+        "report/reliability.png",
         "report/report.json",
         "report/report.txt",
     ]

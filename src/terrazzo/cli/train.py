@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from terrazzo.cli.options import DeviceOption, LearntBandsOption, NodataOption, learnt_bands
 from terrazzo.cli.say import say
+from terrazzo.errors import ConfigError
 
 __all__ = ["train"]
 
@@ -47,6 +48,7 @@ def train(
     val_split: str | None = None,
     val: float | None = None,
     group_by: str | None = None,
+    folds: int | None = None,
     crowds: Literal["ignore", "objects"] | None = None,
     holdout: Annotated[list[str] | None, Parameter(negative=())] = None,
     settings: Annotated[list[str] | None, Parameter(name="--set", negative=())] = None,
@@ -69,6 +71,7 @@ def train(
         terrazzo train --data my-folder --model segformer_b0 --output runs/mine
         terrazzo train --data camvid --recipe camvid.yaml --output runs/camvid
         terrazzo train --data my-folder --val 0.1 --output runs/mine
+        terrazzo train --data my-folder --folds 5 --group-by '[^_]+' --output run
         terrazzo train --data camvid --encoder hf:OpenGVLab/pvt_v2_b2 --output pvt
 
     Parameters
@@ -147,8 +150,11 @@ def train(
     val
         Validate on this share of the photos, such as 0.1, where nobody has split them: always the same ones.
     group_by
-        Keep photos together whose names begin alike by this regular expression in quotes, with --val: '[^_]+' groups
-        by all up to the first _.
+        Keep photos together whose names begin alike by this regular expression in quotes, with --val or --folds:
+        '[^_]+' groups by all up to the first _.
+    folds
+        Cross-validate: divide the photos into so many parts, train a model for each on the others, and a final one on
+        all photos; write the runs and a report with mean and spread.
     crowds
         Take iscrowd: 1 in COCO JSON for areas to ignore (the default), or for objects, where a tool marks all objects
         so.
@@ -200,38 +206,48 @@ def train(
         "patience": patience,
         "train_split": train_split,
         "val_split": val_split,
-        "split": SplitRule.of_options(val, group_by),
+        "split": SplitRule.of_options(val, None if folds is not None else group_by),
         "crowds": crowds,
         "holdout": holdout,
         "data.bands": learnt_bands(bands),
         "data.nodata": nodata,
     }
 
-    from terrazzo.training.train import train as run_training
-
-    run = run_training(
-        data,
-        output,
-        model,
-        encoder=encoder,
-        recipe=recipe,
-        labels=labels,
-        weights=weights,
-        teacher=teacher,
-        unlabelled=unlabelled,
-        overrides={
+    arguments: dict[str, Any] = {
+        "encoder": encoder,
+        "recipe": recipe,
+        "labels": labels,
+        "weights": weights,
+        "teacher": teacher,
+        "unlabelled": unlabelled,
+        "overrides": {
             **{key: value for key, value in given.items() if value is not None},
             **dict(parse_setting(text) for text in settings or ()),
         },
-        reset_head=reset_head,
-        check=check,
-        dry_run=dry_run,
-        find_lr=find_lr,
-        resume=resume,
-        workers=workers,
-        device=device,
-        log=log,
-    )
+        "reset_head": reset_head,
+        "check": check,
+        "resume": resume,
+        "workers": workers,
+        "device": device,
+        "log": log,
+    }
+    if folds is not None:
+        from terrazzo.training.cross_validation import cross_validate
+
+        if dry_run or find_lr:
+            raise ConfigError(
+                f"--{'dry-run' if dry_run else 'find-lr'} is for one run, and --folds makes several",
+                fix="leave --folds out, and give --val 0.2 where the photos are not split",
+                code="folds-options",
+            )
+        result = cross_validate(data, output, model, folds=folds, group_by=group_by, **arguments)
+        say(*result.table().split("\n"))
+        say(f"runs written to {output}; use the final model with: terrazzo predict PHOTO --model {result.model.parent}")
+        return
+
+    from terrazzo.training.train import train as run_training
+
+    run = run_training(data, output, model, dry_run=dry_run, find_lr=find_lr, **arguments)
     if run is not None:
         say(*run.report.table().split("\n"))
         say(f"run written to {run.output}; use it with: terrazzo predict PHOTO --model {run.output}")

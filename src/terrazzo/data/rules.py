@@ -13,6 +13,7 @@ from terrazzo.data.layout import ALL, Layout, Pairs
 from terrazzo.data.problems import Problem
 from terrazzo.data.splits import SplitRule
 from terrazzo.errors import ConfigError, DatasetError
+from terrazzo.notes import note
 from terrazzo.text import show, shown_path
 
 __all__ = ["Crowds", "DataRules", "with_rules"]
@@ -54,8 +55,13 @@ class DataRules:
         layout = find_layout(root)
         if layout.crowds_as_objects is None:
             rules = replace(rules, crowds="ignore")
-        if split in layout.splits or "val" in layout.splits or split not in ("train", "val"):
+        is_pooled = rules.split is not None and rules.split.folds is not None
+        if not is_pooled and (split in layout.splits or "val" in layout.splits):
             rules = replace(rules, split=None)
+        if split not in ("train", "val"):
+            rules = replace(rules, split=None)
+        if rules.split is not None and is_pooled:
+            return replace(rules, split=_fold_again(rules.split, layout, record, root))
         if rules.split is not None:
             there = sum(len(with_rules(layout, rules).pairs(part)[0]) for part in ("train", "val"))
             learnt = (record.get("train_photos"), record.get("val_photos"))
@@ -87,6 +93,8 @@ def with_rules(layout: Layout, rules: DataRules) -> Layout:
         raise ConfigError(f"crowds cannot be {show(rules.crowds)}", fix="write ignore or objects", code="data-crowds")
     if rules.split is None:
         return layout
+    if rules.split.folds is not None:
+        return _pooled(layout, rules.split)
     whole = layout.splits[0] if len(layout.splits) == 1 else "train" if "train" in layout.splits else None
     if "val" in layout.splits or whole is None:
         has = "val already" if "val" in layout.splits else "no split train"
@@ -98,6 +106,48 @@ def with_rules(layout: Layout, rules: DataRules) -> Layout:
     others = tuple(name for name in layout.splits if name != whole)
     divided = partial(_divided, layout, rules.split, whole)
     return replace(layout, splits=("train", "val", *others), list_pairs=divided)
+
+
+def _pooled(layout: Layout, rule: SplitRule) -> Layout:
+    """Return a layout with one fold of a cross-validation over the photos of train and val together."""
+    parts = [name for name in layout.splits if name in ("train", "val")] or list(layout.splits[:1])
+    if len(layout.splits) > 1 and "train" not in parts:
+        raise ConfigError(
+            f"{shown_path(layout.root)}, taken for {layout.name}, has no split train to divide into folds",
+            fix="name the folder of photos and masks itself",
+            code="split-rule",
+        )
+
+    def listed(split: str) -> Pairs:
+        if split not in ("train", "val"):
+            return layout.pairs(split)
+        found = [layout.pairs(part) for part in parts]
+        samples = [sample for some, _ in found for sample in some]
+        problems = [problem for _, some in found for problem in some]
+        if not samples:
+            return (samples, problems) if split == "train" else ([], [])
+        told = Problem("note", "split-made", None, rule.told(samples), "nothing to do; the run's recipe keeps it")
+        train, val = rule.divide(samples)
+        return (train, [*problems, told]) if split == "train" else (val, [])
+
+    others = tuple(name for name in layout.splits if name not in (*parts, "train", "val"))
+    return replace(layout, splits=("train", "val", *others), list_pairs=listed)
+
+
+def _fold_again(rule: SplitRule, layout: Layout, record: Mapping[str, Any], root: Path) -> SplitRule | None:
+    """Return the fold that a model was trained in, where this is the data set of its training; else None.
+
+    Elsewhere the data set's own splits are meant.
+    """
+    learnt = record.get("train_photos"), record.get("val_photos")
+    samples = [s for part in ("train", "val") for s in _pooled(layout, replace(rule, fold=1)).pairs(part)[0]]
+    total = sum(count for count in learnt if isinstance(count, int)) if rule.fold else learnt[0]
+    if total != len(samples):
+        return None
+    if rule.fold == 0:
+        note(f"the model has learnt from all photos of {shown_path(root)}, if it is the data set of its training")
+        return None
+    return rule
 
 
 def _divided(layout: Layout, rule: SplitRule, whole: str, split: str) -> Pairs:

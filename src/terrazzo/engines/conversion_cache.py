@@ -159,7 +159,8 @@ def _folder_identity(model: str | Path) -> str | None:
 def _state_identity(trained: TrainedModel) -> str:
     """Return a hash of a model in memory: its layers, their tensors and the file's description."""
     digest = hashlib.sha256()
-    about = [trained.architecture, trained.labels.to_dict(), trained.preprocess.to_dict(), dict(trained.record)]
+    about: list[Any] = [trained.architecture, trained.labels.to_dict(), trained.preprocess.to_dict()]
+    about += [dict(trained.record), trained.temperature]
     digest.update(json.dumps(about, sort_keys=True).encode())
     for name, module in trained.network.named_modules():
         kind = type(module)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,15 @@ from terrazzo.data.readings import MaskValues, as_indices, read_by, refuse_mask_
 from terrazzo.data.rules import Crowds
 from terrazzo.data.sources.raster import is_raster
 from terrazzo.data.sources.source import Image
+from terrazzo.data.splits import check_group_by, groups_of
 from terrazzo.engines.auto import Workload
 from terrazzo.engines.memory import is_out_of_memory
 from terrazzo.engines.modes import keeps_mode
 from terrazzo.errors import ConfigError, DatasetError
 from terrazzo.evaluation.boundary import BoundaryIoU
+from terrazzo.evaluation.calibration import Calibration, grid_step
 from terrazzo.evaluation.confusion import ConfusionMatrix
+from terrazzo.evaluation.intervals import ImageCounts, image_row
 from terrazzo.evaluation.raster import measure_raster
 from terrazzo.evaluation.report import Report
 from terrazzo.imaging.read import ReadOptions
@@ -39,17 +42,18 @@ from terrazzo.inference.raster import RasterOptions
 from terrazzo.labels.matching import ends, match_classes, reordered, side_by_side
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.notes import note
-from terrazzo.text import shown_path
+from terrazzo.text import show, shown_path
 from terrazzo.weights.catalog import DEFAULT_MODEL
 from terrazzo.weights.metadata import names_are_guessed
 
 if TYPE_CHECKING:
     from terrazzo.weights.files import TrainedModel
 
-__all__ = ["MANY_IMAGES", "evaluate", "in_order_of", "measure", "score", "select"]
+__all__ = ["MANY_IMAGES", "evaluate", "in_order_of", "measure", "open_labelled", "predicted", "score", "select"]
 
 Mask = NDArray[np.integer[Any]]
 Pair = tuple[Image, Mask]
+T = TypeVar("T")
 
 MANY_IMAGES = Workload(images=100)
 """The engine is chosen as for this many: how many a split has is known only after the model's labels are."""
@@ -73,6 +77,7 @@ def evaluate(
     truth: str | Path | None = None,
     attribute: str | None = None,
     raster: RasterOptions | None = None,
+    group_by: str | None = None,
     trust: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -103,6 +108,8 @@ def evaluate(
         truth: what a raster is compared with: a GeoTIFF of class indices in its grid, or polygons in GeoJSON.
         attribute: the property that holds the class of a polygon; by default ``class``, where the polygons have it.
         raster: the region of the raster that is compared.
+        group_by: a regular expression for what photos of one drive, patient or place have in common at the beginning of
+            their names, such as ``[^_]+``; confidence intervals are then drawn from these groups.
         trust: open a ``.pt2`` file that was not exported on this machine; see `make_predictor`.
         progress: called with (photos done, photos in all); for a raster with rows.
 
@@ -114,13 +121,47 @@ def evaluate(
         MissingExtraError: the engine is not installed.
     """
     refuse_mask_values(mask_values)
-    _refuse_mixed(Path(data), truth, attribute=attribute, region=raster and raster.region, only=only, crowds=crowds)
+    check_group_by(group_by)
+    of_photos = {"only": only, "crowds": crowds, "group_by": group_by}
+    _refuse_mixed(Path(data), truth, attribute=attribute, region=raster and raster.region, **of_photos)
     if isinstance(model, Predictor):
         predictor = model
     else:
         predictor = make_predictor(
             model, device, protocol, engine=engine, precision="fp32", workload=MANY_IMAGES, trust=trust
         )
+    dataset = open_labelled(predictor, data, split, labels, mask_values, only, crowds, reading, truth, attribute)
+    if truth is not None:
+        return measure_raster(predictor, in_order_of(predictor, dataset), raster or RasterOptions(), progress=progress)
+    name = Path(data).resolve().name
+    report, _ = measure(predictor, dataset, name, progress=progress)
+    if group_by is not None:
+        assert report.image_counts is not None
+        groups = groups_of([sample.name for sample in dataset.samples], group_by)
+        report = replace(report, image_counts=report.image_counts.grouped(groups))
+        if len(set(groups)) == 1:
+            note(f"all photos are of one group, {show(groups[0])}: one group gives no confidence interval")
+    return report if only is None else replace(report, split=f"{split} ({only})")
+
+
+def open_labelled(
+    predictor: Predictor,
+    data: str | Path,
+    split: str,
+    labels: str | None = None,
+    mask_values: MaskValues | None = None,
+    only: str | None = None,
+    crowds: Crowds | None = None,
+    reading: ReadOptions | None = None,
+    truth: str | Path | None = None,
+    attribute: str | None = None,
+) -> Dataset:
+    """Open a labelled split as it was read in a model's training; arguments as `evaluate` has them.
+
+    Raises:
+        DatasetError: as `evaluate`.
+        ConfigError: mask values are given for data that says itself what its masks store.
+    """
     spec = LabelSpec.named(labels) if labels else None
     fallback = as_indices(predictor.labels)
     if truth is None:
@@ -144,12 +185,7 @@ def evaluate(
             fix="leave them out",
             code="mask-values",
         )
-    if truth is not None:
-        region = raster or RasterOptions()
-        return measure_raster(predictor, in_order_of(predictor, dataset), region, progress=progress)
-    name = Path(data).resolve().name
-    report, _ = measure(predictor, dataset, name, progress=progress)
-    return report if only is None else replace(report, split=f"{split} ({only})")
+    return dataset
 
 
 def _refuse_mixed(data: Path, truth: str | Path | None, **given: Any) -> None:
@@ -160,11 +196,13 @@ def _refuse_mixed(data: Path, truth: str | Path | None, **given: Any) -> None:
             fix="name a GeoTIFF of class indices or polygons in GeoJSON with --truth (in Python truth=)",
             code="raster-truth",
         )
-    wrong = ("only", "crowds") if truth is not None else ("attribute", "region")
+    wrong = ("only", "crowds", "group_by") if truth is not None else ("attribute", "region")
     for name in wrong:
         if given[name] is not None:
             what = "photos, and a raster is" if truth is not None else "rasters, and photos are"
-            raise ConfigError(f"--{name} is for {what} evaluated", fix="leave it out", code="raster-truth")
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is for {what} evaluated", fix="leave it out", code="raster-truth"
+            )
     if truth is not None and data.is_dir():
         raise ConfigError(
             f"{shown_path(data)} is a folder, and what a raster is compared with is given too",
@@ -178,6 +216,7 @@ def measure(
     dataset: Dataset,
     name: str,
     *,
+    change: Callable[[int, Image], Image] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Report, list[float]]:
     """Run a predictor over every photo of a split.
@@ -186,6 +225,7 @@ def measure(
         predictor: the model, and the protocol to follow.
         dataset: the labelled photos.
         name: what the report calls the data set.
+        change: makes of each photo, by its place, what the model sees.
         progress: called with (photos done, photos in all).
 
     Returns:
@@ -199,15 +239,28 @@ def measure(
     labels = dataset.labels
     total = ConfusionMatrix(labels.num_classes, labels.ignore_index)
     boundary = BoundaryIoU(labels.num_classes, labels.ignore_index)
-    image_scores, void, soft = [], 0, 0
+    calibration = Calibration(labels.num_classes, labels.ignore_index) if predictor.output == "logits" else None
+    rows, void, soft = [], 0, 0
     in_order = has_own_order(labels)
-    pairs = ([dataset.read(index)] for index in range(len(dataset)))
-    for index, batch in enumerate(_predicted(predictor, pairs)):
-        image = _counted(batch, labels, boundary)
+
+    def read(index: int) -> Pair:
+        image, mask = dataset.read(index)
+        return (image if change is None else change(index, image)), mask
+
+    pairs = ([read(index)] for index in range(len(dataset)))
+
+    def segment(images: list[Image]) -> list[tuple[Mask, NDArray[np.float32] | None, int]]:
+        step = grid_step(images[0].shape[:2])
+        return [(mask, grid, step) for mask, grid in predictor.masks_and_grids(images, step)]
+
+    for index, [((prediction, grid, step), label)] in enumerate(predicted(predictor, pairs, segment)):
+        image = _counted([(prediction, label)], labels, boundary)
         total.merge(image)
-        void += sum(int((label == labels.ignore_index).sum()) for _, label in batch)
-        soft += sum(in_order and is_soft(label) for _, label in batch)
-        image_scores.append(image.metrics().mIoU)
+        if calibration is not None and grid is not None:
+            calibration.update(grid, label[::step, ::step], step * step)
+        void += int((label == labels.ignore_index).sum())
+        soft += in_order and is_soft(label)
+        rows.append(image_row(image))
         if progress is not None:
             progress(index + 1, len(dataset))
     labelled: dict[Stored, int] = dict(enumerate(total.counts.sum(1).tolist()))
@@ -215,6 +268,7 @@ def measure(
         note(f"{dataset.split}: {doubt[0]}; {doubt[1]}")
     if soft:
         note(f"{dataset.split}: {soft} of {len(dataset)} masks have borders that run through classes in between")
+    counts = ImageCounts.of(rows)
     report = Report(
         labels=labels,
         confusion=total.counts,
@@ -226,8 +280,10 @@ def measure(
         protocol=predictor.protocol.name,
         protocol_hash=predictor.protocol.digest(predictor.preprocess),
         seconds=time.monotonic() - started,
+        image_counts=counts,
+        calibration=None if calibration is None else calibration.metrics(predictor.temperature),
     )
-    return report, image_scores
+    return report, counts.scores()
 
 
 def in_order_of(predictor: Predictor, dataset: Dataset) -> Dataset:
@@ -289,17 +345,19 @@ def score(
     """
     confusion = ConfusionMatrix(dataset.labels.num_classes, dataset.labels.ignore_index)
     pairs = (dataset.read(index) for index in indices)
-    for batch in _predicted(predictor, _batches(pairs, batch_size)):
+    for batch in predicted(predictor, _batches(pairs, batch_size), predictor.masks):
         confusion.merge(_counted(batch, dataset.labels, boundary))
     return confusion
 
 
-def _predicted(predictor: Predictor, batches: Iterable[list[Pair]]) -> Iterator[list[tuple[Mask, Mask]]]:
-    """Predictions and labels of each batch, in order; the next batches are read and predicted meanwhile."""
+def predicted(
+    predictor: Predictor, batches: Iterable[list[Pair]], segment: Callable[[list[Image]], Sequence[T]]
+) -> Iterator[list[tuple[T, Mask]]]:
+    """What is predicted of each batch, and its labels, in order; the next batches are read and predicted meanwhile."""
 
-    def predict(pairs: list[Pair]) -> list[tuple[Mask, Mask]]:
+    def predict(pairs: list[Pair]) -> list[tuple[T, Mask]]:
         try:
-            masks = predictor.masks([image for image, _ in pairs])
+            predictions = segment([image for image, _ in pairs])
         except Exception as error:
             if not is_out_of_memory(error):
                 raise Failure.of(None, error).error from error
@@ -310,12 +368,12 @@ def _predicted(predictor: Predictor, batches: Iterable[list[Pair]]) -> Iterator[
                 fix="evaluate with --protocol slide, or on a machine with more memory",
                 code="image-memory",
             ) from error
-        return [(mask, label) for mask, (_, label) in zip(masks, pairs, strict=True)]
+        return [(prediction, label) for prediction, (_, label) in zip(predictions, pairs, strict=True)]
 
     return predictor.side_by_side(predict, batches)
 
 
-def _counted(batch: list[tuple[Mask, Mask]], labels: LabelSpec, boundary: BoundaryIoU | None) -> ConfusionMatrix:
+def _counted(batch: Sequence[tuple[Mask, Mask]], labels: LabelSpec, boundary: BoundaryIoU | None) -> ConfusionMatrix:
     confusion = ConfusionMatrix(labels.num_classes, labels.ignore_index)
     for prediction, label in batch:
         confusion.update(prediction, label)

@@ -9,29 +9,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrazzo.evaluation.calibration import CalibrationMetrics
 from terrazzo.evaluation.confusion import IntArray, Metrics, score_text
 from terrazzo.labels.spec import LabelSpec
-from terrazzo.plotting import FAINT, GRID, INK, clipped, to_png
+from terrazzo.plotting import FAINT, GRID, INK, clipped, plain_axes, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-__all__ = ["confusion_png", "masks_png", "per_class_png"]
+__all__ = ["confusion_png", "differences_png", "masks_png", "per_class_png", "reliability_png"]
 
 _ROWS_PER_COLUMN = 50
 _MOST_ANNOTATED = 20
 
 
 def per_class_png(
-    labels: LabelSpec, metrics: Metrics, boundary_iou_K: NDArray[np.float64] | None, subject: str, summary: str
+    labels: LabelSpec,
+    metrics: Metrics,
+    boundary_iou_K: NDArray[np.float64] | None,
+    intervals_K2: NDArray[np.float64] | None,
+    subject: str,
+    summary: str,
 ) -> bytes:
-    """Draw the IoU of every class as a bar in the class's colour, best first, and boundary IoU as a mark on it.
+    """Draw the IoU of every class as a bar in the class's colour, best first, with its interval and boundary IoU on it.
 
     Args:
         labels: names and colours.
         metrics: in percent.
         boundary_iou_K: boundary IoU in percent, or None where it was not measured.
+        intervals_K2: lower and upper ends of the IoUs' confidence intervals, or None.
         subject: what was evaluated on what; the title's first line.
         summary: the means; its second line.
     """
@@ -45,7 +52,9 @@ def per_class_png(
     figure.suptitle(_title(subject, summary, width), x=0.01, ha="left", fontsize=12, color=INK, parse_math=False)
     all_axes = figure.subplots(1, columns, squeeze=False)[0]
     for column, axes in enumerate(all_axes):
-        _draw_bars(axes, labels, metrics, boundary_iou_K, order[column * rows : (column + 1) * rows], rows)
+        _draw_bars(
+            axes, labels, metrics, boundary_iou_K, intervals_K2, order[column * rows : (column + 1) * rows], rows
+        )
     handles, names = all_axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, names, loc="outside lower right", ncols=len(names), frameon=False, fontsize=9)
@@ -111,6 +120,67 @@ def confusion_png(labels: LabelSpec, confusion_KK: IntArray, subject: str, summa
     return to_png(figure, 150, trimmed=True)
 
 
+def reliability_png(found: CalibrationMetrics, subject: str) -> bytes:
+    """Draw the reliability diagram: share of right pixels over the probability of the class given, in bins.
+
+    On the diagonal the model is as often right as it is sure; below it, it is too sure. A histogram below shows how
+    many pixels each bin has.
+    """
+    from matplotlib.figure import Figure
+
+    bins = len(found.share_B)
+    figure = Figure(figsize=(5.6, 6.2), layout="constrained")
+    at = "" if found.temperature == 1 else f"   temperature {found.temperature:.3f}"
+    summary = f"ECE {score_text(found.ece)}   NLL {found.nll:.3f}{at}"
+    figure.suptitle(_title(subject, summary, 5.6), x=0.01, ha="left", fontsize=12, color=INK, parse_math=False)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    left_B = np.arange(bins) * 100 / bins
+    width = 100 / bins
+    known = ~np.isnan(found.accuracy_B)
+    upper.plot([0, 100], [0, 100], color=FAINT, linewidth=1, linestyle=(0, (4, 3)), label="as sure as right")
+    upper.bar(left_B[known], found.accuracy_B[known], width, align="edge", color="#8fb4d9", edgecolor="white")
+    upper.plot(found.confidence_B[known], found.accuracy_B[known], "o-", color="#1f5fa8", ms=4, label="measured")
+    upper.legend(loc="upper left", frameon=False, fontsize=9)
+    upper.set(xlim=(0, 100), ylim=(0, 100))
+    plain_axes(upper, "right pixels, %")
+    lower.bar(left_B, np.nan_to_num(found.share_B), width, align="edge", color="#b9b9b9", edgecolor="white")
+    plain_axes(lower, "pixels, %", grid="y")
+    lower.set_xlabel("probability of the class given, %", color=INK)
+    return to_png(figure, 150, trimmed=True)
+
+
+def differences_png(
+    labels: LabelSpec, difference_K: NDArray[np.float64], intervals_K2: NDArray[np.float64], subject: str, summary: str
+) -> bytes:
+    """Draw how far the IoU of each class lies apart between two models, with intervals, the largest gain first.
+
+    Args:
+        labels: names.
+        difference_K: in points of IoU; NaN where a model has none.
+        intervals_K2: lower and upper ends; NaN where there is none.
+        subject: the models; the title's first line.
+        summary: the difference of the means; its second line.
+    """
+    from matplotlib.figure import Figure
+
+    order = [k for k in np.argsort(-np.nan_to_num(difference_K), kind="stable") if not np.isnan(difference_K[k])]
+    figure = Figure(figsize=(8, 1.35 + 0.27 * max(len(order), 3)), layout="constrained")
+    figure.suptitle(_title(subject, summary, 8), x=0.01, ha="left", fontsize=12, color=INK, parse_math=False)
+    axes = figure.subplots()
+    axes.axvline(0, color=INK, linewidth=0.9)
+    for row, k in enumerate(order):
+        low, high = intervals_K2[k]
+        shown = low > 0 or high < 0  # NaN is neither
+        color = "#1f5fa8" if shown else "#9a9a9a"
+        axes.plot([low, high], [row, row], "-|", color=color, linewidth=1.6, ms=7)
+        axes.plot(difference_K[k], row, "o", color=color, ms=6)
+    axes.set_yticks(range(len(order)), [clipped(labels.names[k]) for k in order], fontsize=9.5, parse_math=False)
+    axes.set_ylim(len(order) - 0.4, -0.6)
+    plain_axes(axes, grid="x")
+    axes.set_xlabel("IoU of B less IoU of A, points; grey where the interval holds 0", color=INK)
+    return to_png(figure, 150, trimmed=True)
+
+
 def masks_png(rows: Sequence[Sequence[NDArray[Any]]], headings: Sequence[str], labels: LabelSpec) -> bytes:
     """Draw photos, their labels and the masks of several models side by side, with the classes' colours below.
 
@@ -147,6 +217,7 @@ def _draw_bars(
     labels: LabelSpec,
     metrics: Metrics,
     boundary_iou_K: NDArray[np.float64] | None,
+    intervals_K2: NDArray[np.float64] | None,
     classes: list[int],
     rows: int,
 ) -> None:
@@ -163,6 +234,12 @@ def _draw_bars(
             name = "boundary IoU" if row == 0 else None
             axes.plot(mark, row, "D", ms=4.5, mfc="white", mec="black", mew=0.9, label=name, clip_on=False)
             end = max(end, mark + 0.8)
+        if known and intervals_K2 is not None and not np.isnan(intervals_K2[k]).any():
+            low, high = intervals_K2[k]
+            axes.plot([low, high], [row, row], "-|", color="white", linewidth=3.0, ms=8, mew=3.0, clip_on=False)
+            whisker = axes.plot([low, high], [row, row], "-|", color=INK, linewidth=1.1, ms=6, clip_on=False)[0]
+            whisker.set_label("95% interval" if row == 0 else f"_{k}")
+            end = max(end, high + 0.4)
         background = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
         axes.text(end + 1.2, row, text, va="center", fontsize=9, color=INK if known else FAINT, bbox=background)
     axes.set_yticks(range(len(classes)), [clipped(labels.names[k]) for k in classes], fontsize=9.5, parse_math=False)

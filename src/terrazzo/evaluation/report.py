@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +16,17 @@ import numpy as np
 
 from terrazzo.arguments import checked
 from terrazzo.evaluation.boundary import BoundaryMetrics
-from terrazzo.evaluation.confusion import IntArray, Metrics, score_text
-from terrazzo.evaluation.figures import confusion_png, per_class_png
+from terrazzo.evaluation.calibration import CalibrationMetrics
+from terrazzo.evaluation.confusion import FloatArray, IntArray, Metrics, score_text
+from terrazzo.evaluation.figures import confusion_png, per_class_png, reliability_png
+from terrazzo.evaluation.intervals import LEVEL, RESAMPLES, SEED, ImageCounts, Intervals, bootstrap
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.marks import Kind
 from terrazzo.ownership import refuse_foreign, write_results
 
 __all__ = ["Report", "report_files"]
 
-FILES = ("report.txt", "per_class.csv", "per_class.png", "confusion.png", "report.json")
+FILES = ("report.txt", "per_class.csv", "per_class.png", "confusion.png", "report.json", "reliability.png")
 
 _LONGEST_NAME = 32
 
@@ -43,6 +46,8 @@ class Report:
         protocol: the evaluation protocol's name.
         protocol_hash: identifies all settings of the protocol; equal hashes mean comparable numbers.
         seconds: wall-clock time of the evaluation.
+        image_counts: what each image's own scores follow from, or None where nobody counted.
+        calibration: whether the model's probabilities can be believed, or None where there are none.
     """
 
     labels: LabelSpec
@@ -55,6 +60,8 @@ class Report:
     protocol: str
     protocol_hash: str
     seconds: float
+    image_counts: ImageCounts | None = None
+    calibration: CalibrationMetrics | None = None
 
     def __post_init__(self) -> None:
         K = self.labels.num_classes
@@ -64,6 +71,11 @@ class Report:
     @cached_property
     def metrics(self) -> Metrics:
         return Metrics.from_counts(self.confusion)
+
+    @cached_property
+    def intervals(self) -> Intervals | None:
+        """Bootstrap confidence intervals over the images; None where there are fewer than two."""
+        return None if self.image_counts is None else bootstrap(self.image_counts)
 
     @property
     def subject(self) -> str:
@@ -85,6 +97,8 @@ class Report:
         metrics, labels = self.metrics, self.labels
         columns = [["class", *(_shortened(name) for name in labels.names)]]
         columns.append(["IoU", *map(score_text, metrics.iou)])
+        if self.intervals is not None:
+            columns.append([f"{LEVEL}% interval", *map(interval_text, self.intervals.iou_K2)])
         columns.append(["Acc", *map(score_text, metrics.accuracy)])
         if self.boundary is not None:
             columns.append(["boundary IoU", *map(score_text, self.boundary.iou)])
@@ -101,7 +115,8 @@ class Report:
             f"{self.subject}: {self.images} images, {labels.num_classes} classes, "
             f"protocol {self.protocol} ({self.protocol_hash}), {self.seconds:.1f} s"
         )
-        return "\n".join([subject, "", rows[0], rule, *rows[1:], rule, self.summary, *self._notes()])
+        means = [self.summary, *self._interval_lines(), *self._calibration_lines()]
+        return "\n".join([subject, "", rows[0], rule, *rows[1:], rule, *means, *self._notes()])
 
     def __str__(self) -> str:
         return self.table()
@@ -123,6 +138,17 @@ class Report:
         if boundary is not None:
             document["boundary_mIoU"] = _rounded(boundary.mIoU)
             document["boundary_dilation_ratio"] = boundary.dilation_ratio
+        if self.intervals is not None:
+            document["intervals"] = {
+                "level": LEVEL,
+                "method": "percentile bootstrap",
+                "resamples": RESAMPLES,
+                "seed": SEED,
+                "drawn_from": f"{self.intervals.count} {self.intervals.unit}",
+                "mIoU": [_rounded(end) for end in self.intervals.mIoU],
+            }
+        if self.calibration is not None:
+            document["calibration"] = self.calibration.to_dict()
         document["classes"] = self._class_rows()
         document["confusion"] = self.confusion.tolist()
         return document
@@ -137,7 +163,12 @@ class Report:
     def per_class_png(self) -> bytes:
         """Draw the IoU of every class as a bar, best first."""
         boundary_iou_K = None if self.boundary is None else self.boundary.iou
-        return per_class_png(self.labels, self.metrics, boundary_iou_K, self.subject, self.summary)
+        intervals_K2 = None if self.intervals is None else self.intervals.iou_K2
+        return per_class_png(self.labels, self.metrics, boundary_iou_K, intervals_K2, self.subject, self.summary)
+
+    def reliability_png(self) -> bytes | None:
+        """Draw how often pixels are right that the model is so sure of; None where there are no probabilities."""
+        return None if self.calibration is None else reliability_png(self.calibration, self.subject)
 
     def confusion_png(self) -> bytes:
         """Draw the confusion matrix, each row in per cent of the label's pixels."""
@@ -145,7 +176,9 @@ class Report:
 
     @checked
     def save(self, folder: str | os.PathLike[str], *, kind: Kind = "evaluate", overwrite: bool = False) -> None:
-        """Write report.json, report.txt, per_class.csv, per_class.png and confusion.png into `folder`.
+        """Write report.json, report.txt, per_class.csv and the pictures into `folder`.
+
+        The pictures are per_class.png, confusion.png and, where there are probabilities, reliability.png.
 
         Args:
             folder: where to; it is created.
@@ -163,8 +196,10 @@ class Report:
             self.per_class_png(),
             self.confusion_png(),
             self.to_json().encode("utf-8", "backslashreplace"),
+            self.reliability_png(),
         )
-        write_results(dict(zip(paths, contents, strict=True)), kind)
+        there = {path: content for path, content in zip(paths, contents, strict=True) if content is not None}
+        write_results(there, kind)
 
     def _class_rows(self) -> list[dict[str, Any]]:
         metrics = self.metrics
@@ -174,16 +209,39 @@ class Report:
                 "index": k,
                 "name": name,
                 "iou": _rounded(metrics.iou[k]),
+                **self._interval_cells(k),
                 "accuracy": _rounded(metrics.accuracy[k]),
                 "precision": _rounded(metrics.precision[k]),
                 "dice": _rounded(metrics.dice[k]),
             }
             if self.boundary is not None:
                 row["boundary_iou"] = _rounded(self.boundary.iou[k])
+            if self.calibration is not None:
+                row["ece"] = _rounded(self.calibration.class_ece_K[k])
             row["label_pixels"] = int(metrics.label_pixels[k])
             row["predicted_pixels"] = int(metrics.predicted_pixels[k])
             rows.append(row)
         return rows
+
+    def _interval_cells(self, k: int) -> dict[str, float | None]:
+        if self.intervals is None:
+            return {}
+        low, high = self.intervals.iou_K2[k]
+        return {"iou_low": _rounded(low), "iou_high": _rounded(high)}
+
+    def _interval_lines(self) -> list[str]:
+        if self.intervals is None:
+            return []
+        drawn = f"{RESAMPLES} bootstrap samples of {self.intervals.count} {self.intervals.unit}"
+        return [f"{LEVEL}% interval of mIoU: {interval_text(self.intervals.mIoU)} ({drawn})"]
+
+    def _calibration_lines(self) -> list[str]:
+        found = self.calibration
+        if found is None or np.isnan(found.ece):
+            return []
+        at = "" if found.temperature == 1 else f", at temperature {found.temperature:.3f}"
+        sure = f"sure to {found.confidence:.2f}%, right in {found.accuracy:.2f}%"
+        return [f"calibration: ECE {found.ece:.2f}, NLL {found.nll:.3f}; {sure} of pixels{at}"]
 
     def _csv(self) -> str:
         rows = self._class_rows()
@@ -211,6 +269,12 @@ class Report:
 def report_files(folder: str | os.PathLike[str]) -> list[Path]:
     """The files that `Report.save` writes into a folder."""
     return [Path(folder, name) for name in FILES]
+
+
+def interval_text(ends: Sequence[float] | FloatArray) -> str:
+    """Write an interval of scores, with the same digits in tables and in pictures."""
+    low, high = (float(end) for end in ends)
+    return "n/a" if np.isnan(low) else f"{low:.2f} to {high:.2f}"
 
 
 def _shortened(name: str) -> str:

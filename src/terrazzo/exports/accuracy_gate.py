@@ -52,6 +52,7 @@ class LabelledData:
             description.name or None,
             output=description.output,
             record=description.record,
+            temperature=description.temperature,
         )
         report = evaluate(
             predictor,

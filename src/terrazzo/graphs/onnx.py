@@ -95,6 +95,7 @@ def describe(model: TrainedModel, output: Output, precision: Precision) -> Expor
         model.record,
         model.name,
         minimum_side(model.network),
+        model.temperature,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ from terrazzo.data.sources.array import ArraySource
 from terrazzo.data.sources.source import Image, Source
 from terrazzo.engines.engine import Engine
 from terrazzo.errors import CheckpointError, ConfigError
+from terrazzo.inference.grid import mask_and_grid
 from terrazzo.inference.protocols import WHOLE, Protocol, Shown
 from terrazzo.inference.result import Segmentation
 from terrazzo.inference.scores import NOTHING, Block, Keep, Pixels, Scores, decide, decide_together
@@ -44,6 +45,8 @@ class Pipeline:
         model: the model's name, for the results.
         protocol: how images are shown to the network; by default whole, as the preprocessing resizes them.
         output: what the engine gives: logits, or masks, as some exported files do.
+        temperature: that logits are divided by for probabilities, confidence and entropy; 1 leaves them. Masks do not
+            depend on it.
 
     Raises:
         ConfigError: the protocol needs logits, and the engine gives masks (code "export-mask").
@@ -55,6 +58,7 @@ class Pipeline:
     model: str | None = None
     protocol: Protocol = WHOLE
     output: Output = "logits"
+    temperature: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -73,6 +77,22 @@ class Pipeline:
         (the papers' order; never the argmax of small logits).
         """
         return [pixels.mask for pixels in self._decided(images)]
+
+    def masks_and_grids(self, images: Sequence[Image], step: int) -> list[tuple[Mask, NDArray[np.float32] | None]]:
+        """As `masks`; with each the (K, h, w) probabilities of every `step`-th pixel of every `step`-th row.
+
+        An engine that gives masks has no probabilities: None.
+        """
+        if self.output == "mask":
+            return [(mask, None) for mask in self.masks(images)]
+        if not self.protocol.single_view:
+            together = [self._together(image, frozenset({"probabilities"})) for image in images]
+            return [(pixels.mask, _every(pixels.probabilities, step)) for pixels in together]
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        return [
+            mask_and_grid(blocks, size, step, self.temperature)
+            for blocks, size in zip(self._blocks_of(images), sizes, strict=True)
+        ]
 
     def segment(
         self, images: Sequence[Image], paths: Sequence[Path | None], *, keep: Keep = NOTHING
@@ -118,13 +138,13 @@ class Pipeline:
         """
         self._require_logits("an image that is read in windows")
         if not self.protocol.single_view:
-            yield decide_together(self._views(source), keep).below(done)
+            yield decide_together(self._views(source), keep, self.temperature).below(done)
             return
         width = source.size[1]
         rows = max(1, BAND_PIXELS // width)
         with Scratch(folder) as scratch:
             for top, blocks in groupby(self._blocks(source, folder, done), key=lambda block: block.top):
-                for band in _joined(blocks, width, rows, keep, scratch):
+                for band in _joined(blocks, width, rows, keep, scratch, self.temperature):
                     if top + len(band.mask) > done:
                         yield band.below(max(done - top, 0))
                     top += len(band.mask)
@@ -160,25 +180,36 @@ class Pipeline:
 
     def _decided(self, images: Sequence[Image], keep: Keep = NOTHING) -> Iterator[Pixels]:
         """Yield what is decided about each image, one after the other."""
-        protocol, sizes = self.protocol, [(image.shape[0], image.shape[1]) for image in images]
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
         for wanted in keep:
             self._require_logits(wanted)
-        if not protocol.single_view:
+        if not self.protocol.single_view:
             for image in images:
-                yield decide_together(self._views(ArraySource(image)), keep)
-            return
-        views = [next(protocol.views(ArraySource(image), self.preprocess)) for image in images]
-        if protocol.window is None or protocol.stride is None:
-            batch = views[0].read()[None] if len(views) == 1 else np.stack([view.read() for view in views])
-            if self.output == "mask":
-                for mask_hw, size in zip(self._run(batch), sizes, strict=True):
-                    yield Pixels(_nearest(mask_hw, size).astype(self.labels.mask_dtype))
-                return
-            for scores, size in zip(whole(self._run, batch, sizes), sizes, strict=True):
-                yield decide([Block(0, 0, scores)], size, keep)
+                yield self._together(image, keep)
+        elif self.output == "mask":
+            for mask_hw, size in zip(self._run(_batch(self._shown(images))), sizes, strict=True):
+                yield Pixels(_nearest(mask_hw, size).astype(self.labels.mask_dtype))
+        else:
+            for blocks, size in zip(self._blocks_of(images), sizes, strict=True):
+                yield decide(blocks, size, keep, self.temperature)
+
+    def _together(self, image: Image, keep: Keep) -> Pixels:
+        """What is decided about an image that is shown in several views."""
+        return decide_together(self._views(ArraySource(image)), keep, self.temperature)
+
+    def _shown(self, images: Sequence[Image]) -> list[Shown]:
+        """Each image as the network is shown it first."""
+        return [next(self.protocol.views(ArraySource(image), self.preprocess)) for image in images]
+
+    def _blocks_of(self, images: Sequence[Image]) -> Iterator[Iterable[Block]]:
+        """The scores of images that are shown once, as one batch where they are shown whole."""
+        views, sizes = self._shown(images), [(image.shape[0], image.shape[1]) for image in images]
+        if self.protocol.window is None:
+            for scores in whole(self._run, _batch(views), sizes):
+                yield [Block(0, 0, scores)]
         else:
             for view, size in zip(views, sizes, strict=True):
-                yield decide(self._windows(view, size), size, keep)
+                yield self._windows(view, size)
 
     def _blocks(self, source: Source, folder: Path | None, done: int = 0) -> Iterator[Block]:
         """The scores of an image that is shown once."""
@@ -226,16 +257,26 @@ def _nearest(mask_hw: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return resized
 
 
-def _joined(blocks: Iterable[Block], width: int, rows: int, keep: Keep, scratch: Scratch) -> Iterator[Pixels]:
+def _batch(views: Sequence[Shown]) -> NDArray[np.float32]:
+    return views[0].read()[None] if len(views) == 1 else np.stack([view.read() for view in views])
+
+
+def _every(planes_KHW: NDArray[np.float32] | None, step: int) -> NDArray[np.float32] | None:
+    return None if planes_KHW is None else planes_KHW[:, ::step, ::step]
+
+
+def _joined(
+    blocks: Iterable[Block], width: int, rows: int, keep: Keep, scratch: Scratch, temperature: float
+) -> Iterator[Pixels]:
     """Decide blocks that lie side by side in an image of this width; yield it in bands of at most `rows` rows."""
     height, count, names = 0, 0, list[str]()
     for block in blocks:
         height = block.scores.rows.length
         if block.scores.columns.length == width:
             for scores in block.scores.split(rows):
-                yield scores.pixels(keep)
+                yield scores.pixels(keep, temperature)
             return
-        planes = block.scores.pixels(keep).planes()
+        planes = block.scores.pixels(keep, temperature).planes()
         for name, plane in planes.items():
             scratch[count, name] = plane
         names, count = list(planes), count + 1

@@ -170,7 +170,17 @@ def _predictor(
     engine: Engine, about: TrainedModel | ExportedDescription, *, name: str, protocol: Protocol, streams: int
 ) -> Predictor:
     output = about.output if isinstance(about, ExportedDescription) else "logits"
-    return Predictor(engine, about.preprocess, about.labels, name, protocol, output, streams, about.record)
+    return Predictor(
+        engine,
+        about.preprocess,
+        about.labels,
+        name,
+        protocol,
+        output,
+        streams,
+        about.record,
+        temperature=about.temperature,
+    )
 
 
 def _refuse_other_bands(model: TrainedModel) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -33,7 +34,19 @@ from terrazzo.inference.upsample.argmax import (
 )
 from terrazzo.inference.upsample.resize_axis import ComposedAxis
 
-__all__ = ["CERTAINTY", "NOTHING", "Block", "Keep", "Pixels", "Scores", "decide", "decide_together"]
+__all__ = [
+    "CERTAINTY",
+    "NOTHING",
+    "Block",
+    "Classes",
+    "Floats",
+    "Keep",
+    "Pixels",
+    "Scores",
+    "Size",
+    "decide",
+    "decide_together",
+]
 
 Floats: TypeAlias = NDArray[np.float32]
 Classes: TypeAlias = NDArray[np.unsignedinteger[Any]]  # uint8 or uint16
@@ -63,12 +76,12 @@ class Scores:
         """The winning class of every pixel: argmax of the logits at the image's size."""
         return winners_along(self.logits_KHW, self.rows, self.columns)
 
-    def probability_strips(self) -> Iterator[tuple[int, Floats]]:
+    def probability_strips(self, temperature: float = 1.0) -> Iterator[tuple[int, Floats]]:
         """First rows and (K, rows, W) softmax of the logits at the image's size, from the top.
 
         Scores of as many classes and columns come in strips of equal heights.
         """
-        return probability_strips_along(self.logits_KHW, self.rows, self.columns)
+        return probability_strips_along(self.logits_KHW, self.rows, self.columns, temperature)
 
     def split(self, rows: int) -> Iterator[Scores]:
         """Yield the same in bands of at most `rows` rows, from the top."""
@@ -79,21 +92,25 @@ class Scores:
             band, needed = self.rows.between(first, min(first + rows, self.rows.length))
             yield Scores(self.logits_KHW[:, needed], band, self.columns)
 
-    def probabilities(self) -> Floats:
-        """(K, H, W) softmax of the logits at the image's size."""
+    def every(self, step: int, top: int = 0, left: int = 0) -> Scores:
+        """The same of every `step`-th pixel of every `step`-th row alone, from this one on."""
+        return Scores(self.logits_KHW, self.rows.every(step, top), self.columns.every(step, left))
+
+    def probabilities(self, temperature: float = 1.0) -> Floats:
+        """(K, H, W) softmax of the logits at the image's size, divided by the temperature."""
         planes_KHW = np.empty(self.shape, np.float32)
-        for top, strip_KRW in self.probability_strips():
+        for top, strip_KRW in self.probability_strips(temperature):
             planes_KHW[:, top : top + strip_KRW.shape[1]] = strip_KRW
         return planes_KHW
 
-    def confidence(self) -> tuple[Floats, Floats]:
+    def confidence(self, temperature: float = 1.0) -> tuple[Floats, Floats]:
         """The (H, W) largest probability of each pixel, and its entropy divided by log K."""
-        return confidence_along(self.logits_KHW, self.rows, self.columns)
+        return confidence_along(self.logits_KHW, self.rows, self.columns, temperature)
 
-    def pixels(self, keep: Keep = NOTHING) -> Pixels:
+    def pixels(self, keep: Keep = NOTHING, temperature: float = 1.0) -> Pixels:
         """The mask, and what else is wanted of each pixel."""
-        probabilities = self.probabilities() if "probabilities" in keep else None
-        return Pixels(self.mask(), probabilities, *_certainty(keep, self.confidence))
+        probabilities = self.probabilities(temperature) if "probabilities" in keep else None
+        return Pixels(self.mask(), probabilities, *_certainty(keep, partial(self.confidence, temperature)))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -152,20 +169,21 @@ class Pixels:
             plane[..., top : top + height, left : left + width] = getattr(part, name)
 
 
-def decide(blocks: Iterable[Block], size: Size, keep: Keep = NOTHING) -> Pixels:
+def decide(blocks: Iterable[Block], size: Size, keep: Keep = NOTHING, temperature: float = 1.0) -> Pixels:
     """Decide an image's pixels from one view of it.
 
     Args:
         blocks: the scores of the image; one alone, for all of it, will do.
         size: (height, width) of the image.
         keep: what is wanted beside the mask.
+        temperature: that the logits are divided by for it; the mask does not depend on it.
 
     Raises:
         CheckpointError: the logits hold NaN or infinity (code "logits-not-finite").
     """
     pixels: Pixels | None = None
     for block in blocks:
-        part = block.scores.pixels(keep)
+        part = block.scores.pixels(keep, temperature)
         if part.mask.shape == size:  # the usual case, without a copy
             return part
         if pixels is None:
@@ -175,12 +193,13 @@ def decide(blocks: Iterable[Block], size: Size, keep: Keep = NOTHING) -> Pixels:
     return pixels
 
 
-def decide_together(views: Iterable[tuple[Scores, bool]], keep: Keep = NOTHING) -> Pixels:
+def decide_together(views: Iterable[tuple[Scores, bool]], keep: Keep = NOTHING, temperature: float = 1.0) -> Pixels:
     """Decide an image's pixels from several views of it: by the mean of their probabilities.
 
     Args:
         views: each view's scores, and whether it was mirrored left to right.
         keep: what is wanted beside the mask; that of the mean probabilities.
+        temperature: for what is wanted beside the mask, the logarithms of the mean are divided by it.
 
     Raises:
         CheckpointError: the logits hold NaN or infinity (code "logits-not-finite").
@@ -202,6 +221,9 @@ def decide_together(views: Iterable[tuple[Scores, bool]], keep: Keep = NOTHING) 
     for top, strip_KRW in _summed_strips(held) if total_KHW is None else _strips_of(total_KHW):
         mask_RW = upsample_argmax(strip_KRW, [])
         strip_KRW /= count
+        if temperature != 1:
+            np.power(strip_KRW, np.float32(1 / temperature), out=strip_KRW)
+            strip_KRW /= strip_KRW.sum(axis=0)
         part = Pixels(mask_RW, None, *_certainty(keep, lambda: confidence_of(strip_KRW)))  # noqa: B023  called at once
         if pixels is None:
             pixels = part.enlarged(shape[1:])

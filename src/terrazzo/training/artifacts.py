@@ -65,6 +65,8 @@ def write_artifacts(
     predictor = Predictor(engine, best.preprocess, best.labels, best.name, protocol)
     report, scores = measure(predictor, val, record["data"])
     measured: dict[str, Any] = {"step": step, "val_mIoU": round(report.metrics.mIoU, 2)}
+    if report.intervals is not None:
+        measured["val_mIoU_interval"] = [round(end, 2) for end in report.intervals.mIoU]
     if report.boundary is not None:
         measured["val_boundary_mIoU"] = round(report.boundary.mIoU, 2)
     best = dataclasses.replace(best, record={**measured, **record})

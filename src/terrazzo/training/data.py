@@ -30,6 +30,11 @@ def open_splits(section: DataSection, data: Path) -> tuple[Dataset, Dataset]:
     """
     labels = LabelSpec.named(section.labels) if section.labels else None
     train = open_dataset(data, section.train_split, labels, rules=section.rules)
+    if section.split is not None and section.split.fold == 0:
+        note(
+            "all photos are learnt from: the mIoU of this run is theirs, and says nothing about others; the folds' does"
+        )
+        return train, dataclasses.replace(train, split="train")
     if not section.holdout and split_of(section.train_split) == split_of(section.val_split):
         note(
             f"{section.train_split} is what the run learns from and what it is validated on: its mIoU says nothing "

@@ -12,7 +12,7 @@ from terrazzo.data import Dataset
 from terrazzo.evaluation.confusion import score_text
 from terrazzo.inference.predictor import Predictor
 from terrazzo.plotting import INK, clipped, plain_axes, to_png
-from terrazzo.sheet import PAPER, Color, Picture, Row, contact_sheet, drawable, fitted
+from terrazzo.sheet import PAPER, Color, Picture, Row, class_legend, contact_sheet, drawable, fitted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,6 @@ WRONG: Color = (230, 30, 45)
 
 SMALLEST_SPAN = 5.0  # mIoU points on the axis: a difference of a tenth must not look like a fall
 SHEET_IMAGES = 8
-MOST_CLASSES = 60  # in the sheet's legend
-
 
 # -- curves -----------------------------------------------------------------------------------------------------------
 
@@ -101,7 +99,7 @@ def sheet_png(predictor: Predictor, val: Dataset, scores: list[float], title: st
         title: what was trained on what.
     """
     labels, chosen = val.labels, choose_images(scores)
-    rows, pixels = [], np.zeros(labels.ignore_index + 1, np.int64)
+    rows, pixels = list[Row](), np.zeros(labels.ignore_index + 1, np.int64)
     flat: list[str] = []  # the class of each prediction that has only one, where the label has more
     for place, index in enumerate(chosen):
         bands, label = val.read(index)
@@ -119,11 +117,7 @@ def sheet_png(predictor: Predictor, val: Dataset, scores: list[float], title: st
         masks = [fitted(labels.colorize(mask), smooth=False) for mask in (label, prediction)]
         pictures = [fitted(image), *masks, fitted(_errors(image, labelled, wrong))]
         rows.append(Row(rank + drawable(val.samples[index].image.name), text, pictures))
-    legend = [(labels.names[k], labels.palette[k]) for k in np.argsort(-pixels[:-1], kind="stable") if pixels[k]]
-    if len(legend) > MOST_CLASSES:
-        legend[MOST_CLASSES:] = [(f"and {len(legend) - MOST_CLASSES} more", PAPER)]
-    if pixels[-1]:
-        legend.append(("not labelled", labels.ignore_color))
+    legend = class_legend(labels, pixels)
     which = f"{len(chosen)} of {len(val)} photos" if len(chosen) < len(val) else f"all {len(val)} photos"
     if len(flat) == len(rows) > 0 and len(set(flat)) == 1:
         which += ", one class everywhere (train longer, or lower the learning rate)"

@@ -71,7 +71,7 @@ def convert(
     return model
 
 
-def refuse_taken(folder: Path, source: Path, overwrite: bool) -> None:
+def refuse_taken(folder: Path, source: Path | None, overwrite: bool) -> None:
     """Refuse to replace anything but an empty folder, or, when asked to, a folder with nothing but a model in it."""
     clear_stale(folder.parent)
     if folder.is_dir() and not folder.is_symlink():
@@ -79,7 +79,7 @@ def refuse_taken(folder: Path, source: Path, overwrite: bool) -> None:
         if not names:
             folder.rmdir()
             return
-        is_source = Path(os.path.realpath(source)).is_relative_to(os.path.realpath(folder))
+        is_source = source is not None and Path(os.path.realpath(source)).is_relative_to(os.path.realpath(folder))
         if overwrite and CONFIG_FILE in names and names <= FILES and not is_source:
             return
         others = sorted(names - FILES)

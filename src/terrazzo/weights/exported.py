@@ -18,6 +18,7 @@ from terrazzo.errors import CheckpointError, TerrazzoError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
 from terrazzo.text import show
+from terrazzo.weights.temperature import read_temperature
 
 __all__ = ["FORMATS", "METADATA_KEY", "ExportedDescription", "Format", "Output", "Precision", "exported_format"]
 
@@ -51,6 +52,7 @@ class ExportedDescription:
         record: where the weights come from, as in a model folder. Plain JSON values.
         name: of the model that was exported.
         minimum_side: the least height and width of the input.
+        temperature: that logits are divided by for probabilities; the file's own logits are not.
     """
 
     architecture: str
@@ -61,6 +63,7 @@ class ExportedDescription:
     record: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
     minimum_side: int = 1
+    temperature: float = 1.0
 
     def to_json(self) -> str:
         """Return the text that is stored in the file under `METADATA_KEY`."""
@@ -75,6 +78,7 @@ class ExportedDescription:
                 "record": dict(self.record),
                 "name": self.name,
                 "minimum_side": self.minimum_side,
+                "temperature": self.temperature,
             }
         )
 
@@ -114,6 +118,7 @@ class ExportedDescription:
                     record=dict(values["record"]),
                     name=str(values["name"]),
                     minimum_side=minimum_side,
+                    temperature=read_temperature(values),
                 )
         except (ValueError, TypeError, KeyError, TerrazzoError) as error:
             raise CheckpointError(

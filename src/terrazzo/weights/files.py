@@ -29,6 +29,7 @@ from terrazzo.weights.recognize import (
     refuse_whole_numbers,
     shapes_of,
 )
+from terrazzo.weights.temperature import read_temperature
 from terrazzo.weights.tensor_files import read_tensor_file
 
 __all__ = ["CONFIG_FILE", "FORMAT_VERSION", "WEIGHTS_FILE", "TrainedModel", "load_folder", "save_folder"]
@@ -50,6 +51,8 @@ class TrainedModel:
         preprocess: how a photo becomes its input.
         record: where it comes from: recipe, data, licence, hours, machine, measured mIoU. Plain JSON values.
         name: how it was asked for.
+        temperature: that logits are divided by for probabilities, as `terrazzo.calibrate` fits it; 1 leaves them. Masks
+            do not depend on it.
     """
 
     architecture: str
@@ -58,6 +61,7 @@ class TrainedModel:
     preprocess: Preprocess
     record: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+    temperature: float = 1.0
 
     @property
     def spec(self) -> ModelSpec:
@@ -110,6 +114,7 @@ def save_folder(
         "model": spec.to_dict(),
         "labels": model.labels.to_dict(),
         "preprocess": model.preprocess.to_dict(),
+        **({} if model.temperature == 1 else {"temperature": model.temperature}),
         "sha256": hashlib.sha256(weights).hexdigest(),
         "record": dict(model.record),
     }
@@ -138,6 +143,7 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
             code="checkpoint-checksum",
         )
     labels = LabelSpec.from_dict(config["labels"])
+    temperature = read_temperature(config, str(folder / CONFIG_FILE))
     try:
         preprocess = Preprocess.from_dict(config["preprocess"])
     except ConfigError as error:
@@ -181,6 +187,7 @@ def load_folder(folder: Path, name: str = "") -> TrainedModel:
         preprocess=preprocess,
         record=config["record"],
         name=name or folder.name,
+        temperature=temperature,
     )
 
 

@@ -47,6 +47,7 @@ from terrazzo.weights.processor import (
 from terrazzo.weights.recognize import Recognized
 from terrazzo.weights.remap.segformer import HF4
 from terrazzo.weights.segformer_config import NAME, config_from_spec, spec_from_config
+from terrazzo.weights.temperature import read_temperature
 from terrazzo.weights.tensor_files import TensorFile, read_tensor_file, read_tensor_shards
 
 __all__ = [
@@ -73,11 +74,13 @@ class Companions:
         labels: class names and what masks store.
         preprocess: how a photo becomes the input.
         record: what of ours was kept there, and what of theirs we must keep.
+        temperature: of ours.
     """
 
     labels: LabelSpec
     preprocess: Preprocess
     record: dict[str, Any]
+    temperature: float = 1.0
 
 
 # -- in ---------------------------------------------------------------------------------------------------------------
@@ -129,11 +132,12 @@ def read_companions(folder: Path, config: Mapping[str, Any], found: Recognized) 
         preprocess = preprocess_from_processor(processor, str(folder / PROCESSOR_FILE))
         for said in left_aside(processor):
             note(f"{shown_path(folder / PROCESSOR_FILE)}: {said}")
-    ours = config.get(OURS)
+    ours, temperature = config.get(OURS), 1.0
     if isinstance(ours, Mapping) and {"labels", "preprocess", "record"} <= ours.keys():
         try:
             own_labels, own_preprocess = LabelSpec.from_dict(ours["labels"]), Preprocess.from_dict(ours["preprocess"])
             record |= dict(ours["record"])
+            temperature = read_temperature(ours, where)
         except (TerrazzoError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where} holds no readable {OURS!r}: {error}", fix="remove that key") from error
         # Someone may have edited what transformers reads; that is then what is meant.
@@ -143,7 +147,7 @@ def read_companions(folder: Path, config: Mapping[str, Any], found: Recognized) 
             labels = own_labels if own_labels.names == labels.names else replace(own_labels, names=labels.names)
         if processor == processor_from_preprocess(own_preprocess, reduces_labels(labels)):
             preprocess = own_preprocess
-    return Companions(labels, preprocess, record)
+    return Companions(labels, preprocess, record, temperature)
 
 
 def _read_labels(
@@ -213,7 +217,12 @@ def save_huggingface(folder: Path, model: TrainedModel) -> None:
         **network,
         "semantic_loss_ignore_index": model.labels.ignore_index,
         **own,
-        OURS: {"labels": model.labels.to_dict(), "preprocess": model.preprocess.to_dict(), "record": record},
+        OURS: {
+            "labels": model.labels.to_dict(),
+            "preprocess": model.preprocess.to_dict(),
+            "record": record,
+            **({} if model.temperature == 1 else {"temperature": model.temperature}),
+        },
     }
     if processor is None or preprocess_from_processor(processor, PROCESSOR_FILE) != model.preprocess:
         processor = processor_from_preprocess(model.preprocess, reduces_labels(model.labels))

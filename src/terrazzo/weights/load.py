@@ -350,9 +350,10 @@ def _assemble(foreign: Foreign) -> TrainedModel:
     record: dict[str, Any] = {"origin": foreign.name, "format": found.layout.name}
     if foreign.base:
         record["adapter of"] = foreign.base
+    temperature = 1.0
     if foreign.companions is not None:
         beside = read_companions(foreign.companions, foreign.config, found)
-        labels, preprocess = beside.labels, beside.preprocess
+        labels, preprocess, temperature = beside.labels, beside.preprocess, beside.temperature
         record = {**beside.record, **({} if "origin" in beside.record else record)}
     else:
         labels, record["labels from"] = labels_from_meta(foreign.meta, found.num_classes, where, found.one_label)
@@ -362,7 +363,8 @@ def _assemble(foreign: Foreign) -> TrainedModel:
     record = {**_terms(foreign), **record}
     network = found.empty_network()
     state = our_tensors(found, network, where)
-    return TrainedModel(found.architecture, load_network(network, state), labels, preprocess, record, foreign.name)
+    network = load_network(network, state)
+    return TrainedModel(found.architecture, network, labels, preprocess, record, foreign.name, temperature)
 
 
 def _with_card_licence(model: TrainedModel, folder: Path) -> TrainedModel:

@@ -99,11 +99,12 @@ def winners_along(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis)
 
 
 def probability_strips_along(
-    logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis
+    logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis, temperature: float = 1.0
 ) -> Iterator[tuple[int, Floats]]:
     """Class probabilities (softmax of the resized logits) in strips of output rows, from the top.
 
-    The strips' heights follow from the number of classes and the length of `columns` alone.
+    The strips' heights follow from the number of classes and the length of `columns` alone. The logits are divided by
+    the temperature first.
 
     Yields:
         A strip's first row, and its (K, rows, W) probabilities.
@@ -111,14 +112,18 @@ def probability_strips_along(
     Raises:
         CheckpointError: the logits hold NaN or infinity (code "logits-not-finite").
     """
-    for top, margin_KRW in _iter_margins(logits_KHW, rows, columns):
+    for top, margin_KRW in _iter_margins(logits_KHW, rows, columns, temperature):
         np.exp(margin_KRW, out=margin_KRW)
         margin_KRW /= margin_KRW.sum(axis=0)
         yield top, margin_KRW
 
 
-def confidence_along(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis) -> tuple[Floats, Floats]:
+def confidence_along(
+    logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis, temperature: float = 1.0
+) -> tuple[Floats, Floats]:
     """Confidence and entropy of each pixel's softmax, without building (K, H, W) probabilities.
+
+    The logits are divided by the temperature first.
 
     Returns:
         The (H, W) largest probability, and the (H, W) entropy divided by log K: 0 is certain, 1 is uniform.
@@ -128,7 +133,7 @@ def confidence_along(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAx
     """
     height, width = rows.length, columns.length
     highest_HW, entropy_HW = np.empty((height, width), np.float32), np.zeros((height, width), np.float32)
-    for top, margin_KRW in _iter_margins(logits_KHW, rows, columns):
+    for top, margin_KRW in _iter_margins(logits_KHW, rows, columns, temperature):
         here = slice(top, top + margin_KRW.shape[1])
         np.maximum(margin_KRW, -87, out=margin_KRW)  # below it exp is not a normal float32, and slow
         share_KRW = np.exp(margin_KRW)
@@ -152,8 +157,11 @@ def confidence_of(probabilities_KRW: Floats) -> tuple[Floats, Floats]:
     return probabilities_KRW.max(axis=0), entropy_RW.clip(0, 1)
 
 
-def _iter_margins(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis) -> Iterator[tuple[int, Floats]]:
-    """Strips of the resized logits (K, rows, W), less each pixel's largest, and the strips' first rows."""
+def _iter_margins(
+    logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis, temperature: float
+) -> Iterator[tuple[int, Floats]]:
+    """Strips of the resized logits (K, rows, W), less each pixel's largest and divided by the temperature; and the
+    strips' first rows."""
     num_classes = len(logits_KHW)
     blocks = list(_column_blocks(columns))
     step = max(1, _PROBABILITY_FLOATS // (num_classes * columns.length))
@@ -171,6 +179,8 @@ def _iter_margins(logits_KHW: Floats, rows: ComposedAxis, columns: ComposedAxis)
         largest_RW = strip_KRW.max(axis=0)
         require_finite(largest_RW)
         strip_KRW -= largest_RW
+        if temperature != 1:
+            strip_KRW *= np.float32(1 / temperature)
         yield top, strip_KRW
 
 

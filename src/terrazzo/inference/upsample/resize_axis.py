@@ -70,6 +70,11 @@ class ComposedAxis:
         low, high = int(self.taps_TG[0, here].min()), int(self.last_G[here].max()) + 1
         return _grouped(self.taps_TG[:, here].T - low, self.weights_TO[:, first:stop].T), slice(low, high)
 
+    def every(self, step: int, first: int = 0) -> ComposedAxis:
+        """The axis of every `step`-th output alone, from the `first` on."""
+        here = self.group_O[first::step]
+        return _grouped(self.taps_TG[:, here].T, self.weights_TO[:, first::step].T)
+
     def outputs_of(self, group_C: Indices, taps: int, outputs: int) -> tuple[Indices, list[Floats]]:
         """Outputs (P, C) of the groups, and the weights there of each tap but the first."""
         output_PC = self.outputs_PG[:outputs].take(group_C, axis=1)

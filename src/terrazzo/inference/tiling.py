@@ -6,7 +6,7 @@ one place, and of a row of windows those that the next row overlaps with, in a `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +132,7 @@ def slide_in_blocks(
         first_wanted = next(number for number, stage in enumerate(planned) if stage.stop > done)
         first_shown = min(stage.needed.start for stage in planned[first_wanted:] if stage.axis is not None) // shape[1]
         first_row = first_shown * shape[1]
-    places = [_place(view, y, x, window) for y in corners_Y[first_shown:] for x in corners_X]
+    places = (_place(view, y, x, window) for y in corners_Y[first_shown:] for x in corners_X)  # of which there are many
     inputs = _inputs(view, places, is_empty, shape is None)
     with Scratch(folder) as above, closing(ahead(inputs, READ_AHEAD) if reads_ahead else inputs) as shown:
         for number_y, y in list(enumerate(corners_Y))[first_shown:]:
@@ -209,7 +209,7 @@ def _since(needed: slice, first: int) -> slice:
 
 def _inputs(
     view: View,
-    places: Sequence[tuple[slice, slice]],
+    places: Iterable[tuple[slice, slice]],
     is_empty: Callable[[slice, slice], bool] | None,
     needs_first: bool,
 ) -> Generator[tuple[Floats | None], None, None]:

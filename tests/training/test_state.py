@@ -219,4 +219,4 @@ def test_only_the_state_names_the_keys_of_a_checkpoint() -> None:
         for name in re.findall(r"(\w+), \w+ = load_checkpoint\(", text):
             assert f"load_state_dict({name})" in text and not re.search(rf"\b{name}(\[|\.)", text), path
             loading.append(path.name)
-    assert loading == ["trainer.py"]
+    assert loading == ["loop.py"]

@@ -33,9 +33,10 @@ class WeightAverage:
         A GPU is not asked for its flag. So a step that was not taken there counts in `updates`, which changes how fast
         the average forgets the first steps, and nothing else.
         """
-        known = is_taken is None or is_taken.device.type == "cpu"
-        if is_taken is not None and known and not is_taken:
-            return
+        if is_taken is not None and is_taken.device.type == "cpu":
+            if not is_taken:
+                return
+            is_taken = None
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         source, target = (
@@ -43,10 +44,11 @@ class WeightAverage:
         )
         floating = [key for key, value in target.items() if value.is_floating_point()]
         ours, theirs = [target[key] for key in floating], [source[key] for key in floating]
-        if is_taken is None or known:
-            torch._foreach_lerp_(ours, theirs, 1.0 - decay)
+        share = 1.0 - decay
+        if is_taken is None:
+            torch._foreach_lerp_(ours, theirs, share)
         else:
-            move_by(ours, theirs, (1.0 - decay) * is_taken)
+            move_by(ours, theirs, share * is_taken)
         for key, value in target.items():
             if not value.is_floating_point():
                 value.copy_(source[key])

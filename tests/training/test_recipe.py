@@ -27,7 +27,7 @@ def test_a_recipe_survives_json_and_yaml(tmp_path: Path) -> None:
     assert Recipe.from_file(tmp_path / "recipe.yaml") == recipe
     text = (tmp_path / "recipe.yaml").read_text()
     assert list(yaml.safe_load(text)) == list(recipe.to_dict())
-    assert "  - {name: crop, size: [32, 32], cat_max_ratio: 0.75}\n" in text and text.startswith("# ")
+    assert "  - {name: crop, size: [32, 32], cat_max_ratio: 0.75, rare: 0.0, rarer_than: 0.02}\n" in text and text.startswith("# ")
     assert "\n  lr: 6.0e-05\n" in text and "\n  holdout: [a*, b]\n" in text
 
 
@@ -72,7 +72,7 @@ def test_rows_may_leave_out_fields_and_are_written_in_full() -> None:
     rows = [{"name": "crop", "size": [32, 32]}, {"name": "erasing"}]
     recipe = tiny_recipe(augment=rows)
     assert recipe.to_dict()["augment"] == [
-        {"name": "crop", "size": [32, 32], "cat_max_ratio": 0.75},
+        {"name": "crop", "size": [32, 32], "cat_max_ratio": 0.75, "rare": 0.0, "rarer_than": 0.02},
         {"name": "erasing", "p": 0.5, "area": [0.02, 0.4], "aspect": [0.3, 3.3], "labels": "ignore"},
     ]
 

@@ -32,7 +32,7 @@ def test_advice_fits_the_command(verb: str) -> None:
 
 def test_who_has_an_option_is_said_once() -> None:
     assert fitting("use --engine torch", "export") == (
-        "use --engine torch; `terrazzo export` has no --engine, unlike predict, evaluate, benchmark, serve and demo"
+        "use --engine torch; `terrazzo export` has no --engine, unlike predict, evaluate, compare, benchmark, serve and demo"
     )
     assert fitting("add --resume, or --crop 64 64 and --checkpointing", "ablate") == (
         "add --resume, or --crop 64 64 and --checkpointing; "

@@ -16,8 +16,7 @@ def check_weights(weights: str, /, *, photo: Path, name: str | None = None) -> N
     agree within the published tolerance of 0.01, and 2 where they do not.
 
     Examples:
-        terrazzo check-weights segformer.b2.512x512.ade.160k.pth --photo 000000039769.jpg
-        terrazzo check-weights nvidia/segformer-b0-finetuned-ade-512-512 --photo 000000039769.jpg
+        terrazzo check-weights segformer.b2.512x512.ade.160k.pth --photo cats.jpg
 
     Parameters
     ----------

@@ -73,7 +73,7 @@ def evaluate(
         terrazzo evaluate --data my-folder --split val --model runs/mine
         terrazzo evaluate --data camvid --model segformer_b0.camvid --output report
         terrazzo evaluate --data my-folder --model runs/mine --protocol multi-scale
-        terrazzo evaluate --data scene.tif --truth buildings.geojson --model runs/mine
+        terrazzo evaluate --data scene.tif --truth houses.geojson --model runs/mine
         terrazzo evaluate --data my-folder --model runs/mine --corruptions noise
 
     Parameters

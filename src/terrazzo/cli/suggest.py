@@ -49,8 +49,8 @@ def suggest(
     (the project's labelling configuration).
 
     Examples:
-        terrazzo suggest unlabelled/ --model runs/mine --budget 50
-        terrazzo suggest unlabelled/ --model runs/mine --labelled my-folder/train/images --output next
+        terrazzo suggest new/ --model runs/mine --budget 50
+        terrazzo suggest new/ --model runs/mine --labelled my-folder/train/images
 
     Parameters
     ----------

@@ -33,6 +33,7 @@ class Cluster:
     def __init__(self, dies: Callable[[int, Names], bool] = lambda worker, names: False) -> None:
         self.dies, self.workers, self.done = dies, 0, list[Names]()
         self.refusal: TerrazzoError | None = None
+        self.load_dies = False
 
     def get(self, future: Any) -> Any:
         if isinstance(future, list):
@@ -57,7 +58,7 @@ class Cluster:
             return Outcome((len(names), 0))
 
         return SimpleNamespace(
-            load=SimpleNamespace(remote=lambda: self.refusal),
+            load=SimpleNamespace(remote=lambda: RayError() if self.load_dies else self.refusal),
             run=SimpleNamespace(remote=run),
             names=SimpleNamespace(remote=lambda block: Outcome([photo.name for photo in block.photos()])),
         )
@@ -114,8 +115,13 @@ def test_a_photo_that_kills_workers_costs_one_row(
         part.write_bytes(b"")
 
     monkeypatch.setattr(driver, "write_part", noted)
-    cluster = Cluster(lambda worker, names: "b2.png" in names)
-    done = run(cluster, blocks, tmp_path / "report")
+    cluster, told = Cluster(lambda worker, names: "b2.png" in names), list[tuple[int, int]]()
+    (tmp_path / "report").mkdir()
+    left = list(driver._left(tmp_path / "report", 3))
+    done = driver._Run(cluster, cluster.start, blocks, tmp_path / "report").all(
+        left, 2, 0, lambda number, count: told.append((number, count))
+    )
+    assert told == [(1, 3), (2, 3), (3, 3)]
     assert (done.images, done.failures) == (11, 1)
     assert [(row["image"], row["code"]) for row in rows] == [("b2.png", "image-killed-worker")]
     assert sorted(name for names in cluster.done for name in names if name[0] == "b") == ["b0.png", "b1.png", "b3.png"]
@@ -130,6 +136,10 @@ def test_a_model_that_cannot_be_loaded_is_said_by_its_own_error(blocks: list[Fil
     cluster.refusal = CheckpointError("no model", fix="name one")
     with pytest.raises(CheckpointError, match="no model"):
         run(cluster, blocks, tmp_path / "report")
+    cluster.load_dies = True
+    with pytest.raises(ConfigError) as caught:
+        run(cluster, blocks, tmp_path / "report")
+    assert caught.value.code == "dist-worker"
 
 
 def test_another_run_is_not_continued(blocks: list[Files], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,8 @@ from terrazzo.distributed.worker import Wanted, Worker, write_part
 from terrazzo.engines.engine import Precision
 from terrazzo.errors import ConfigError, MissingExtraError
 from terrazzo.inference.kinds import check_kinds
-from terrazzo.text import shown_path
+from terrazzo.notes import note
+from terrazzo.text import said_by, shown_path
 from terrazzo.weights.catalog import DEFAULT_MODEL
 
 __all__ = ["Done", "predict"]
@@ -142,7 +143,10 @@ def predict(
     try:
         resources = {"num_cpus": threads, "num_gpus": int(device is not None and device.startswith("cuda"))}
         actor = ray.remote(**resources)(Worker)
-        count = min(workers or max(1, int(ray.cluster_resources()["CPU"]) // threads), len(left))
+        room = max(1, int(ray.cluster_resources().get("CPU", 0)) // threads)
+        if workers is not None and workers > room:
+            note(f"the cluster has room for {room} workers of {threads} cores, and {workers} are asked for")
+        count = min(workers or room, room, len(left))
         run = _Run(ray, lambda: actor.remote(str(model), options, Wanted(kinds, batch_size)), blocks, report.absolute())
         return run.all(left, count, untouched, progress)
     finally:
@@ -161,11 +165,9 @@ class _Run:
     ) -> Done:
         waiting, running = deque(left), dict[Any, tuple[Any, _Piece]]()
         idle = [self._start() for _ in range(workers)]
-        for refused in self._ray.get([worker.load.remote() for worker in idle]):
-            if refused is not None:
-                raise refused
-        unfinished, images, failures = {piece.number for piece in left}, 0, 0
-        total = len(unfinished)
+        self._wait_for_models(idle)
+        pieces, images, failures, blocks = Counter(piece.number for piece in left), 0, 0, 0
+        total = len(pieces)
         while waiting or running:
             while waiting and idle:
                 worker, piece = idle.pop(), waiting.popleft()
@@ -181,15 +183,29 @@ class _Run:
                 worker = self._start()
                 again = self._again(piece, error, worker)
                 waiting.extendleft(reversed(again))
+                pieces[piece.number] += len(again)
                 done, failed = 0, int(not again)
             idle.append(worker)
             images, failures = images + done, failures + failed
-            busy = {each.number for _, each in running.values()} | {each.number for each in waiting}
-            if piece.number in unfinished and piece.number not in busy:
-                unfinished.remove(piece.number)
+            pieces[piece.number] -= 1
+            if not pieces[piece.number]:
+                blocks += 1
                 if progress is not None:
-                    progress(total - len(unfinished), total)
+                    progress(blocks, total)
         return Done(images, failures, total, skipped, self._report)
+
+    def _wait_for_models(self, workers: Sequence[Any]) -> None:
+        try:
+            refusals = self._ray.get([worker.load.remote() for worker in workers])
+        except self._ray.exceptions.RayError as error:
+            raise ConfigError(
+                f"a worker died while it loaded the model: {said_by(error)}",
+                fix="see whether the machines have the memory for as many workers, or give fewer",
+                code="dist-worker",
+            ) from error
+        for refusal in refusals:
+            if refusal is not None:
+                raise refusal
 
     def _again(self, piece: _Piece, error: Exception, worker: Any) -> list[_Piece]:
         """What is to be done of a piece whose worker died; nothing where it was one photo, which becomes a row."""

@@ -117,9 +117,8 @@ def test_bands_to_learn_are_named_once() -> None:
 def test_other_numbers_are_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="0 pixels are allowed"):
         ReadOptions(max_pixels=0)
-    for loss in (-1.0, float("nan")):
-        with pytest.raises(ConfigError, match="max_loss is"):
-            terrazzo.export("there is no such model", tmp_path / "x.onnx", max_loss=loss)
+    with pytest.raises(ConfigError, match="max_loss is nan"):
+        terrazzo.export("there is no such model", tmp_path / "x.onnx", max_loss=float("nan"))
 
 
 def test_a_warm_up_longer_than_the_run_is_said(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -154,8 +155,8 @@ def export(
     path = Path(output)
     kind = _format(path, format)
     _refuse_options(kind, output_kind, precision, bool(calibrate), data is not None)
-    if max_loss is not None and not max_loss >= 0:
-        raise ConfigError(f"max_loss is {max_loss:g}", fix="give 0 or more", code="export-loss")
+    if max_loss is not None and math.isnan(max_loss):
+        raise ConfigError("max_loss is nan", fix="give a number of points or percent", code="export-loss")
     labelled = None if data is None else LabelledData(data, split, labels, mask_values, progress)
     images, checked = split_images(calibrate, hold_back=labelled is None) if calibrate else ([], [])
     paths = [path.with_suffix(".bin"), path] if kind == "openvino" else [path]

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import struct
 import zipfile
 import zlib
@@ -34,8 +35,8 @@ class Journal:
     """Bands that are decided, from the top.
 
     Args:
-        path: the hidden file; made if it is not there. A file of somebody else's is left alone, and one that another
-            process is writing: then nothing is kept.
+        path: the hidden file; made if it is not there. What is somebody else's is left alone, and what another process
+            is writing: then nothing is kept, nor where the disk is full.
         depends_on: everything that the bands depend on. Plain JSON values.
     """
 
@@ -45,7 +46,13 @@ class Journal:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except OSError:  # there is a folder, a link or a file that is not ours to write
+            return self
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            return self
         file = os.fdopen(descriptor, "r+b")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,8 +99,14 @@ class Journal:
         planes: dict[str, Any] = band.planes()
         np.savez_compressed(buffer, **planes)
         data = buffer.getvalue()
-        self._file.write(RECORD.pack(len(data), zlib.crc32(data)) + data)
-        self._file.flush()
+        try:
+            self._file.write(RECORD.pack(len(data), zlib.crc32(data)) + data)
+            self._file.flush()
+        except OSError:  # the disk is full: the results need its space more
+            self.remove()
+            with suppress(OSError):  # what it could not write, it tries again
+                self._file.close()
+            self._file = None
 
     def remove(self) -> None:
         """Remove the file once the result is in place."""

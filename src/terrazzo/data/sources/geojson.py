@@ -73,7 +73,10 @@ def placed(outlines: Sequence[Outline], crs: str, dataset: Any) -> list[Outline]
         )
     try:
         return [transform_geom(crs, dataset.crs, outline) for outline in outlines]
-    except (RasterioError, ValueError) as error:
+    except Exception as error:
+        of_gdal = type(error).__module__.startswith("rasterio.")  # whose own failures have classes of their own
+        if not of_gdal and not isinstance(error, (RasterioError, ValueError)):
+            raise
         raise ImageError(
             f"the outline cannot be brought from {show(crs)} into its coordinates: {said_by(error)}",
             fix="save the outline in longitude and latitude (EPSG:4326)",
@@ -125,5 +128,5 @@ def _is_point(value: Any) -> bool:
     return (
         isinstance(value, list)
         and len(value) >= 2
-        and all(isinstance(number, (int, float)) and math.isfinite(number) for number in value[:2])
+        and all(type(number) in (int, float) and math.isfinite(number) for number in value[:2])
     )

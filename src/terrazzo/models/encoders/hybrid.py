@@ -8,9 +8,9 @@ Where the paper is silent: the ResNet is transformers' (it needs the extra ``bac
 stride of the last one turned into dilation. The released code for this cannot run.
 
 Parameters: counted as the paper's other sizes are (see setr.py), this has 112.18 M with the Naive decoder; the paper
-gives 112.59 M. The one explanation found is a network for Cityscapes in training: 19 classes, 769 x 769 (what
-mmsegmentation crops for ResNets there), two auxiliary heads, no unused classifiers; that has 112.593 M. The paper tests
-the hybrid on Cityscapes alone, but gives 768 as the crop. Tried without finding another: all combinations of crops of
+gives 112.59 M. Networks in training come to 112.593 M: 19 classes, 769 x 769 (what mmsegmentation crops for ResNets
+there), two auxiliary heads, no unused classifiers; or 59 or 60 classes, 640 x 640, four heads. The paper tests the
+hybrid on Cityscapes alone, and gives 768 as the crop, so neither is certain. Tried: all combinations of crops of
 480, 512, 640, 768 and 769, of 19, 59, 60 and 150 classes, of 0 to 4 auxiliary heads, and with or without unused
 classifiers, a norm after the last block, BatchNorm's statistics, a stem of three convolutions, the ResNet's classifier,
 a distillation token, and ViT's layer before its classifier. GroupNorm and weight-standardised convolutions change no

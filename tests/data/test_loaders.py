@@ -23,7 +23,7 @@ from torch.utils.data import _utils as loader_internals
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from terrazzo.data import Dataset, open_dataset
-from terrazzo.data.loaders import Batch, TrainLoader, _Failure
+from terrazzo.data.loaders import Batch, TrainLoader, _Failure, _stop_at_exit
 from terrazzo.errors import ConfigError, DatasetError, ImageError, MissingExtraError, TerrazzoError, TrainingError
 from terrazzo.labels.spec import LabelSpec
 from terrazzo.preprocess import Preprocess
@@ -251,6 +251,18 @@ def test_fault_53_a_killed_worker_is_an_error_and_no_hang(train: Dataset) -> Non
         list(batches)
     assert caught.value.code == "training-worker-died"
     assert "fewer workers" in caught.value.fix
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_worker_killed_while_it_looks_whether_to_end_is_no_hang(train: Dataset) -> None:
+    batches = long_epoch(train)
+    next(batches)
+    (held,) = (batches for batches in _stop_at_exit() if not batches._shutdown)
+    if lock := getattr(held._workers_done_event, "_cond", None):
+        lock.acquire()  # as the worker would have it, with Python's own event
+    os.kill(worker().pid, signal.SIGKILL)
+    with pytest.raises(TrainingError, match=r"process \d+ with exit code -9"):
+        list(batches)
 
 
 def test_a_dying_worker_does_not_break_into_other_work(train: Dataset) -> None:

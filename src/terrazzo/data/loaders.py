@@ -28,6 +28,7 @@ from torch.utils.data import Dataset as TorchDataset
 from terrazzo.data.dataset import Dataset
 from terrazzo.data.loader_failures import not_handed_over, ran_out_of_files, refuse_if_dead
 from terrazzo.data.sources.source import Image
+from terrazzo.data.worker_context import WORKERS
 from terrazzo.errors import ConfigError, DatasetError, TerrazzoError, TrainingError
 
 __all__ = ["Batch", "TrainLoader", "batch_bytes", "pad_to", "shared_bytes"]
@@ -198,7 +199,7 @@ class TrainLoader:
             worker_init_fn=_start_worker,
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
-            multiprocessing_context="fork" if self.workers else None,
+            multiprocessing_context=WORKERS if self.workers else None,
             generator=torch.Generator(),  # so that starting the loader draws nothing from that of the training process
         )
         batches = _start(loader)

@@ -127,6 +127,7 @@ def test_a_run_leaves_its_model_and_no_checkpoints(finished: tuple[Path, Result]
     assert terrazzo.load(changed / "model").spec.encoder.fields["positions"]
 
 
+@pytest.mark.slow
 def test_a_network_of_a_study_is_used_like_any_other(finished: tuple[Path, Result], tmp_path: Path) -> None:
     """Loaded from its run folder by name, it predicts, is explained, and is exported."""
     pytest.importorskip("onnxruntime")
@@ -158,7 +159,7 @@ def test_nothing_is_trained_twice(
     assert stages.rows[0].mIoU == result.rows[0].mIoU
 
 
-@pytest.mark.parametrize("flat_recipe", [False, True])
+@pytest.mark.parametrize("flat_recipe", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_interrupted_study_goes_on(
     flat_recipe: bool, finished: tuple[Path, Result], tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

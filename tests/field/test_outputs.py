@@ -556,7 +556,8 @@ def test_leftovers_of_a_killed_process_go_at_the_next_start_and_a_living_ones_st
 def test_a_signal_ends_a_command_at_once_and_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     program = textwrap.dedent(
         f"""
-        import hashlib
+        import hashlib, signal
+        signal.signal({int(number)}, signal.SIG_DFL)  # whatever runs the tests may ignore it, as nohup does
         from terrazzo.cli.stopping import stopped_cleanly
         from terrazzo.atomic import replacing, replacing_folder, replacing_together
         from pathlib import Path

@@ -524,7 +524,8 @@ def test_a_failure_of_the_network_leaves_nothing(drive: Path, tmp_path: Path, nu
 def test_a_run_that_is_stopped_leaves_nothing(drive: Path, tmp_path: Path, number: int) -> None:
     (out := tmp_path / "out").mkdir()
     code = f"""
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
 import numpy as np
 from pathlib import Path
 import terrazzo
@@ -594,7 +595,7 @@ def test_the_command_takes_videos_and_photos_together(
     from terrazzo.cli import predict
     from terrazzo.cli.main import main
 
-    monkeypatch.setattr("terrazzo.inference.predict_video.make_predictor", lambda *_, **__: PREDICTOR)
+    monkeypatch.setattr("terrazzo.inference.predict.make_predictor", lambda *_, **__: PREDICTOR)
     (tmp_path / "drive.mp4").write_bytes(drive.read_bytes())
     Image.fromarray(flat("green")).save(tmp_path / "drive.png")
     monkeypatch.chdir(tmp_path)
@@ -612,7 +613,7 @@ def test_a_bad_video_among_good_ones_is_skipped(
 ) -> None:
     from terrazzo.cli.main import main
 
-    monkeypatch.setattr("terrazzo.inference.predict_video.make_predictor", lambda *_, **__: PREDICTOR)
+    monkeypatch.setattr("terrazzo.inference.predict.make_predictor", lambda *_, **__: PREDICTOR)
     (tmp_path / "bad.mp4").write_bytes(drive.read_bytes()[:1000])
     with pytest.raises(SystemExit, match="2"):
         main(["predict", str(tmp_path / "bad.mp4"), str(drive), "--output", str(tmp_path / "out")])

@@ -112,7 +112,7 @@ def step_of(data: Path, output: Path, parts: int, **changes: Any) -> tuple[float
         if isinstance(module, torch.nn.BatchNorm2d | torch.nn.Dropout2d):
             module.train = lambda mode=True, module=module: module  # type: ignore[method-assign, misc]
             module.training = False
-    return trainer.train_step(batch_of_four()), trainer
+    return float(trainer.train_step(batch_of_four())), trainer
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def some_steps(data: Path, output: Path, ranks: Ranks, count: int, resume: bool)
         trainer.resume()
     losses = []
     for batch in trainer.batches(count):
-        shared = ranks.gather(trainer.train_step(batch))
+        shared = ranks.gather(float(trainer.train_step(batch)))
         losses.append(sum(shared) / len(shared))
     mIoU = trainer.validate().mIoU
     trainer.save()
@@ -78,6 +78,7 @@ def shared_steps(data: Path, output: Path, told: Path, count: int, resume: bool)
             torch.save(result, told)
 
 
+@pytest.mark.slow
 def test_two_ranks_then_one_then_two_learn_what_one_does(tmp_path: Path) -> None:
     data = make_data(tmp_path / "more", train=4)
     told = tmp_path / "told.pt"

@@ -21,6 +21,7 @@ from terrazzo.data.loaders import Batch
 from terrazzo.errors import CheckpointError, DatasetError, OutputError, TrainingError
 from terrazzo.evaluation.confusion import Metrics
 from terrazzo.training import failures, validation
+from terrazzo.training import loop as loop_module
 from terrazzo.training import trainer as trainer_module
 from terrazzo.training.checkpoint import load_checkpoint, save_checkpoint
 from terrazzo.training.data import labelled_pixels, open_splits
@@ -190,7 +191,7 @@ def test_a_second_signal_while_saving_changes_nothing(
         save_checkpoint(folder, state)
         receive(signal.SIGINT)
 
-    monkeypatch.setattr(trainer_module, "save_checkpoint", hurried)
+    monkeypatch.setattr(loop_module, "save_checkpoint", hurried)
     trainer = tiny_trainer(data, tmp_path)
     stop_at(trainer, 1)
     with pytest.raises(SystemExit) as caught:

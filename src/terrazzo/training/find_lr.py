@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from terrazzo.errors import ConfigError, TrainingError
+from terrazzo.errors import TrainingError
 from terrazzo.ownership import set_aside, write_result
 from terrazzo.plotting import FAINT, INK, plain_axes, to_png
 from terrazzo.training.run_folder import RATES_FILE
@@ -56,16 +56,9 @@ def find_learning_rate(trainer: Trainer, steps: int = STEPS) -> Sweep:
     The only file is the plot; what was learnt is forgotten.
 
     Raises:
-        ConfigError: the recipe's own learning rate is 0.
         TrainingError: the loss is not finite from the first step on.
     """
     base = trainer.schedule.lr
-    if not base:
-        raise ConfigError(
-            "the learning rate is 0, and every part of the network learns at a share of it",
-            fix="give a --lr above 0",
-            code="recipe-value",
-        )
     growth = (HIGHEST / LOWEST) ** (1 / max(steps - 1, 1))
     trainer.factor = lambda step: LOWEST * growth**step / base
     trainer.total_steps = max(trainer.total_steps, steps)

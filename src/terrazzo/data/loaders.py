@@ -336,9 +336,9 @@ def _start(loader: DataLoader[_Item]) -> Iterator[Batch | _Failure]:
 def _stop(batches: Any) -> None:
     """End the workers now, whoever may still hold the iterator: a traceback, or a variable of the caller."""
     if workers := getattr(batches, "_workers", ()):
-        batches._shutdown_workers()
         for worker in workers:
-            worker.kill()  # does nothing to a process that has ended
+            worker.kill()  # first, for PyTorch would wait ten seconds for one that is stuck
+        batches._shutdown_workers()
 
 
 @cache

@@ -18,7 +18,7 @@ Seconds of processor time for 200 photos of 360 x 480, resized to 480 x 640 for 
 to the last mask (`benchmarks/directory.py`, one thread of a Xeon at 2.5 GHz without bf16): PyTorch 65, ONNX Runtime 57,
 OpenVINO 48. OpenVINO is no faster than PyTorch for sizes that it has not compiled for. At 1024 x 2048 a pass takes
 PyTorch 2.8 s, ONNX Runtime 2.4 s and OpenVINO 2.3 s, and in bfloat16 PyTorch 2.3 s and OpenVINO 1.4 s (one thread of an
-EPYC with AVX512-BF16).
+EPYC with AVX512-BF16, one timed pass each on a busy machine).
 
 On a CPU all engines compute in float32 and give the same masks, except at exact ties. Of many images on a processor
 with bfloat16 instructions the first are computed in both (`engines/precision_trial.py`).

@@ -159,7 +159,7 @@ def replacing_folder(path: str | os.PathLike[str], *, keep_others: bool = False)
 
 @contextmanager
 def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
-    """Yield an empty folder of one's own that is gone when the block ends, and when a signal ends the process.
+    """Yield a new, empty folder; it is removed when the block ends or a signal ends the process.
 
     Args:
         parent: where it is made; by default where the system has temporary files. What killed processes left there is

@@ -32,7 +32,7 @@ def predict_with_ray(
         output: likewise.
         model: likewise.
         given: options that workers do not have, with their values.
-        skip_bad: whether photos that fail are no failure of the command.
+        skip_bad: whether the command succeeds although photos failed.
         save: kinds of files; by default mask and json.
         threads: of a worker; by default one.
         options: of `terrazzo.distributed.predict`.

@@ -37,7 +37,7 @@ def report(
     run
         Read this output folder of a training run.
     data
-        Choose the best and worst photos anew from this data set's validation photos; by default those are shown that
+        Choose the best and worst photos from this data set's validation photos; by default those are shown that
         the run has kept.
     output
         Write this file; by default report.html in the run's folder.
